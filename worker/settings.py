@@ -1,0 +1,154 @@
+"""Every setting of the worker, in one place.
+
+Read once, at the entry point. Each field is also an environment variable, ``SESSION_WORKER_`` and the name in
+capitals; a flag of ``session-worker run``; and a file of that name in ``/run/secrets`` (or the folder named by
+``SESSION_WORKER_SECRETS_DIR``), which is the place for URLs with passwords.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from contracts.amqp import DEFAULT_REPLY_TO_ALLOW
+
+CONSUMER_TIMEOUT = 1800.0
+"""Seconds after which RabbitMQ takes an unacknowledged message away, by default (``consumer_timeout``)."""
+
+
+class Settings(BaseSettings):
+    """The worker's settings. Durations are in seconds, sizes in bytes."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SESSION_WORKER_",
+        frozen=True,
+        extra="ignore",
+        secrets_dir=None,
+        validate_default=True,
+    )
+
+    amqp_url: SecretStr = Field(
+        default=SecretStr("amqp://guest:guest@localhost:5672/"),
+        description="The broker: `amqp://user:password@host:port/vhost?heartbeat=10`, or `amqps://`. "
+        "For a cluster the URLs of all nodes, separated by commas.",
+    )
+    ledger_url: SecretStr = Field(
+        default=SecretStr("sqlite:///session-worker.db"),
+        description="Where outcomes are kept: `sqlite:///path.db` or `postgresql://user:password@host/database`.",
+    )
+    prefix: str = Field(
+        default="session",
+        pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}$",
+        description="First part of the names of the exchange and of every queue.",
+    )
+    concurrency: int = Field(
+        default=256, ge=1, le=10_000, description="Requests worked on at the same time; also the prefetch."
+    )
+    handler: str = Field(
+        default="worker.handlers.create_session:create_session",
+        description="Your code: `package.module:function`, an `async def function(request, context)`.",
+    )
+    handler_timeout: float = Field(
+        default=30.0, gt=0, le=86_400, description="Time for one attempt, its immediate retries included."
+    )
+    max_attempts: int = Field(
+        default=6, ge=1, le=1000, description="Attempts before a request is answered `failed` and parked."
+    )
+    max_crashes: int = Field(
+        default=3,
+        ge=2,
+        le=100,
+        description="Workers a request may see die before it is answered `failed` (`crashed_worker`) and parked.",
+    )
+    holder_timeout: float = Field(
+        default=15.0,
+        ge=1,
+        le=3600,
+        description="A worker that has not renewed its name in the ledger for so long is taken for dead.",
+    )
+    retry_delays: Annotated[tuple[int, ...], NoDecode] = Field(
+        default=(1, 5, 30, 120, 600),
+        description="Waits before the next attempt, whole seconds separated by commas; a queue for each.",
+    )
+    max_body_bytes: int = Field(
+        default=262_144, ge=1024, le=16_777_216, description="A larger request is refused unread."
+    )
+    reply_to_allow: str = Field(
+        default=DEFAULT_REPLY_TO_ALLOW,
+        description="Regular expression a `reply_to` must match; the worker's own queues never do.",
+    )
+    shutdown_grace: float = Field(
+        default=20.0, ge=0, le=3600, description="Time for running requests to finish after SIGTERM."
+    )
+    declare: bool = Field(
+        default=True,
+        description="Declare exchange and queues at start. Off: only look whether they are there; "
+        "needs no `configure` permission.",
+    )
+    migrate: bool = Field(
+        default=False, description="Upgrade a PostgreSQL ledger's schema at start (SQLite always does)."
+    )
+    log_level: str = Field(
+        default="info", pattern=r"^(debug|info|warning|error)$", description="debug, info, warning or error."
+    )
+
+    @field_validator("retry_delays", mode="before")
+    @classmethod
+    def _split_delays(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("retry_delays")
+    @classmethod
+    def _check_delays(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or len(value) > 20 or any(not 1 <= delay <= 86_400 for delay in value):
+            raise ValueError("give 1 to 20 delays of 1 to 86400 seconds, for example 1,5,30")
+        if list(value) != sorted(set(value)):
+            raise ValueError("give each delay once, the shortest first, for example 1,5,30")
+        return value
+
+    @field_validator("reply_to_allow")
+    @classmethod
+    def _check_pattern(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+        return value
+
+    @field_validator("handler")
+    @classmethod
+    def _check_handler(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", value):
+            raise ValueError("write it as package.module:function")
+        return value
+
+    @model_validator(mode="after")
+    def _check_times(self) -> Settings:
+        if self.handler_timeout + self.shutdown_grace >= CONSUMER_TIMEOUT:
+            raise ValueError(
+                f"handler_timeout plus shutdown_grace must stay under {CONSUMER_TIMEOUT:.0f} s, after which "
+                "the broker takes an unfinished request away"
+            )
+        return self
+
+    @property
+    def amqp_urls(self) -> tuple[str, ...]:
+        return tuple(url.strip() for url in self.amqp_url.get_secret_value().split(",") if url.strip())
+
+
+def load(**flags: object) -> Settings:
+    """Settings from flags (those not None), environment and secret files, in this order of precedence.
+
+    Raises:
+        pydantic.ValidationError: a value is refused; ``session-worker`` prints it as sentences.
+    """
+    folder = os.environ.get("SESSION_WORKER_SECRETS_DIR", "/run/secrets")
+    given = {name: value for name, value in flags.items() if value is not None}
+    return Settings(_secrets_dir=folder if Path(folder).is_dir() else None, **given)  # type: ignore[arg-type]
