@@ -1,0 +1,45 @@
+"""What goes over the wire: the models, names and codes on which requesters and workers agree.
+
+A requester makes ``CreateSessionRequest(user_id="ada@example.com", payload=CreateSessionPayload(title="…"))``,
+publishes ``request.model_dump_json()`` to the exchange ``Names().exchange`` with the routing key
+``Names().routing_key``, and reads the answer with ``CreateSessionResponse.model_validate_json(body)``: ``status``
+first, then ``payload``, or ``error`` and ``metadata["error_code"]`` (an ``ErrorCode``; ``ERRORS`` explains it).
+Everything is checked on construction; ``problems`` puts pydantic's ValidationError into words that never quote
+a value. No I/O, nothing but pydantic and the standard library.
+"""
+
+from contracts.amqp import DEFAULT_REPLY_TO_ALLOW, DIRECT_REPLY_TO, Names, is_direct_reply_to
+from contracts.envelopes import BaseRequest, BaseResponse
+from contracts.errors import ERRORS, ErrorCode, ErrorInfo, problems
+from contracts.sessions import (
+    NIL_SESSION_ID,
+    CreateSessionPayload,
+    CreateSessionRequest,
+    CreateSessionResponse,
+    SessionCreatedPayload,
+    fingerprint,
+)
+from contracts.status import MOVES, IllegalMoveError, RequestStatus, check_move
+
+__all__ = [
+    "DEFAULT_REPLY_TO_ALLOW",
+    "DIRECT_REPLY_TO",
+    "ERRORS",
+    "MOVES",
+    "NIL_SESSION_ID",
+    "BaseRequest",
+    "BaseResponse",
+    "CreateSessionPayload",
+    "CreateSessionRequest",
+    "CreateSessionResponse",
+    "ErrorCode",
+    "ErrorInfo",
+    "IllegalMoveError",
+    "Names",
+    "RequestStatus",
+    "SessionCreatedPayload",
+    "check_move",
+    "fingerprint",
+    "is_direct_reply_to",
+    "problems",
+]

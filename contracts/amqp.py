@@ -1,0 +1,97 @@
+"""Names on the broker: exchange, queues, headers, and the reply addresses a worker may send to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+CONTENT_TYPE = "application/json"
+REQUEST_TYPE = "CreateSessionRequest"
+RESPONSE_TYPE = "CreateSessionResponse"
+
+REQUEST_ID = "x-request-id"
+IDEMPOTENT_REPLAYED = "x-idempotent-replayed"
+ERROR_CODE = "x-error-code"
+EXCEPTION_TYPE = "x-exception-type"
+EXCEPTION_MESSAGE = "x-exception-message"
+EXCEPTION_STACKTRACE = "x-exception-stacktrace"
+ORIGINAL_QUEUE = "x-original-queue"
+FAILED_AT = "x-failed-at"
+ATTEMPTS = "x-attempts"
+FIRST_SEEN_AT = "x-first-seen-at"
+WORKER_ID = "x-worker-id"
+BUSY_LAPS = "x-busy-laps"
+BODY_SHA256 = "x-body-sha256"
+BODY_BYTES = "x-body-bytes"
+REPLAY_COUNT = "x-replay-count"
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The exchange and the queues of one installation."""
+
+    prefix: str = "session"
+
+    @property
+    def exchange(self) -> str:
+        """Topic exchange to which requesters publish, with ``routing_key``."""
+        return self.prefix
+
+    @property
+    def routing_key(self) -> str:
+        return "create"
+
+    @property
+    def work(self) -> str:
+        """The queue of requests."""
+        return f"{self.prefix}.create"
+
+    def retry(self, seconds: int) -> str:
+        """The queue in which a request waits ``seconds`` for its next attempt."""
+        return f"{self.work}.retry.{seconds}s"
+
+    @property
+    def undelivered(self) -> str:
+        """What the broker gave up on."""
+        return f"{self.work}.undelivered"
+
+    @property
+    def dead(self) -> str:
+        """The parking lot for people."""
+        return f"{self.work}.dead"
+
+    @property
+    def replies(self) -> str:
+        """Replies to requests that named no ``reply_to``."""
+        return f"{self.prefix}.replies"
+
+
+DIRECT_REPLY_TO = "amq.rabbitmq.reply-to"
+
+
+def is_direct_reply_to(name: str) -> bool:
+    """Whether the broker takes ``name`` for a direct reply-to address, well-formed or not."""
+    return name.startswith(DIRECT_REPLY_TO)
+
+
+_BASE64 = "[A-Za-z0-9+/]"
+_NAME = "[A-Za-z0-9_.:@#,/+ -]"
+_SEPARATOR = "[._:/-]"
+
+DEFAULT_REPLY_TO_ALLOW = (
+    r"\A(?!.{256})(?:"
+    # A pid that does not decode makes the broker close the publishing connection. The pid holds the hash of the
+    # node's name, mostly 8 or 9 digits long (44 characters), now and then fewer (40).
+    rf"amq\.rabbitmq\.reply-to\.{_BASE64}{{36}}(?:{_BASE64}{{4}})?(?:{_BASE64}{{4}}|{_BASE64}{{3}}=|{_BASE64}{{2}}==)"
+    rf"\.{_BASE64}{{20}}(?:{_BASE64}{{4}}|{_BASE64}{{3}}=|{_BASE64}{{2}}==)"
+    # Queues named by the broker, by aio-pika, by Spring.
+    rf"|(?:amq\.gen-|amq_|spring\.gen-){_NAME}+"
+    # A segment that says it is for replies, which covers <prefix>.replies and below. Not under "amq.", where
+    # a malformed direct reply-to address would slip through.
+    rf"|(?!amq\.)(?:{_NAME}*{_SEPARATOR})?(?:reply|replies|responses?|callback)(?:{_SEPARATOR}{_NAME}*)?"
+    r")\Z"
+)
+"""The reply addresses that are allowed unless ``REPLY_TO_ALLOW`` says otherwise (a Python regular expression).
+
+Segments are separated by ``.``, ``_``, ``-``, ``:`` or ``/``: ``my-app.replies.7`` and ``orders-reply`` are
+allowed, ``replying`` and ``orders.work`` are not. Upper and lower case differ.
+"""

@@ -1,0 +1,156 @@
+"""Why a request failed: the closed list of codes, and how a refused body is explained to its requester."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
+
+from contracts.types import RULE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pydantic import ValidationError
+
+
+class ErrorCode(StrEnum):
+    """``metadata.error_code`` of a failed response."""
+
+    UNREADABLE = "unreadable"
+    INVALID_REQUEST = "invalid_request"
+    TOO_LARGE = "too_large"
+    MISSING_REQUEST_ID = "missing_request_id"
+    UNSUPPORTED_OPERATION = "unsupported_operation"
+    IDEMPOTENCY_CONFLICT = "idempotency_conflict"
+    REPLY_TO_FORBIDDEN = "reply_to_forbidden"
+    REJECTED = "rejected"
+    EXPIRED = "expired"
+    HANDLER_FAILED = "handler_failed"
+    HANDLER_TIMEOUT = "handler_timeout"
+    HANDLER_RESULT_INVALID = "handler_result_invalid"
+    CRASHED_WORKER = "crashed_worker"
+    INTERNAL_ERROR = "internal_error"
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorInfo:
+    """What a code means. ``retryable``: the same content, sent as a *new* request, may succeed although
+    nobody fixed anything. ``parked``: a copy of the request is on the parking lot for people."""
+
+    meaning: str
+    who_fixes: Literal["requester", "operator", "handler's author"]
+    retryable: bool
+    parked: bool = True
+
+
+ERRORS: Mapping[ErrorCode, ErrorInfo] = MappingProxyType(
+    {
+        ErrorCode.UNREADABLE: ErrorInfo(
+            "The body is not a JSON object, or the properties cannot be decoded.", "requester", False
+        ),
+        ErrorCode.INVALID_REQUEST: ErrorInfo(
+            "A field is missing or breaks its rule; the error names up to ten of them.", "requester", False
+        ),
+        ErrorCode.TOO_LARGE: ErrorInfo(
+            "The body is larger than the worker's MAX_BODY_BYTES; it was not read.", "requester", False
+        ),
+        ErrorCode.MISSING_REQUEST_ID: ErrorInfo(
+            "Neither the body nor the properties carry a request id; put a random UUID in request_id.",
+            "requester",
+            False,
+        ),
+        ErrorCode.UNSUPPORTED_OPERATION: ErrorInfo(
+            "The operation is not create_session, the only one this worker knows.", "requester", False
+        ),
+        ErrorCode.IDEMPOTENCY_CONFLICT: ErrorInfo(
+            "The request id was used before with another operation, user or payload; use a new id.",
+            "requester",
+            True,
+        ),
+        ErrorCode.REPLY_TO_FORBIDDEN: ErrorInfo(
+            "The worker may not send to this reply_to; use an allowed name or widen the worker's REPLY_TO_ALLOW.",
+            "requester",
+            False,
+        ),
+        ErrorCode.REJECTED: ErrorInfo(
+            "The handler said no; its own code is in metadata.rejection_code.",
+            "requester",
+            False,
+            parked=False,
+        ),
+        ErrorCode.EXPIRED: ErrorInfo(
+            "The requester's patience ended first: nothing was created, send a new request.",
+            "requester",
+            True,
+            parked=False,
+        ),
+        ErrorCode.HANDLER_FAILED: ErrorInfo(
+            "The handler failed on every attempt; the parked copy says how.", "operator", True
+        ),
+        ErrorCode.HANDLER_TIMEOUT: ErrorInfo(
+            "The handler took longer than HANDLER_TIMEOUT on its last attempt.", "operator", True
+        ),
+        ErrorCode.HANDLER_RESULT_INVALID: ErrorInfo(
+            "The handler's result is not a JSON object of bounded size.", "handler's author", False
+        ),
+        ErrorCode.CRASHED_WORKER: ErrorInfo(
+            "Workers died, again and again, while they handled the request.", "handler's author", False
+        ),
+        ErrorCode.INTERNAL_ERROR: ErrorInfo(
+            "The worker itself failed on the request; its log says how.", "operator", True
+        ),
+    }
+)
+
+MAX_PROBLEMS = 10
+MAX_LENGTH = 2000
+
+_WORDS = MappingProxyType(
+    {
+        "missing": "is required",
+        "json_type": "must be JSON",
+        "model_type": "must be an object",
+        "model_attributes_type": "must be an object",
+        "dict_type": "must be an object",
+        "list_type": "must be a list",
+        "string_type": "must be a string",
+        "enum": "must be one of the published values",
+        "uuid_type": "must be a UUID",
+        "uuid_parsing": "must be a UUID",
+    }
+)
+
+
+def problems(error: ValidationError) -> str:
+    """Say what is wrong with a request or a response: ``field: rule; field: rule``.
+
+    At most ten problems and 2000 characters. A value is never quoted: pydantic's own words may quote it, so
+    only messages written in ``contracts`` and the words above are used. The contracts themselves keep the
+    number of errors small (one per field), however large the body.
+    """
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    said = [f"{_path(each['loc'])}: {_rule(each['type'], each['msg'])}" for each in found[:MAX_PROBLEMS]]
+    if len(found) > MAX_PROBLEMS:
+        said.append(f"and {len(found) - MAX_PROBLEMS} more")
+    text = "; ".join(said)
+    return text if len(text) <= MAX_LENGTH else text[: MAX_LENGTH - 1] + "…"
+
+
+def _rule(kind: str, message: str) -> str:
+    if kind == RULE:
+        return message
+    if (
+        kind == "json_invalid"
+    ):  # the parser quotes nothing but the place: "Invalid JSON: … at line 1 column 2"
+        return message[0].lower() + message[1:]
+    return _WORDS.get(kind, f"is not valid ({kind})")
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    # A key may be the requester's own: only plain ones are shown as they are.
+    parts = (str(part)[:41] for part in location[:8])
+    return (
+        ".".join(part if part.isidentifier() and part.isascii() else ascii(part) for part in parts) or "body"
+    )

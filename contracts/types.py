@@ -1,0 +1,173 @@
+"""The constrained types of the wire: what a requester may send, refused by a rule in plain words.
+
+Everything but free-form objects and the calendar of a timestamp is checked inside pydantic-core. A type says
+its rule itself (``Rule``), so no message of the parser, which may quote the value, ever reaches a requester.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from math import isfinite
+from typing import TYPE_CHECKING, Annotated, Any
+from uuid import UUID
+
+from pydantic import AfterValidator, Field, StringConstraints
+from pydantic_core import PydanticCustomError, core_schema
+
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler
+
+MAX_DEPTH = 16
+"""Objects and lists inside one another in a free-form object, itself included."""
+MAX_VALUES = 1000
+"""Values in a free-form object, at all depths together, objects and lists included."""
+MAX_KEY = 256
+"""Characters in a key of a free-form object, and in an item of a list of strings."""
+MAX_TEXT = 16_384
+"""Characters in a string of a free-form object."""
+MAX_ITEMS = 100
+"""Items in a list of strings."""
+
+RULE = "rule"
+"""The error type of every message written here, which is safe to show as it stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Annotation: whatever is wrong with a value, say ``text``, which never quotes the value."""
+
+    text: str
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        return core_schema.custom_error_schema(
+            handler(source), custom_error_type=RULE, custom_error_message=self.text
+        )
+
+
+# The days of 2000 to 2099 as YYMMDD; February's last only in leap years.
+_DAY = (
+    r"(?:[0-9]{2}(?:(?:0[13578]|1[02])(?:0[1-9]|[12][0-9]|3[01])"
+    r"|(?:0[469]|11)(?:0[1-9]|[12][0-9]|30)"
+    r"|02(?:0[1-9]|1[0-9]|2[0-8]))"
+    r"|(?:[02468][048]|[13579][26])0229)"
+)
+_CODE = r"[A-Za-z0-9]{1,64}"
+_NO_NUL = r"^[^\x00]*$"
+
+
+def _identifier(prefix: str) -> StringConstraints:
+    # The pattern is matched before the text is lower-cased: it spells both cases out, in ASCII only.
+    return StringConstraints(strict=True, to_lower=True, pattern=f"^{prefix}_{_DAY}_{_CODE}$")
+
+
+CasefileId = Annotated[
+    str,
+    _identifier("[cC][fF]"),
+    Rule("must look like cf_YYMMDD_code: a calendar day, then 1 to 64 letters or digits"),
+]
+SessionId = Annotated[
+    str,
+    _identifier("[tTcC][sS]"),
+    Rule("must look like ts_YYMMDD_code or cs_YYMMDD_code: a calendar day, then 1 to 64 letters or digits"),
+]
+UserId = Annotated[
+    str,
+    # No @; or one @ and a dot after it; or several.
+    StringConstraints(
+        strict=True,
+        min_length=3,
+        max_length=320,
+        pattern=r"^(?:[^\x00@]*|[^\x00@]*@[^\x00@]*\.[^\x00@]*|[^\x00@]*@[^\x00@]*@[^\x00]*)$",
+    ),
+    Rule("must be a string of 3 to 320 characters without NUL; after a single @ comes a domain with a dot"),
+]
+Title = Annotated[
+    str,
+    StringConstraints(strict=True, min_length=1, max_length=200, pattern=_NO_NUL),
+    Rule("must be a string of 1 to 200 characters without NUL"),
+]
+Texts = Annotated[
+    list[Annotated[str, StringConstraints(strict=True, max_length=MAX_KEY, pattern=_NO_NUL)]],
+    Field(max_length=MAX_ITEMS, fail_fast=True),
+    Rule(f"must be a list of at most {MAX_ITEMS} strings of at most {MAX_KEY} characters without NUL"),
+]
+RequestId = Annotated[UUID, Rule("must be a UUID")]
+
+
+def _check_calendar(text: str) -> str:
+    datetime.fromisoformat(text)
+    return text
+
+
+Timestamp = Annotated[
+    str,
+    StringConstraints(
+        strict=True,
+        pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:[.,][0-9]{1,9})?)?"
+        r"(?:Z|[+-][0-9]{2}(?::?[0-9]{2}){0,2})?$",
+    ),
+    AfterValidator(_check_calendar),
+    Rule("must be an ISO 8601 date and time, for example 2025-10-13T14:30:00Z"),
+]
+
+
+def now() -> str:
+    """The time as the contracts write it: ISO 8601, UTC, with offset and milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _refuse(rule: str) -> PydanticCustomError:
+    return PydanticCustomError(RULE, rule)  # type: ignore[arg-type]  # the rule is one of ours, a constant
+
+
+def _check_text(text: str, limit: int) -> None:
+    if len(text) > limit:
+        raise _refuse(f"must not hold a key of over {MAX_KEY} or a string of over {MAX_TEXT} characters")
+    if "\0" in text:
+        raise _refuse("must not hold a NUL character")
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise _refuse("must not hold half a surrogate pair")
+
+
+def _check_value(value: Any, deeper: list[Any]) -> None:
+    if isinstance(value, str):
+        _check_text(value, MAX_TEXT)
+    elif isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str):
+                raise _refuse("must hold JSON values only")
+            _check_text(key, MAX_KEY)
+        deeper.extend(value.values())
+    elif isinstance(value, list | tuple):
+        deeper.extend(value)
+    elif isinstance(value, int):
+        if not -(2**63) <= value < 2**63:
+            raise _refuse("must not hold a whole number beyond 64 bits")
+    elif isinstance(value, float):
+        if not isfinite(value):
+            raise _refuse("must not hold NaN or an infinite number")
+    elif value is not None:
+        raise _refuse("must hold JSON values only")
+
+
+def _check_object(value: dict[str, Any]) -> dict[str, Any]:
+    """Level by level, not recursively: the depth is the sender's choice."""
+    level: list[Any] = [value] if value else []
+    seen = -1
+    for _ in range(MAX_DEPTH + 1):
+        if not level:
+            return value
+        seen += len(level)
+        if seen > MAX_VALUES:
+            raise _refuse(f"must not hold more than {MAX_VALUES} values")
+        deeper: list[Any] = []
+        for item in level:
+            _check_value(item, deeper)
+        level = deeper
+    raise _refuse(f"must not be nested more than {MAX_DEPTH} deep")
+
+
+JsonObject = Annotated[dict[str, Any], AfterValidator(_check_object)]
