@@ -1,0 +1,76 @@
+"""The ledger: where requests and their outcomes are kept. ``base`` says what it promises."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from worker.ledger.base import LedgerError
+from worker.ledger.membership import Membership
+
+if TYPE_CHECKING:
+    from worker.ledger.base import Ledger, LedgerReader
+
+__all__ = ["LedgerError", "open_ledger", "open_reader", "upgrade"]
+
+
+def open_ledger(
+    url: str,
+    *,
+    worker_id: str,
+    holder_timeout: float,
+    migrate: bool = False,
+    takeover_grace: float | None = None,
+) -> Ledger:
+    """The ledger at ``url``, not yet opened. ``worker_id`` must be new for every process.
+
+    Times are in seconds. A worker that has not renewed itself for ``holder_timeout`` is taken for gone;
+    nothing is taken over for ``takeover_grace`` (None: one holder timeout) after a start or an outage.
+    ``migrate`` upgrades a PostgreSQL schema at ``open``; SQLite always does.
+
+    Raises:
+        LedgerError: the URL is not one of a ledger.
+    """
+    grace = holder_timeout if takeover_grace is None else takeover_grace
+    membership = Membership(worker_id, holder_timeout, grace)
+    if _is_sqlite(url):
+        from worker.ledger.sqlite import SQLiteLedger
+        from worker.ledger.sqlite_file import path_of
+
+        return SQLiteLedger(path_of(url), membership)
+    from worker.ledger.postgresql import PostgreSQLLedger
+
+    return PostgreSQLLedger(url, membership, migrate=migrate)
+
+
+def open_reader(url: str) -> LedgerReader:
+    """How an operator asks the ledger at ``url``, not yet opened. Raises LedgerError like ``open_ledger``."""
+    if _is_sqlite(url):
+        from worker.ledger.sqlite_file import path_of
+        from worker.ledger.sqlite_reader import SQLiteReader
+
+        return SQLiteReader(path_of(url))
+    from worker.ledger.postgresql_reader import PostgreSQLReader
+
+    return PostgreSQLReader(url)
+
+
+async def upgrade(url: str) -> tuple[int, int]:
+    """Bring the schema up to date; its version before (0: there was none) and after. Raises LedgerError."""
+    if _is_sqlite(url):
+        from worker.ledger.sqlite_file import path_of, upgrade_file
+
+        return await asyncio.to_thread(upgrade_file, path_of(url))
+    from worker.ledger.postgresql_schema import upgrade_database
+
+    return await upgrade_database(url)
+
+
+def _is_sqlite(url: str) -> bool:
+    """Whether ``url`` is for SQLite; if not it is for PostgreSQL, whose driver is imported only then."""
+    scheme = url.partition(":")[0]
+    if scheme not in {"sqlite", "postgresql", "postgres"}:
+        raise LedgerError(
+            "the ledger's URL must start with sqlite:/// or postgresql://, for example sqlite:///session-worker.db"
+        )
+    return scheme == "sqlite"

@@ -1,0 +1,243 @@
+"""What a ledger is: the questions the flow asks of it and the answers it gives.
+
+Two implementations, ``sqlite.py`` and ``postgresql.py``, pass one conformance suite (``tests/ledger``).
+Every call here is one *step* of one request. Steps of many requests that wait at the same time share a
+transaction (``group_commit.py``), and a call returns only after its transaction is durable.
+
+A call never raises because the database is away: it waits until the database is back (``availability``
+tells the rest of the worker), and then it finds out by its token whether the lost commit had gone through.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+    from uuid import UUID
+
+    from contracts import ErrorCode, RequestStatus
+    from worker.ledger.availability import Availability
+
+
+# ------------------------------------------------------------------------------------------- steps
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Ask for a request: may this worker handle it now?
+
+    ``token`` is fresh for every claim; all later steps apply only while the entry still bears it.
+    ``session_id`` is a proposal, reserved if the request is new. ``patience`` is the time, in seconds,
+    after which the requester no longer waits (None: for ever; 0: it has gone already); it is noted only
+    when the request is new. An entry with ``suspect_after`` crashes or more is claimed only when ``alone``
+    says that the caller runs no other such entry at the moment.
+    """
+
+    request_id: UUID
+    fingerprint: bytes
+    token: UUID
+    session_id: str
+    user_id: str
+    operation: str
+    casefile_id: str | None = None
+    title: str | None = None
+    patience: float | None = None
+    reply_to: str | None = None
+    correlation_id: str | None = None
+    suspect_after: int = 2
+    alone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Record the outcome: ``processing`` (or ``pending``, when it expired while it waited) → ``status``.
+
+    For ``completed`` the session row is written in the same transaction. ``error`` is the sentence the
+    requester reads; ``detail`` goes to the history only.
+    """
+
+    request_id: UUID
+    token: UUID
+    status: Literal[RequestStatus.COMPLETED, RequestStatus.FAILED]
+    response: bytes
+    error_code: ErrorCode | None = None
+    error: str | None = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Postpone:
+    """Let the request wait ``delay`` seconds for its next attempt: ``processing`` → ``pending``."""
+
+    request_id: UUID
+    token: UUID
+    delay: float
+    error_code: ErrorCode
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Hand the request back without counting the attempt (shutdown): ``processing`` → ``pending``."""
+
+    request_id: UUID
+    token: UUID
+
+
+# ----------------------------------------------------------------------------------------- answers
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The request is ours under our token. ``attempt`` counts from 1 and includes this one.
+
+    ``received_at`` is the time of the first claim. ``expired`` says that the requester's patience had
+    ended before this claim: the only step left is to record that.
+    """
+
+    session_id: str
+    attempt: int
+    crashes: int
+    received_at: datetime
+    expired: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class InOtherHands:
+    """Not now. ``wait`` is the time in seconds until it could be claimed: until it is due, or (when
+    ``running``) until its live holder could be known to be gone."""
+
+    wait: float
+    running: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """The request saw several workers die; claim it again with ``alone`` when nothing else suspect runs."""
+
+
+SETTLING_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The request had its outcome before; ``response`` is the reply that was stored with it.
+
+    ``parked`` says whether its copy is on the parking lot. ``settling`` says that another worker recorded the
+    outcome less than ``SETTLING_SECONDS`` ago and is alive: it may still be about to reply and to park.
+    """
+
+    status: RequestStatus
+    response: bytes
+    session_id: str
+    attempt: int
+    error_code: ErrorCode | None
+    error: str | None
+    detail: str | None
+    received_at: datetime
+    parked: bool
+    settling: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """The id was used before for another request (another fingerprint)."""
+
+
+ClaimAnswer = Claimed | InOtherHands | Suspect | Finished | Mismatch
+
+
+class Step(Enum):
+    """How a step ended: written; too late because the token is no longer ours; or (``Postpone`` only) not
+    written because the request would be due only after its requester's patience ends."""
+
+    APPLIED = "applied"
+    FENCED = "fenced"
+    OVERDUE = "overdue"
+
+
+class EntryRejectedError(Exception):
+    """The database refused this one entry's data (never its neighbours' in the same batch)."""
+
+
+class LedgerError(Exception):
+    """The ledger cannot be used as it is set up; the message says what is wrong and what to do."""
+
+
+# ----------------------------------------------------------------------------- what people ask for
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One row of ``requests`` as people and programs see it (``status --json``, ``requests --json``)."""
+
+    request_id: UUID
+    status: RequestStatus
+    attempt: int
+    session_id: str
+    user_id: str
+    casefile_id: str | None
+    error_code: str | None
+    error: str | None
+    reply: Literal["sent", "undeliverable"] | None
+    received_at: datetime
+    updated_at: datetime
+    finished_at: datetime | None
+    next_attempt_at: datetime | None
+    history: Sequence[dict[str, Any]]
+    """Each: ``{"status", "at" (ISO 8601), "attempt", "worker_id", "detail"}``."""
+
+
+class Ledger(Protocol):
+    """Where requests and their outcomes are kept."""
+
+    availability: Availability
+
+    async def open(self) -> None:
+        """Connect, check (SQLite: upgrade) the schema, register this worker and keep it registered.
+
+        Raises:
+            LedgerError: it cannot be reached, opened or used; a sentence for people.
+        """
+
+    async def close(self) -> None:
+        """Write what is noted, take this worker off the register, disconnect. Bounded in time."""
+
+    async def claim(self, claim: Claim) -> ClaimAnswer: ...
+
+    async def finish(self, finish: Finish) -> Step: ...
+
+    async def postpone(self, postpone: Postpone) -> Step: ...
+
+    async def release(self, release: Release) -> Step: ...
+
+    def note_sent(self, request_id: UUID) -> None:
+        """Note, some time soon and without waiting, that the reply was confirmed by the broker."""
+
+    async def note_undeliverable(self, request_id: UUID) -> None:
+        """Record that the reply could not be delivered (a reply that was sent before stays ``sent``)."""
+
+    async def note_parked(self, request_id: UUID) -> None:
+        """Record that the request's copy is on the parking lot."""
+
+
+class LedgerReader(Protocol):
+    """The ledger as an operator asks it: nothing is registered, nothing is written."""
+
+    async def open(self) -> None:
+        """Raises LedgerError like ``Ledger.open``; also when the schema is not there or not this version."""
+
+    async def close(self) -> None: ...
+
+    async def get(self, request_id: UUID) -> Entry | None: ...
+
+    async def find(
+        self, *, status: RequestStatus | None = None, since: float | None = None, limit: int = 50
+    ) -> list[Entry]:
+        """The newest entries first; ``since`` in seconds before now, by ``received_at``."""
+
+    async def count_sessions(self) -> int: ...

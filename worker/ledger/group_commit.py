@@ -1,0 +1,139 @@
+"""Group commit: the steps that wait at the same time share one transaction.
+
+While one transaction is in flight, the next batch gathers; a lone step starts at once. There is no timer.
+A batch holds at most one step per request (a second one waits for the next batch, in order) and is sorted by
+request id, so that the overlapping batches of two workers take their locks in the same order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+from worker.ledger.base import EntryRejectedError, LedgerError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from uuid import UUID
+
+MAX_BATCH = 500
+"""Steps in one transaction, at most: bounds what a failure repeats and how long the first one waits."""
+
+
+class HasRequestId(Protocol):
+    @property
+    def request_id(self) -> UUID: ...
+
+
+StepT = TypeVar("StepT", bound=HasRequestId)
+AnswerT = TypeVar("AnswerT")
+
+
+class RefusedError(Exception):
+    """The database refused the data of at least one step, and wrote nothing of the batch; says why."""
+
+
+class GroupCommit(Generic[StepT, AnswerT]):
+    """Turns single steps into batches for ``commit``, and its answers into single answers.
+
+    ``commit`` takes a batch, makes it durable and returns one answer per step, in order. It may raise
+    RefusedError; then the batch is halved until only the culprit fails. Whatever else it raises is raised
+    by every step of the batch: an outage is for ``commit`` itself to wait out.
+    """
+
+    def __init__(self, commit: Callable[[Sequence[StepT]], Awaitable[Sequence[AnswerT]]]) -> None:
+        self._commit = commit
+        self._waiting: deque[tuple[StepT, asyncio.Future[AnswerT] | None]] = deque()
+        self._worker: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def do(self, step: StepT) -> AnswerT:
+        """Have ``step`` committed. Cancelling the caller breaks neither the batch nor the step itself.
+
+        Raises:
+            EntryRejectedError: the database refuses this step's data.
+            LedgerError: the ledger was closed first.
+        """
+        answer: asyncio.Future[AnswerT] = asyncio.get_running_loop().create_future()
+        self._add(step, answer)
+        return await answer
+
+    def note(self, step: StepT) -> None:
+        """Have ``step`` committed; nobody waits, and nobody hears if it is refused."""
+        self._add(step, None)
+
+    async def close(self, timeout: float) -> None:
+        """Commit what waits, for at most ``timeout`` seconds; fail what is left with LedgerError."""
+        self._closed = True
+        if self._worker is not None:
+            worker = self._worker
+            await asyncio.wait({worker}, timeout=timeout)
+            worker.cancel()
+            await asyncio.wait({worker})
+        self._drop(self._waiting)
+
+    def _add(self, step: StepT, answer: asyncio.Future[AnswerT] | None) -> None:
+        if self._closed:
+            raise LedgerError("the ledger is closed")
+        self._waiting.append((step, answer))
+        if self._worker is None:
+            self._worker = asyncio.create_task(self._work(), name="ledger group commit")
+
+    async def _work(self) -> None:
+        batch: list[tuple[StepT, asyncio.Future[AnswerT] | None]] = []
+        try:
+            while self._waiting:
+                batch = self._next_batch()
+                await self._settle(batch)
+        finally:
+            self._worker = None
+            self._drop(batch)
+
+    def _drop(self, items: Iterable[tuple[StepT, asyncio.Future[AnswerT] | None]]) -> None:
+        for _, answer in items:
+            if answer is not None and not answer.done():
+                answer.set_exception(LedgerError("the ledger was closed before this could be written"))
+
+    def _next_batch(self) -> list[tuple[StepT, asyncio.Future[AnswerT] | None]]:
+        batch: dict[int, tuple[StepT, asyncio.Future[AnswerT] | None]] = {}
+        later = []
+        while self._waiting and len(batch) < MAX_BATCH:
+            item = self._waiting.popleft()
+            key = item[0].request_id.int
+            if key in batch:
+                later.append(item)
+            else:
+                batch[key] = item
+        self._waiting.extendleft(reversed(later))
+        return [batch[key] for key in sorted(batch)]
+
+    async def _settle(self, batch: list[tuple[StepT, asyncio.Future[AnswerT] | None]]) -> None:
+        try:
+            answers = await self._commit([step for step, _ in batch])
+        except RefusedError as error:
+            await self._find_culprit(batch, error)
+        except Exception as error:  # noqa: BLE001 -- every caller must hear of it, and the next batch must run
+            for _, answer in batch:
+                if answer is not None and not answer.done():
+                    answer.set_exception(error)
+        else:
+            for (_, caller), given in zip(batch, answers, strict=True):
+                if caller is not None and not caller.done():  # done: it was cancelled
+                    caller.set_result(given)
+
+    async def _find_culprit(
+        self, batch: list[tuple[StepT, asyncio.Future[AnswerT] | None]], error: RefusedError
+    ) -> None:
+        if len(batch) > 1:
+            middle = len(batch) // 2
+            await self._settle(batch[:middle])
+            await self._settle(batch[middle:])
+            return
+        step, answer = batch[0]
+        if answer is not None and not answer.done():
+            rejected = EntryRejectedError(
+                f"the ledger refuses the data of request {step.request_id}: {error}"
+            )
+            rejected.__cause__ = error
+            answer.set_exception(rejected)

@@ -1,0 +1,107 @@
+"""An entry as a claim finds it, and the answer when it cannot be taken: the same rules for every ledger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from contracts import ErrorCode, RequestStatus
+from worker.ledger.base import (
+    SETTLING_SECONDS,
+    Claimed,
+    Finished,
+    InOtherHands,
+    Mismatch,
+    Postpone,
+    Step,
+    Suspect,
+)
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from uuid import UUID
+
+    from worker.ledger.base import Claim, ClaimAnswer, Finish, Release
+
+FINAL = frozenset({RequestStatus.COMPLETED, RequestStatus.FAILED})
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The columns of ``requests`` that a claim looks at; times that remain are seconds by the ledger's clock.
+
+    ``due_in``: until its next attempt (None: at once). ``gone_in``: until its holder could be known to be
+    gone (None: it is). ``takeover_in``: until this worker may take over from anyone at all. ``finished_for``:
+    since its outcome. ``mine``: this worker is the holder (a finished entry keeps the one who finished it).
+    """
+
+    status: str
+    fingerprint: bytes
+    token: UUID
+    attempt: int
+    crashes: int
+    session_id: str
+    response: bytes | None
+    error_code: str | None
+    error: str | None
+    detail: str | None
+    received_at: datetime
+    parked: bool
+    mine: bool
+    due_in: float | None
+    gone_in: float | None
+    takeover_in: float | None
+    finished_for: float | None
+
+    def refusal(self, claim: Claim) -> ClaimAnswer | None:
+        """Why ``claim`` does not take this entry now; None when it may. A claim that did take it, under the
+        same token, is answered as it was the first time."""
+        if self.fingerprint != claim.fingerprint:
+            return Mismatch()
+        if self.status in FINAL:
+            return self._finished()
+        if self.token == claim.token:
+            # A claim leaves an entry pending only if its patience had ended.
+            return self.claimed(expired=self.status == RequestStatus.PENDING)
+        running = self.status == RequestStatus.PROCESSING
+        wait = max(self.gone_in or 0, self.takeover_in or 0) if running else self.due_in or 0
+        if wait > 0:
+            return InOtherHands(wait, running)
+        suspect = self.crashes + running >= claim.suspect_after
+        return Suspect() if suspect and not claim.alone else None
+
+    def claimed(self, *, expired: bool) -> Claimed:
+        return Claimed(self.session_id, self.attempt, self.crashes, self.received_at, expired)
+
+    def _finished(self) -> Finished:
+        return Finished(
+            status=RequestStatus(self.status),
+            response=self.response or b"",
+            session_id=self.session_id,
+            attempt=self.attempt,
+            error_code=ErrorCode(self.error_code) if self.error_code else None,
+            error=self.error,
+            detail=self.detail,
+            received_at=self.received_at,
+            parked=self.parked,
+            settling=not self.mine
+            and (self.gone_in or 0) > 0
+            and (self.finished_for or 0) < SETTLING_SECONDS,
+        )
+
+
+def repeated(
+    step: Finish | Postpone | Release, status: RequestStatus, entry: tuple[UUID, str] | None
+) -> Step:
+    """How a step ended that was to leave ``status`` but wrote nothing; ``entry``: the token and status found.
+
+    The token stays until the next claim, so under our own token the status tells whether the step had been
+    written before, by a commit whose answer was lost.
+    """
+    if entry is None or entry[0] != step.token:
+        return Step.FENCED
+    if entry[1] == status:
+        return Step.APPLIED
+    return (
+        Step.OVERDUE if isinstance(step, Postpone) and entry[1] == RequestStatus.PROCESSING else Step.FENCED
+    )

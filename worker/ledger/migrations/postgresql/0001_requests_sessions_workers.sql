@@ -1,0 +1,46 @@
+-- An entry is updated two or three times soon after its insert. No updated column is indexed (nor stands in the
+-- condition of an index), so these updates stay on the row's page, in the room that the fillfactor leaves.
+CREATE TABLE requests (
+    request_id      uuid PRIMARY KEY,
+    status          text NOT NULL CHECK (status IN ('pending', 'processing', 'completed', 'failed')),
+    attempt         integer NOT NULL,
+    crashes         integer NOT NULL DEFAULT 0,
+    token           uuid NOT NULL,
+    holder          text,
+    fingerprint     bytea NOT NULL,
+    session_id      text NOT NULL,
+    user_id         text NOT NULL,
+    operation       text NOT NULL,
+    casefile_id     text,
+    title           text,
+    reply_to        text,
+    correlation_id  text,
+    received_at     timestamptz NOT NULL,
+    updated_at      timestamptz NOT NULL,
+    expires_at      timestamptz,
+    next_attempt_at timestamptz,
+    finished_at     timestamptz,
+    error_code      text,
+    error           text,
+    detail          text,
+    response        bytea,
+    reply           text CHECK (reply IN ('sent', 'undeliverable')),
+    parked_at       timestamptz,
+    history         jsonb NOT NULL
+) WITH (fillfactor = 50);
+CREATE INDEX requests_received_at ON requests (received_at);
+CREATE TABLE sessions (
+    session_id  text PRIMARY KEY,
+    request_id  uuid NOT NULL UNIQUE,
+    user_id     text NOT NULL,
+    casefile_id text,
+    title       text,
+    created_at  timestamptz NOT NULL
+);
+-- steady_since: since when the worker has renewed itself without a gap; only a steady one takes over.
+CREATE TABLE workers (
+    worker_id    text PRIMARY KEY,
+    steady_since timestamptz NOT NULL,
+    renewed_at   timestamptz NOT NULL,
+    gone_at      timestamptz NOT NULL
+);

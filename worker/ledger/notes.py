@@ -1,0 +1,45 @@
+"""What is noted about a reply after its outcome was recorded."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from uuid import UUID
+
+LAZY = 0.25
+"""Seconds that a note for which nobody waits may gather company: losing it costs one repeated reply."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """The reply was sent or cannot be delivered, or the request's copy is on the parking lot."""
+
+    request_id: UUID
+    kind: Literal["sent", "undeliverable", "parked"]
+
+
+class LazyNotes:
+    """Gathers the ids of sent replies and hands each over as a Note, ``LAZY`` seconds after the first."""
+
+    def __init__(self, write: Callable[[Note], None]) -> None:
+        self._write = write
+        self._request_ids: list[UUID] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    def sent(self, request_id: UUID) -> None:
+        self._request_ids.append(request_id)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(LAZY, self.flush)
+
+    def flush(self) -> None:
+        """Hand over what has gathered, now."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        request_ids, self._request_ids = self._request_ids, []
+        for request_id in request_ids:
+            self._write(Note(request_id, "sent"))

@@ -1,0 +1,80 @@
+"""The embedded ledger: one SQLite file, for workers on one machine."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, cast
+
+from worker.ledger.availability import Availability
+from worker.ledger.base import LedgerError, Step
+from worker.ledger.group_commit import GroupCommit
+from worker.ledger.notes import LazyNotes, Note
+from worker.ledger.sqlite_writer import Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+    from uuid import UUID
+
+    from worker.ledger.base import Claim, ClaimAnswer, Finish, Postpone, Release
+    from worker.ledger.membership import Membership
+    from worker.ledger.sqlite_steps import AnyAnswer, AnyStep
+
+CLOSE_TIMEOUT = 5.0
+"""Seconds that ``close`` lets waiting steps be committed."""
+
+
+class SQLiteLedger:
+    """``Ledger`` in a SQLite file. Steps of all kinds share its transactions, written by one thread."""
+
+    def __init__(self, path: Path, membership: Membership) -> None:
+        self.availability = Availability()
+        self._writer = Writer(path, membership, self._changed)
+        self._steps: GroupCommit[AnyStep, AnyAnswer] = GroupCommit(self._commit)
+        self._notes = LazyNotes(self._steps.note)
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def open(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        await asyncio.to_thread(self._writer.open)
+
+    async def close(self) -> None:
+        with suppress(LedgerError):
+            self._notes.flush()
+        await self._steps.close(CLOSE_TIMEOUT if self.availability.up else 0)
+        await asyncio.to_thread(self._writer.stop)
+
+    async def claim(self, claim: Claim) -> ClaimAnswer:
+        return cast("ClaimAnswer", await self._steps.do(claim))
+
+    async def finish(self, finish: Finish) -> Step:
+        return cast("Step", await self._steps.do(finish))
+
+    async def postpone(self, postpone: Postpone) -> Step:
+        return cast("Step", await self._steps.do(postpone))
+
+    async def release(self, release: Release) -> Step:
+        return cast("Step", await self._steps.do(release))
+
+    def note_sent(self, request_id: UUID) -> None:
+        self._notes.sent(request_id)
+
+    async def note_undeliverable(self, request_id: UUID) -> None:
+        await self._steps.do(Note(request_id, "undeliverable"))
+
+    async def note_parked(self, request_id: UUID) -> None:
+        await self._steps.do(Note(request_id, "parked"))
+
+    async def _commit(self, steps: Sequence[AnyStep]) -> Sequence[AnyAnswer]:
+        return await asyncio.wrap_future(self._writer.commit(steps))
+
+    def _changed(self, reason: str | None) -> None:
+        loop = self._loop
+        if loop is None:
+            return
+        with suppress(RuntimeError):  # the loop was closed before the ledger
+            if reason is None:
+                loop.call_soon_threadsafe(self.availability.back)
+            else:
+                loop.call_soon_threadsafe(self.availability.lost, reason)

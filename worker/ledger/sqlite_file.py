@@ -1,0 +1,129 @@
+"""The file of a SQLite ledger: finding, opening and upgrading it, and its errors as sentences."""
+
+from __future__ import annotations
+
+import sqlite3
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote, unquote
+
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
+
+from worker.ledger.base import LedgerError
+from worker.ledger.migrate import missing
+
+BUSY_TIMEOUT = 3.0
+"""Seconds to wait for another process's transaction before the ledger counts as away."""
+OPEN_TIMEOUT = 20.0
+"""Seconds to wait at start, when another process may be upgrading the same file."""
+
+_SENTENCES = {
+    sqlite3.SQLITE_BUSY: "is locked by another process: stop that one, or let it finish",
+    sqlite3.SQLITE_LOCKED: "is locked by another process: stop that one, or let it finish",
+    sqlite3.SQLITE_CANTOPEN: "cannot be opened: check that it is there and may be read and written",
+    sqlite3.SQLITE_READONLY: "cannot be written: give this user write permission for the file and its folder",
+    sqlite3.SQLITE_PERM: "cannot be written: give this user write permission for the file and its folder",
+    sqlite3.SQLITE_NOTADB: "is not a SQLite database: name another file",
+    sqlite3.SQLITE_CORRUPT: "is damaged: restore it from a backup",
+    sqlite3.SQLITE_FULL: "cannot grow: its disk is full",
+}
+
+
+def path_of(url: str) -> Path:
+    """The file of ``sqlite:///relative.db`` or ``sqlite:////absolute.db``."""
+    path = unquote(url.removeprefix("sqlite:///"))
+    if not url.startswith("sqlite:///") or path in {"", "/", ":memory:"}:
+        raise LedgerError(
+            "the ledger's URL names no file: write sqlite:///file.db or sqlite:////folder/file.db"
+        )
+    return Path(path)
+
+
+def sentence(error: sqlite3.Error, path: Path) -> str:
+    """What ``error`` means for the ledger in ``path``."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return f"the ledger file {path} {_SENTENCES.get(code, f'cannot be used: {error}')}"
+
+
+def connect(path: Path, mode: Literal["ro", "rw", "rwc"]) -> sqlite3.Connection:
+    """Open the file; a commit on this connection survives a power cut."""
+    database = sqlite3.connect(
+        f"file:{quote(str(path))}?mode={mode}",
+        uri=True,
+        timeout=BUSY_TIMEOUT,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    database.row_factory = sqlite3.Row
+    database.execute("PRAGMA synchronous = FULL")
+    return database
+
+
+def open_upgraded(path: Path) -> tuple[sqlite3.Connection, int]:
+    """Open the file, make it if it is not there, bring its schema up to date; also the version it had.
+
+    Several processes may do this to one new file at once: one upgrades, the others wait.
+
+    Raises:
+        LedgerError: it cannot be used; a sentence for people.
+    """
+    if not path.parent.is_dir():
+        raise LedgerError(f"the ledger's folder {path.parent} does not exist: make it, or name another")
+    retrying = Retrying(
+        retry=retry_if_exception(_is_busy),
+        stop=stop_after_delay(OPEN_TIMEOUT),
+        wait=wait_random(0.01, 0.1),
+        reraise=True,
+    )
+    try:
+        return retrying(_open_upgraded, path)
+    except sqlite3.Error as error:
+        raise LedgerError(sentence(error, path)) from error
+
+
+def version_of(database: sqlite3.Connection) -> int:
+    """The recorded version of the schema; 0 when there is none."""
+    found = database.execute("SELECT 1 FROM sqlite_master WHERE name = 'schema_version'").fetchone()
+    return database.execute("SELECT max(version) FROM schema_version").fetchone()[0] or 0 if found else 0
+
+
+def _is_busy(error: BaseException) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
+def _open_upgraded(path: Path) -> tuple[sqlite3.Connection, int]:
+    database = connect(path, "rwc")
+    try:
+        database.execute("PRAGMA journal_mode = WAL")
+        version = version_of(database)
+        if missing("sqlite", version):
+            version = _upgrade(database)
+    except BaseException:
+        database.close()
+        raise
+    return database, version
+
+
+def _upgrade(database: sqlite3.Connection) -> int:
+    database.execute("BEGIN EXCLUSIVE")
+    version = version_of(database)  # again: another process may have been faster
+    database.execute(
+        "CREATE TABLE IF NOT EXISTS schema_version (version INTEGER PRIMARY KEY, applied_at TEXT NOT NULL)"
+    )
+    for migration in missing("sqlite", version):
+        for statement in migration.statements:
+            database.execute(statement)
+        applied_at = datetime.now(UTC).isoformat(timespec="microseconds")
+        database.execute("INSERT INTO schema_version VALUES (?, ?)", (migration.version, applied_at))
+    database.execute("COMMIT")
+    return version
+
+
+def upgrade_file(path: Path) -> tuple[int, int]:
+    """Make the file if it is not there and upgrade it; the schema's version before and after."""
+    database, before = open_upgraded(path)
+    try:
+        return before, version_of(database)
+    finally:
+        database.close()

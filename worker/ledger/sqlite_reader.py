@@ -1,0 +1,104 @@
+"""A SQLite ledger as an operator asks it, over a read-only connection."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+import threading
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, TypeVar
+from uuid import UUID
+
+from contracts import RequestStatus
+from worker.ledger.base import Entry, LedgerError
+from worker.ledger.migrate import check_current
+from worker.ledger.sqlite_file import connect, sentence, version_of
+from worker.ledger.sqlite_steps import iso
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+T = TypeVar("T")
+
+_ENTRY = """
+SELECT request_id, status, attempt, session_id, user_id, casefile_id, error_code, error, reply, received_at,
+    updated_at, finished_at, next_attempt_at, history
+FROM requests
+"""
+
+
+class SQLiteReader:
+    """``LedgerReader`` over a SQLite file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._database: sqlite3.Connection | None = None
+        self._lock = threading.Lock()
+
+    async def open(self) -> None:
+        if not self._path.is_file():
+            raise LedgerError(
+                f"there is no ledger file {self._path}: start the worker once, or name the file it uses"
+            )
+        version = await self._ask(version_of)
+        check_current("sqlite", version)
+
+    async def close(self) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    async def get(self, request_id: UUID) -> Entry | None:
+        query = f"{_ENTRY} WHERE request_id = ?"
+        row = await self._ask(lambda database: database.execute(query, (str(request_id),)).fetchone())
+        return None if row is None else _entry(row)
+
+    async def find(
+        self, *, status: RequestStatus | None = None, since: float | None = None, limit: int = 50
+    ) -> list[Entry]:
+        start = "" if since is None else iso(datetime.now(UTC) - timedelta(seconds=since))
+        query = f"""{_ENTRY} WHERE received_at >= ? AND (? IS NULL OR status = ?)
+            ORDER BY received_at DESC LIMIT ?"""
+        values = (start, status, status, limit)
+        rows = await self._ask(lambda database: database.execute(query, values).fetchall())
+        return [_entry(row) for row in rows]
+
+    async def count_sessions(self) -> int:
+        row = await self._ask(lambda database: database.execute("SELECT count(*) FROM sessions").fetchone())
+        return int(row[0])
+
+    async def _ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
+        return await asyncio.to_thread(self._ask_now, question)
+
+    def _ask_now(self, question: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            with self._lock:
+                if self._database is None:
+                    self._database = connect(self._path, "ro")
+                return question(self._database)
+        except sqlite3.Error as error:
+            raise LedgerError(sentence(error, self._path)) from error
+
+
+def _entry(row: sqlite3.Row) -> Entry:
+    def time(column: str) -> datetime | None:
+        return None if row[column] is None else datetime.fromisoformat(row[column])
+
+    return Entry(
+        request_id=UUID(row["request_id"]),
+        status=RequestStatus(row["status"]),
+        attempt=row["attempt"],
+        session_id=row["session_id"],
+        user_id=row["user_id"],
+        casefile_id=row["casefile_id"],
+        error_code=row["error_code"],
+        error=row["error"],
+        reply=row["reply"],
+        received_at=datetime.fromisoformat(row["received_at"]),
+        updated_at=datetime.fromisoformat(row["updated_at"]),
+        finished_at=time("finished_at"),
+        next_attempt_at=time("next_attempt_at"),
+        history=json.loads(row["history"]),
+    )

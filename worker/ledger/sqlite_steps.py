@@ -1,0 +1,277 @@
+"""What one transaction does to a SQLite ledger: each step as SQL, under one clock reading."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from contracts import MOVES, RequestStatus
+from worker.ledger.base import Claim, ClaimAnswer, Claimed, Finish, Postpone, Release, Step
+from worker.ledger.held import Held, repeated
+from worker.ledger.notes import Note
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from worker.ledger.membership import Membership
+
+_HELD = """
+SELECT requests.*, its.gone_at AS holder_gone_at, mine.steady_since AS my_steady_since,
+    mine.gone_at AS my_gone_at
+FROM requests LEFT JOIN workers AS its ON its.worker_id = holder
+    LEFT JOIN workers AS mine ON mine.worker_id = :worker
+WHERE request_id = :request_id
+"""
+_INSERT = """
+INSERT INTO requests (request_id, status, attempt, token, holder, fingerprint, session_id, user_id, operation,
+    casefile_id, title, reply_to, correlation_id, received_at, updated_at, expires_at, history)
+VALUES (:request_id, 'pending', 0, :token, :worker, :fingerprint, :session_id, :user_id, :operation,
+    :casefile_id, :title, :reply_to, :correlation_id, :now, :now, :expires_at, json_array(json_object(
+    'status', 'pending', 'at', :now, 'attempt', 0, 'worker_id', :worker, 'detail', NULL)))
+"""
+_MOVE = """
+history = json_insert(history, '$[#]', json_object('status', :status, 'at', :now, 'attempt', {attempt},
+    'worker_id', :worker, 'detail', :detail)),
+status = :status, attempt = {attempt}, updated_at = :now
+"""
+_TAKE = f"""
+UPDATE requests SET {_MOVE.format(attempt=":attempt")}, token = :token, holder = :worker, crashes = :crashes,
+    next_attempt_at = NULL
+WHERE request_id = :request_id
+"""  # noqa: S608 -- no value is formatted in, here and below
+_HOLD = """
+UPDATE requests SET token = :token, holder = :worker, next_attempt_at = NULL WHERE request_id = :request_id
+"""
+_FINISH = f"""
+UPDATE requests SET {_MOVE.format(attempt="attempt")}, response = :response, error_code = :error_code,
+    error = :error, detail = :detail, finished_at = :now, next_attempt_at = NULL
+WHERE request_id = :request_id AND token = :token AND status IN (:from1, :from2)
+"""  # noqa: S608
+_CREATE_SESSION = """
+INSERT INTO sessions (session_id, request_id, user_id, casefile_id, title, created_at)
+SELECT session_id, request_id, user_id, casefile_id, title, received_at FROM requests WHERE request_id = ?
+"""
+_POSTPONE = f"""
+UPDATE requests SET {_MOVE.format(attempt="attempt")}, error_code = :error_code, detail = :detail,
+    next_attempt_at = :due, holder = NULL
+WHERE request_id = :request_id AND token = :token AND status = 'processing'
+    AND (expires_at IS NULL OR expires_at >= :due)
+"""  # noqa: S608
+_RELEASE = f"""
+UPDATE requests SET {_MOVE.format(attempt="attempt - 1")}, holder = NULL
+WHERE request_id = :request_id AND token = :token AND status = 'processing'
+"""  # noqa: S608
+_NOTES = {
+    "sent": "reply = 'sent'",
+    "undeliverable": "reply = coalesce(reply, 'undeliverable')",
+    "parked": "parked_at = coalesce(parked_at, :now)",
+}
+_SOURCES = {
+    final: tuple(old for old, new in MOVES if new is final)
+    for final in (RequestStatus.COMPLETED, RequestStatus.FAILED)
+}
+
+
+def iso(moment: datetime) -> str:
+    """A time as the tables keep it: all of one length, so that they sort as text."""
+    return moment.isoformat(timespec="microseconds")
+
+
+AnyStep = Claim | Finish | Postpone | Release | Note
+AnyAnswer = ClaimAnswer | Step
+
+
+class Transaction:
+    """The steps of one transaction of one worker. ``apply`` answers each as ``Ledger`` says.
+
+    Build it inside the transaction: its clock reading is then never earlier than what is already committed.
+    """
+
+    def __init__(self, database: sqlite3.Connection, membership: Membership) -> None:
+        self._database = database
+        self._me = membership
+        self._clock = datetime.now(UTC)
+        self._now = iso(self._clock)
+
+    def apply(self, step: AnyStep) -> AnyAnswer:
+        match step:
+            case Claim():
+                return self._claim(step)
+            case Finish():
+                return self._finish(step)
+            case Note():
+                return self._note(step)
+            case Postpone():
+                return self._postpone(step)
+            case Release():
+                return self._release(step)
+
+    def renew(self, *, gap: bool) -> None:
+        """Register this worker until one holder timeout from now; ``gap``: the last renewal failed."""
+        self._execute(
+            """
+            INSERT INTO workers (worker_id, steady_since, renewed_at, gone_at)
+            VALUES (:worker, :now, :now, :gone_at) ON CONFLICT (worker_id) DO UPDATE SET renewed_at = :now,
+                steady_since = CASE WHEN :gap OR gone_at <= :now THEN :now ELSE steady_since END,
+                gone_at = :gone_at
+            """,
+            gap=gap,
+            gone_at=iso(self._clock + timedelta(seconds=self._me.holder_timeout)),
+        )
+
+    def sweep(self) -> None:
+        """Forget the workers that have been gone for more than a day."""
+        self._execute(
+            "DELETE FROM workers WHERE gone_at < :limit", limit=iso(self._clock - timedelta(days=1))
+        )
+
+    def leave(self) -> None:
+        """Take this worker off the register."""
+        self._execute("DELETE FROM workers WHERE worker_id = :worker")
+
+    def _claim(self, claim: Claim) -> ClaimAnswer:
+        values = {"request_id": str(claim.request_id), "worker": self._me.worker_id}
+        row = self._database.execute(_HELD, values).fetchone()
+        if row is None:
+            return self._first_claim(claim)
+        held = self._held(row)
+        return held.refusal(claim) or self._claim_again(claim, held, row)
+
+    def _claim_again(self, claim: Claim, held: Held, row: sqlite3.Row) -> Claimed:
+        attempt, crashes = held.attempt, held.crashes
+        if held.status == RequestStatus.PROCESSING:
+            crashes += 1
+            self._take(claim, RequestStatus.PENDING, attempt, crashes, f"its worker {row['holder']} is gone")
+        if row["expires_at"] is not None and row["expires_at"] <= self._now:
+            self._execute(_HOLD, request_id=str(claim.request_id), token=str(claim.token))
+            return Claimed(held.session_id, attempt, crashes, held.received_at, expired=True)
+        attempt += held.status == RequestStatus.PENDING
+        self._take(claim, RequestStatus.PROCESSING, attempt, crashes)
+        return Claimed(held.session_id, attempt, crashes, held.received_at)
+
+    def _first_claim(self, claim: Claim) -> Claimed:
+        patience = claim.patience
+        self._execute(
+            _INSERT,
+            request_id=str(claim.request_id),
+            token=str(claim.token),
+            fingerprint=claim.fingerprint,
+            session_id=claim.session_id,
+            user_id=claim.user_id,
+            operation=claim.operation,
+            casefile_id=claim.casefile_id,
+            title=claim.title,
+            reply_to=claim.reply_to,
+            correlation_id=claim.correlation_id,
+            expires_at=None if patience is None else iso(self._clock + timedelta(seconds=patience)),
+        )
+        if patience is not None and patience <= 0:
+            return Claimed(claim.session_id, 0, 0, self._clock, expired=True)
+        self._take(claim, RequestStatus.PROCESSING, 1, 0)
+        return Claimed(claim.session_id, 1, 0, self._clock)
+
+    def _take(
+        self, claim: Claim, status: RequestStatus, attempt: int, crashes: int, detail: str | None = None
+    ) -> None:
+        self._execute(
+            _TAKE,
+            request_id=str(claim.request_id),
+            token=str(claim.token),
+            status=status,
+            attempt=attempt,
+            crashes=crashes,
+            detail=detail,
+        )
+
+    def _finish(self, finish: Finish) -> Step:
+        sources = _SOURCES[finish.status]
+        written = self._execute(
+            _FINISH,
+            request_id=str(finish.request_id),
+            token=str(finish.token),
+            status=finish.status,
+            response=finish.response,
+            error_code=finish.error_code,
+            error=finish.error,
+            detail=finish.detail,
+            from1=sources[0],
+            from2=sources[-1],
+        )
+        if not written:
+            return self._repeated(finish, finish.status)
+        if finish.status is RequestStatus.COMPLETED:
+            self._database.execute(_CREATE_SESSION, (str(finish.request_id),))
+        return Step.APPLIED
+
+    def _postpone(self, postpone: Postpone) -> Step:
+        written = self._execute(
+            _POSTPONE,
+            request_id=str(postpone.request_id),
+            token=str(postpone.token),
+            status=RequestStatus.PENDING,
+            error_code=postpone.error_code,
+            detail=postpone.detail,
+            due=iso(self._clock + timedelta(seconds=postpone.delay)),
+        )
+        return Step.APPLIED if written else self._repeated(postpone, RequestStatus.PENDING)
+
+    def _release(self, release: Release) -> Step:
+        written = self._execute(
+            _RELEASE,
+            request_id=str(release.request_id),
+            token=str(release.token),
+            status=RequestStatus.PENDING,
+            detail="handed back",
+        )
+        return Step.APPLIED if written else self._repeated(release, RequestStatus.PENDING)
+
+    def _repeated(self, step: Finish | Postpone | Release, status: RequestStatus) -> Step:
+        row = self._database.execute(
+            "SELECT token, status FROM requests WHERE request_id = ?", (str(step.request_id),)
+        ).fetchone()
+        return repeated(step, status, row and (UUID(row[0]), row[1]))
+
+    def _note(self, note: Note) -> Step:
+        self._execute(
+            f"UPDATE requests SET {_NOTES[note.kind]}, updated_at = :now "  # noqa: S608
+            "WHERE request_id = :request_id AND finished_at IS NOT NULL",
+            request_id=str(note.request_id),
+        )
+        return Step.APPLIED
+
+    def _held(self, row: sqlite3.Row) -> Held:
+        return Held(
+            status=row["status"],
+            fingerprint=row["fingerprint"],
+            token=UUID(row["token"]),
+            attempt=row["attempt"],
+            crashes=row["crashes"],
+            session_id=row["session_id"],
+            response=row["response"],
+            error_code=row["error_code"],
+            error=row["error"],
+            detail=row["detail"],
+            received_at=datetime.fromisoformat(row["received_at"]),
+            parked=row["parked_at"] is not None,
+            mine=row["holder"] == self._me.worker_id,
+            due_in=self._until(row["next_attempt_at"]),
+            gone_in=self._until(row["holder_gone_at"]),
+            takeover_in=self._takeover_in(row["my_steady_since"], row["my_gone_at"]),
+            finished_for=-(self._until(row["finished_at"]) or 0.0),
+        )
+
+    def _takeover_in(self, steady_since: str | None, gone_at: str | None) -> float:
+        # Who has not renewed itself in time saw an outage (or was stopped): he declares nobody dead yet.
+        if steady_since is None or gone_at is None or gone_at <= self._now:
+            return self._me.takeover_grace
+        return self._me.takeover_grace - (self._clock - datetime.fromisoformat(steady_since)).total_seconds()
+
+    def _until(self, moment: str | None) -> float | None:
+        return None if moment is None else (datetime.fromisoformat(moment) - self._clock).total_seconds()
+
+    def _execute(self, sql: str, **values: Any) -> int:
+        """Run ``sql`` with ``values``, this worker's name and the clock reading; count the rows it wrote."""
+        values["now"] = self._now
+        values["worker"] = self._me.worker_id
+        return self._database.execute(sql, values).rowcount

@@ -1,0 +1,170 @@
+"""The one thread that writes to a SQLite ledger, and keeps this worker registered in it meanwhile."""
+
+from __future__ import annotations
+
+import queue
+import sqlite3
+import threading
+import time
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, sleep_using_event, stop_when_event_set
+
+from worker.ledger.availability import BACKOFF
+from worker.ledger.base import LedgerError
+from worker.ledger.group_commit import RefusedError
+from worker.ledger.sqlite_file import connect, open_upgraded, sentence
+from worker.ledger.sqlite_steps import Transaction
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from worker.ledger.membership import Membership
+    from worker.ledger.sqlite_steps import AnyAnswer, AnyStep
+
+_REFUSALS = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
+
+
+class Writer:
+    """Commits batches in a thread of its own; so the worker stays registered while its event loop is blocked.
+
+    While the file cannot be written it tries again for ever, with a connection of its own each time;
+    ``changed`` hears (in the writer's thread) the reason when that starts and None when it is over.
+    """
+
+    def __init__(self, path: Path, membership: Membership, changed: Callable[[str | None], None]) -> None:
+        self._path = path
+        self._membership = membership
+        self._changed = changed
+        self._database: sqlite3.Connection | None = None
+        self._jobs: queue.SimpleQueue[tuple[Sequence[AnyStep], Future[list[AnyAnswer]]] | None]
+        self._jobs = queue.SimpleQueue()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="ledger writer", daemon=True)
+        self._renew_at = 0.0
+        self._gap = False
+        self._lost = False
+
+    def open(self) -> None:
+        """Open and upgrade the file, register this worker, start the thread. Raises LedgerError."""
+        self._database, _ = open_upgraded(self._path)
+        try:
+            self._transact([], sweep=True)
+        except sqlite3.Error as error:
+            raise LedgerError(sentence(error, self._path)) from error
+        self._thread.start()
+
+    def commit(self, steps: Sequence[AnyStep]) -> Future[list[AnyAnswer]]:
+        """Commit ``steps`` together. The future raises RefusedError, or LedgerError once it is stopped."""
+        future: Future[list[AnyAnswer]] = Future()
+        self._jobs.put((steps, future))
+        return future
+
+    def stop(self) -> None:
+        """Take this worker off the register, end the thread, close the file. Waits a busy timeout at most."""
+        self._stopping.set()
+        self._jobs.put(None)
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                job = self._jobs.get(timeout=max(0.0, self._renew_at - time.monotonic()))
+            except queue.Empty:
+                job = ([], Future())
+            if job is not None:
+                self._serve(*job)
+        with suppress(sqlite3.Error):
+            self._transact([], leave=True)
+        self._disconnect()
+        with suppress(queue.Empty):
+            while True:
+                job = self._jobs.get_nowait()
+                if job is not None:
+                    job[1].cancel()
+
+    def _serve(self, steps: Sequence[AnyStep], future: Future[list[AnyAnswer]]) -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        retrying = Retrying(
+            retry=retry_if_exception_type(sqlite3.Error),
+            wait=BACKOFF,
+            sleep=sleep_using_event(self._stopping),
+            stop=stop_when_event_set(self._stopping),
+            before_sleep=self._away,
+            reraise=True,
+        )
+        try:
+            answers = retrying(self._transact, steps)
+        except sqlite3.Error:
+            future.set_exception(LedgerError("the ledger was closed while it was away"))
+        except Exception as error:  # noqa: BLE001 -- the thread must outlive every batch
+            self._here()
+            future.set_exception(error)
+        else:
+            self._here()
+            future.set_result(answers)
+
+    def _away(self, state: RetryCallState) -> None:
+        error = state.outcome and state.outcome.exception()
+        if isinstance(error, sqlite3.Error):
+            self._lost = True
+            self._changed(sentence(error, self._path))
+
+    def _here(self) -> None:
+        if self._lost:
+            self._lost = False
+            self._changed(None)
+
+    def _transact(
+        self, steps: Sequence[AnyStep], *, sweep: bool = False, leave: bool = False
+    ) -> list[AnyAnswer]:
+        try:
+            return self._try(steps, sweep=sweep, leave=leave)
+        except _REFUSALS as error:
+            self._roll_back()
+            raise RefusedError(str(error)) from error
+        except sqlite3.Error:
+            self._gap = True
+            self._disconnect()
+            raise
+        except Exception as error:  # what sqlite3 cannot even bind: lone surrogates, too large numbers
+            self._roll_back()
+            raise RefusedError(f"{type(error).__name__}: {error}") from error
+
+    def _try(self, steps: Sequence[AnyStep], *, sweep: bool, leave: bool) -> list[AnyAnswer]:
+        if self._database is None:
+            self._database = connect(self._path, "rw")  # a file that vanished is an outage, not a new ledger
+        self._database.execute("BEGIN IMMEDIATE")
+        renewing = time.monotonic() >= self._renew_at
+        transaction = Transaction(self._database, self._membership)
+        if sweep:
+            transaction.sweep()
+        if leave:
+            transaction.leave()
+        elif renewing:
+            transaction.renew(gap=self._gap)
+        answers = [transaction.apply(step) for step in steps]
+        self._commit()
+        if renewing:
+            self._renew_at = time.monotonic() + self._membership.interval
+            self._gap = False
+        return answers
+
+    def _commit(self) -> None:
+        if self._database is not None:
+            self._database.execute("COMMIT")
+
+    def _roll_back(self) -> None:
+        if self._database is not None and self._database.in_transaction:
+            self._database.execute("ROLLBACK")
+
+    def _disconnect(self) -> None:
+        if self._database is not None:
+            with suppress(sqlite3.Error):
+                self._database.close()
+            self._database = None
