@@ -41,6 +41,7 @@ CLOSE_SECONDS = 2.0
 """Time for a tidy goodbye; then the socket is cut."""
 SILENCE_SECONDS = 5.0
 """A link is given up when a publish has waited so long and the broker has said nothing at all since."""
+CONSUMER_TAG = "replies"
 REPLY_QUEUE_EXPIRES_MS = 300_000
 """An abandoned reply queue is deleted by the broker after this time without a consumer."""
 
@@ -97,7 +98,6 @@ class Link:
     """Use ``await Link.open(…)``. ``lost`` is done, with the reason, once the link can no longer be used."""
 
     _channel: Channel
-    _consumer_tag: str
 
     def __init__(
         self, url: URL, names: Names, reply_queue: str | None, on_reply: Callable[[DeliveredMessage], None]
@@ -155,10 +155,9 @@ class Link:
             arguments = {"x-priority": priority}
         # Without acks: a reply that is lost on its way is asked for again, because every call that waits
         # when a link is lost sends its request again.
-        consumer = await self._channel.basic_consume(
-            self.reply_to, self._receive, no_ack=True, arguments=arguments
+        await self._channel.basic_consume(
+            self.reply_to, self._receive, no_ack=True, arguments=arguments, consumer_tag=CONSUMER_TAG
         )
-        self._consumer_tag = consumer.consumer_tag
 
     async def publish(self, body: bytes, properties: Basic.Properties) -> None:
         """Send a request; returns when the broker has taken it. Waits while the broker blocks publishers.
@@ -227,7 +226,7 @@ class Link:
     async def _say_goodbye(self, delete_reply_queue: bool) -> None:
         with suppress(LinkLostError), _guard():
             if delete_reply_queue and self._reply_queue is not None and not self.lost.done():
-                await self._channel.basic_cancel(self._consumer_tag)
+                await self._channel.basic_cancel(CONSUMER_TAG)
                 await self._channel.queue_delete(self._reply_queue)
         with suppress(LinkLostError), _guard():
             await self._connection.close()

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import aio_pika
+
 from contracts import (
     CreateSessionRequest,
     CreateSessionResponse,

@@ -1,0 +1,313 @@
+"""The client against a real broker, with a stand-in worker: what a caller gets."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Literal
+from uuid import uuid4
+
+import aio_pika
+import pytest
+from yarl import URL
+
+from client import (
+    ClientClosed,
+    ConnectionFailed,
+    ReplyInvalid,
+    RequestFailed,
+    RequestNotRouted,
+    RequestTimedOut,
+    SessionClient,
+)
+from contracts import CreateSessionPayload, CreateSessionRequest, CreateSessionResponse, ErrorCode, Names
+from tests.support.responder import answer, refusal, responding, session_id_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.support.responder import Responder
+
+USER = "ada@example.com"
+PAYLOAD = b'"payload":{"session_id":"ts_251013_a","created_at":"2025-10-13T14:30:00Z"}}'
+
+Mode = Literal["queue", "direct"]
+both_modes = pytest.mark.parametrize("reply", ["queue", "direct"])
+
+
+@pytest.fixture
+async def responder(amqp_url: str) -> AsyncIterator[Responder]:
+    async with responding(amqp_url) as responder:
+        yield responder
+
+
+@asynccontextmanager
+async def channel_to(amqp_url: str) -> AsyncIterator[aio_pika.abc.AbstractChannel]:
+    connection = await aio_pika.connect(amqp_url, timeout=10)
+    async with connection:
+        yield await connection.channel()
+
+
+def seconds(expiration: object) -> float:
+    assert isinstance(expiration, int | float)
+    return expiration
+
+
+@both_modes
+async def test_500_concurrent_calls_each_get_their_own_answer(
+    amqp_url: str, responder: Responder, reply: Mode
+) -> None:
+    """Correlation: every response bears the id and the session of the request it answers."""
+    requests = [CreateSessionRequest(user_id=USER, payload=CreateSessionPayload()) for _ in range(500)]
+    async with SessionClient(amqp_url, reply=reply) as client:
+        responses = await asyncio.gather(*(client.request(request) for request in requests))
+    assert [response.request_id for response in responses] == [request.request_id for request in requests]
+    assert {r.payload.session_id for r in responses} == {session_id_of(r.request_id) for r in requests}
+    assert len(responder.requests) == 500
+
+
+async def test_a_request_is_published_as_the_contract_says(amqp_url: str, responder: Responder) -> None:
+    """Properties and body, as another implementation of the worker would rely on them."""
+    request_id = uuid4()
+    async with SessionClient(amqp_url, name="shop") as client:
+        response = await client.create_session(
+            user_id=USER,
+            casefile_id="cf_251013_ABC",
+            title="A title",
+            timeout=7,
+            request_id=request_id,
+            metadata={"source": "test"},
+        )
+    assert response.payload.casefile_id == "cf_251013_abc"
+    [message] = responder.requests
+    body = CreateSessionRequest.model_validate_json(message.body)
+    assert (body.request_id, body.user_id, body.payload.title) == (request_id, USER, "A title")
+    assert body.metadata == {"source": "test"}
+    assert 0 < seconds(message.expiration) <= 7
+    assert message.delivery_mode is aio_pika.DeliveryMode.PERSISTENT
+    assert (message.content_type, message.type) == ("application/json", "CreateSessionRequest")
+    assert message.headers == {"x-request-id": str(request_id)}
+    assert (message.reply_to or "").startswith("session.replies.shop.")
+    assert message.timestamp is not None
+    assert len({message.message_id, message.correlation_id, str(request_id), None}) == 4
+
+
+async def test_two_calls_with_one_request_id_both_get_an_answer(amqp_url: str, responder: Responder) -> None:
+    """The correlation id belongs to the call, not to the request."""
+    request_id = uuid4()
+    async with SessionClient(amqp_url) as client:
+        first, second = await asyncio.gather(
+            *(client.create_session(user_id=USER, request_id=request_id) for _ in range(2))
+        )
+    assert first.request_id == second.request_id == request_id
+    assert len({message.correlation_id for message in responder.requests}) == 2
+
+
+async def test_duplicate_and_foreign_replies_are_dropped(amqp_url: str, responder: Responder) -> None:
+    """A call takes the first reply only, and a reply that nobody waits for harms nobody."""
+    responder.copies = 3
+    async with SessionClient(amqp_url) as client:
+        await client.create_session(user_id=USER)
+        async with channel_to(amqp_url) as channel:
+            await channel.default_exchange.publish(
+                aio_pika.Message(b"?"), routing_key=responder.requests[0].reply_to or ""
+            )
+        request_id = uuid4()
+        response = await client.create_session(user_id=USER, request_id=request_id)
+    assert response.request_id == request_id
+    assert len(responder.requests) == 2
+
+
+async def test_a_failed_response_is_raised_with_its_code(amqp_url: str, responder: Responder) -> None:
+    """RequestFailed carries the response; programs read ``code`` and ``retryable``."""
+    responder.make_reply = refusal
+    async with SessionClient(amqp_url) as client:
+        with pytest.raises(RequestFailed, match="the case is closed") as caught:
+            await client.create_session(user_id=USER)
+    assert caught.value.code == ErrorCode.REJECTED
+    assert caught.value.retryable is False
+    assert caught.value.response.error == "the case is closed"
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        (b"garbage", "invalid JSON"),
+        (b"{}", "status: is required"),
+        (
+            b'{"request_id":"%s","status":"pending","payload":{"session_id":"s","created_at":"t"}}',
+            "not final",
+        ),
+        (
+            b'{"request_id":"%s","status":"completed","payload":{"session_id":"s","created_at":"t"}}',
+            "another",
+        ),
+    ],
+)
+async def test_a_reply_that_breaks_the_contract_is_a_clear_error(
+    amqp_url: str, responder: Responder, body: bytes, problem: str
+) -> None:
+    """The caller who waits is told at once, and the client works on."""
+    responder.make_reply = lambda _: body.replace(b"%s", str(uuid4()).encode())
+    async with SessionClient(amqp_url) as client:
+        with pytest.raises(ReplyInvalid, match=problem):
+            await client.create_session(user_id=USER)
+
+
+async def test_unknown_fields_of_a_newer_worker_are_ignored(amqp_url: str, responder: Responder) -> None:
+    """A tolerant reader: a worker may add fields without breaking its requesters."""
+    original = responder.make_reply
+    responder.make_reply = lambda message: original(message).replace(b"{", b'{"novelty":1,', 1)
+    async with SessionClient(amqp_url) as client:
+        assert isinstance(await client.create_session(user_id=USER), CreateSessionResponse)
+
+
+async def test_a_timeout_carries_the_id_with_which_asking_again_works(
+    amqp_url: str, responder: Responder
+) -> None:
+    """The first call gets no reply; the second, with the id from the error, learns how it ended."""
+    responder.ignore = 1
+    async with SessionClient(amqp_url) as client:
+        with pytest.raises(RequestTimedOut, match="send it again with this request id") as caught:
+            await client.create_session(user_id=USER, timeout=0.3)
+        response = await client.create_session(user_id=USER, request_id=caught.value.request_id)
+    assert response.request_id == caught.value.request_id
+
+
+async def test_a_try_that_times_out_is_sent_again_with_the_same_id(
+    amqp_url: str, responder: Responder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One call, three publishes: each with its own message id and less time to live."""
+    monkeypatch.setattr("client.call.FIRST_TRY_SECONDS", 0.1)
+    responder.ignore = 2
+    async with SessionClient(amqp_url) as client:
+        response = await client.create_session(user_id=USER, timeout=20)
+    assert {str(message.headers["x-request-id"]) for message in responder.requests} == {
+        str(response.request_id)
+    }
+    assert len({message.message_id for message in responder.requests}) == 3
+    lives = [seconds(message.expiration) for message in responder.requests]
+    assert lives == sorted(lives, reverse=True)
+    assert lives[-1] < lives[0]
+
+
+async def test_without_an_exchange_a_call_is_not_routed_and_others_survive(
+    amqp_url: str, responder: Responder
+) -> None:
+    """The broker closes the channel over it; a call whose request it had taken still gets its reply."""
+    responder.may_reply.clear()
+    async with SessionClient(amqp_url) as client, channel_to(amqp_url) as channel:
+        waiting = asyncio.create_task(client.create_session(user_id=USER))
+        await responder.received(1)
+        await channel.exchange_delete(Names().exchange)
+        for _ in range(3):
+            with pytest.raises(RequestNotRouted, match="no exchange 'session'"):
+                await client.create_session(user_id=USER)
+        responder.may_reply.set()
+        await waiting
+    assert len(responder.requests) == 1
+
+
+@both_modes
+async def test_without_a_workers_queue_a_call_is_not_routed(amqp_url: str, reply: Mode) -> None:
+    """Nobody has to wait for a deadline to learn that there is no worker; 20 at once as well as one."""
+    async with channel_to(amqp_url) as channel, SessionClient(amqp_url, reply=reply) as client:
+        await channel.declare_exchange(Names().exchange, "topic", durable=True)
+        outcomes = await asyncio.gather(
+            *(client.create_session(user_id=USER) for _ in range(20)), return_exceptions=True
+        )
+    assert {type(outcome) for outcome in outcomes} == {RequestNotRouted}
+
+
+async def test_a_request_the_broker_does_not_accept_is_sent_until_it_does(amqp_url: str) -> None:
+    """basic.nack from a full queue: the call waits and tries again, it does not fail."""
+    async with channel_to(amqp_url) as channel, SessionClient(amqp_url) as client:
+        exchange = await channel.declare_exchange(Names().exchange, "topic", durable=True)
+        full = await channel.declare_queue(
+            Names().work,
+            durable=True,
+            arguments={"x-queue-type": "classic", "x-max-length": 1, "x-overflow": "reject-publish"},
+        )
+        await full.bind(exchange, Names().routing_key)
+        await channel.default_exchange.publish(aio_pika.Message(b"in the way"), routing_key=full.name)
+        with pytest.raises(RequestTimedOut, match="does not accept"):
+            await client.create_session(user_id=USER, timeout=0.2)
+        waiting = asyncio.create_task(client.create_session(user_id=USER, timeout=10))
+        async with asyncio.timeout(10):
+            await full.purge()
+            while (request := await full.get(fail=False)) is None:
+                assert not waiting.done()
+        await channel.default_exchange.publish(
+            aio_pika.Message(answer(request), correlation_id=request.correlation_id),
+            routing_key=request.reply_to or "",
+        )
+        await waiting
+
+
+@both_modes
+async def test_closing_ends_waiting_calls_at_once(amqp_url: str, responder: Responder, reply: Mode) -> None:
+    """Nobody waits for the reply of a client that is gone; later calls are refused as clearly."""
+    responder.may_reply.clear()
+    client = SessionClient(amqp_url, reply=reply)
+    async with client:
+        waiting = asyncio.create_task(client.create_session(user_id=USER))
+        await responder.received(1)
+    with pytest.raises(ClientClosed, match="outcome of request"):
+        await waiting
+    with pytest.raises(ClientClosed):
+        await client.create_session(user_id=USER)
+    with pytest.raises(ClientClosed):
+        await client.open()
+
+
+async def test_a_closed_client_leaves_no_task_and_no_queue(amqp_url: str, responder: Responder) -> None:
+    """Clean shutdown: what the client started has ended, and its reply queue is deleted."""
+    before = asyncio.all_tasks()
+    async with SessionClient(amqp_url) as client:
+        await client.create_session(user_id=USER)
+    async with asyncio.timeout(5):
+        while asyncio.all_tasks() - before:
+            await asyncio.wait(asyncio.all_tasks() - before)
+    async with channel_to(amqp_url) as channel:
+        with pytest.raises(aio_pika.exceptions.ChannelNotFoundEntity):
+            await channel.get_queue(responder.requests[0].reply_to or "")
+
+
+async def test_a_cancelled_call_leaves_nothing_behind(amqp_url: str, responder: Responder) -> None:
+    """Its late reply is dropped and the client works on."""
+    responder.may_reply.clear()
+    async with SessionClient(amqp_url) as client:
+        call = asyncio.create_task(client.create_session(user_id=USER))
+        await responder.received(1)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert client._calls == {}
+        responder.may_reply.set()
+        await client.create_session(user_id=USER)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda url: str(URL(url).with_user("nobody").with_password("s3cret")), "login"),
+        (lambda url: str(URL(url).with_path("/not-there")), "no such vhost"),
+        (lambda _: "amqp://guest:s3cret@127.0.0.1:1/", "Connect call failed"),
+    ],
+)
+async def test_a_client_that_cannot_start_says_why_and_hides_the_password(
+    amqp_url: str, change: object, reason: str
+) -> None:
+    """One sentence for people instead of a library's traceback."""
+    assert callable(change)
+    with pytest.raises(ConnectionFailed, match=reason) as caught:
+        await SessionClient(change(amqp_url)).open()
+    assert "s3cret" not in str(caught.value)
+
+
+async def test_of_a_cluster_the_first_broker_that_answers_is_used(
+    amqp_url: str, responder: Responder
+) -> None:
+    """A node that is down does not keep the client from starting."""
+    async with SessionClient(f"amqp://guest:guest@127.0.0.1:1/, {amqp_url}") as client:
+        await client.create_session(user_id=USER)
