@@ -1,0 +1,83 @@
+"""What is done once, or to find out: topology, schemas, the ledger's schema."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, TypeVar
+
+import typer
+
+from worker import settings
+from worker.cli import console
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from pydantic import BaseModel
+
+    from worker.connection import Wire
+    from worker.settings import Settings
+    from worker.topology import Topology
+
+T = TypeVar("T")
+
+
+def schema(model: str) -> None:
+    """Print a model's JSON Schema."""
+    from contracts import CreateSessionRequest, CreateSessionResponse
+
+    models: dict[str, type[BaseModel]] = {"request": CreateSessionRequest, "response": CreateSessionResponse}
+    if model not in models:
+        raise typer.BadParameter("write request or response.", param_hint="request|response")
+    typer.echo(json.dumps(models[model].model_json_schema(), indent=2, ensure_ascii=False))
+
+
+def topology_apply(**flags: str | None) -> None:
+    """Declare what the worker needs."""
+    loaded = settings.load(**flags)
+    asyncio.run(_at_broker(loaded, lambda topology, wire: topology.apply(wire)))
+    topology = _topology(loaded)
+    console.results().print(f"Exchange {topology.exchange} and {len(topology.queues)} queues are there.")
+
+
+def topology_check(**flags: str | None) -> int:
+    """Print every difference between the broker and what the worker needs; 1 if there are any."""
+    loaded = settings.load(**flags)
+    differences = asyncio.run(_at_broker(loaded, lambda topology, wire: topology.differences(wire)))
+    out = console.results()
+    for difference in differences:
+        out.print(difference, soft_wrap=True)
+    if not differences:
+        topology = _topology(loaded)
+        out.print(
+            f"Exchange {topology.exchange} and {len(topology.queues)} queues are as the worker needs them."
+        )
+    return 1 if differences else 0
+
+
+async def _at_broker(loaded: Settings, work: Callable[[Topology, Wire], Awaitable[T]]) -> T:
+    from worker.connection import Wire
+
+    wire = await Wire.open(loaded.amqp_urls, "topology")
+    try:
+        return await work(_topology(loaded), wire)
+    finally:
+        await wire.close()
+
+
+def _topology(loaded: Settings) -> Topology:
+    from contracts import Names
+    from worker.topology import Topology
+
+    return Topology.of(Names(loaded.prefix), loaded.retry_delays)
+
+
+def ledger_upgrade(*, ledger_url: str | None) -> None:
+    """Bring the ledger's schema to this version."""
+    from worker.ledger import upgrade
+
+    loaded = settings.load(ledger_url=ledger_url)
+    before, after = asyncio.run(upgrade(loaded.ledger_url.get_secret_value()))
+    done = f"is at version {after} already" if before == after else f"went from version {before} to {after}"
+    console.results().print(f"The ledger's schema {done}.")

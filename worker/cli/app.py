@@ -1,0 +1,212 @@
+"""The commands and their options. Work is imported inside each command, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from typer.core import TyperCommand
+
+if TYPE_CHECKING:
+    from typing import Any
+
+app = typer.Typer(
+    name="session-worker",
+    help="Answers create-session requests over RabbitMQ: every request once in effect, whatever crashes.",
+    epilog="Every setting is also an environment variable, for example SESSION_WORKER_AMQP_URL; "
+    "`session-worker run --help` lists them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+topology = typer.Typer(
+    help="The exchange and the queues at the broker.", rich_markup_mode=None, no_args_is_help=True
+)
+ledger = typer.Typer(
+    help="The database of requests and sessions.", rich_markup_mode=None, no_args_is_help=True
+)
+app.add_typer(topology, name="topology")
+app.add_typer(ledger, name="ledger")
+
+AmqpUrl = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="The broker; else SESSION_WORKER_AMQP_URL.", show_default=False),
+]
+LedgerUrl = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="The ledger; else SESSION_WORKER_LEDGER_URL.", show_default=False),
+]
+Prefix = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT", help="First part of all names; else SESSION_WORKER_PREFIX.", show_default=False
+    ),
+]
+RetryDelays = Annotated[
+    str | None,
+    typer.Option(
+        metavar="S,S,…", help="As the workers'; else SESSION_WORKER_RETRY_DELAYS.", show_default=False
+    ),
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="One JSON document per line on standard output, and nothing else.")
+]
+
+
+class SettingsCommand(TyperCommand):
+    """A command whose options are made from ``Settings`` only when they are needed."""
+
+    def get_params(self, ctx: typer.Context) -> list[Any]:  # type: ignore[override]
+        from worker.cli.flags import command
+
+        return list(command().get_params(ctx))
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        from worker.cli.flags import command
+
+        return command().invoke(ctx)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"session-worker {version('session-worker')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Options of ``session-worker`` itself."""
+
+
+@app.command(
+    cls=SettingsCommand,
+    epilog="Each option is also an environment variable, SESSION_WORKER_ and its name in capitals "
+    "(--amqp-url: SESSION_WORKER_AMQP_URL), and a file of that name in /run/secrets.",
+)
+def run() -> None:
+    """Run a worker until it is told to stop (SIGTERM or Ctrl-C)."""
+
+
+@app.command()
+def send(
+    user: Annotated[
+        str, typer.Option(metavar="TEXT", help="Who asks: at least 3 characters.", show_default=False)
+    ],
+    casefile: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="The casefile it belongs to: cf_YYMMDD_code.", show_default=False),
+    ] = None,
+    title: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="1 to 200 characters.", show_default=False)
+    ] = None,
+    request_id: Annotated[
+        str | None,
+        typer.Option(metavar="UUID", help="Send this request (again); else a new one.", show_default=False),
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, metavar="N", help="How many requests to send.")] = 1,
+    in_flight: Annotated[
+        int, typer.Option(min=1, max=10_000, metavar="K", help="How many wait at the same time.")
+    ] = 100,
+    timeout: Annotated[
+        float, typer.Option(min=0.001, metavar="S", help="Seconds to wait for each answer.")
+    ] = 30.0,
+    amqp_url: AmqpUrl = None,
+    prefix: Prefix = None,
+    json: Json = False,
+) -> None:
+    """Send create-session requests and wait for the answers."""
+    from worker.cli.send import Wish, send
+
+    wish = Wish(user=user, casefile=casefile, title=title, request_id=request_id)
+    raise typer.Exit(send(wish, count, in_flight, timeout, amqp_url=amqp_url, prefix=prefix, json=json))
+
+
+@app.command()
+def status(
+    request_id: Annotated[str, typer.Argument(metavar="REQUEST_ID", show_default=False)],
+    ledger_url: LedgerUrl = None,
+    json: Json = False,
+) -> None:
+    """Show what became of one request, step by step. Exit code 1 when the ledger never heard of it."""
+    from worker.cli.entries import status
+
+    raise typer.Exit(status(request_id, ledger_url=ledger_url, json=json))
+
+
+@app.command()
+def requests(
+    status: Annotated[
+        str | None,
+        typer.Option(metavar="STATUS", help="pending, processing, completed or failed.", show_default=False),
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="How far back: 30s, 15m, 1h, 7d.", show_default=False)
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, metavar="N", help="At most so many.")] = 50,
+    ledger_url: LedgerUrl = None,
+    json: Json = False,
+) -> None:
+    """List requests, the newest first."""
+    from worker.cli.entries import requests
+
+    raise typer.Exit(requests(status, since, limit, ledger_url=ledger_url, json=json))
+
+
+@topology.command("apply")
+def topology_apply(amqp_url: AmqpUrl = None, prefix: Prefix = None, retry_delays: RetryDelays = None) -> None:
+    """Declare the exchange and the queues. Doing it twice changes nothing."""
+    from worker.cli.admin import topology_apply
+
+    topology_apply(amqp_url=amqp_url, prefix=prefix, retry_delays=retry_delays)
+
+
+@topology.command("check")
+def topology_check(amqp_url: AmqpUrl = None, prefix: Prefix = None, retry_delays: RetryDelays = None) -> None:
+    """Compare what is at the broker with what the worker needs. Exit code 1 when they differ."""
+    from worker.cli.admin import topology_check
+
+    raise typer.Exit(topology_check(amqp_url=amqp_url, prefix=prefix, retry_delays=retry_delays))
+
+
+@ledger.command("upgrade")
+def ledger_upgrade(ledger_url: LedgerUrl = None) -> None:
+    """Bring the ledger's schema to this version. Doing it twice changes nothing."""
+    from worker.cli.admin import ledger_upgrade
+
+    ledger_upgrade(ledger_url=ledger_url)
+
+
+@app.command()
+def schema(
+    model: Annotated[str, typer.Argument(metavar="request|response", show_default=False)],
+) -> None:
+    """Print the JSON Schema of requests or of responses."""
+    from worker.cli.admin import schema
+
+    schema(model)
+
+
+@app.command()
+def demo(
+    count: Annotated[
+        int, typer.Option(min=50, max=100_000, metavar="N", help="How many messages to send.")
+    ] = 1000,
+    amqp_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Use this broker, under a prefix of its own.")
+    ] = None,
+    ledger_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Use this ledger; its new entries stay there.")
+    ] = None,
+) -> None:
+    """Show the promise: a private broker, a worker, 1,000 messages, and every count checked."""
+    from worker.cli.demo import demo
+
+    raise typer.Exit(demo(count, amqp_url=amqp_url, ledger_url=ledger_url))

@@ -1,0 +1,67 @@
+"""The demo's middle part: connect requesters and ledger, play the script, compare the counts."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+from contracts import Names, RequestStatus
+from worker.cli.clients import client_for
+from worker.cli.demo import show
+from worker.cli.demo.requester import RawRequester
+from worker.cli.demo.script import TIMEOUT, Script
+from worker.cli.problems import Failure
+from worker.cli.progress import Progress
+from worker.ledger import open_reader
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from worker.cli.demo.plan import Plan
+    from worker.cli.demo.stage import Stage, WorkerProcess
+    from worker.ledger.base import Entry, LedgerReader
+
+
+async def perform(plan: Plan, stage: Stage, worker: WorkerProcess) -> bool:
+    """Play the plan and print what came of it; True if that is what must come of it."""
+    async with AsyncExitStack() as stack:
+        reader = open_reader(stage.ledger_url)
+        await reader.open()
+        stack.push_async_callback(reader.close)
+        sessions_before = await reader.count_sessions()
+        client = await stack.enter_async_context(client_for(stage.amqp_url, stage.prefix))
+        raw = await stack.enter_async_context(RawRequester(stage.amqp_url, Names(stage.prefix), TIMEOUT))
+        with Progress(plan.count) as progress:
+            script = Script(plan, client, raw, progress)
+            await _play_while_alive(script, worker)
+        slow = [await _entry(reader, request_id) for request_id in script.failed_twice]
+        script.counts.retried = sum(
+            one.status is RequestStatus.COMPLETED and one.attempt == 3 for one in slow
+        )
+        script.counts.sessions = await reader.count_sessions() - sessions_before
+    equal = show.results(plan.expected(), script)
+    show.timeline(slow[0])
+    if equal:
+        show.proven(plan)
+    return equal
+
+
+async def _play_while_alive(script: Script, worker: WorkerProcess) -> None:
+    """Play; a worker that dies ends the play at once instead of in many timeouts."""
+    playing, watching = asyncio.create_task(script.play()), asyncio.create_task(worker.died())
+    try:
+        done, _ = await asyncio.wait({playing, watching}, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        playing.cancel()
+        watching.cancel()
+        await asyncio.wait({playing, watching})
+
+
+async def _entry(reader: LedgerReader, request_id: UUID) -> Entry:
+    entry = await reader.get(request_id)
+    if entry is None:
+        raise Failure(f"The ledger does not know request {request_id}, which was sent and answered.")
+    return entry

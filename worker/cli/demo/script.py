@@ -1,0 +1,126 @@
+"""The demo's requesters at work: every step of the plan, mixed, many at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from typing import TYPE_CHECKING
+from uuid import UUID, uuid4
+
+from client import RequestFailed, SessionClientError
+from contracts import CreateSessionPayload, CreateSessionRequest, CreateSessionResponse, RequestStatus
+from worker.cli.demo.plan import FAILS_TWICE, Counts, Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from client import SessionClient
+    from worker.cli.demo.requester import RawRequester
+    from worker.cli.progress import Progress
+
+IN_FLIGHT = 100
+TIMEOUT = 30.0
+"""Seconds each requester waits for its answer."""
+USER = "ada@example.com"
+
+
+class Script:
+    """Plays a plan and counts what comes back."""
+
+    def __init__(self, plan: Plan, client: SessionClient, raw: RawRequester, progress: Progress) -> None:
+        self._plan = plan
+        self._client = client
+        self._raw = raw
+        self._progress = progress
+        self._session_ids: set[str] = set()
+        self._finished: list[UUID] = []
+        self._any_finished = asyncio.Event()
+        self.counts = Counts()
+        self.failed_twice: list[UUID] = []
+        self.latencies: list[float] = []
+        """Seconds, of the requests that nothing was done to."""
+        self.seconds = 0.0
+
+    async def play(self) -> None:
+        """Send everything and wait for every answer."""
+        started = time.perf_counter()
+        steps = self._steps()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(IN_FLIGHT):
+                group.create_task(self._work(steps))
+        self.seconds = time.perf_counter() - started
+        self.counts.session_ids = len(self._session_ids)
+
+    def _steps(self) -> Iterator[Callable[[], Awaitable[None]]]:
+        steps = [
+            *[self._plain] * self._plan.plain,
+            *[self._failing_twice] * self._plan.failing_twice,
+            *[self._thrice] * self._plan.thrice,
+            *[self._conflict] * self._plan.conflicts,
+            *[self._unreadable] * self._plan.unreadable,
+        ]
+        random.Random(self._plan.count).shuffle(steps)  # noqa: S311 - the same order every time
+        return iter(steps)
+
+    async def _work(self, steps: Iterator[Callable[[], Awaitable[None]]]) -> None:
+        for step in steps:
+            await step()
+
+    async def _plain(self) -> None:
+        started = time.perf_counter()
+        self._finished.append(await self._create("A session"))
+        self.latencies.append(time.perf_counter() - started)
+        self._any_finished.set()
+
+    async def _failing_twice(self) -> None:
+        self.failed_twice.append(await self._create(FAILS_TWICE))
+
+    async def _conflict(self) -> None:
+        await self._any_finished.wait()
+        await self._create("Another session", random.choice(self._finished))  # noqa: S311 - any will do
+
+    async def _create(self, title: str, request_id: UUID | None = None) -> UUID:
+        request_id = request_id or uuid4()
+        self.counts.sent += 1
+        try:
+            response = await self._client.create_session(
+                user_id=USER, title=title, request_id=request_id, timeout=TIMEOUT
+            )
+        except RequestFailed as failed:
+            self.counts.count(f"failed: {failed.code}")
+        except SessionClientError as error:
+            self.counts.count(f"no answer: {type(error).__name__}")
+        else:
+            self._count(response)
+        self._progress.answered()
+        return request_id
+
+    async def _thrice(self) -> None:
+        request = CreateSessionRequest(user_id=USER, payload=CreateSessionPayload(title="Sent three times"))
+        body = request.model_dump_json().encode()
+        answers = [*await asyncio.gather(self._ask(body), self._ask(body)), await self._ask(body)]
+        self.counts.same_bytes += len(set(answers)) == 1 and answers[0] is not None
+
+    async def _unreadable(self) -> None:
+        await self._ask(b"{ this is not JSON")
+
+    async def _ask(self, body: bytes) -> bytes | None:
+        self.counts.sent += 1
+        try:
+            answer = await self._raw.ask(body)
+        except TimeoutError:
+            self.counts.count("no answer: timeout")
+            return None
+        finally:
+            self._progress.answered()
+        self.counts.replayed += answer.replayed
+        self._count(CreateSessionResponse.model_validate_json(answer.body))
+        return answer.body
+
+    def _count(self, response: CreateSessionResponse) -> None:
+        if response.status is RequestStatus.COMPLETED:
+            self._session_ids.add(response.payload.session_id)
+            self.counts.count(response.status.value)
+        else:
+            self.counts.count(f"failed: {response.metadata.get('error_code')}")

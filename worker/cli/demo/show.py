@@ -1,0 +1,84 @@
+"""What the person at the terminal sees of the demo."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from worker.cli import console, durations, views
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from worker.cli.demo.plan import Counts, Plan
+    from worker.cli.demo.script import Script
+    from worker.ledger.base import Entry
+
+
+def title(count: int) -> None:
+    console.results().print(
+        Text(f"Session Worker demo: {count:,} messages, every count checked\n", style="bold")
+    )
+
+
+@contextmanager
+def step(text: str) -> Iterator[None]:
+    """Show that something is being done, and then that it is done."""
+    started = time.perf_counter()
+    with console.notices().status(text):
+        yield
+    took = durations.text(time.perf_counter() - started)
+    console.results().print(Text.assemble(("✓ ", "green"), text, (f"  {took}", "dim")))
+
+
+def results(expected: Counts, script: Script) -> bool:
+    """Print every count beside what it must be; True if all are equal."""
+    wanted, found = expected.rows(), script.counts.rows()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table.add_column("")
+    table.add_column("must be", justify="right")
+    table.add_column("counted", justify="right")
+    table.add_column("")
+    for name in wanted | found:
+        must, is_ = wanted.get(name, 0), found.get(name, 0)
+        mark = Text("✓", style="green") if must == is_ else Text("differs", style="bold red")
+        table.add_row(name, f"{must:,}", f"{is_:,}", mark)
+    out = console.results()
+    out.print(table)
+    rate = script.counts.sent / script.seconds
+    out.print(f"{rate:,.0f} requests/s; answers to plain requests: {durations.spread(script.latencies)}\n")
+    return wanted == found
+
+
+def timeline(entry: Entry) -> None:
+    out = console.results()
+    out.print(Text("One of the requests whose first two attempts failed:\n", style="bold"))
+    out.print(views.timeline(entry))
+
+
+def proven(plan: Plan) -> None:
+    console.results().print(
+        Text.assemble(
+            ("Proven: ", "bold green"),
+            f"{plan.count:,} messages got {plan.count:,} answers. {plan.sessions:,} requests made "
+            f"{plan.sessions:,} sessions, none twice, although {plan.thrice:,} of them came three times and "
+            f"{plan.failing_twice:,} failed twice; "
+            f"{plan.conflicts + plan.unreadable:,} wrong ones were told why.",
+        )
+    )
+
+
+def not_proven(folder: Path) -> None:
+    console.results().print(
+        Text.assemble(
+            ("Not proven: ", "bold red"),
+            "the counts that differ are not what they must be. "
+            f"The worker's log, and the ledger unless you named one, are in {folder}.",
+        )
+    )

@@ -1,0 +1,52 @@
+"""Times as people write and read them."""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import datetime
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+
+
+def seconds(text: str) -> float:
+    """``90``, ``90s``, ``15m``, ``1.5h`` or ``7d`` in seconds.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?)([smhd]?)", text.strip().lower())
+    if match is None:
+        raise ValueError(f"{text!r} is not a time: write 30s, 15m, 1h or 7d")
+    return float(match[1]) * _UNITS[match[2] or "s"]
+
+
+def text(duration: float) -> str:
+    """A duration in seconds, in the unit a person would choose."""
+    if duration < 1:
+        return f"{duration * 1000:.0f} ms"
+    if duration < 90:
+        return f"{duration:.2f} s"
+    if duration < 5400:
+        return f"{duration / 60:.1f} min"
+    return f"{duration / 3600:.1f} h"
+
+
+def clock(moment: datetime | str | None) -> str:
+    """A time of day and date in the reader's time zone."""
+    if moment is None:
+        return "-"
+    parsed = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
+    return parsed.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def spread(durations: list[float]) -> str:
+    """The percentiles people ask for."""
+    if not durations:
+        return "no answer to time"
+    return ", ".join(f"p{share} {text(_percentile(durations, share))}" for share in (50, 95, 99))
+
+
+def _percentile(durations: list[float], share: int) -> float:
+    """The smallest duration that at least ``share`` per cent do not exceed."""
+    return sorted(durations)[max(0, math.ceil(len(durations) * share / 100) - 1)]

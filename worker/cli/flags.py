@@ -1,0 +1,59 @@
+"""The options of ``run``: one for each field of ``Settings``, with its name, default and description."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from pydantic import SecretStr
+
+from worker import settings
+from worker.settings import Settings
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+LONGEST_DEFAULT = 60
+"""Characters of a default that ``--help`` shows; more would bury the rest."""
+
+
+def default_text(field: FieldInfo) -> str:
+    """A field's default as a person would type it."""
+    default = field.default
+    if isinstance(default, SecretStr):
+        return default.get_secret_value()
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    if isinstance(default, tuple):
+        return ",".join(str(part) for part in default)
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+    kind = field.annotation if field.annotation in (bool, int, float) else str
+    default = default_text(field)
+    shown = default if len(default) <= LONGEST_DEFAULT else "see docs/settings.md"
+    option = typer.Option(help=f"{field.description}  [default: {shown}]", show_default=False)
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
+    )
+
+
+@functools.cache
+def command() -> Any:
+    """The command that takes every setting as an option and runs the worker."""
+
+    def run(**flags: object) -> None:
+        loaded = settings.load(**flags)
+        from worker import service
+
+        raise typer.Exit(service.run(loaded))
+
+    parameters = [_parameter(name, field) for name, field in Settings.model_fields.items()]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command()(run)
+    return typer.main.get_command(app)

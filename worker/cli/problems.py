@@ -1,0 +1,71 @@
+"""Errors as sentences: what is wrong and what to do, and no traceback for what is not a defect of ours."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+
+class Failure(Exception):  # noqa: N818 - an outcome, and nobody reads its name
+    """It did not work; the message says why and what to do. Exit code 1."""
+
+
+def report(error: Exception) -> int:
+    """Print the error as a sentence and return the exit code; an unknown error is raised again."""
+    code, sentences = _explain(error)
+    for sentence in sentences:
+        sys.stderr.write(f"session-worker: {sentence}\n")
+    return code
+
+
+def _explain(error: Exception) -> tuple[int, list[str]]:
+    from pydantic import ValidationError
+    from pydantic_settings import SettingsError
+
+    if isinstance(error, ValidationError) and error.title == "Settings":
+        return 2, refused_settings(error)
+    if isinstance(error, SettingsError):
+        return 2, [f"The settings cannot be read: {error}."]
+    if isinstance(error, OSError):
+        return 1, [f"{error.filename or 'This computer'}: {error.strerror or error}."]
+    if isinstance(error, _expected()):
+        return 1, [str(error)]
+    raise error
+
+
+def _expected() -> tuple[type[Exception], ...]:
+    from client import SessionClientError
+    from worker.connection import LinkLostError
+    from worker.handlers import HandlerNotFoundError
+    from worker.ledger.base import LedgerError
+    from worker.service import StartError
+    from worker.topology import TopologyError
+
+    return (
+        Failure,
+        HandlerNotFoundError,
+        LedgerError,
+        LinkLostError,
+        SessionClientError,
+        StartError,
+        TopologyError,
+    )
+
+
+def refused_settings(error: ValidationError) -> list[str]:
+    """One line for each refused field, naming flag and variable; never the value, it may be a secret."""
+    return [
+        _refused(
+            str(problem["loc"][0]) if problem["loc"] else None, problem["msg"].removeprefix("Value error, ")
+        )
+        for problem in error.errors(include_input=False, include_url=False, include_context=False)
+    ]
+
+
+def _refused(name: str | None, rule: str) -> str:
+    if name is None:
+        return f"The settings do not fit together: {rule}."
+    return f"{name}: {rule}. It is set by --{name.replace('_', '-')} or SESSION_WORKER_{name.upper()}."

@@ -1,0 +1,99 @@
+"""The parts of the documentation that are made from the code: ``python -m worker.cli.reference`` writes them.
+
+A page marks each part with ``<!-- made from the code: NAME -->`` and ``<!-- end -->``; a test compares.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import SecretStr
+
+from contracts.errors import ERRORS
+from contracts.status import mermaid
+from worker.cli.flags import LONGEST_DEFAULT, default_text
+from worker.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).resolve().parents[2]
+_PART = re.compile(r"(<!-- made from the code: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def settings_table() -> str:
+    """Every setting: variable, default, meaning."""
+    lines = ["| Variable | Default | Meaning |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = default_text(field)
+        shown = f"`{default}`" if len(default) <= LONGEST_DEFAULT else "the usual names, see below"
+        lines.append(f"| `SESSION_WORKER_{name.upper()}` | {shown} | {field.description} |")
+    return "\n".join(lines) + "\n"
+
+
+def long_defaults() -> str:
+    """The defaults that do not fit into a table."""
+    return "".join(
+        f"Default of `SESSION_WORKER_{name.upper()}`:\n\n```\n{default_text(field)}\n```\n"
+        for name, field in Settings.model_fields.items()
+        if len(default_text(field)) > LONGEST_DEFAULT
+    )
+
+
+def secret_settings() -> str:
+    """The settings that may hold a password."""
+    names = [name for name, field in Settings.model_fields.items() if isinstance(field.default, SecretStr)]
+    return "".join(f"- `/run/secrets/session_worker_{name}`\n" for name in names)
+
+
+def errors_table() -> str:
+    """Every error code: what it means, who puts it right, and what else to know."""
+    lines = [
+        "| `error_code` | What it means | Who puts it right | `retryable` | parked |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| `{code}` | {info.meaning} | {info.who_fixes} | {_yes(info.retryable)} | {_yes(info.parked)} |"
+        for code, info in ERRORS.items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _yes(fact: bool) -> str:
+    return "yes" if fact else "no"
+
+
+def moves() -> str:
+    """The diagram of a request's statuses."""
+    return f"```mermaid\n{mermaid()}```\n"
+
+
+PARTS = {
+    "settings": settings_table,
+    "long_defaults": long_defaults,
+    "secrets": secret_settings,
+    "errors": errors_table,
+    "moves": moves,
+}
+
+
+def pages() -> list[Path]:
+    """The pages that have such parts."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def rendered(page: str) -> str:
+    """A page's text with all its parts as the code has them now."""
+    return _PART.sub(lambda part: f"{part[1]}{PARTS[part[2]]()}{part[3]}", page)
+
+
+def outdated() -> Iterator[Path]:
+    """The pages that are not as the code has it."""
+    return (page for page in pages() if page.read_text() != rendered(page.read_text()))
+
+
+if __name__ == "__main__":
+    for changed in outdated():
+        changed.write_text(rendered(changed.read_text()))

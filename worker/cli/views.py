@@ -1,0 +1,123 @@
+"""How entries look: one's timeline, and a table of many."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from worker.cli import durations
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rich.console import RenderableType
+
+    from worker.ledger.base import Entry
+
+COLOURS = {"completed": "green", "failed": "red", "processing": "cyan", "pending": "yellow"}
+
+
+def document(entry: Entry) -> dict[str, Any]:
+    """An entry as ``--json`` prints it; the names are part of the interface."""
+    return {
+        "request_id": str(entry.request_id),
+        "status": str(entry.status),
+        "attempt": entry.attempt,
+        "session_id": entry.session_id,
+        "user_id": entry.user_id,
+        "casefile_id": entry.casefile_id,
+        "error_code": entry.error_code,
+        "error": entry.error,
+        "reply": entry.reply,
+        "received_at": _iso(entry.received_at),
+        "finished_at": _iso(entry.finished_at),
+        "next_attempt_at": _iso(entry.next_attempt_at),
+        "history": [dict(move) for move in entry.history],
+    }
+
+
+def timeline(entry: Entry) -> RenderableType:
+    """What is known of a request, and every move it made."""
+    return Group(_facts(entry), Text(), _moves(entry))
+
+
+def table(entries: Iterable[Entry]) -> Table:
+    """One line for each entry."""
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    shown.add_column("received", no_wrap=True)
+    shown.add_column("request", no_wrap=True)
+    shown.add_column("status", no_wrap=True)
+    shown.add_column("try", justify="right")
+    shown.add_column("user", overflow="fold")
+    shown.add_column("session or error", overflow="fold")
+    for entry in entries:
+        shown.add_row(
+            durations.clock(entry.received_at),
+            str(entry.request_id),
+            status(entry.status),
+            str(entry.attempt),
+            Text(entry.user_id),
+            Text(entry.error_code or entry.session_id),
+        )
+    return shown
+
+
+def status(name: str) -> Text:
+    return Text(str(name), style=COLOURS.get(str(name), ""))
+
+
+def _facts(entry: Entry) -> Table:
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column(overflow="fold")
+    facts.add_row("request", str(entry.request_id))
+    facts.add_row("status", status(entry.status))
+    facts.add_row("session", _session(entry))
+    facts.add_row("user", Text(entry.user_id))
+    if entry.casefile_id:
+        facts.add_row("casefile", entry.casefile_id)
+    if entry.error_code:
+        facts.add_row("error", Text(f"{entry.error_code}: {entry.error or ''}"))
+    if entry.next_attempt_at:
+        facts.add_row("next try", durations.clock(entry.next_attempt_at))
+    facts.add_row("reply", entry.reply or "not recorded yet")
+    return facts
+
+
+def _session(entry: Entry) -> Text:
+    if entry.status == "completed":
+        return Text(entry.session_id)
+    return Text(f"{entry.session_id} (reserved, not created)", style="dim")
+
+
+def _moves(entry: Entry) -> Table:
+    moves = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    moves.add_column("time", no_wrap=True)
+    moves.add_column("after", justify="right", no_wrap=True)
+    moves.add_column("status", no_wrap=True)
+    moves.add_column("try", justify="right")
+    moves.add_column("worker", overflow="fold")
+    moves.add_column("detail", overflow="fold")
+    for move in entry.history:
+        moves.add_row(
+            durations.clock(move["at"]),
+            f"+{durations.text(_after(entry, move['at']))}",
+            status(move["status"]),
+            str(move["attempt"]),
+            Text(move["worker_id"] or ""),
+            Text(move["detail"] or ""),
+        )
+    return moves
+
+
+def _after(entry: Entry, at: str) -> float:
+    return max(0.0, (datetime.fromisoformat(at) - entry.received_at).total_seconds())
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()
