@@ -1,11 +1,11 @@
 """What goes over the wire: the models, names and codes on which requesters and workers agree.
 
-A requester makes ``CreateSessionRequest(user_id="ada@example.com", payload=CreateSessionPayload(title="…"))``,
-publishes ``request.model_dump_json()`` to the exchange ``Names().exchange`` with the routing key
-``Names().routing_key``, and reads the answer with ``CreateSessionResponse.model_validate_json(body)``: ``status``
-first, then ``payload``, or ``error`` and ``metadata["error_code"]`` (an ``ErrorCode``; ``ERRORS`` explains it).
-Everything is checked on construction; ``problems`` puts pydantic's ValidationError into words that never quote
-a value. No I/O, nothing but pydantic and the standard library.
+A requester makes ``CreateSessionRequest(user_id="ada@example.com", payload=CreateSessionPayload())``
+and publishes its ``model_dump_json()`` to the exchange ``Names().exchange`` with the routing key
+``Names().routing_key``. It reads the answer with ``CreateSessionResponse.model_validate_json(body)``:
+``status`` first, then ``payload``, or ``error`` and ``metadata["error_code"]`` (an ``ErrorCode``, which
+``ERRORS`` explains). Everything is checked on construction; ``problems`` puts pydantic's ValidationError into
+words that never quote a value. No I/O, nothing but pydantic and the standard library.
 """
 
 from contracts.amqp import DEFAULT_REPLY_TO_ALLOW, DIRECT_REPLY_TO, Names, is_direct_reply_to

@@ -74,15 +74,15 @@ def is_direct_reply_to(name: str) -> bool:
 
 
 _BASE64 = "[A-Za-z0-9+/]"
+_BASE64_END = f"(?:{_BASE64}{{4}}|{_BASE64}{{3}}=|{_BASE64}{{2}}==)"
 _NAME = "[A-Za-z0-9_.:@#,/+ -]"
 _SEPARATOR = "[._:/-]"
 
 DEFAULT_REPLY_TO_ALLOW = (
     r"\A(?!.{256})(?:"
-    # A pid that does not decode makes the broker close the publishing connection. The pid holds the hash of the
-    # node's name, mostly 8 or 9 digits long (44 characters), now and then fewer (40).
-    rf"amq\.rabbitmq\.reply-to\.{_BASE64}{{36}}(?:{_BASE64}{{4}})?(?:{_BASE64}{{4}}|{_BASE64}{{3}}=|{_BASE64}{{2}}==)"
-    rf"\.{_BASE64}{{20}}(?:{_BASE64}{{4}}|{_BASE64}{{3}}=|{_BASE64}{{2}}==)"
+    # A pid that does not decode makes the broker close the publishing connection. The pid holds a hash of the
+    # node's name, mostly of 8 or 9 digits (44 characters), now and then of fewer (40).
+    rf"amq\.rabbitmq\.reply-to\.(?:{_BASE64}{{4}}){{9,10}}{_BASE64_END}\.(?:{_BASE64}{{4}}){{5}}{_BASE64_END}"
     # Queues named by the broker, by aio-pika, by Spring.
     rf"|(?:amq\.gen-|amq_|spring\.gen-){_NAME}+"
     # A segment that says it is for replies, which covers <prefix>.replies and below. Not under "amq.", where
@@ -90,7 +90,7 @@ DEFAULT_REPLY_TO_ALLOW = (
     rf"|(?!amq\.)(?:{_NAME}*{_SEPARATOR})?(?:reply|replies|responses?|callback)(?:{_SEPARATOR}{_NAME}*)?"
     r")\Z"
 )
-"""The reply addresses that are allowed unless ``REPLY_TO_ALLOW`` says otherwise (a Python regular expression).
+"""The reply addresses allowed unless ``REPLY_TO_ALLOW`` says otherwise, as a regular expression.
 
 Segments are separated by ``.``, ``_``, ``-``, ``:`` or ``/``: ``my-app.replies.7`` and ``orders-reply`` are
 allowed, ``replying`` and ``orders.work`` are not. Upper and lower case differ.

@@ -45,8 +45,12 @@ def document(names: Names) -> dict[str, Any]:
         },
         "components": {
             "messages": {
-                REQUEST_TYPE: _message(REQUEST_TYPE, "Create a session.", "reply_to", REQUEST_ID),
-                RESPONSE_TYPE: _message(RESPONSE_TYPE, "How it ended.", IDEMPOTENT_REPLAYED),
+                REQUEST_TYPE: _message(
+                    REQUEST_TYPE, "Create a session.", "reply_to", "correlation_id", REQUEST_ID
+                ),
+                RESPONSE_TYPE: _message(
+                    RESPONSE_TYPE, "How it ended.", "correlation_id", IDEMPOTENT_REPLAYED
+                ),
             },
             "schemas": schemas["$defs"],
         },
@@ -57,7 +61,7 @@ def _channels(names: Names) -> dict[str, Any]:
     return {
         "create": {
             "address": names.routing_key,
-            "description": f"Exchange {names.exchange}; sending straight to the queue {names.work} works as well.",
+            "description": f"Exchange {names.exchange}; sending to the queue {names.work} works as well.",
             "messages": {REQUEST_TYPE: {"$ref": f"#/components/messages/{REQUEST_TYPE}"}},
             "bindings": {
                 "amqp": {
@@ -79,7 +83,11 @@ def _message(model: str, summary: str, *headers: str) -> dict[str, Any]:
         "name": model,
         "summary": summary,
         "contentType": CONTENT_TYPE,
-        "headers": {"type": "object", "properties": {header: {"type": "string"} for header in headers}},
+        "headers": {
+            "type": "object",
+            "description": "AMQP properties and headers.",
+            "properties": {header: {"type": "string"} for header in headers},
+        },
         "correlationId": {"location": "$message.header#/correlation_id"},
         "payload": {"$ref": f"#/components/schemas/{model}"},
     }

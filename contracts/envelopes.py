@@ -7,8 +7,8 @@ from uuid import UUID, uuid4
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from contracts.status import RequestStatus
-from contracts.types import JsonObject, RequestId, SessionId, Texts, Timestamp, Title, UserId, now
+from contracts.status import RequestStatus  # noqa: TC001 - pydantic reads the annotation
+from contracts.types import JsonObject, RequestId, SessionId, Texts, Timestamp, UserId, now
 
 P = TypeVar("P", bound=BaseModel)
 
@@ -39,7 +39,7 @@ class BaseRequest(Contract, Generic[P]):
     user_id: UserId = Field(
         description="Who asks, as claimed by the requester", examples=["user@example.com", "service-7"]
     )
-    operation: Title = Field(description="Operation to carry out")
+    operation: str = Field(description="Operation to carry out; each request names its own")
     payload: P = Field(description="Request payload")
     timestamp: Timestamp = Field(
         default_factory=now,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
@@ -70,7 +71,7 @@ ERRORS: Mapping[ErrorCode, ErrorInfo] = MappingProxyType(
             True,
         ),
         ErrorCode.REPLY_TO_FORBIDDEN: ErrorInfo(
-            "The worker may not send to this reply_to; use an allowed name or widen the worker's REPLY_TO_ALLOW.",
+            "The worker may not send to this reply_to; use an allowed name, or widen REPLY_TO_ALLOW.",
             "requester",
             False,
         ),
@@ -104,6 +105,8 @@ ERRORS: Mapping[ErrorCode, ErrorInfo] = MappingProxyType(
     }
 )
 
+_PLAIN = re.compile("[A-Za-z0-9_-]+")
+
 MAX_PROBLEMS = 10
 MAX_LENGTH = 2000
 
@@ -135,7 +138,7 @@ def problems(error: ValidationError) -> str:
     if len(found) > MAX_PROBLEMS:
         said.append(f"and {len(found) - MAX_PROBLEMS} more")
     text = "; ".join(said)
-    return text if len(text) <= MAX_LENGTH else text[: MAX_LENGTH - 1] + "…"
+    return text if len(text) <= MAX_LENGTH else text[: MAX_LENGTH - 3] + "..."
 
 
 def _rule(kind: str, message: str) -> str:
@@ -149,8 +152,6 @@ def _rule(kind: str, message: str) -> str:
 
 
 def _path(location: tuple[int | str, ...]) -> str:
-    # A key may be the requester's own: only plain ones are shown as they are.
-    parts = (str(part)[:41] for part in location[:8])
-    return (
-        ".".join(part if part.isidentifier() and part.isascii() else ascii(part) for part in parts) or "body"
-    )
+    # A key may be the requester's own: it is cut, and shown as it is only when it is plain.
+    parts = (str(part)[:40] for part in location[:8])
+    return ".".join(part if _PLAIN.fullmatch(part) else ascii(part) for part in parts) or "body"

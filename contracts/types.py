@@ -9,13 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import isfinite
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 from uuid import UUID
 
 from pydantic import AfterValidator, Field, StringConstraints
 from pydantic_core import PydanticCustomError, core_schema
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pydantic import GetCoreSchemaHandler
 
 MAX_DEPTH = 16
@@ -82,7 +84,7 @@ UserId = Annotated[
         max_length=320,
         pattern=r"^(?:[^\x00@]*|[^\x00@]*@[^\x00@]*\.[^\x00@]*|[^\x00@]*@[^\x00@]*@[^\x00]*)$",
     ),
-    Rule("must be a string of 3 to 320 characters without NUL; after a single @ comes a domain with a dot"),
+    Rule("must be a string of 3 to 320 characters without NUL, with a dot in what follows a single @"),
 ]
 Title = Annotated[
     str,
@@ -120,7 +122,7 @@ def now() -> str:
 
 
 def _refuse(rule: str) -> PydanticCustomError:
-    return PydanticCustomError(RULE, rule)  # type: ignore[arg-type]  # the rule is one of ours, a constant
+    return PydanticCustomError(RULE, rule)
 
 
 def _check_text(text: str, limit: int) -> None:
@@ -128,21 +130,15 @@ def _check_text(text: str, limit: int) -> None:
         raise _refuse(f"must not hold a key of over {MAX_KEY} or a string of over {MAX_TEXT} characters")
     if "\0" in text:
         raise _refuse("must not hold a NUL character")
-    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise _refuse("must not hold half a surrogate pair")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise _refuse("must not hold half a surrogate pair") from None
 
 
-def _check_value(value: Any, deeper: list[Any]) -> None:
+def _check_scalar(value: Any) -> None:
     if isinstance(value, str):
         _check_text(value, MAX_TEXT)
-    elif isinstance(value, dict):
-        for key in value:
-            if not isinstance(key, str):
-                raise _refuse("must hold JSON values only")
-            _check_text(key, MAX_KEY)
-        deeper.extend(value.values())
-    elif isinstance(value, list | tuple):
-        deeper.extend(value)
     elif isinstance(value, int):
         if not -(2**63) <= value < 2**63:
             raise _refuse("must not hold a whole number beyond 64 bits")
@@ -153,19 +149,33 @@ def _check_value(value: Any, deeper: list[Any]) -> None:
         raise _refuse("must hold JSON values only")
 
 
+def _values(container: Any) -> Iterable[Any]:
+    if not isinstance(container, dict):
+        return cast("list[Any]", container)
+    for key in container:
+        if not isinstance(key, str):
+            raise _refuse("must hold JSON values only")
+        _check_text(key, MAX_KEY)
+    return container.values()
+
+
 def _check_object(value: dict[str, Any]) -> dict[str, Any]:
     """Level by level, not recursively: the depth is the sender's choice."""
-    level: list[Any] = [value] if value else []
-    seen = -1
-    for _ in range(MAX_DEPTH + 1):
-        if not level:
-            return value
-        seen += len(level)
-        if seen > MAX_VALUES:
-            raise _refuse(f"must not hold more than {MAX_VALUES} values")
+    level: list[Any] = [value]
+    seen = 0
+    for _ in range(MAX_DEPTH):
         deeper: list[Any] = []
-        for item in level:
-            _check_value(item, deeper)
+        for container in level:
+            seen += len(container)
+            if seen > MAX_VALUES:
+                raise _refuse(f"must not hold more than {MAX_VALUES} values")
+            for item in _values(container):
+                if isinstance(item, dict | list | tuple):
+                    deeper.append(item)
+                else:
+                    _check_scalar(item)
+        if not deeper:
+            return value
         level = deeper
     raise _refuse(f"must not be nested more than {MAX_DEPTH} deep")
 
