@@ -1,0 +1,110 @@
+"""What was decided about a delivery. Each value leads to exactly one settlement (``settle.py``)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from uuid import UUID
+
+    from contracts import ErrorCode
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer on its way out: the bytes, and where they go.
+
+    ``request_id`` is None for a refusal: nothing was claimed, so the ledger has no entry to note it on.
+    """
+
+    body: bytes
+    reply_to: str
+    correlation_id: str
+    request_id: UUID | None = None
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """Why a request goes to the parking lot: what the headers of its parked copy will say."""
+
+    code: ErrorCode
+    message: str
+    request_id: UUID | None = None
+    exception_type: str | None = None
+    stacktrace: str | None = None
+    attempts: int = 0
+    first_seen_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The session was created now."""
+
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """The request had its outcome before: the stored answer goes out again. ``letter`` is there when
+    the request should have been parked and never was."""
+
+    reply: Reply
+    letter: Letter | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RetryLater:
+    """The attempt failed and others are left. ``delay`` in whole seconds names the retry queue."""
+
+    request_id: UUID
+    delay: int
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """The request is in other hands, or not due yet. ``lap`` counts how often that was so."""
+
+    request_id: UUID | None
+    delay: int
+    lap: int
+
+
+@dataclass(frozen=True, slots=True)
+class Declined:
+    """The handler gave a business answer: no."""
+
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """The requester's patience ended before the session was created."""
+
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Nothing was claimed. ``reply`` is None when nobody could match the answer."""
+
+    reply: Reply | None
+    letter: Letter
+
+
+@dataclass(frozen=True, slots=True)
+class Exhausted:
+    """Attempts or crashes are spent, or trying again cannot help."""
+
+    reply: Reply
+    letter: Letter
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """Shutdown while it ran: the entry is ``pending`` again and the attempt is not counted."""
+
+
+Outcome = Completed | Replayed | RetryLater | Busy | Declined | Expired | Refused | Exhausted | Interrupted

@@ -1,0 +1,200 @@
+"""From a delivery to a request, or to the reason why it is none. The requester is not trusted here."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import pydantic
+import pydantic_core
+
+from contracts import CreateSessionRequest, ErrorCode, fingerprint
+from contracts.amqp import REQUEST_ID
+from contracts.errors import problems
+
+if TYPE_CHECKING:
+    from contracts.amqp import Names
+    from worker.delivery import Delivery
+
+NIL_ID = UUID(int=0)
+MAX_PATIENCE = 10 * 365 * 86_400.0
+"""Seconds; a longer expiration is as good as this one, and fits into every database's timestamps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request that was understood. ``patience`` is in seconds, None for ever, 0 when it is over."""
+
+    request_id: UUID
+    model: CreateSessionRequest
+    fingerprint: bytes
+    reply_to: str
+    correlation_id: str
+    patience: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a delivery is no request. ``request_id`` is what could be found out, the nil UUID otherwise."""
+
+    code: ErrorCode
+    error: str
+    request_id: UUID
+    reply_to: str
+    correlation_id: str | None
+    casefile_id: str | None = None
+
+    @property
+    def answerable(self) -> bool:
+        """Whether anybody could match an answer."""
+        return self.correlation_id is not None or self.request_id != NIL_ID
+
+
+class _Refused(Exception):  # noqa: N818 - control flow within this file
+    def __init__(self, code: ErrorCode, error: str) -> None:
+        self.code = code
+        self.error = error
+
+
+class RequestParser:
+    """Reads deliveries under the limits of the settings."""
+
+    def __init__(self, names: Names, *, max_body_bytes: int, reply_to_allow: str) -> None:
+        self._names = names
+        self._own_queues = f"{names.work}."
+        self._max_body_bytes = max_body_bytes
+        self._reply_to_allow = re.compile(reply_to_allow)
+
+    def parse(self, delivery: Delivery) -> Request | Refusal:
+        """Never raises for what a requester sent."""
+        try:
+            self._check_envelope(delivery)
+            model = self._read_body(delivery.body)
+            request_id = self._identify(model, delivery)
+        except _Refused as refused:
+            return self._refusal(delivery, refused)
+        if not self._may_reply_to(delivery.reply_to):
+            return Refusal(
+                ErrorCode.REPLY_TO_FORBIDDEN,
+                "reply_to: this worker sends no replies there; name a queue that the worker's setting "
+                "SESSION_WORKER_REPLY_TO_ALLOW permits, for example session.replies.<your name>",
+                request_id,
+                self._names.replies,
+                delivery.correlation_id or str(request_id),
+                model.payload.casefile_id,
+            )
+        return Request(
+            request_id=request_id,
+            model=model,
+            fingerprint=fingerprint(model),
+            reply_to=delivery.reply_to or self._names.replies,
+            correlation_id=delivery.correlation_id or str(request_id),
+            patience=_patience(delivery),
+        )
+
+    def _check_envelope(self, delivery: Delivery) -> None:
+        if not delivery.legible:
+            raise _Refused(
+                ErrorCode.UNREADABLE,
+                "the message's properties cannot be decoded; send text as UTF-8 and a timestamp in seconds",
+            )
+        if len(delivery.body) > self._max_body_bytes:
+            raise _Refused(
+                ErrorCode.TOO_LARGE,
+                f"the body takes {len(delivery.body)} bytes; at most {self._max_body_bytes} are read",
+            )
+        content_type = (delivery.content_type or "application/json").partition(";")[0].strip().lower()
+        if content_type != "application/json" and not content_type.endswith("+json"):
+            raise _Refused(ErrorCode.UNREADABLE, "content_type: must be application/json")
+        if (delivery.content_encoding or "").lower() not in ("", "utf-8", "utf8", "identity"):
+            raise _Refused(ErrorCode.UNREADABLE, "content_encoding: must not be set; send plain UTF-8 JSON")
+
+    @staticmethod
+    def _read_body(body: bytes) -> CreateSessionRequest:
+        try:
+            return CreateSessionRequest.model_validate_json(body)
+        except pydantic.ValidationError as error:
+            raise _Refused(_code_of(error), problems(error)) from None
+
+    @staticmethod
+    def _identify(model: CreateSessionRequest, delivery: Delivery) -> UUID:
+        """The request's id; the model's own default would make every redelivery a new request."""
+        if "request_id" in model.model_fields_set:
+            if model.request_id == NIL_ID:
+                raise _Refused(
+                    ErrorCode.INVALID_REQUEST, "request_id: must not be the nil UUID; use a random one"
+                )
+            return model.request_id
+        request_id = _id_from_properties(delivery)
+        if request_id is None:
+            raise _Refused(
+                ErrorCode.MISSING_REQUEST_ID,
+                "request_id: is required; put a random UUID in the body",
+            )
+        return request_id
+
+    def _may_reply_to(self, reply_to: str | None) -> bool:
+        if not reply_to:
+            return True
+        if reply_to == self._names.work or reply_to.startswith(self._own_queues):
+            return False
+        return self._reply_to_allow.fullmatch(reply_to) is not None
+
+    def _refusal(self, delivery: Delivery, refused: _Refused) -> Refusal:
+        request_id = _id_from_body(delivery.body, self._max_body_bytes) or _id_from_properties(delivery)
+        allowed = self._may_reply_to(delivery.reply_to)
+        correlation_id = delivery.correlation_id or (None if request_id is None else str(request_id))
+        return Refusal(
+            refused.code,
+            refused.error,
+            request_id or NIL_ID,
+            (delivery.reply_to if allowed else None) or self._names.replies,
+            correlation_id,
+        )
+
+
+def _code_of(error: pydantic.ValidationError) -> ErrorCode:
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    if found[0]["type"] == "json_invalid":
+        return ErrorCode.UNREADABLE
+    if any(one["loc"] == ("operation",) for one in found):
+        return ErrorCode.UNSUPPORTED_OPERATION
+    return ErrorCode.INVALID_REQUEST
+
+
+def _id_from_body(body: bytes, max_bytes: int) -> UUID | None:
+    if len(body) > max_bytes:
+        return None
+    try:
+        document: Any = pydantic_core.from_json(body)
+    except ValueError:
+        return None
+    return _uuid(document.get("request_id")) if isinstance(document, dict) else None
+
+
+def _id_from_properties(delivery: Delivery) -> UUID | None:
+    """Our own copies carry the header; requesters may use one of the other two."""
+    for candidate in (delivery.headers.get(REQUEST_ID), delivery.message_id, delivery.correlation_id):
+        if (request_id := _uuid(candidate)) is not None:
+            return request_id
+    return None
+
+
+def _uuid(value: object) -> UUID | None:
+    if not isinstance(value, str):
+        return None
+    try:
+        found = UUID(value)
+    except ValueError:
+        return None
+    return None if found == NIL_ID else found
+
+
+def _patience(delivery: Delivery) -> float | None:
+    if delivery.expired:
+        return 0.0
+    if delivery.expiration and delivery.expiration.isascii() and delivery.expiration.isdigit():
+        return min(int(delivery.expiration) / 1000, MAX_PATIENCE)
+    return None

@@ -1,0 +1,56 @@
+"""One delivery at a time for each request, within this process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from uuid import UUID
+
+
+class Turns:
+    """Deliveries of one request take turns, in the order they came.
+
+    After a lost connection the broker delivers again what this process still runs. That delivery waits here
+    for the running one, and then finds the outcome in the ledger: no second run, no attempt spent.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[UUID, deque[asyncio.Future[None]]] = {}
+
+    @asynccontextmanager
+    async def take(self, request_id: UUID) -> AsyncIterator[None]:
+        queue = self._waiting.get(request_id)
+        if queue is None:
+            self._waiting[request_id] = deque()
+        else:
+            await self._wait(request_id, queue)
+        try:
+            yield
+        finally:
+            self._pass_on(request_id)
+
+    async def _wait(self, request_id: UUID, queue: deque[asyncio.Future[None]]) -> None:
+        turn = asyncio.get_running_loop().create_future()
+        queue.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                queue.remove(turn)
+            else:
+                self._pass_on(request_id)
+            raise
+
+    def _pass_on(self, request_id: UUID) -> None:
+        queue = self._waiting[request_id]
+        while queue:
+            turn = queue.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        del self._waiting[request_id]
