@@ -1,0 +1,128 @@
+"""One attempt: the handler is called, with immediate retries, until it returns, refuses or fails."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pydantic_core
+
+from contracts import ErrorCode
+from worker import retry
+from worker.handlers import Rejected
+from worker.identifiers import storable
+
+if TYPE_CHECKING:
+    from contracts import CreateSessionRequest
+    from worker.handlers import Context, Handler
+
+MAX_RESULT_BYTES = 65_536
+MAX_STACKTRACE = 8_192
+CANCEL_SECONDS = 5.0
+"""How long a handler that was cut off may take to clean up before the worker goes on without it."""
+
+
+class InvalidResultError(retry.PermanentError):
+    """What the handler returned cannot be part of an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Success:
+    """The handler returned; ``metadata`` is what it adds to the answer, as plain JSON values."""
+
+    metadata: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The attempt failed. ``error`` is for the log and the parked copy, never for the requester."""
+
+    code: ErrorCode
+    error: BaseException
+    transient: bool
+
+    @property
+    def message(self) -> str:
+        return storable(traceback.format_exception_only(self.error)[-1].strip())
+
+    @property
+    def stacktrace(self) -> str:
+        return storable("".join(traceback.format_exception(self.error))[-MAX_STACKTRACE:], MAX_STACKTRACE)
+
+
+async def run(
+    handler: Handler, request: CreateSessionRequest, context: Context, timeout: float
+) -> Success | Failure | Rejected:
+    """Run one attempt of at most ``timeout`` seconds.
+
+    The handler runs in a task of its own: what it does to its task (cancel it, leave by ``SystemExit``) fails
+    the attempt and nothing else. When the caller is cancelled, the handler is cancelled with it.
+    """
+    task = asyncio.ensure_future(_call(handler, request, context))
+    try:
+        done, _ = await asyncio.wait({task}, timeout=timeout)
+    except asyncio.CancelledError:
+        await _cut_off(task)
+        raise
+    if not done:
+        await _cut_off(task)
+        return Failure(
+            ErrorCode.HANDLER_TIMEOUT, TimeoutError(f"no result within {timeout:g} s"), transient=True
+        )
+    if task.cancelled():
+        return Failure(
+            ErrorCode.HANDLER_FAILED, asyncio.CancelledError("the handler cancelled itself"), transient=True
+        )
+    return task.result()
+
+
+async def _call(
+    handler: Handler, request: CreateSessionRequest, context: Context
+) -> Success | Failure | Rejected:
+    try:
+        async for attempt in retry.immediate():
+            with attempt:
+                return Success(_plain(await handler(request, context)))
+    except Rejected as rejected:
+        return rejected
+    except InvalidResultError as error:
+        return Failure(ErrorCode.HANDLER_RESULT_INVALID, error, transient=False)
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:  # noqa: BLE001 - SystemExit too is the handler's failure, not the worker's end
+        return Failure(ErrorCode.HANDLER_FAILED, error, transient=retry.is_transient(error))
+    raise AssertionError("unreachable")
+
+
+def _plain(result: object) -> dict[str, Any]:
+    """The handler's result as JSON values, as they will read in the answer."""
+    if result is None:
+        return {}
+    if not isinstance(result, dict) or not all(isinstance(key, str) for key in result):
+        raise InvalidResultError(
+            f"the handler must return None or a dict with string keys, not {type(result).__name__}"
+        )
+    try:
+        data = pydantic_core.to_json(result)
+        plain: dict[str, Any] = pydantic_core.from_json(data, allow_inf_nan=False)
+    except (ValueError, RecursionError) as error:
+        raise InvalidResultError(f"the handler's result cannot be written as JSON: {error}"[:500]) from error
+    if len(data) > MAX_RESULT_BYTES:
+        raise InvalidResultError(
+            f"the handler's result takes {len(data)} bytes as JSON; at most {MAX_RESULT_BYTES} fit"
+        )
+    return plain
+
+
+async def _cut_off(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    await asyncio.wait({task}, timeout=CANCEL_SECONDS)
+    if not task.done():
+        task.add_done_callback(_ignore)
+
+
+def _ignore(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,89 @@
+"""When to try again: pure policy, and the tenacity settings that follow from it.
+
+Three layers: *immediate* (inside one attempt, for what is over in a moment), *delayed* (the request waits in
+a retry queue), *parked* (people look at it). Which failures are worth trying again is decided here alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import tenacity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+IMMEDIATE_TRIES = 3
+IMMEDIATE_SECONDS = 2.0
+
+
+class PermanentError(Exception):
+    """Trying again gives the same result. Base of what a handler's failure can be that is not retried."""
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether another attempt may succeed. Everything may, except what says that it cannot."""
+    return not isinstance(error, PermanentError)
+
+
+def attempt_delay(attempt: int, delays: Sequence[int], chance: float) -> int:
+    """The wait, in seconds, after failed attempt number ``attempt`` (from 1).
+
+    The nominal delay is the one at the attempt's place in ``delays`` (the last one repeats). So that requests
+    which failed together do not all come back together, ``chance`` (0 ≤ chance < 1) sends half of them
+    to the delay before it: a wait is never longer than the table says.
+    """
+    nominal = min(attempt, len(delays)) - 1
+    return delays[nominal if chance < 0.5 else max(nominal - 1, 0)]
+
+
+def busy_delay(wait: float, delays: Sequence[int], *, running: bool, lap: int) -> int:
+    """The time, in seconds, a delivery stays away from a request that is not to be had for ``wait`` seconds.
+
+    A request that is due at a known time: the shortest delay that reaches it. One that a live worker is
+    running may be over at any moment: ask again soon at first, later each lap, never later than the moment
+    its worker could be known to be gone.
+    """
+    if not running:
+        return next((delay for delay in delays if delay >= wait), delays[-1])
+    patient = delays[min(lap, len(delays) - 1)]
+    within = [delay for delay in delays if delay <= wait]
+    return min(patient, within[-1] if within else delays[0])
+
+
+def immediate() -> tenacity.AsyncRetrying:
+    """Tries within one attempt: at most ``IMMEDIATE_TRIES``, begun within ``IMMEDIATE_SECONDS``."""
+    return tenacity.AsyncRetrying(
+        stop=tenacity.stop_after_attempt(IMMEDIATE_TRIES) | tenacity.stop_before_delay(IMMEDIATE_SECONDS),
+        wait=tenacity.wait_random_exponential(multiplier=0.1, max=0.5),
+        retry=tenacity.retry_if_exception(_worth_another_try),
+        reraise=True,
+    )
+
+
+def _worth_another_try(error: BaseException) -> bool:
+    return isinstance(error, Exception) and is_transient(error)
+
+
+def until_stopped(
+    stop: asyncio.Event,
+    errors: type[BaseException] | tuple[type[BaseException], ...],
+    before_sleep: Callable[[tenacity.RetryCallState], None],
+    hopeless: Callable[[tenacity.RetryCallState], bool],
+) -> tenacity.AsyncRetrying:
+    """Try again, with jittered backoff of at most five seconds, until ``stop`` is set or it is hopeless."""
+
+    async def sleep(seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), seconds)
+
+    return tenacity.AsyncRetrying(
+        wait=tenacity.wait_random_exponential(multiplier=0.2, max=5),
+        retry=tenacity.retry_if_exception_type(errors),
+        stop=lambda state: stop.is_set() or hopeless(state),
+        sleep=sleep,
+        before_sleep=before_sleep,
+        reraise=True,
+    )
