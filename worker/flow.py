@@ -1,0 +1,346 @@
+"""The path of one request: parse → claim → handle → complete. Open this file first.
+
+A delivery goes in, an outcome comes out. The flow asks the ledger and runs the handler; it never touches the
+broker. What is done about an outcome is the business of ``settle.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Literal
+from uuid import uuid4
+
+import structlog
+
+from contracts import ErrorCode, RequestStatus
+from contracts.amqp import BUSY_LAPS
+from contracts.errors import ERRORS
+from worker import attempt, identifiers, retry
+from worker.attempt import Failure, Success
+from worker.handlers import Context, Rejected
+from worker.ledger import base as ledger_steps
+from worker.ledger.base import Claimed, EntryRejectedError, Finished, InOtherHands, Mismatch, Step, Suspect
+from worker.outcome import (
+    Busy,
+    Completed,
+    Declined,
+    Exhausted,
+    Expired,
+    Interrupted,
+    Letter,
+    Refused,
+    Replayed,
+    Reply,
+    RetryLater,
+)
+from worker.reply import ReplyBuilder, sentence
+from worker.request import Refusal, Request, RequestParser
+from worker.turns import Turns
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from uuid import UUID
+
+    from contracts import CreateSessionRequest
+    from worker.delivery import Delivery
+    from worker.handlers import Handler
+    from worker.ledger.base import Ledger
+    from worker.outcome import Outcome
+    from worker.settings import Settings
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A request that is ours for now."""
+
+    request: Request
+    token: UUID
+    claimed: Claimed
+    since: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.since
+
+
+class FencedError(Exception):
+    """Another worker has taken the request over; what was done here no longer counts."""
+
+
+class Flow:
+    """Decides about deliveries; one for each process."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        handler: Handler,
+        parser: RequestParser,
+        replies: ReplyBuilder,
+        settings: Settings,
+    ) -> None:
+        self._ledger = ledger
+        self._handler = handler
+        self._parser = parser
+        self._replies = replies
+        self._settings = settings
+        self._turns = Turns()
+        self._slots = asyncio.Semaphore(settings.concurrency)
+        self._suspects = asyncio.Lock()
+
+    @asynccontextmanager
+    async def outcome_of(self, delivery: Delivery) -> AsyncIterator[Outcome]:
+        """What becomes of a delivery. The request's next delivery has its turn when the block ends."""
+        request = self._parser.parse(delivery)
+        if isinstance(request, Refusal):
+            yield self._refuse(request)
+            return
+        async with self._turns.take(request.request_id):
+            yield await self._decide(request, _laps(delivery))
+
+    async def _decide(self, request: Request, laps: int) -> Outcome:
+        async with self._slots:
+            while True:
+                try:
+                    return await self._claim(request, laps)
+                except FencedError:
+                    log.warning("request was taken over", request_id=str(request.request_id))
+
+    async def _claim(self, request: Request, laps: int, *, alone: bool = False) -> Outcome:
+        token = uuid4()
+        try:
+            answer = await self._ledger.claim(self._claim_step(request, token, alone=alone))
+        except EntryRejectedError as error:
+            return self._refuse(_refusal(request, ErrorCode.INTERNAL_ERROR), error)
+        match answer:
+            case Claimed():
+                return await self._handle(Hold(request, token, answer))
+            case Suspect():
+                async with self._suspects:
+                    return await self._claim(request, laps, alone=True)
+            case _:
+                return self._not_ours(request, laps, answer)
+
+    def _not_ours(self, request: Request, laps: int, answer: Finished | InOtherHands | Mismatch) -> Outcome:
+        match answer:
+            case Finished():
+                return self._replay(request, laps, answer)
+            case InOtherHands(wait=wait, running=running):
+                delay = retry.busy_delay(wait, self._settings.retry_delays, running=running, lap=laps)
+                return Busy(request.request_id, delay, laps + 1)
+            case Mismatch():
+                return self._refuse(_refusal(request, ErrorCode.IDEMPOTENCY_CONFLICT))
+
+    async def _handle(self, hold: Hold) -> Outcome:
+        claimed = hold.claimed
+        if claimed.expired:
+            return await self._expire(hold)
+        if claimed.crashes >= self._settings.max_crashes:
+            return await self._give_up(hold, ErrorCode.CRASHED_WORKER)
+        try:
+            result = await self._attempt(hold)
+        except asyncio.CancelledError:
+            return await self._interrupt(hold)
+        try:
+            return await self._conclude(hold, result)
+        except EntryRejectedError as error:
+            return await self._conclude(hold, Failure(ErrorCode.INTERNAL_ERROR, error, transient=False))
+
+    async def _attempt(self, hold: Hold) -> Success | Failure | Rejected:
+        timeout = self._settings.handler_timeout
+        context = Context(
+            session_id=hold.claimed.session_id,
+            request_id=hold.request.request_id,
+            attempt=hold.claimed.attempt,
+            deadline=datetime.now(UTC) + timedelta(seconds=timeout),
+        )
+        return await attempt.run(self._handler, _for_handler(hold), context, timeout)
+
+    async def _conclude(self, hold: Hold, result: Success | Failure | Rejected) -> Outcome:
+        match result:
+            case Success(metadata=metadata):
+                body = self._replies.completed(hold.request, hold.claimed, metadata, hold.seconds)
+                return Completed(await self._finish(hold, RequestStatus.COMPLETED, body))
+            case Rejected():
+                return await self._decline(hold, result)
+            case Failure(transient=True) if hold.claimed.attempt < self._settings.max_attempts:
+                return await self._postpone(hold, result)
+            case Failure():
+                return await self._give_up(hold, result.code, result)
+
+    # ------------------------------------------------------------------- the ways it can end
+
+    async def _decline(self, hold: Hold, rejected: Rejected) -> Outcome:
+        reply = await self._fail(hold, ErrorCode.REJECTED, rejected.message, rejection_code=rejected.code)
+        return Declined(reply)
+
+    async def _expire(self, hold: Hold) -> Outcome:
+        return Expired(await self._fail(hold, ErrorCode.EXPIRED, sentence(ErrorCode.EXPIRED, hold.claimed)))
+
+    async def _give_up(self, hold: Hold, code: ErrorCode, failure: Failure | None = None) -> Outcome:
+        error = sentence(code, hold.claimed)
+        detail = failure.message if failure else None
+        reply = await self._fail(hold, code, error, detail=detail)
+        letter = Letter(
+            code=code,
+            message=detail or error,
+            request_id=hold.request.request_id,
+            exception_type=type(failure.error).__name__ if failure else None,
+            stacktrace=failure.stacktrace if failure else None,
+            attempts=hold.claimed.attempt,
+            first_seen_at=hold.claimed.received_at,
+        )
+        return Exhausted(reply, letter)
+
+    async def _postpone(self, hold: Hold, failure: Failure) -> Outcome:
+        """The due time is committed before the copy is published, so a copy never comes early."""
+        delay = retry.attempt_delay(hold.claimed.attempt, self._settings.retry_delays, random.random())  # noqa: S311
+        step = await self._ledger.postpone(
+            ledger_steps.Postpone(hold.request.request_id, hold.token, delay, failure.code, failure.message)
+        )
+        match step:
+            case Step.OVERDUE:
+                return await self._expire(hold)
+            case Step.FENCED:
+                raise FencedError
+            case Step.APPLIED:
+                log.warning(
+                    "attempt failed",
+                    request_id=str(hold.request.request_id),
+                    attempt=hold.claimed.attempt,
+                    error_code=failure.code.value,
+                    error=failure.message,
+                    next_attempt_in=delay,
+                )
+                return RetryLater(hold.request.request_id, delay)
+
+    async def _interrupt(self, hold: Hold) -> Outcome:
+        """Shutdown is nobody's failure: the attempt is not counted."""
+        current = asyncio.current_task()
+        if current is not None:
+            current.uncancel()
+        await self._ledger.release(ledger_steps.Release(hold.request.request_id, hold.token))
+        return Interrupted()
+
+    def _replay(self, request: Request, laps: int, finished: Finished) -> Outcome:
+        code = finished.error_code
+        letter = None
+        if code is not None and ERRORS[code].parked and not finished.parked:
+            if finished.settling:
+                return Busy(request.request_id, self._settings.retry_delays[0], laps + 1)
+            letter = Letter(
+                code=code,
+                message=finished.detail or finished.error or "",
+                request_id=request.request_id,
+                attempts=finished.attempt,
+                first_seen_at=finished.received_at,
+            )
+        return Replayed(self._reply(request, finished.response, replayed=True), letter)
+
+    def _refuse(self, refusal: Refusal, error: Exception | None = None) -> Outcome:
+        reply = None
+        if refusal.answerable:
+            correlation_id = refusal.correlation_id or str(refusal.request_id)
+            reply = Reply(self._replies.refused(refusal), refusal.reply_to, correlation_id)
+        letter = Letter(
+            code=refusal.code,
+            message=refusal.error if error is None else f"{type(error).__name__}: {error}",
+            request_id=refusal.request_id,
+        )
+        return Refused(reply, letter)
+
+    # ------------------------------------------------------------------------ ledger and reply
+
+    async def _fail(
+        self,
+        hold: Hold,
+        code: ErrorCode,
+        error: str,
+        *,
+        detail: str | None = None,
+        rejection_code: str | None = None,
+    ) -> Reply:
+        error = identifiers.storable(error)
+        body = self._replies.failed(
+            hold.request, hold.claimed, code, error, hold.seconds, rejection_code=rejection_code
+        )
+        return await self._finish(hold, RequestStatus.FAILED, body, code, error, detail)
+
+    async def _finish(
+        self,
+        hold: Hold,
+        status: Literal[RequestStatus.COMPLETED, RequestStatus.FAILED],
+        body: bytes,
+        code: ErrorCode | None = None,
+        error: str | None = None,
+        detail: str | None = None,
+    ) -> Reply:
+        request_id = hold.request.request_id
+        step = await self._ledger.finish(
+            ledger_steps.Finish(request_id, hold.token, status, body, code, error, detail)
+        )
+        if step is Step.FENCED:
+            raise FencedError
+        log.info(
+            "request finished",
+            request_id=str(request_id),
+            status=status.value,
+            attempt=hold.claimed.attempt,
+            error_code=code.value if code else None,
+            error=detail,
+            ms=round(hold.seconds * 1000, 1),
+        )
+        return self._reply(hold.request, body)
+
+    @staticmethod
+    def _reply(request: Request, body: bytes, *, replayed: bool = False) -> Reply:
+        return Reply(body, request.reply_to, request.correlation_id, request.request_id, replayed)
+
+    def _claim_step(self, request: Request, token: UUID, *, alone: bool) -> ledger_steps.Claim:
+        return ledger_steps.Claim(
+            request_id=request.request_id,
+            fingerprint=request.fingerprint,
+            token=token,
+            session_id=identifiers.new_session_id(),
+            user_id=request.model.user_id,
+            operation=request.model.operation,
+            casefile_id=request.model.payload.casefile_id,
+            title=request.model.payload.title,
+            patience=request.patience,
+            reply_to=identifiers.storable(request.reply_to),
+            correlation_id=identifiers.storable(request.correlation_id),
+            suspect_after=min(2, self._settings.max_crashes - 1),
+            alone=alone,
+        )
+
+
+def _refusal(request: Request, code: ErrorCode) -> Refusal:
+    return Refusal(
+        code,
+        sentence(code),
+        request.request_id,
+        request.reply_to,
+        request.correlation_id,
+        request.model.payload.casefile_id,
+    )
+
+
+def _laps(delivery: Delivery) -> int:
+    laps = delivery.headers.get(BUSY_LAPS)
+    return min(laps, 1000) if isinstance(laps, int) and laps > 0 else 0
+
+
+def _for_handler(hold: Hold) -> CreateSessionRequest:
+    """The request as the handler sees it: with the id and time that hold for every delivery, where its
+    sender gave none."""
+    model = hold.request.model
+    stable = {"request_id": hold.request.request_id, "timestamp": hold.claimed.received_at.isoformat()}
+    missing = {name: value for name, value in stable.items() if name not in model.model_fields_set}
+    return model.model_copy(update=missing) if missing else model
