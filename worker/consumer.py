@@ -1,0 +1,163 @@
+"""Consuming: deliveries come in, each gets a task of its own, and what is done is acknowledged in bulk."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import aiormq
+import structlog
+from pamqp import commands as spec
+
+from worker.connection import SETUP_SECONDS, IllegibleHeader, Wire, broker_errors, read_content
+from worker.delivery import NO_HEADERS, Delivery, Lane
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pamqp.header import ContentHeader
+
+log = structlog.get_logger()
+
+
+class ConsumeChannel(aiormq.Channel):
+    """A channel that consumes one queue and hands each delivery over at once, in order."""
+
+    wire: Wire
+    lane: Lane
+    queue: str
+    deliver: Callable[[Delivery], None]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._done: set[int] = set()
+        self._settled: set[int] = set()
+        self._lowest = 1
+        self._flushing = False
+
+    @property
+    def valid(self) -> bool:
+        return not self.wire.lost.done() and not self.is_closed
+
+    async def subscribe(self, prefetch: int) -> None:
+        """Ask for deliveries, ``prefetch`` unacknowledged ones at the most.
+
+        Raises:
+            LinkLostError: the queue is missing, consuming is forbidden, or the connection is gone.
+        """
+        self.on_consumer_cancel_callbacks.add(self._on_cancelled)
+        with broker_errors():
+            await self.basic_qos(prefetch_count=prefetch, timeout=SETUP_SECONDS)
+            await self.resume()
+
+    async def resume(self) -> None:
+        with broker_errors():
+            await self.basic_consume(self.queue, _unused, consumer_tag="requests", timeout=SETUP_SECONDS)
+
+    async def pause(self) -> None:
+        """No delivery comes after this. What came before stays."""
+        with broker_errors():
+            await self.basic_cancel("requests", timeout=SETUP_SECONDS)
+
+    # ------------------------------------------------------------------------- settling
+
+    def ack(self, tag: int) -> None:
+        """Acknowledge soon, together with whatever else is done now."""
+        self._done.add(tag)
+        if not self._flushing:
+            self._flushing = True
+            self.loop.call_soon(self.flush)
+
+    def requeue(self, tag: int) -> None:
+        self._settled.add(tag)
+        self._write(_nack(self.number, tag))
+
+    def flush(self) -> None:
+        """Acknowledge: all in the unbroken run from the oldest on with one frame, each other with its own."""
+        self._flushing = False
+        frames = []
+        last = 0
+        while self._lowest in self._done or self._lowest in self._settled:
+            if self._lowest in self._done:
+                self._done.discard(self._lowest)
+                last = self._lowest
+            self._settled.discard(self._lowest)
+            self._lowest += 1
+        if last:
+            frames.append(_ack(self.number, last, multiple=True))
+        frames.extend(_ack(self.number, tag, multiple=False) for tag in self._done)
+        self._settled |= self._done
+        self._done.clear()
+        if frames:
+            self._write(b"".join(frames))
+
+    def _write(self, frames: bytes) -> None:
+        # On a channel that is gone the broker has the messages back already.
+        if self.valid:
+            self.wire.write(frames)
+
+    # -------------------------------------------------------- what aiormq's reader calls
+
+    async def _on_deliver_frame(self, frame: spec.Basic.Deliver) -> None:
+        header, body = await read_content(self)
+        self.deliver(self._delivery(frame, header, body))
+
+    def _delivery(self, frame: spec.Basic.Deliver, header: ContentHeader, body: bytes) -> Delivery:
+        properties = header.properties
+        headers = properties.headers or NO_HEADERS
+        return Delivery(
+            body=body,
+            receipt=_Receipt(self, frame.delivery_tag or 0),
+            lane=self.lane,
+            queue=self.queue,
+            redelivered=bool(frame.redelivered),
+            legible=not isinstance(header, IllegibleHeader),
+            expired=self.lane is Lane.SLOW and _died_of_expiry(headers),
+            correlation_id=properties.correlation_id,
+            reply_to=properties.reply_to,
+            message_id=properties.message_id,
+            content_type=properties.content_type,
+            content_encoding=properties.content_encoding,
+            type=properties.message_type,
+            expiration=properties.expiration,
+            headers=headers,
+        )
+
+    def _on_cancelled(self, _: object) -> None:
+        self.wire.lose("the broker cancelled the consumer; was the queue deleted?")
+
+
+class _Receipt:
+    __slots__ = ("_channel", "_tag")
+
+    def __init__(self, channel: ConsumeChannel, tag: int) -> None:
+        self._channel = channel
+        self._tag = tag
+
+    @property
+    def valid(self) -> bool:
+        return self._channel.valid
+
+    def ack(self) -> None:
+        self._channel.ack(self._tag)
+
+    def requeue(self) -> None:
+        self._channel.requeue(self._tag)
+
+
+async def _unused(_: object) -> None:
+    """aiormq wants a callback; ``_on_deliver_frame`` hands deliveries over without it."""
+
+
+def _died_of_expiry(headers: Any) -> bool:
+    """Whether the newest entry of ``x-death`` says so. The header may be anything a requester made up."""
+    deaths = headers.get("x-death")
+    newest = deaths[0] if isinstance(deaths, list) and deaths else None
+    return isinstance(newest, dict) and newest.get("reason") == "expired"
+
+
+def _ack(channel: int, tag: int, *, multiple: bool) -> bytes:
+    return aiormq.abc.ChannelFrame.marshall(channel, [spec.Basic.Ack(tag, multiple)]).payload
+
+
+def _nack(channel: int, tag: int) -> bytes:
+    return aiormq.abc.ChannelFrame.marshall(channel, [spec.Basic.Nack(tag, False, True)]).payload

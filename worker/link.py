@@ -1,0 +1,105 @@
+"""What a worker has at the broker while it is connected. Built whole, torn down whole, never repaired."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack, suppress
+from typing import TYPE_CHECKING
+
+from worker.connection import LinkLostError, Wire
+from worker.consumer import ConsumeChannel
+from worker.delivery import Lane
+from worker.publisher import Publisher
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from contracts.amqp import Names
+    from worker.delivery import Delivery
+    from worker.publisher import Message
+    from worker.settings import Settings
+    from worker.topology import Topology
+
+
+class Link:
+    """Two connections: one consumes and acknowledges, one publishes. When either is lost, the link is."""
+
+    def __init__(self, consuming: Wire, publishing: Wire, publisher: Publisher) -> None:
+        self._consuming = consuming
+        self._publishing = publishing
+        self._publisher = publisher
+        self._lanes: list[ConsumeChannel] = []
+        self._sweeper = asyncio.create_task(publisher.run(), name="confirm sweeper")
+
+    @classmethod
+    async def build(
+        cls, settings: Settings, names: Names, topology: Topology, deliver: Callable[[Delivery], None]
+    ) -> Link:
+        """Connect, see to the topology, subscribe.
+
+        Raises:
+            LinkLostError: the broker cannot be reached, or went away meanwhile.
+            TopologyError: the queues are not what they must be.
+        """
+
+        async def open_wire(purpose: str) -> Wire:
+            return await Wire.open(settings.amqp_urls, purpose)
+
+        async with AsyncExitStack() as undo:
+            consuming = await open_wire("consumer")
+            undo.push_async_callback(consuming.close)
+            publishing = await open_wire("publisher")
+            undo.push_async_callback(publishing.close)
+            await (topology.apply if settings.declare else topology.verify)(publishing)
+            link = cls(consuming, publishing, Publisher(publishing, open_wire))
+            undo.push_async_callback(link.close)
+            await link._subscribe(names, settings.concurrency, deliver)
+            undo.pop_all()
+            return link
+
+    async def _subscribe(self, names: Names, concurrency: int, deliver: Callable[[Delivery], None]) -> None:
+        for lane, queue, prefetch in (
+            (Lane.WORK, names.work, concurrency),
+            (Lane.SLOW, names.undelivered, 1),
+        ):
+            channel = await self._consuming.channel(ConsumeChannel, vital=True)
+            channel.wire, channel.lane, channel.queue, channel.deliver = self._consuming, lane, queue, deliver
+            await channel.subscribe(prefetch)
+            self._lanes.append(channel)
+
+    @property
+    def blocked(self) -> bool:
+        """The broker has an alarm and takes nothing from us for now."""
+        return self._publishing.blocked or self._consuming.blocked
+
+    def watch_blocked(self, watcher: Callable[[], None]) -> None:
+        for wire in (self._consuming, self._publishing):
+            wire.watchers.append(watcher)
+
+    async def publish(self, message: Message) -> None:
+        """See ``Publisher.publish``."""
+        await self._publisher.publish(message)
+
+    async def pause(self) -> None:
+        """No delivery comes after this."""
+        for channel in self._lanes:
+            await channel.pause()
+
+    async def resume(self) -> None:
+        for channel in self._lanes:
+            await channel.resume()
+
+    async def lost(self) -> str:
+        """Wait until the link is lost; the reason."""
+        done, _ = await asyncio.wait(
+            {self._consuming.lost, self._publishing.lost}, return_when=asyncio.FIRST_COMPLETED
+        )
+        return done.pop().result()
+
+    async def close(self) -> None:
+        """Acknowledge what is done and close; bounded in time."""
+        self._sweeper.cancel()
+        for channel in self._lanes:
+            with suppress(LinkLostError):
+                channel.flush()
+        await asyncio.gather(self._publisher.close(), self._consuming.close(), self._publishing.close())

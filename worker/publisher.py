@@ -1,0 +1,296 @@
+"""Publishing with confirms. Messages that are ready at the same time share one write to the socket.
+
+One message can make the broker close the channel (no permission, too large) or, sent to a malformed direct
+reply-to address, the whole connection. Whatever was in flight with it is then sent once more *alone*, on a
+connection kept for that: only the message that closes that one too is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import aiormq
+from aiormq.abc import ChannelFrame
+from aiormq.exceptions import ConnectionClosed
+from pamqp import commands as spec
+from pamqp.header import ContentHeader
+
+from contracts.amqp import is_direct_reply_to
+from worker.connection import LinkLostError, Wire, read_content
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+CONFIRM_SECONDS = 10.0
+UNSENT_BYTES = 1_048_576
+SWEEP_SECONDS = 1.0
+
+
+class PublishError(Exception):
+    """The broker did not take the message; the message says why."""
+
+
+class UnroutableError(PublishError):
+    """No queue of that name."""
+
+
+class NackedError(PublishError):
+    """The queue refused it, for example because it is full."""
+
+
+class UnconfirmedError(PublishError):
+    """No answer in time: it may or may not have arrived."""
+
+
+class RefusedError(PublishError):
+    """It can never be sent like this: the broker closes the channel over it, or it cannot be encoded."""
+
+
+class ChannelLostError(Exception):
+    """The channel went away under the message. ``accused`` when the broker closed it over what was sent."""
+
+    def __init__(self, reason: str, *, accused: bool) -> None:
+        super().__init__(reason)
+        self.accused = accused
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What is published, always to the default exchange: the routing key is the queue's name."""
+
+    queue: str
+    body: bytes
+    properties: spec.Basic.Properties
+    mandatory: bool = True
+
+
+@dataclass(slots=True)
+class _Pending:
+    message_id: str
+    confirmed: asyncio.Future[None]
+    age: float = 0.0
+    returned: str | None = None
+
+
+class PublishChannel(aiormq.Channel):
+    """A channel in confirm mode that keeps its own book of what is unconfirmed."""
+
+    wire: Wire
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._pending: dict[int, _Pending] = {}
+        self._returnable: dict[str, _Pending] = {}
+        self._outbox: list[bytes] = []
+        self._tag = 0
+        self._gone: ChannelLostError | None = None
+        self.closing.add_done_callback(self._on_gone)
+
+    @property
+    def usable(self) -> bool:
+        return self._gone is None and not self.wire.lost.done()
+
+    def send(self, message: Message) -> asyncio.Future[None]:
+        """Send soon, together with whatever else is sent now; the future tells how it went.
+
+        Raises:
+            ChannelLostError: the channel is gone already.
+            RefusedError: the message cannot be encoded.
+        """
+        if self._gone is not None:
+            raise ChannelLostError(str(self._gone), accused=False)
+        message_id = message.properties.message_id = str(uuid4())
+        frames = self._marshal(message)
+        self._tag += 1
+        pending = _Pending(message_id, self.loop.create_future())
+        self._pending[self._tag] = pending
+        if message.mandatory:
+            self._returnable[message_id] = pending
+        if not self._outbox:
+            self.loop.call_soon(self._flush)
+        self._outbox.append(frames)
+        return pending.confirmed
+
+    def grow_older(self, seconds: float) -> None:
+        """Let unconfirmed messages age; time during which the broker is blocked does not count."""
+        for pending in list(self._pending.values()):
+            pending.age += seconds
+            if pending.age > CONFIRM_SECONDS and not pending.confirmed.done():
+                pending.confirmed.set_exception(
+                    UnconfirmedError(f"the broker did not confirm within {CONFIRM_SECONDS:g} s")
+                )
+
+    def _marshal(self, message: Message) -> bytes:
+        publish = spec.Basic.Publish(exchange="", routing_key=message.queue, mandatory=message.mandatory)
+        header = ContentHeader(properties=message.properties, body_size=len(message.body))
+        try:
+            frame = ChannelFrame.marshall(self.number, [publish, header, *self._split_body(message.body)])
+        except (ValueError, TypeError, UnicodeEncodeError, struct.error) as error:
+            raise RefusedError(f"the message cannot be encoded: {error}") from error
+        return frame.payload
+
+    def _flush(self) -> None:
+        if self._gone is not None or not self._outbox:
+            return
+        if self.wire.unsent > UNSENT_BYTES:
+            self.loop.call_later(0.01, self._flush)
+            return
+        frames = b"".join(self._outbox)
+        self._outbox.clear()
+        try:
+            self.wire.write(frames)
+        except LinkLostError as error:
+            self._lose(ChannelLostError(str(error), accused=False))
+
+    # ------------------------------------------------------- what aiormq's reader calls
+
+    async def _on_confirm_frame(self, frame: spec.Basic.Ack | spec.Basic.Nack | spec.Basic.Reject) -> None:
+        last = frame.delivery_tag or 0
+        if not getattr(frame, "multiple", False):
+            tags = [last] if last in self._pending else []
+        else:
+            tags = []
+            for tag in self._pending:
+                if tag > last:
+                    break
+                tags.append(tag)
+        for tag in tags:
+            pending = self._pending.pop(tag)
+            self._returnable.pop(pending.message_id, None)
+            if pending.confirmed.done():
+                continue
+            if isinstance(frame, spec.Basic.Nack):
+                pending.confirmed.set_exception(NackedError("the queue refused the message; it may be full"))
+            elif pending.returned is not None:
+                pending.confirmed.set_exception(UnroutableError(pending.returned))
+            else:
+                pending.confirmed.set_result(None)
+
+    async def _on_return_frame(self, frame: spec.Basic.Return) -> None:
+        header, _ = await read_content(self)
+        pending = self._returnable.pop(header.properties.message_id or "", None)
+        if pending is not None:
+            pending.returned = f"there is no queue of that name ({frame.reply_code} {frame.reply_text})"
+
+    async def _on_close_frame(self, frame: spec.Channel.Close) -> None:
+        self._lose(ChannelLostError(f"{frame.reply_code} {frame.reply_text}", accused=True))
+        await super()._on_close_frame(frame)
+
+    def _on_gone(self, closing: asyncio.Future[Any]) -> None:
+        error = None if closing.cancelled() else closing.exception()
+        # The plain class stands for a broker that shuts down, its subclasses for what a client did wrong.
+        accused = isinstance(error, ConnectionClosed) and type(error) is not ConnectionClosed
+        self._lose(ChannelLostError(f"{type(error).__name__}: {error}", accused=accused))
+
+    def _lose(self, lost: ChannelLostError) -> None:
+        if self._gone is not None:
+            return
+        self._gone = lost
+        self._outbox.clear()
+        pending, self._pending = self._pending, {}
+        self._returnable.clear()
+        for one in pending.values():
+            if not one.confirmed.done():
+                one.confirmed.set_exception(lost)
+                one.confirmed.exception()
+
+
+class _Pipe:
+    """A publishing channel that is opened when first needed, and again when it is gone."""
+
+    def __init__(self, wire: Callable[[], Awaitable[Wire]]) -> None:
+        self._wire = wire
+        self._opening = asyncio.Lock()
+        self._channel: PublishChannel | None = None
+
+    async def channel(self) -> PublishChannel:
+        if self._channel is None or not self._channel.usable:
+            async with self._opening:
+                if self._channel is None or not self._channel.usable:
+                    wire = await self._wire()
+                    channel = await wire.channel(PublishChannel, confirms=True)
+                    channel.wire = wire
+                    self._channel = channel
+        return self._channel
+
+    def grow_older(self, seconds: float) -> None:
+        if self._channel is not None and not self._channel.wire.blocked:
+            self._channel.grow_older(seconds)
+
+
+class _OwnWire:
+    """A connection apart from the link's, opened when first needed: losing it is not losing the link."""
+
+    def __init__(self, open_wire: Callable[[], Awaitable[Wire]]) -> None:
+        self._open = open_wire
+        self._wire: Wire | None = None
+
+    async def __call__(self) -> Wire:
+        if self._wire is None or self._wire.lost.done():
+            await self.close()
+            self._wire = await self._open()
+        return self._wire
+
+    async def close(self) -> None:
+        if self._wire is not None:
+            await self._wire.close()
+
+
+class Publisher:
+    """Publishes for one link: on the link's own connection, and to direct reply-to addresses on another."""
+
+    def __init__(self, wire: Wire, open_wire: Callable[[str], Awaitable[Wire]]) -> None:
+        self._wire = wire
+        self._own_wires = (
+            _OwnWire(lambda: open_wire("direct replies")),
+            _OwnWire(lambda: open_wire("suspects")),
+        )
+        self._queues = _Pipe(self._link_wire)
+        self._direct = _Pipe(self._own_wires[0])
+        self._alone = _Pipe(self._own_wires[1])
+        self._alone_turn = asyncio.Lock()
+
+    async def publish(self, message: Message) -> None:
+        """Return when the broker has confirmed the message.
+
+        Raises:
+            UnroutableError, NackedError, UnconfirmedError, RefusedError: it did not.
+            LinkLostError: the link is gone; nothing is known about the message.
+        """
+        pipe = self._direct if is_direct_reply_to(message.queue) else self._queues
+        try:
+            await (await pipe.channel()).send(message)
+        except ChannelLostError:
+            if self._wire.lost.done():
+                raise LinkLostError(self._wire.lost.result()) from None
+            await self._publish_alone(message)
+
+    async def run(self) -> None:
+        """Give up on confirms that do not come. Runs as long as the link."""
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            for pipe in (self._queues, self._direct, self._alone):
+                pipe.grow_older(SWEEP_SECONDS)
+
+    async def close(self) -> None:
+        await asyncio.gather(*(wire.close() for wire in self._own_wires))
+
+    async def _link_wire(self) -> Wire:
+        if self._wire.lost.done():
+            raise LinkLostError(self._wire.lost.result())
+        return self._wire
+
+    async def _publish_alone(self, message: Message) -> None:
+        async with self._alone_turn:
+            try:
+                await (await self._alone.channel()).send(message)
+            except ChannelLostError as lost:
+                if lost.accused:
+                    raise RefusedError(f"the broker refused the message: {lost}") from lost
+                raise UnconfirmedError(
+                    f"the connection was lost while the message was sent: {lost}"
+                ) from lost
