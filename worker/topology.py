@@ -1,0 +1,234 @@
+"""The exchange and the queues, with every argument they need; declared, checked, and documented from here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import aiormq
+from aiormq.exceptions import (
+    ChannelAccessRefused,
+    ChannelClosed,
+    ChannelLockedResource,
+    ChannelNotFoundEntity,
+    ChannelPreconditionFailed,
+)
+
+from worker.connection import SETUP_SECONDS, LinkLostError, broker_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Coroutine, Sequence
+
+    from contracts.amqp import Names
+    from worker.connection import Wire
+
+NO_LIMIT = 1_000_000_000
+"""A delivery limit that is none. It must be stated: RabbitMQ 4 has 20 by default and then deletes."""
+DEAD_BYTES = 1_073_741_824
+REPLIES_BYTES = 268_435_456
+REPLIES_TTL_MS = 86_400_000
+
+
+class TopologyError(Exception):
+    """Exchange or queues are not what the worker needs; the message says which, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    name: str
+    arguments: dict[str, Any]
+    purpose: str
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """What must be there before a worker can work."""
+
+    exchange: str
+    routing_key: str
+    work: str
+    queues: tuple[Queue, ...]
+
+    @classmethod
+    def of(cls, names: Names, retry_delays: Sequence[int]) -> Topology:
+        retries = tuple(
+            Queue(
+                names.retry(delay),
+                _quorum(to=names.work) | {"x-message-ttl": delay * 1000},
+                f"requests that wait {delay} s for their next attempt",
+            )
+            for delay in retry_delays
+        )
+        return cls(
+            exchange=names.exchange,
+            routing_key=names.routing_key,
+            work=names.work,
+            queues=(
+                Queue(
+                    names.dead, _quorum() | {"x-max-length-bytes": DEAD_BYTES}, "the parking lot, for people"
+                ),
+                Queue(
+                    names.undelivered,
+                    _quorum(to=names.dead, limit=5),
+                    "what the broker gave up on: the slow lane",
+                ),
+                Queue(names.work, _quorum(to=names.undelivered, limit=20), "the work"),
+                *retries,
+                Queue(
+                    names.replies,
+                    _quorum()
+                    | {
+                        "x-message-ttl": REPLIES_TTL_MS,
+                        "x-max-length-bytes": REPLIES_BYTES,
+                        "x-overflow": "drop-head",
+                    },
+                    "replies to requests that named no reply_to",
+                ),
+            ),
+        )
+
+    async def apply(self, wire: Wire) -> None:
+        """Declare everything; declaring what is there already, and is the same, changes nothing.
+
+        Raises:
+            TopologyError: something exists with other arguments, or declaring is forbidden.
+            LinkLostError: the connection is gone.
+        """
+        channel = await wire.channel(aiormq.Channel)
+        for part in self._parts():
+            await _step(part.name, part.declare(channel))
+        bind = channel.queue_bind(self.work, self.exchange, self.routing_key, timeout=SETUP_SECONDS)
+        await _step(f"queue {self.work}", bind)
+        await _close(channel)
+
+    async def verify(self, wire: Wire) -> None:
+        """Look whether everything is there, changing nothing. What may not be looked at is taken for there.
+
+        Raises:
+            TopologyError: something is missing.
+            LinkLostError: the connection is gone.
+        """
+        for part in self._parts():
+            channel = await wire.channel(aiormq.Channel)
+            try:
+                await _step(part.name, part.look(channel))
+            except _ForbiddenError:
+                continue
+            await _close(channel)
+
+    async def differences(self, wire: Wire) -> list[str]:
+        """A sentence for everything that is missing or has other arguments; changes nothing.
+
+        Raises:
+            LinkLostError: the connection is gone.
+        """
+        found = []
+        for part in self._parts():
+            channel = await wire.channel(aiormq.Channel)
+            try:
+                await _step(part.name, part.look(channel))
+                await _step(part.name, part.declare(channel))
+            except TopologyError as error:
+                found.append(str(error))
+            else:
+                await _close(channel)
+        return found
+
+    def _parts(self) -> list[_Part]:
+        return [_Exchange(self.exchange), *(_DeclaredQueue(queue) for queue in self.queues)]
+
+
+class _Part(Protocol):
+    """Something that can be declared, or looked at."""
+
+    name: str
+
+    def declare(self, channel: aiormq.Channel) -> Coroutine[Any, Any, object]: ...
+
+    def look(self, channel: aiormq.Channel) -> Coroutine[Any, Any, object]: ...
+
+
+class _Exchange:
+    def __init__(self, exchange: str) -> None:
+        self._exchange = exchange
+        self.name = f"exchange {exchange}"
+
+    async def declare(self, channel: aiormq.Channel) -> object:
+        return await channel.exchange_declare(
+            self._exchange, exchange_type="topic", durable=True, timeout=SETUP_SECONDS
+        )
+
+    async def look(self, channel: aiormq.Channel) -> object:
+        return await channel.exchange_declare(
+            self._exchange, exchange_type="topic", passive=True, timeout=SETUP_SECONDS
+        )
+
+
+class _DeclaredQueue:
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+        self.name = f"queue {queue.name}"
+
+    async def declare(self, channel: aiormq.Channel) -> object:
+        return await channel.queue_declare(
+            self._queue.name, durable=True, arguments=self._queue.arguments, timeout=SETUP_SECONDS
+        )
+
+    async def look(self, channel: aiormq.Channel) -> object:
+        return await channel.queue_declare(self._queue.name, passive=True, timeout=SETUP_SECONDS)
+
+
+class _ForbiddenError(TopologyError):
+    pass
+
+
+def _quorum(*, to: str | None = None, limit: int = NO_LIMIT) -> dict[str, Any]:
+    """A durable, replicated queue. ``to`` names the queue that gets what dies here, by an explicit routing
+    key: without one a requester's CC header would choose."""
+    arguments: dict[str, Any] = {
+        "x-queue-type": "quorum",
+        "x-delivery-limit": limit,
+        "x-overflow": "reject-publish",
+    }
+    if to is not None:
+        arguments |= {
+            "x-dead-letter-exchange": "",
+            "x-dead-letter-routing-key": to,
+            "x-dead-letter-strategy": "at-least-once",
+        }
+    return arguments
+
+
+async def _step(what: str, call: Awaitable[object]) -> None:
+    try:
+        with broker_errors():
+            await call
+    except LinkLostError as lost:
+        cause = lost.__cause__
+        if isinstance(cause, ChannelNotFoundEntity):
+            raise TopologyError(
+                f"{what}: missing; create it with `session-worker topology apply`, or let the worker declare "
+                "it (SESSION_WORKER_DECLARE=true)"
+            ) from cause
+        if isinstance(cause, ChannelPreconditionFailed):
+            raise TopologyError(
+                f"{what}: exists with other arguments ({cause}); move its messages away, delete it and run "
+                "`session-worker topology apply`"
+            ) from cause
+        if isinstance(cause, ChannelAccessRefused):
+            raise _ForbiddenError(
+                f"{what}: this user may not declare it; grant the configure permission, or have an operator "
+                "run `session-worker topology apply` and set SESSION_WORKER_DECLARE=false"
+            ) from cause
+        if isinstance(cause, ChannelLockedResource):
+            raise TopologyError(
+                f"{what}: belongs to another connection (exclusive); delete it or use another prefix"
+            ) from cause
+        if isinstance(cause, ChannelClosed):
+            raise TopologyError(f"{what}: {cause}") from cause
+        raise
+
+
+async def _close(channel: aiormq.Channel) -> None:
+    with broker_errors():
+        await channel.close(timeout=SETUP_SECONDS)
