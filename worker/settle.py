@@ -1,0 +1,247 @@
+"""What is done about an outcome: publish, wait for the confirm, acknowledge. In this order, here alone.
+
+Every case ends in exactly one settlement. What cannot be acknowledged any more is left alone: the broker
+delivers it again, and the ledger knows what is left to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from pamqp import commands as spec
+
+from contracts import amqp
+from worker.connection import LinkLostError
+from worker.identifiers import storable
+from worker.outcome import (
+    Busy,
+    Completed,
+    Declined,
+    Exhausted,
+    Expired,
+    Interrupted,
+    Refused,
+    Replayed,
+    RetryLater,
+)
+from worker.publisher import (
+    Message,
+    NackedError,
+    PublishError,
+    RefusedError,
+    UnconfirmedError,
+    UnroutableError,
+)
+from worker.reply import timestamp
+from worker.request import NIL_ID
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+    from uuid import UUID
+
+    from worker.delivery import Delivery
+    from worker.ledger.base import Ledger
+    from worker.outcome import Letter, Outcome, Reply
+
+log = structlog.get_logger()
+
+REPLY_TRIES = 3
+PARKED_BODY_BYTES = 4096
+TRACE_HEADERS = ("traceparent", "tracestate")
+
+
+class Settler:
+    """Settles deliveries. ``stuck`` counts the copies that the broker does not take at the moment: the worker
+    is not ready meanwhile."""
+
+    def __init__(
+        self,
+        publish: Callable[[Message], Awaitable[None]],
+        ledger: Ledger,
+        names: amqp.Names,
+        *,
+        worker_id: str,
+        slowest_retry: int,
+    ) -> None:
+        self._publish = publish
+        self._ledger = ledger
+        self._names = names
+        self._worker_id = worker_id
+        self._slowest = slowest_retry
+        self.stuck = 0
+
+    async def settle(self, delivery: Delivery, outcome: Outcome) -> None:
+        """Settle one delivery, unless its link is gone."""
+        if not delivery.receipt.valid:
+            return
+        try:
+            await self._settle(delivery, outcome)
+        except LinkLostError as lost:
+            log.info("delivery left to the broker", outcome=type(outcome).__name__, reason=str(lost))
+
+    async def _settle(self, delivery: Delivery, outcome: Outcome) -> None:
+        match outcome:
+            case Completed(reply=reply) | Declined(reply=reply) | Expired(reply=reply):
+                await self._reply(reply)
+            case RetryLater(request_id=request_id, delay=delay):
+                await self._copy(delivery, self._names.retry(delay), self._copy_headers(request_id))
+            case Busy(request_id=request_id, delay=delay, lap=lap):
+                headers = self._copy_headers(request_id) | {amqp.BUSY_LAPS: lap}
+                await self._copy(delivery, self._names.retry(delay), headers)
+            case (
+                Refused(reply=reply, letter=letter)
+                | Replayed(reply=reply, letter=letter)
+                | Exhausted(reply=reply, letter=letter)
+            ):
+                if reply is not None:
+                    await self._reply(reply)
+                if letter is not None:
+                    await self._park(delivery, outcome, letter)
+            case Interrupted():
+                delivery.receipt.requeue()
+                return
+        delivery.receipt.ack()
+
+    # ------------------------------------------------------------------------------------ replies
+
+    async def _reply(self, reply: Reply) -> None:
+        """Deliver an answer, or record that it cannot be delivered; never fail."""
+        message = _reply_message(reply)
+        for tries in itertools.count(1):
+            try:
+                await self._publish(message)
+            except (NackedError, UnconfirmedError) as error:
+                if tries == REPLY_TRIES:
+                    return await self._undeliverable(reply, error)
+                await asyncio.sleep(0.1 * 2**tries)
+            except (UnroutableError, RefusedError) as error:
+                return await self._undeliverable(reply, error)
+            else:
+                break
+        if reply.request_id is not None and message.mandatory:
+            self._ledger.note_sent(reply.request_id)
+        return None
+
+    async def _undeliverable(self, reply: Reply, error: PublishError) -> None:
+        log.warning(
+            "reply undeliverable",
+            request_id=str(reply.request_id) if reply.request_id else None,
+            reply_to=reply.reply_to,
+            reason=str(error),
+        )
+        if reply.request_id is not None:
+            await self._ledger.note_undeliverable(reply.request_id)
+
+    # ------------------------------------------------------------------------------------- copies
+
+    async def _copy(self, delivery: Delivery, queue: str, headers: dict[str, Any]) -> None:
+        """Publish a copy of the delivery, however long the broker does not take it."""
+        message = _copy_message(delivery, queue, headers)
+        stuck = False
+        try:
+            for pause in _pauses():
+                try:
+                    return await self._publish(message)
+                except PublishError as error:
+                    if not stuck:
+                        stuck = True
+                        self.stuck += 1
+                        log.error("copy not taken", queue=queue, reason=str(error))
+                    await asyncio.sleep(pause)
+        finally:
+            self.stuck -= stuck
+
+    async def _park(
+        self, delivery: Delivery, outcome: Refused | Replayed | Exhausted, letter: Letter
+    ) -> None:
+        """Put a copy on the parking lot, and note it.
+
+        When the lot is full, nobody else's answer waits for it: the copy goes round by the slowest retry
+        queue, comes back as a duplicate and is parked then.
+        """
+        headers = self._copy_headers(letter.request_id) | self._explanation(delivery, letter)
+        refused = isinstance(outcome, Refused)
+        try:
+            await self._publish(_copy_message(delivery, self._names.dead, headers, cut=refused))
+        except PublishError as error:
+            log.error("parking lot refuses", queue=self._names.dead, reason=str(error))
+            await self._copy(
+                delivery, self._names.retry(self._slowest), self._copy_headers(letter.request_id)
+            )
+            return
+        log.warning(
+            "request parked",
+            request_id=str(letter.request_id),
+            error_code=letter.code.value,
+            reason=letter.message,
+        )
+        if letter.request_id is not None and not refused:
+            await self._ledger.note_parked(letter.request_id)
+
+    def _explanation(self, delivery: Delivery, letter: Letter) -> dict[str, Any]:
+        headers = {
+            amqp.ERROR_CODE: letter.code.value,
+            amqp.EXCEPTION_TYPE: letter.exception_type,
+            amqp.EXCEPTION_MESSAGE: storable(letter.message),
+            amqp.EXCEPTION_STACKTRACE: letter.stacktrace,
+            amqp.ORIGINAL_QUEUE: delivery.queue,
+            amqp.FAILED_AT: timestamp(datetime.now(UTC)),
+            amqp.ATTEMPTS: letter.attempts,
+            amqp.FIRST_SEEN_AT: None if letter.first_seen_at is None else timestamp(letter.first_seen_at),
+            amqp.WORKER_ID: self._worker_id,
+        }
+        return {name: value for name, value in headers.items() if value is not None}
+
+    @staticmethod
+    def _copy_headers(request_id: UUID | None) -> dict[str, Any]:
+        return {} if request_id in (None, NIL_ID) else {amqp.REQUEST_ID: str(request_id)}
+
+
+def _reply_message(reply: Reply) -> Message:
+    properties = spec.Basic.Properties(
+        content_type=amqp.CONTENT_TYPE,
+        correlation_id=reply.correlation_id,
+        message_type=amqp.RESPONSE_TYPE,
+        timestamp=datetime.now(UTC),
+        delivery_mode=2,
+        headers={amqp.IDEMPOTENT_REPLAYED: True} if reply.replayed else None,
+    )
+    # The broker reports every direct reply as unroutable, or none, depending on its version.
+    return Message(
+        reply.reply_to, reply.body, properties, mandatory=not amqp.is_direct_reply_to(reply.reply_to)
+    )
+
+
+def _copy_message(delivery: Delivery, queue: str, headers: dict[str, Any], *, cut: bool = False) -> Message:
+    """A copy takes over what is listed here alone: no ``expiration``, ``user_id``, ``x-death`` or CC."""
+    body = delivery.body
+    if cut and len(body) > PARKED_BODY_BYTES:
+        headers = headers | {amqp.BODY_SHA256: hashlib.sha256(body).hexdigest(), amqp.BODY_BYTES: len(body)}
+        body = body[:PARKED_BODY_BYTES]
+    traces = {
+        name: value
+        for name in TRACE_HEADERS
+        if isinstance(value := delivery.headers.get(name), str) and len(value) < 1024
+    }
+    properties = spec.Basic.Properties(
+        content_type=delivery.content_type,
+        correlation_id=delivery.correlation_id,
+        reply_to=delivery.reply_to,
+        message_type=delivery.type,
+        delivery_mode=2,
+        headers=traces | headers,
+    )
+    return Message(queue, body, properties)
+
+
+def _pauses() -> Iterator[float]:
+    """Seconds between the tries of a copy: 0.1, 0.2, 0.4 … at most 5."""
+    pause = 0.1
+    while True:
+        yield pause
+        pause = min(pause * 2, 5.0)
