@@ -1,8 +1,8 @@
 """Every setting of the worker, in one place.
 
-Read once, at the entry point. Each field is also an environment variable, ``SESSION_WORKER_`` and the name in
-capitals; a flag of ``session-worker run``; and a file of that name in ``/run/secrets`` (or the folder named by
-``SESSION_WORKER_SECRETS_DIR``), which is the place for URLs with passwords.
+Read once, at the entry point. Each field is also an environment variable, ``SESSION_WORKER_`` and the name
+in capitals; a flag of ``session-worker run``; and a file of that name in ``/run/secrets`` (or the folder
+named by ``SESSION_WORKER_SECRETS_DIR``), which is the place for URLs with passwords.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Settings(BaseSettings):
         default=3,
         ge=2,
         le=100,
-        description="Workers a request may see die before it is answered `failed` (`crashed_worker`) and parked.",
+        description="Workers that may die over a request before it is answered `failed` and parked.",
     )
     holder_timeout: float = Field(
         default=15.0,

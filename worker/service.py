@@ -1,0 +1,295 @@
+"""The worker as a process: built from settings, kept linked to the broker, shut down in order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import socket
+import sys
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from contracts.amqp import Names
+from worker import handlers, retry
+from worker.connection import LinkLostError
+from worker.flow import Flow
+from worker.handlers import HandlerNotFoundError
+from worker.ledger import open_ledger
+from worker.ledger.base import LedgerError
+from worker.link import Link
+from worker.outcome import Busy
+from worker.reply import ReplyBuilder
+from worker.request import RequestParser
+from worker.settle import Settler
+from worker.telemetry import log as telemetry_log
+from worker.topology import Topology, TopologyError
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    import tenacity
+
+    from worker.delivery import Delivery
+    from worker.publisher import Message
+    from worker.settings import Settings
+
+log = structlog.get_logger()
+
+START_SECONDS = 10.0
+"""How long the broker may take to answer when the worker starts. Later on it is waited for without end."""
+RELEASE_SECONDS = 5.0
+"""What giving back, acknowledging and closing may take after the grace."""
+
+
+class StartError(Exception):
+    """The worker cannot start; the message says why and what to do."""
+
+
+class Service:
+    """One worker."""
+
+    def __init__(self, settings: Settings, stop: asyncio.Event) -> None:
+        self._settings = settings
+        self._stop = stop
+        self._names = Names(settings.prefix)
+        self._topology = Topology.of(self._names, settings.retry_delays)
+        self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._ledger = open_ledger(
+            settings.ledger_url.get_secret_value(),
+            worker_id=self.worker_id,
+            holder_timeout=settings.holder_timeout,
+            migrate=settings.migrate,
+        )
+        self._flow = Flow(
+            ledger=self._ledger,
+            handler=handlers.load(settings.handler),
+            parser=RequestParser(
+                self._names, max_body_bytes=settings.max_body_bytes, reply_to_allow=settings.reply_to_allow
+            ),
+            replies=ReplyBuilder(self.worker_id),
+            settings=settings,
+        )
+        self._settler = Settler(
+            self._publish,
+            self._ledger,
+            self._names,
+            worker_id=self.worker_id,
+            slowest_retry=settings.retry_delays[-1],
+        )
+        self._link: Link | None = None
+        self._serving: set[asyncio.Task[None]] = set()
+        self._gate_changed = asyncio.Event()
+
+    async def run(self) -> None:
+        """Work until ``stop`` is set, then finish what runs.
+
+        Raises:
+            StartError: the worker could not start.
+        """
+        try:
+            await self._ledger.open()
+        except LedgerError as error:
+            raise StartError(str(error)) from error
+        self._ledger.availability.watch(self._on_ledger)
+        try:
+            link = await self._connect(first=True)
+            while link is not None:
+                await self._stay_linked(link)
+                link = await self._connect()
+            await self._drain()
+        finally:
+            await self._ledger.close()
+
+    # ------------------------------------------------------------------------------ the link
+
+    async def _connect(self, *, first: bool = False) -> Link | None:
+        """A new link, or None when it is time to stop.
+
+        At the start the broker may be a little late, but what cannot be right is said at once. Later on
+        everything is waited for.
+        """
+
+        def hopeless(state: tenacity.RetryCallState) -> bool:
+            error = state.outcome.exception() if state.outcome else None
+            permanent = isinstance(error, TopologyError) or getattr(error, "permanent", False)
+            return first and (permanent or (state.seconds_since_start or 0) > START_SECONDS)
+
+        trying = retry.until_stopped(self._stop, (LinkLostError, TopologyError), _log_link_failure, hopeless)
+        try:
+            return await self._unless_stopped(trying(self._build_link))
+        except (LinkLostError, TopologyError) as error:
+            if self._stop.is_set():
+                return None
+            raise StartError(str(error)) from error
+
+    async def _build_link(self) -> Link:
+        return await Link.build(self._settings, self._names, self._topology, self._on_delivery)
+
+    async def _unless_stopped(self, connecting: Coroutine[Any, Any, Link]) -> Link | None:
+        """What ``connecting`` gives, or None as soon as ``stop`` is set."""
+        trying = asyncio.ensure_future(connecting)
+        stopping = asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait({trying, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not self._stop.is_set():
+                return await trying
+            trying.cancel()
+            await asyncio.wait({trying})
+            if not trying.cancelled() and trying.exception() is None:
+                await trying.result().close()
+            return None
+        finally:
+            stopping.cancel()
+
+    async def _stay_linked(self, link: Link) -> None:
+        """Serve until the link is lost or it is time to stop."""
+        self._link = link
+        link.watch_blocked(self._gate_changed.set)
+        log.info(
+            "worker up",
+            worker_id=self.worker_id,
+            queue=self._names.work,
+            concurrency=self._settings.concurrency,
+        )
+        lost = asyncio.create_task(link.lost(), name="link watcher")
+        tasks = {
+            lost,
+            asyncio.create_task(self._stop.wait(), name="stop watcher"),
+            gate := asyncio.create_task(self._keep_gate(link), name="consuming gate"),
+        }
+        try:
+            await asyncio.wait(tasks - {gate}, return_when=asyncio.FIRST_COMPLETED)
+            if lost.done():
+                log.warning("link lost", reason=lost.result(), running=len(self._serving))
+            else:
+                gate.cancel()
+                await self._drain(link)
+        finally:
+            self._link = None
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            await link.close()
+
+    async def _keep_gate(self, link: Link) -> None:
+        """Consume only while the ledger answers and the broker takes what we publish."""
+        consuming = True
+        self._gate_changed.set()
+        while True:
+            await self._gate_changed.wait()
+            self._gate_changed.clear()
+            wanted = self._ledger.availability.up and not link.blocked
+            if wanted == consuming:
+                continue
+            consuming = wanted
+            log.warning(
+                "consuming again" if wanted else "consuming paused",
+                ledger="up" if self._ledger.availability.up else self._ledger.availability.reason,
+                broker="blocked" if link.blocked else "up",
+            )
+            try:
+                await (link.resume() if wanted else link.pause())
+            except LinkLostError:
+                return
+
+    def _on_ledger(self, _up: bool) -> None:
+        self._gate_changed.set()
+
+    async def _publish(self, message: Message) -> None:
+        if self._link is None:
+            raise LinkLostError("the connection was lost")
+        await self._link.publish(message)
+
+    # ------------------------------------------------------------------------------ deliveries
+
+    def _on_delivery(self, delivery: Delivery) -> None:
+        task = asyncio.create_task(self._serve(delivery), name="delivery")
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+
+    async def _serve(self, delivery: Delivery) -> None:
+        try:
+            async with self._flow.outcome_of(delivery) as outcome:
+                await self._settler.settle(delivery, outcome)
+        except Exception:
+            # Ours to mend. Until then the message goes round slowly, and the worker lives.
+            log.exception("delivery failed unexpectedly")
+            await self._settler.settle(delivery, Busy(None, self._settings.retry_delays[-1], 0))
+
+    async def _drain(self, link: Link | None = None) -> None:
+        """1. no new deliveries · 2. let finish what runs · 3. give back the rest. The link closes next."""
+        if link is not None:
+            with suppress(LinkLostError):
+                await link.pause()
+        if not self._serving:
+            return
+        log.info("draining", running=len(self._serving), grace=self._settings.shutdown_grace)
+        await asyncio.wait(self._serving, timeout=self._settings.shutdown_grace)
+        for task in tuple(self._serving):
+            task.cancel()
+        if self._serving:
+            log.warning("giving back", running=len(self._serving))
+            await asyncio.wait(self._serving, timeout=RELEASE_SECONDS)
+
+
+def _log_link_failure(state: tenacity.RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    log.warning("no link to the broker", reason=str(error), retry_in=round(state.upcoming_sleep, 2))
+
+
+async def serve(settings: Settings) -> int:
+    """Run a worker until SIGTERM or SIGINT; the process's exit code.
+
+    Raises:
+        StartError: it cannot start; a sentence for people.
+    """
+    telemetry_log.configure(settings.log_level)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_log_stray_error)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _on_signal, stop, settings.shutdown_grace)
+    try:
+        service = Service(settings, stop)
+    except (HandlerNotFoundError, LedgerError) as error:
+        raise StartError(str(error)) from error
+    await service.run()
+    log.info("worker stopped", worker_id=service.worker_id)
+    return 0
+
+
+def run(settings: Settings) -> int:
+    """``serve`` on the fastest event loop there is."""
+    try:
+        import uvloop
+    except ImportError:
+        factory = None
+    else:
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(serve(settings))
+
+
+def _on_signal(stop: asyncio.Event, grace: float) -> None:
+    """The first signal drains; the second one, or a drain that does not end, ends the process at once."""
+    if stop.is_set():
+        _exit_now("second signal")
+    stop.set()
+    deadline = threading.Timer(grace + 2 * RELEASE_SECONDS, _exit_now, ["the shutdown took too long"])
+    deadline.daemon = True
+    deadline.start()
+
+
+def _exit_now(reason: str) -> None:
+    log.error("worker ends at once", reason=reason)
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def _log_stray_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    log.error("unexpected", what=context.get("message"), exc_info=context.get("exception"))
