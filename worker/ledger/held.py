@@ -9,6 +9,7 @@ from contracts import ErrorCode, RequestStatus
 from worker.ledger.base import (
     SETTLING_SECONDS,
     Claimed,
+    Finish,
     Finished,
     InOtherHands,
     Mismatch,
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
-    from worker.ledger.base import Claim, ClaimAnswer, Finish, Release
+    from worker.ledger.base import Claim, ClaimAnswer, Release
 
 FINAL = frozenset({RequestStatus.COMPLETED, RequestStatus.FAILED})
 
@@ -90,18 +91,16 @@ class Held:
         )
 
 
-def repeated(
-    step: Finish | Postpone | Release, status: RequestStatus, entry: tuple[UUID, str] | None
-) -> Step:
-    """How a step ended that was to leave ``status`` but wrote nothing; ``entry``: the token and status found.
+def repeated(step: Finish | Postpone | Release, entry: tuple[UUID, str] | None) -> Step:
+    """How a step ended that wrote nothing; ``entry``: the token and the status found.
 
     The token stays until the next claim, so under our own token the status tells whether the step had been
     written before, by a commit whose answer was lost.
     """
     if entry is None or entry[0] != step.token:
         return Step.FENCED
-    if entry[1] == status:
+    wanted = step.status if isinstance(step, Finish) else RequestStatus.PENDING
+    if entry[1] == wanted:
         return Step.APPLIED
-    return (
-        Step.OVERDUE if isinstance(step, Postpone) and entry[1] == RequestStatus.PROCESSING else Step.FENCED
-    )
+    overdue = isinstance(step, Postpone) and entry[1] == RequestStatus.PROCESSING
+    return Step.OVERDUE if overdue else Step.FENCED

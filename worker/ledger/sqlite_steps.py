@@ -199,7 +199,7 @@ class Transaction:
             from2=sources[-1],
         )
         if not written:
-            return self._repeated(finish, finish.status)
+            return self._repeated(finish)
         if finish.status is RequestStatus.COMPLETED:
             self._database.execute(_CREATE_SESSION, (str(finish.request_id),))
         return Step.APPLIED
@@ -214,7 +214,7 @@ class Transaction:
             detail=postpone.detail,
             due=iso(self._clock + timedelta(seconds=postpone.delay)),
         )
-        return Step.APPLIED if written else self._repeated(postpone, RequestStatus.PENDING)
+        return Step.APPLIED if written else self._repeated(postpone)
 
     def _release(self, release: Release) -> Step:
         written = self._execute(
@@ -224,13 +224,13 @@ class Transaction:
             status=RequestStatus.PENDING,
             detail="handed back",
         )
-        return Step.APPLIED if written else self._repeated(release, RequestStatus.PENDING)
+        return Step.APPLIED if written else self._repeated(release)
 
-    def _repeated(self, step: Finish | Postpone | Release, status: RequestStatus) -> Step:
+    def _repeated(self, step: Finish | Postpone | Release) -> Step:
         row = self._database.execute(
             "SELECT token, status FROM requests WHERE request_id = ?", (str(step.request_id),)
         ).fetchone()
-        return repeated(step, status, row and (UUID(row[0]), row[1]))
+        return repeated(step, row and (UUID(row[0]), row[1]))
 
     def _note(self, note: Note) -> Step:
         self._execute(

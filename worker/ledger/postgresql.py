@@ -1,0 +1,166 @@
+"""The ledger in PostgreSQL, for many workers."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from operator import attrgetter
+from typing import TYPE_CHECKING
+
+from worker.ledger.availability import Availability
+from worker.ledger.base import Claim, Claimed, Finish, InOtherHands, LedgerError, Postpone, Release, Step
+from worker.ledger.group_commit import GroupCommit
+from worker.ledger.held import Held, repeated
+from worker.ledger.notes import LazyNotes, Note
+from worker.ledger.postgresql_line import Line
+from worker.ledger.postgresql_register import Register
+from worker.ledger.postgresql_schema import check_schema, upgrade_database
+from worker.ledger.postgresql_steps import CLAIM, FINISH, FOUND, HELD, NOTE, POSTPONE, RELEASE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from uuid import UUID
+
+    from worker.ledger.base import ClaimAnswer
+    from worker.ledger.membership import Membership
+
+CLOSE_TIMEOUT = 5.0
+"""Seconds that ``close`` lets waiting steps be committed."""
+_NO_LIMIT = 2**31 - 1
+
+_CLAIM = attrgetter(
+    *("request_id", "token", "fingerprint", "session_id", "user_id", "operation", "casefile_id", "title"),
+    *("reply_to", "correlation_id", "patience"),
+)
+_FINISH = attrgetter("request_id", "token", "status", "response", "error_code", "error", "detail")
+_POSTPONE = attrgetter("request_id", "token", "delay", "error_code", "detail")
+_RELEASE = attrgetter("request_id", "token")
+_NOTE = attrgetter("request_id", "kind")
+
+
+class PostgreSQLLedger:
+    """``Ledger`` in PostgreSQL. Each batch of steps of one kind is one statement, hence one round trip.
+
+    Three connections: claims, outcomes, everything else; and one of the register's own.
+    """
+
+    def __init__(self, url: str, membership: Membership, *, migrate: bool) -> None:
+        self.availability = Availability()
+        self._url = url
+        self._me = membership
+        self._migrate = migrate
+        self._away: set[Line] = set()
+        self._lines = [Line(url, self._lost, self._back) for _ in range(3)]
+        self._claiming, self._finishing, self._other = self._lines
+        self._register = Register(url, membership)
+        self._claims: GroupCommit[Claim, ClaimAnswer] = GroupCommit(self._claim)
+        self._finishes: GroupCommit[Finish, Step] = GroupCommit(self._finish)
+        self._postpones: GroupCommit[Postpone, Step] = GroupCommit(self._postpone)
+        self._releases: GroupCommit[Release, Step] = GroupCommit(self._release)
+        self._notes: GroupCommit[Note, Step] = GroupCommit(self._note)
+        self._lazy_notes = LazyNotes(self._notes.note)
+
+    async def open(self) -> None:
+        if self._migrate:
+            await upgrade_database(self._url)
+        try:
+            await check_schema(await self._claiming.open(), self._url)
+            await self._register.join()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        with suppress(LedgerError):
+            self._lazy_notes.flush()
+        timeout = CLOSE_TIMEOUT if self.availability.up else 0
+        groups = (self._claims, self._finishes, self._postpones, self._releases, self._notes)
+        await asyncio.gather(*(group.close(timeout) for group in groups))
+        await asyncio.gather(self._register.leave(), *(line.close() for line in self._lines))
+
+    async def claim(self, claim: Claim) -> ClaimAnswer:
+        return await self._claims.do(claim)
+
+    async def finish(self, finish: Finish) -> Step:
+        return await self._finishes.do(finish)
+
+    async def postpone(self, postpone: Postpone) -> Step:
+        return await self._postpones.do(postpone)
+
+    async def release(self, release: Release) -> Step:
+        return await self._releases.do(release)
+
+    def note_sent(self, request_id: UUID) -> None:
+        self._lazy_notes.sent(request_id)
+
+    async def note_undeliverable(self, request_id: UUID) -> None:
+        await self._notes.do(Note(request_id, "undeliverable"))
+
+    async def note_parked(self, request_id: UUID) -> None:
+        await self._notes.do(Note(request_id, "parked"))
+
+    async def _claim(self, claims: Sequence[Claim]) -> list[ClaimAnswer]:
+        limits = [_NO_LIMIT if claim.alone else claim.suspect_after for claim in claims]
+        grace = self._me.takeover_grace
+        taken = await self._claiming.fetch(
+            CLAIM, *zip(*map(_CLAIM, claims), strict=True), self._me.worker_id, limits, grace
+        )
+        answers: dict[UUID, ClaimAnswer] = {request_id: Claimed(*rest) for request_id, *rest in taken}
+        if len(answers) < len(claims):
+            await self._explain([claim for claim in claims if claim.request_id not in answers], answers)
+        return [answers[claim.request_id] for claim in claims]
+
+    async def _explain(self, claims: Sequence[Claim], answers: dict[UUID, ClaimAnswer]) -> None:
+        """Find out, in a snapshot of its own, why ``claims`` took nothing."""
+        request_ids = [claim.request_id for claim in claims]
+        rows = await self._claiming.fetch(HELD, request_ids, self._me.worker_id, self._me.takeover_grace)
+        found = {request_id: Held(*columns) for request_id, *columns in rows}
+        for claim in claims:
+            held = found.get(claim.request_id)
+            # It may have become claimable, or been pruned, since: then the next delivery takes it.
+            later = InOtherHands(0.0, running=False)
+            answers[claim.request_id] = (held and held.refusal(claim)) or later
+
+    async def _finish(self, steps: Sequence[Finish]) -> list[Step]:
+        written = await self._finishing.fetch(
+            FINISH, *zip(*map(_FINISH, steps), strict=True), self._me.worker_id
+        )
+        return await self._outcomes(self._finishing, steps, {row[0] for row in written})
+
+    async def _postpone(self, steps: Sequence[Postpone]) -> list[Step]:
+        written = await self._other.fetch(
+            POSTPONE, *zip(*map(_POSTPONE, steps), strict=True), self._me.worker_id
+        )
+        return await self._outcomes(self._other, steps, {row[0] for row in written})
+
+    async def _release(self, steps: Sequence[Release]) -> list[Step]:
+        written = await self._other.fetch(
+            RELEASE, *zip(*map(_RELEASE, steps), strict=True), self._me.worker_id
+        )
+        return await self._outcomes(self._other, steps, {row[0] for row in written})
+
+    async def _note(self, notes: Sequence[Note]) -> list[Step]:
+        await self._other.fetch(NOTE, *zip(*map(_NOTE, notes), strict=True))
+        return [Step.APPLIED] * len(notes)
+
+    async def _outcomes(
+        self, line: Line, steps: Sequence[Finish | Postpone | Release], written: set[UUID]
+    ) -> list[Step]:
+        if len(written) == len(steps):
+            return [Step.APPLIED] * len(steps)
+        others = [step.request_id for step in steps if step.request_id not in written]
+        found = {row[0]: (row[1], row[2]) for row in await line.fetch(FOUND, others)}
+        return [
+            Step.APPLIED if step.request_id in written else repeated(step, found.get(step.request_id))
+            for step in steps
+        ]
+
+    def _lost(self, line: Line, reason: str) -> None:
+        self._away.add(line)
+        self.availability.lost(reason)
+
+    def _back(self, line: Line) -> None:
+        if self._away:
+            self._away.discard(line)
+            if not self._away:
+                self.availability.back()

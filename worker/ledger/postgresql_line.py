@@ -1,0 +1,144 @@
+"""Connections to a PostgreSQL ledger, and what their errors mean."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import asyncpg
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
+
+from worker.ledger.availability import BACKOFF
+from worker.ledger.base import LedgerError
+from worker.ledger.group_commit import RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CONNECT_TIMEOUT = 5.0
+COMMAND_TIMEOUT = 10.0
+"""Seconds for one statement: then the connection is taken for dead (a network that swallows packets)."""
+CLOSE_TIMEOUT = 2.0
+
+AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+_REFUSALS = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
+_COLLISIONS = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+
+_SERVER_SETTINGS = {
+    "application_name": "session-worker",
+    "timezone": "UTC",  # the times in the history are written by the server
+    "statement_timeout": str(int(COMMAND_TIMEOUT * 1000)),
+    # Every statement finds its rows by key. Plans are made once, often on an empty table, and must hold when
+    # it has grown; and only a nested loop takes its locks in the order of the batch.
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "jit": "off",
+}
+
+
+async def connect(url: str) -> asyncpg.Connection:
+    """A connection for the ledger's own statements. Raises one of AWAY."""
+    return await asyncpg.connect(
+        url, timeout=CONNECT_TIMEOUT, command_timeout=COMMAND_TIMEOUT, server_settings=_SERVER_SETTINGS
+    )
+
+
+async def connect_or_explain(url: str) -> asyncpg.Connection:
+    """Like ``connect``. Raises LedgerError, a sentence for people."""
+    try:
+        return await connect(url)
+    except (*AWAY, ValueError) as error:
+        raise LedgerError(sentence(error, url)) from error
+
+
+async def hang_up(connection: asyncpg.Connection) -> None:
+    """Close the connection, politely if the server answers."""
+    with suppress(*AWAY):
+        await connection.close(timeout=CLOSE_TIMEOUT)
+    connection.terminate()
+
+
+def sentence(error: BaseException, url: str) -> str:
+    """What ``error`` means for the ledger at ``url``, without the password."""
+    parts = urlsplit(url)
+    place = f"{parts.netloc.rpartition('@')[2] or 'localhost'}{parts.path}"
+    match error:
+        case asyncpg.InvalidAuthorizationSpecificationError():
+            what = "refuses the user or the password: correct them in the ledger's URL"
+        case asyncpg.InvalidCatalogNameError():
+            what = "has no such database: create it, or correct the ledger's URL"
+        case asyncpg.InsufficientPrivilegeError():
+            what = f"does not permit it ({error}): grant the user what it needs on the ledger's tables"
+        case asyncpg.ReadOnlySQLTransactionError():
+            what = "is read-only, as a standby is: name the primary in the ledger's URL"
+        case socket.gaierror():
+            what = "cannot be found: correct the host in the ledger's URL"
+        case TimeoutError():
+            what = "does not answer in time: check the network and the server"
+        case OSError():
+            what = "cannot be reached: check that the server runs, and the host and port in the ledger's URL"
+        case ValueError():
+            return "the ledger's URL cannot be read: write postgresql://user:password@host:5432/database"
+        case _:
+            what = f"cannot be used: {error}".replace("\n", " ")
+    return f"the ledger's PostgreSQL at {place} {what}"
+
+
+class Line:
+    """One connection that answers one statement after another and is made again, for ever, when it is lost.
+
+    ``away`` hears at every failed try why; ``here`` hears of every success.
+    """
+
+    def __init__(self, url: str, away: Callable[[Line, str], None], here: Callable[[Line], None]) -> None:
+        self._url = url
+        self._away = away
+        self._here = here
+        self._connection: asyncpg.Connection | None = None
+        self._turn = asyncio.Lock()
+
+    async def open(self) -> asyncpg.Connection:
+        """Connect now. Raises LedgerError."""
+        self._connection = await connect_or_explain(self._url)
+        return self._connection
+
+    async def close(self) -> None:
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            await hang_up(connection)
+
+    async def fetch(self, sql: str, *values: object) -> list[asyncpg.Record]:
+        """Run a statement that may be repeated: it is, until its answer arrives. Raises RefusedError."""
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(AWAY), wait=BACKOFF, before_sleep=self._failed, reraise=True
+        )
+        async with self._turn:
+            records: list[asyncpg.Record] = await retrying(self._fetch, sql, values)
+        self._here(self)
+        return records
+
+    async def _fetch(self, sql: str, values: tuple[Any, ...]) -> list[asyncpg.Record]:
+        try:
+            if self._connection is None:
+                self._connection = await connect(self._url)
+            return await self._connection.fetch(sql, *values)
+        except _REFUSALS as error:
+            self._here(self)
+            raise RefusedError(str(error)) from error
+        except _COLLISIONS:
+            raise
+        except BaseException:
+            if self._connection is not None:
+                self._connection.terminate()
+                self._connection = None
+            raise
+
+    def _failed(self, state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        if error is not None and not isinstance(error, _COLLISIONS):
+            self._away(self, sentence(error, self._url))

@@ -1,0 +1,80 @@
+"""A PostgreSQL ledger as an operator asks it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+from contracts import RequestStatus
+from worker.ledger.base import Entry, LedgerError
+from worker.ledger.postgresql_line import AWAY, connect_or_explain, hang_up, sentence
+from worker.ledger.postgresql_schema import check_schema
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    import asyncpg
+
+_ENTRY = """
+SELECT request_id, status, attempt, session_id, user_id, casefile_id, error_code, error, reply, received_at,
+    updated_at, finished_at, next_attempt_at, history
+FROM requests
+"""
+# Only failed and postponed entries have an error code, and these have an index of their own.
+_FIND = f"""{_ENTRY}
+WHERE received_at >= coalesce(now() - $1::float8 * interval '1 second', '-infinity')
+    AND ($2::text IS NULL OR status = $2)
+ORDER BY received_at DESC LIMIT $3
+"""
+
+
+class PostgreSQLReader:
+    """``LedgerReader`` over one connection."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._connection: asyncpg.Connection | None = None
+        self._turn = asyncio.Lock()
+
+    async def open(self) -> None:
+        self._connection = await connect_or_explain(self._url)
+        try:
+            await self._connection.execute("RESET ALL")
+            await check_schema(self._connection, self._url)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            await hang_up(connection)
+
+    async def get(self, request_id: UUID) -> Entry | None:
+        rows = await self._fetch(f"{_ENTRY} WHERE request_id = $1", request_id)
+        return _entry(rows[0]) if rows else None
+
+    async def find(
+        self, *, status: RequestStatus | None = None, since: float | None = None, limit: int = 50
+    ) -> list[Entry]:
+        return [_entry(row) for row in await self._fetch(_FIND, since, status, limit)]
+
+    async def count_sessions(self) -> int:
+        return int((await self._fetch("SELECT count(*) FROM sessions"))[0][0])
+
+    async def _fetch(self, sql: str, *values: Any) -> list[asyncpg.Record]:
+        if self._connection is None:
+            raise LedgerError("the ledger is not open")
+        try:
+            async with self._turn:
+                return await self._connection.fetch(sql, *values)
+        except AWAY as error:
+            raise LedgerError(sentence(error, self._url)) from error
+
+
+def _entry(row: asyncpg.Record) -> Entry:
+    columns: dict[str, Any] = dict(row)
+    columns["status"] = RequestStatus(columns["status"])
+    columns["history"] = json.loads(columns["history"])
+    return Entry(**columns)

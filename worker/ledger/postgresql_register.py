@@ -1,0 +1,94 @@
+"""Keeps this worker in the register of a PostgreSQL ledger, from a thread of its own.
+
+So a blocked event loop does not look like a dead worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from worker.ledger.base import LedgerError
+from worker.ledger.postgresql_line import AWAY, CLOSE_TIMEOUT, connect, hang_up, sentence
+from worker.ledger.postgresql_steps import LEAVE, RENEW, SWEEP
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    from worker.ledger.membership import Membership
+
+_RETRY = 0.5
+"""Seconds between two tries while the ledger is away: the other workers' patience is short."""
+
+
+class Register:
+    """This worker's row in ``workers``; a thread renews it from ``join`` to ``leave``."""
+
+    def __init__(self, url: str, membership: Membership) -> None:
+        self._url = url
+        self._me = membership
+        self._thread = threading.Thread(target=self._run, name="ledger register", daemon=True)
+        self._joined: Future[None] = Future()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._connection: asyncpg.Connection | None = None
+
+    async def join(self) -> None:
+        """Register. Raises LedgerError."""
+        self._thread.start()
+        await asyncio.wrap_future(self._joined)
+
+    async def leave(self) -> None:
+        """Take this worker off the register and end the thread; bounded, also when the ledger is away."""
+        if self._loop is not None and self._task is not None:
+            with suppress(RuntimeError):  # it has ended already
+                self._loop.call_soon_threadsafe(self._task.cancel)
+        if self._thread.ident is not None:
+            await asyncio.to_thread(self._thread.join)
+
+    def _run(self) -> None:
+        with asyncio.Runner() as runner:
+            runner.run(self._stay())
+
+    async def _stay(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        gap = False
+        try:
+            while True:
+                try:
+                    await self._renew(gap=gap)
+                    gap = False
+                except AWAY as error:
+                    self._drop()
+                    gap = True
+                    if not self._joined.done():
+                        self._joined.set_exception(LedgerError(sentence(error, self._url)))
+                        return
+                await asyncio.sleep(_RETRY if gap else self._me.interval)
+        except asyncio.CancelledError:
+            with suppress(*AWAY):
+                await asyncio.wait_for(self._leave(), CLOSE_TIMEOUT)
+        finally:
+            self._drop()
+
+    async def _renew(self, *, gap: bool) -> None:
+        if self._connection is None:
+            self._connection = await connect(self._url)
+        await self._connection.execute(RENEW, self._me.worker_id, self._me.holder_timeout, gap)
+        if not self._joined.done():
+            await self._connection.execute(SWEEP)
+            self._joined.set_result(None)
+
+    async def _leave(self) -> None:
+        if self._connection is not None:
+            await self._connection.execute(LEAVE, self._me.worker_id)
+            await hang_up(self._connection)
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None

@@ -1,0 +1,137 @@
+"""What the steps of many requests do to a PostgreSQL ledger: for each kind of step one statement.
+
+The arrays of a batch are sorted by request id and every statement goes through them in order, so batches of
+two workers that overlap wait for each other and never deadlock. ``now()`` is the statement's start; where
+it then waited for another worker's, the entry's ``updated_at`` may be later, and history never goes back.
+"""
+
+from __future__ import annotations
+
+from contracts import MOVES, RequestStatus
+from worker.ledger.held import FINAL
+
+_TIME = "greatest(now(), r.updated_at)"
+_EXPIRED = "(r.expires_at IS NOT NULL AND r.expires_at <= now())"
+_TAKEN_OVER = "(r.status = 'processing')"
+_FINISHING = ", ".join(f"('{old}', '{new}')" for old, new in sorted(MOVES, key=str) if old and new in FINAL)
+
+
+def _move(status: str, attempt: str, worker: str, detail: str = "NULL::text", time: str = _TIME) -> str:
+    """One entry of the history, as an array so that it can be appended."""
+    return (
+        f"jsonb_build_array(jsonb_build_object('status', {status}, 'at', {time}, 'attempt', {attempt}, "
+        f"'worker_id', {worker}, 'detail', {detail}))"
+    )
+
+
+CLAIM = f"""
+INSERT INTO requests AS r (request_id, token, fingerprint, session_id, user_id, operation, casefile_id, title,
+    reply_to, correlation_id, expires_at, status, attempt, holder, received_at, updated_at, history)
+SELECT a.request_id, a.token, a.fingerprint, a.session_id, a.user_id, a.operation, a.casefile_id, a.title,
+    a.reply_to, a.correlation_id, now() + a.patience * interval '1 second',
+    CASE WHEN a.patience <= 0 THEN 'pending' ELSE 'processing' END,
+    CASE WHEN a.patience <= 0 THEN 0 ELSE 1 END, $12, now(), now(),
+    CASE WHEN a.patience <= 0 THEN {_move("'pending'", "0", "$12::text", time="now()")}
+    ELSE {_move("'pending'", "0", "$12::text", time="now()")}
+        || {_move("'processing'", "1", "$12::text", time="now()")} END
+FROM unnest($1::uuid[], $2::uuid[], $3::bytea[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
+    $9::text[], $10::text[], $11::float8[]) AS a (request_id, token, fingerprint, session_id, user_id,
+    operation, casefile_id, title, reply_to, correlation_id, patience)
+ON CONFLICT (request_id) DO UPDATE SET
+    token = excluded.token, holder = excluded.holder, next_attempt_at = NULL, updated_at = {_TIME},
+    status = CASE WHEN {_EXPIRED} THEN 'pending' ELSE 'processing' END,
+    attempt = r.attempt + (NOT {_TAKEN_OVER} AND NOT {_EXPIRED})::int,
+    crashes = r.crashes + {_TAKEN_OVER}::int,
+    history = r.history
+        || CASE WHEN {_TAKEN_OVER} THEN
+            {_move("'pending'", "r.attempt", "$12::text", "'its worker ' || r.holder || ' is gone'")}
+            ELSE '[]' END
+        || CASE WHEN {_EXPIRED} THEN '[]' ELSE
+            {_move("'processing'", f"r.attempt + (NOT {_TAKEN_OVER})::int", "$12::text")} END
+WHERE r.fingerprint = excluded.fingerprint AND r.token <> excluded.token
+    AND (r.status = 'pending' AND (r.next_attempt_at IS NULL OR r.next_attempt_at <= now())
+        -- An entry changed after this statement began may have a holder that it cannot see yet.
+        OR {_TAKEN_OVER} AND r.updated_at <= now()
+            AND NOT EXISTS (SELECT FROM workers its WHERE its.worker_id = r.holder AND its.gone_at > now())
+            -- Who has not renewed itself in time saw an outage, or was stopped: he declares nobody dead yet.
+            AND EXISTS (SELECT FROM workers mine WHERE mine.worker_id = $12 AND mine.gone_at > now()
+                AND mine.steady_since + $14::float8 * interval '1 second' <= now()))
+    AND (r.crashes = 0 AND NOT {_TAKEN_OVER} OR r.crashes + {_TAKEN_OVER}::int
+        < ($13::int[])[array_position($1::uuid[], r.request_id)])
+RETURNING request_id, session_id, attempt, crashes, received_at, status = 'pending'
+"""  # noqa: S608 -- no value is formatted in, here and below
+"""Take what may be taken. Parameters: the columns of the claims, this worker, for each claim the crashes with
+which it does not take, the takeover grace. Rows: those taken now; the rest is for HELD."""
+
+HELD = """
+SELECT r.request_id, r.status, r.fingerprint, r.token, r.attempt, r.crashes, r.session_id, r.response,
+    r.error_code, r.error, r.detail, r.received_at, r.parked_at IS NOT NULL AS parked,
+    r.holder IS NOT DISTINCT FROM $2 AS mine,
+    extract(epoch FROM r.next_attempt_at - now())::float8 AS due_in,
+    extract(epoch FROM its.gone_at - now())::float8 AS gone_in,
+    CASE WHEN mine.gone_at > now()
+        THEN $3::float8 - extract(epoch FROM now() - mine.steady_since)::float8 ELSE $3 END AS takeover_in,
+    extract(epoch FROM now() - r.finished_at)::float8 AS finished_for
+FROM requests r LEFT JOIN workers its ON its.worker_id = r.holder
+    LEFT JOIN workers mine ON mine.worker_id = $2
+WHERE r.request_id = ANY ($1::uuid[])
+"""
+
+FINISH = f"""
+WITH written AS (
+    UPDATE requests r SET status = a.status, response = a.response, error_code = a.error_code,
+        error = a.error, detail = a.detail, finished_at = {_TIME}, updated_at = {_TIME},
+        next_attempt_at = NULL,
+        history = r.history || {_move("a.status", "r.attempt", "$8::text", "a.detail")}
+    FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::bytea[], $5::text[], $6::text[], $7::text[])
+        AS a (request_id, token, status, response, error_code, error, detail)
+    WHERE r.request_id = a.request_id AND r.token = a.token AND (r.status, a.status) IN ({_FINISHING})
+    RETURNING r.request_id, r.session_id, r.user_id, r.casefile_id, r.title, r.received_at, r.status
+), created AS (
+    INSERT INTO sessions (session_id, request_id, user_id, casefile_id, title, created_at)
+    SELECT session_id, request_id, user_id, casefile_id, title, received_at FROM written
+    WHERE status = '{RequestStatus.COMPLETED}'
+)
+SELECT request_id FROM written
+"""  # noqa: S608
+
+POSTPONE = f"""
+UPDATE requests r SET status = 'pending', next_attempt_at = now() + a.delay * interval '1 second',
+    holder = NULL, error_code = a.error_code, detail = a.detail, updated_at = {_TIME},
+    history = r.history || {_move("'pending'", "r.attempt", "$6::text", "a.detail")}
+FROM unnest($1::uuid[], $2::uuid[], $3::float8[], $4::text[], $5::text[])
+    AS a (request_id, token, delay, error_code, detail)
+WHERE r.request_id = a.request_id AND r.token = a.token AND r.status = 'processing'
+    AND (r.expires_at IS NULL OR r.expires_at >= now() + a.delay * interval '1 second')
+RETURNING r.request_id
+"""  # noqa: S608
+
+RELEASE = f"""
+UPDATE requests r SET status = 'pending', attempt = r.attempt - 1, holder = NULL, updated_at = {_TIME},
+    history = r.history || {_move("'pending'", "r.attempt - 1", "$3::text", "'handed back'")}
+FROM unnest($1::uuid[], $2::uuid[]) AS a (request_id, token)
+WHERE r.request_id = a.request_id AND r.token = a.token AND r.status = 'processing'
+RETURNING r.request_id
+"""  # noqa: S608
+
+FOUND = "SELECT request_id, token, status FROM requests WHERE request_id = ANY ($1::uuid[])"
+
+NOTE = """
+UPDATE requests r SET updated_at = greatest(now(), r.updated_at),
+    reply = CASE a.kind WHEN 'sent' THEN 'sent' WHEN 'undeliverable' THEN coalesce(r.reply, 'undeliverable')
+        ELSE r.reply END,
+    parked_at = CASE WHEN a.kind = 'parked' THEN coalesce(r.parked_at, now()) ELSE r.parked_at END
+FROM unnest($1::uuid[], $2::text[]) AS a (request_id, kind)
+WHERE r.request_id = a.request_id AND r.finished_at IS NOT NULL
+"""
+
+RENEW = """
+INSERT INTO workers AS w (worker_id, steady_since, renewed_at, gone_at)
+VALUES ($1, now(), now(), now() + $2::float8 * interval '1 second')
+ON CONFLICT (worker_id) DO UPDATE SET renewed_at = now(), gone_at = excluded.gone_at,
+    steady_since = CASE WHEN $3 OR w.gone_at <= now() THEN now() ELSE w.steady_since END
+"""
+"""Parameters: this worker, its holder timeout, whether the last renewal failed."""
+
+LEAVE = "DELETE FROM workers WHERE worker_id = $1"
+SWEEP = "DELETE FROM workers WHERE gone_at < now() - interval '1 day'"
