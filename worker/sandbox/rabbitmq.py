@@ -1,0 +1,294 @@
+"""A private RabbitMQ node."""
+
+from __future__ import annotations
+
+import base64
+import os
+import secrets
+import select
+import signal
+import subprocess
+import threading
+import time
+from typing import Final
+from urllib.parse import quote
+
+from worker.sandbox.workspace import SandboxError, Server, Workspace, find, free_port, tail
+
+START_TIMEOUT: Final = 90.0
+
+# Runs in the node once it has booted: evaluates one expression a line and answers with one line. rabbitmqctl starts
+# a virtual machine for every command and takes a second for what this does in milliseconds. When our end of the
+# pipe closes, the node ends.
+_CONTROL: Final = r"""
+Loop = fun(Next) -> case io:get_line("") of
+    Line when is_list(Line) ->
+        Answer = try
+            {ok, Tokens, _} = erl_scan:string(Line),
+            {ok, Expressions} = erl_parse:parse_exprs(Tokens),
+            {value, Value, _} = erl_eval:exprs(Expressions, []),
+            ["ok ", io_lib:format("~0tp", [Value])]
+        catch Class:Reason -> ["error ", io_lib:format("~0tp", [{Class, Reason}])] end,
+        io:put_chars(["\n@", unicode:characters_to_binary(Answer), "\n"]),
+        Next(Next);
+    _ -> erlang:halt() end end,
+io:put_chars("\n@ok up\n"), Loop(Loop).
+"""
+
+
+class RabbitMQ(Server):
+    """A private node on free ports of 127.0.0.1, with a name, a cookie, a port mapper and folders of its own.
+
+    With `management`, its HTTP interface answers at `management_url` (a second more to start).
+
+    Raises:
+        SandboxError: RabbitMQ is not installed, or does not start.
+    """
+
+    def __init__(self, *, management: bool = False) -> None:
+        # Not Debian's wrapper in /usr/sbin: that one insists on the machine's own folders and users.
+        self._program = find(
+            "rabbitmq-server",
+            "rabbitmq-server",
+            "usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server",
+        )
+        self._epmd_program = find("epmd", "rabbitmq-server")
+        find("erl", "rabbitmq-server")
+        self._management = management
+        self._workspace = Workspace("rabbitmq", "rabbitmq")
+        self._name = f"session-worker-{secrets.token_hex(4)}@localhost"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._epmd: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+        self._unread = b""
+        self._take_ports()
+
+    @property
+    def url(self) -> str:
+        """The URL of the vhost `/`."""
+        return self.vhost_url("/")
+
+    @property
+    def management_url(self) -> str:
+        """Where the management interface answers, if it was asked for; without user and password."""
+        return f"http://127.0.0.1:{self._management_port}"
+
+    @property
+    def pid(self) -> int:
+        """The process id of the running node."""
+        return self._running().pid
+
+    def vhost_url(self, vhost: str, user: str = "guest", password: str = "guest") -> str:  # noqa: S107
+        """The URL of a vhost, whether it exists or not."""
+        login = f"{quote(user, safe='')}:{quote(password, safe='')}"
+        return f"amqp://{login}@127.0.0.1:{self.port}/{quote(vhost, safe='')}"
+
+    def start(self) -> None:
+        for attempt in range(5):
+            log = self._launch()
+            if log is None:
+                return
+            if attempt == 4 or not any(word in log for word in ("eaddrinuse", "already in use", "in use by")):
+                raise SandboxError(f"The private RabbitMQ node did not start: {tail(log)}")
+            self._take_ports()
+
+    def stop(self) -> None:
+        process = self._running()
+        process.send_signal(signal.SIGTERM)
+        self._workspace.wait(process)
+        self._process = None
+
+    def kill(self) -> None:
+        self._workspace.kill(self._running())
+        self._process = None
+
+    def close(self) -> None:
+        self._workspace.close()
+        self._process = self._epmd = None
+
+    def stop_app(self) -> None:
+        """Stop the broker inside the node, as an operator does: connections are closed, the node stays."""
+        self.eval("rabbit:stop()")
+
+    def start_app(self) -> None:
+        """Start the broker again after `stop_app`."""
+        self.eval("rabbit:start()")
+
+    def vhost(self, name: str) -> str:
+        """Create a vhost in which `guest` may do everything, and return its URL. Takes about 15 ms."""
+        self.eval(f'ok = rabbit_vhost:add({_binary(name)}, <<"sandbox">>)')
+        self.set_permissions("guest", name, ".*", ".*", ".*")
+        return self.vhost_url(name)
+
+    def delete_vhost(self, name: str) -> None:
+        """Delete a vhost with all that is in it; its connections are closed."""
+        self.eval(f'rabbit_vhost:delete({_binary(name)}, <<"sandbox">>)')
+
+    def add_user(
+        self, name: str, password: str, vhost: str, configure: str = "", write: str = "", read: str = ""
+    ) -> str:
+        """Add a user with permissions (regular expressions) in one vhost, and return the URL to use."""
+        self.eval(
+            f'ok = rabbit_auth_backend_internal:add_user({_binary(name)}, {_binary(password)}, <<"sandbox">>)'
+        )
+        self.set_permissions(name, vhost, configure, write, read)
+        return self.vhost_url(vhost, name, password)
+
+    def set_permissions(self, user: str, vhost: str, configure: str, write: str, read: str) -> None:
+        """Let a user do in a vhost what the three regular expressions match; an empty one matches nothing."""
+        arguments = ", ".join(
+            _binary(text) for text in (user, vhost, configure or "^$", write or "^$", read or "^$")
+        )
+        self.eval(f'ok = rabbit_auth_backend_internal:set_permissions({arguments}, <<"sandbox">>)')
+
+    def queue_depths(self, vhost: str) -> dict[str, int]:
+        """Messages of each queue, ready and unacknowledged together, as they are now."""
+        # A quorum queue's figures in the node's tables are seconds old: its leader is asked.
+        answer = self.eval(
+            "[{base64:encode_to_string(element(4, amqqueue:get_name(Q))), case amqqueue:get_type(Q) of"
+            " rabbit_quorum_queue -> {ok, {_, N}, _} ="
+            " ra:leader_query(amqqueue:get_pid(Q), fun rabbit_fifo:query_messages_total/1), N;"
+            " _ -> proplists:get_value(messages, rabbit_amqqueue:info(Q, [messages])) end}"
+            f" || Q <- rabbit_amqqueue:list({_binary(vhost)})]"
+        )
+        pairs = [part.split(",") for part in answer.strip("[]").replace("},{", "} {").split()]
+        return {
+            base64.b64decode(name.strip('{"')).decode(): int(depth.strip("}"))
+            for name, depth in sorted(pairs)
+        }
+
+    def delete_queue(self, vhost: str, name: str) -> None:
+        """Delete a queue with what is in it, whether it is used or not."""
+        self.eval(
+            f"{{ok, _}} = rabbit_amqqueue:with(rabbit_misc:r({_binary(vhost)}, queue, {_binary(name)}),"
+            ' fun(Q) -> rabbit_amqqueue:delete(Q, false, false, <<"sandbox">>) end)'
+        )
+
+    def connections(self, vhost: str | None = None) -> int:
+        """How many clients are connected, to one vhost or to any."""
+        return int(self.eval(f"length({_connections(vhost)})"))
+
+    def close_connections(self, vhost: str | None = None) -> int:
+        """Close the connections to one vhost or all, as an operator does, and return how many there were."""
+        close = '[rabbit_networking:close_connection(Pid, "closed by an operator") || Pid <- Pids]'
+        return int(self.eval(f"Pids = {_connections(vhost)}, {close}, length(Pids)"))
+
+    def set_alarm(self, on: bool) -> None:
+        """Raise or clear the memory alarm: while it is on, the broker reads nothing from who publishes."""
+        self.eval(f"vm_memory_monitor:set_vm_memory_high_watermark({'0.000001' if on else '0.6'})")
+
+    def eval(self, expression: str, timeout: float = 60.0) -> str:
+        """Evaluate an Erlang expression in the node and return the value as text.
+
+        Raises:
+            SandboxError: it raised, the node is gone, or no answer came within `timeout` seconds.
+        """
+        process = self._running()
+        assert process.stdin is not None  # noqa: S101 -- for the type checker
+        with self._lock:
+            try:
+                process.stdin.write(" ".join(expression.split()).encode() + b".\n")
+                process.stdin.flush()
+            except BrokenPipeError:
+                raise SandboxError("The private RabbitMQ node is gone; call start().") from None
+            kind, _, answer = self._answer(process, timeout).partition(" ")
+        if kind != "ok":
+            raise SandboxError(f"The private RabbitMQ node refused a command: {answer[:500]}")
+        return answer
+
+    def _answer(self, process: subprocess.Popen[bytes], timeout: float) -> str:
+        assert process.stdout is not None  # noqa: S101 -- for the type checker
+        deadline = time.monotonic() + timeout
+        while True:
+            *lines, self._unread = self._unread.split(b"\n")
+            for number, line in enumerate(lines):
+                if line.startswith(b"@"):
+                    self._unread = b"\n".join([*lines[number + 1 :], self._unread])
+                    return line[1:].decode()
+            ready, _, _ = select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise SandboxError(f"The private RabbitMQ node gave no answer for {timeout:g} s.")
+            block = os.read(process.stdout.fileno(), 65_536)
+            if not block:
+                raise SandboxError("The private RabbitMQ node is gone; call start().")
+            self._unread += block
+
+    def _launch(self) -> str | None:
+        """Start the node; None when it has booted, else what it printed and logged."""
+        if self._epmd is None:
+            self._epmd = self._workspace.start(
+                self._epmd_program, "-port", str(self._epmd_port), "-address", "127.0.0.1"
+            )
+        folder = self._workspace.data
+        self._unread = b""
+        self._process = self._workspace.start(
+            *(self._program, "-noshell", "-sname", self._name, "-eval", _CONTROL),
+            env=self._environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        try:
+            self._answer(self._process, START_TIMEOUT)
+        except SandboxError as error:
+            self.kill()
+            logs = "".join(path.read_text(errors="replace") for path in sorted(folder.glob("log/*.log")))
+            return f"{self._unread.decode(errors='replace')}\n{logs}\n{error}"
+        return None
+
+    def _environment(self) -> dict[str, str]:
+        folder = self._workspace.data
+        lines = [
+            f"listeners.tcp.1 = 127.0.0.1:{self.port}",
+            "log.console = false",
+            "log.file.level = warning",
+        ]
+        lines += ["disk_free_limit.absolute = 1MB"]  # else a small disk blocks every publisher
+        if self._management:
+            lines += ["management.tcp.ip = 127.0.0.1", f"management.tcp.port = {self._management_port}"]
+        self._workspace.write("rabbitmq.conf", "\n".join(lines) + "\n")
+        self._workspace.write("enabled_plugins", "[rabbitmq_management]." if self._management else "[].")
+        self._workspace.write(".erlang.cookie", secrets.token_hex(16), mode=0o400)
+        return {
+            "HOME": str(folder),
+            "ERL_EPMD_PORT": str(self._epmd_port),
+            "RABBITMQ_ALLOW_INPUT": "1",
+            "RABBITMQ_NODENAME": self._name,
+            "RABBITMQ_DIST_PORT": str(self._distribution_port),
+            "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "advanced.config"),
+            "RABBITMQ_CONF_ENV_FILE": str(folder / "rabbitmq-env.conf"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
+            "RABBITMQ_GENERATED_CONFIG_DIR": str(folder / "config"),
+            "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(folder / "log"),
+            # Two schedulers that sleep when idle: the tests' own processes need the processor more.
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none"
+            " -kernel inet_dist_use_interface {127,0,0,1}",
+        }
+
+    def _take_ports(self) -> None:
+        self.port, self._distribution_port, self._epmd_port, self._management_port = (
+            free_port() for _ in range(4)
+        )
+        if self._epmd is not None:
+            self._workspace.kill(self._epmd)
+            self._epmd = None
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise SandboxError("The private RabbitMQ node is not running; call start().")
+        return self._process
+
+
+def _connections(vhost: str | None) -> str:
+    wanted = (
+        ""
+        if vhost is None
+        else f", [{{vhost, {_binary(vhost)}}}] =:= rabbit_networking:connection_info(P, [vhost])"
+    )
+    return f"[P || P <- rabbit_networking:connections(){wanted}]"
+
+
+def _binary(text: str) -> str:
+    """An Erlang binary; as numbers, so that no character of the text can mean anything."""
+    return f"<<{','.join(str(byte) for byte in text.encode())}>>"
