@@ -46,9 +46,7 @@ Prefix = Annotated[
 ]
 RetryDelays = Annotated[
     str | None,
-    typer.Option(
-        metavar="S,S,…", help="As the workers'; else SESSION_WORKER_RETRY_DELAYS.", show_default=False
-    ),
+    typer.Option(metavar="S,S,…", help="Seconds; else SESSION_WORKER_RETRY_DELAYS.", show_default=False),
 ]
 Json = Annotated[
     bool, typer.Option("--json", help="One JSON document per line on standard output, and nothing else.")

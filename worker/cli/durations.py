@@ -32,12 +32,11 @@ def text(duration: float) -> str:
     return f"{duration / 3600:.1f} h"
 
 
-def clock(moment: datetime | str | None) -> str:
-    """A time of day and date in the reader's time zone."""
-    if moment is None:
-        return "-"
+def clock(moment: datetime | str, *, milliseconds: bool = False) -> str:
+    """A moment in the reader's time zone: date and time of day, or the latter alone with milliseconds."""
     parsed = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
-    return parsed.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    local = parsed.astimezone().replace(tzinfo=None)
+    return local.time().isoformat("milliseconds") if milliseconds else local.isoformat(" ", "seconds")
 
 
 def spread(durations: list[float]) -> str:

@@ -47,9 +47,9 @@ def command() -> Any:
 
     def run(**flags: object) -> None:
         loaded = settings.load(**flags)
-        from worker import service
+        from worker.service import run as run_worker
 
-        raise typer.Exit(service.run(loaded))
+        raise typer.Exit(run_worker(loaded))
 
     parameters = [_parameter(name, field) for name, field in Settings.model_fields.items()]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -41,6 +41,7 @@ def _expected() -> tuple[type[Exception], ...]:
     from worker.connection import LinkLostError
     from worker.handlers import HandlerNotFoundError
     from worker.ledger.base import LedgerError
+    from worker.sandbox import SandboxError
     from worker.service import StartError
     from worker.topology import TopologyError
 
@@ -49,6 +50,7 @@ def _expected() -> tuple[type[Exception], ...]:
         HandlerNotFoundError,
         LedgerError,
         LinkLostError,
+        SandboxError,
         SessionClientError,
         StartError,
         TopologyError,

@@ -48,11 +48,7 @@ def timeline(entry: Entry) -> RenderableType:
 
 def table(entries: Iterable[Entry]) -> Table:
     """One line for each entry."""
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    shown.add_column("received", no_wrap=True)
-    shown.add_column("request", no_wrap=True)
-    shown.add_column("status", no_wrap=True)
-    shown.add_column("try", justify="right")
+    shown = _table("received", "request", "status", "try")
     shown.add_column("user", overflow="fold")
     shown.add_column("session or error", overflow="fold")
     for entry in entries:
@@ -85,7 +81,10 @@ def _facts(entry: Entry) -> Table:
         facts.add_row("error", Text(f"{entry.error_code}: {entry.error or ''}"))
     if entry.next_attempt_at:
         facts.add_row("next try", durations.clock(entry.next_attempt_at))
-    facts.add_row("reply", entry.reply or "not recorded yet")
+    facts.add_row("reply", entry.reply or "none recorded")
+    facts.add_row("received", durations.clock(entry.received_at))
+    if len(_workers(entry)) == 1:
+        facts.add_row("worker", *_workers(entry))
     return facts
 
 
@@ -96,23 +95,31 @@ def _session(entry: Entry) -> Text:
 
 
 def _moves(entry: Entry) -> Table:
-    moves = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    moves.add_column("time", no_wrap=True)
-    moves.add_column("after", justify="right", no_wrap=True)
-    moves.add_column("status", no_wrap=True)
-    moves.add_column("try", justify="right")
-    moves.add_column("worker", overflow="fold")
+    several = len(_workers(entry)) > 1
+    moves = _table("time", "after", "status", "try", *(["worker"] if several else []))
     moves.add_column("detail", overflow="fold")
     for move in entry.history:
         moves.add_row(
-            durations.clock(move["at"]),
+            durations.clock(move["at"], milliseconds=True),
             f"+{durations.text(_after(entry, move['at']))}",
             status(move["status"]),
             str(move["attempt"]),
-            Text(move["worker_id"] or ""),
+            *([Text(move["worker_id"] or "")] if several else []),
             Text(move["detail"] or ""),
         )
     return moves
+
+
+def _table(*columns: str) -> Table:
+    """A table whose columns are as wide as their longest cell; columns added later share the rest."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, no_wrap=True, justify="right" if column in ("try", "after") else "left")
+    return table
+
+
+def _workers(entry: Entry) -> list[str]:
+    return list(dict.fromkeys(move["worker_id"] for move in entry.history if move["worker_id"]))
 
 
 def _after(entry: Entry, at: str) -> float:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 from uuid import uuid4
 
 import aio_pika
+import aio_pika.exceptions
 
 from contracts.amqp import CONTENT_TYPE, IDEMPOTENT_REPLAYED
 
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from aio_pika.abc import AbstractIncomingMessage
 
     from contracts.amqp import Names
+
+
+class NoAnswer(Exception):  # noqa: N818 - it is what it says
+    """The message could not be sent or was not answered; the message names the reason in a word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,7 @@ class RawRequester:
         """Publish ``body`` and wait for the answer.
 
         Raises:
-            TimeoutError: none came.
+            NoAnswer: none came.
         """
         correlation_id = str(uuid4())
         answer: asyncio.Future[RawAnswer] = asyncio.get_running_loop().create_future()
@@ -65,6 +70,8 @@ class RawRequester:
             async with asyncio.timeout(self._timeout):
                 await self._exchange.publish(message, self._names.routing_key, mandatory=True)
                 return await answer
+        except (aio_pika.exceptions.AMQPError, OSError, RuntimeError) as error:
+            raise NoAnswer(type(error).__name__) from error
         finally:
             del self._waiting[correlation_id]
 

@@ -40,7 +40,7 @@ def step(text: str) -> Iterator[None]:
 def results(expected: Counts, script: Script) -> bool:
     """Print every count beside what it must be; True if all are equal."""
     wanted, found = expected.rows(), script.counts.rows()
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     table.add_column("")
     table.add_column("must be", justify="right")
     table.add_column("counted", justify="right")
@@ -50,7 +50,9 @@ def results(expected: Counts, script: Script) -> bool:
         mark = Text("✓", style="green") if must == is_ else Text("differs", style="bold red")
         table.add_row(name, f"{must:,}", f"{is_:,}", mark)
     out = console.results()
+    out.print()
     out.print(table)
+    out.print()
     rate = script.counts.sent / script.seconds
     out.print(f"{rate:,.0f} requests/s; answers to plain requests: {durations.spread(script.latencies)}\n")
     return wanted == found
@@ -60,6 +62,7 @@ def timeline(entry: Entry) -> None:
     out = console.results()
     out.print(Text("One of the requests whose first two attempts failed:\n", style="bold"))
     out.print(views.timeline(entry))
+    out.print()
 
 
 def proven(plan: Plan) -> None:

@@ -25,7 +25,7 @@ STOP_SECONDS = 30.0
 POLL_SECONDS = 0.05
 RETRY_DELAYS = (1,)
 """Seconds; one short delay, so that nobody has to wait for what fails twice."""
-UP = "worker is up"
+UP = "worker up"
 """What the worker logs when its consumer is registered."""
 
 

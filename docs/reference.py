@@ -1,11 +1,12 @@
-"""The parts of the documentation that are made from the code: ``python -m worker.cli.reference`` writes them.
+"""Writes the parts of the documentation that are made from the code; ``--check`` only names outdated pages.
 
-A page marks each part with ``<!-- made from the code: NAME -->`` and ``<!-- end -->``; a test compares.
+A page marks each part with ``<!-- made from the code: NAME -->`` and ``<!-- end -->``.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from worker.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 _PART = re.compile(r"(<!-- made from the code: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -95,5 +96,9 @@ def outdated() -> Iterator[Path]:
 
 
 if __name__ == "__main__":
-    for changed in outdated():
-        changed.write_text(rendered(changed.read_text()))
+    pages_to_write = list(outdated())
+    if sys.argv[1:] == ["--check"]:
+        names = ", ".join(str(page.relative_to(ROOT)) for page in pages_to_write)
+        sys.exit(f"run docs/reference.py to update {names}" if names else 0)
+    for outdated_page in pages_to_write:
+        outdated_page.write_text(rendered(outdated_page.read_text()))
