@@ -17,9 +17,9 @@ from worker.sandbox.workspace import SandboxError, Server, Workspace, find, free
 
 START_TIMEOUT: Final = 90.0
 
-# Runs in the node once it has booted: evaluates one expression a line and answers with one line. rabbitmqctl starts
-# a virtual machine for every command and takes a second for what this does in milliseconds. When our end of the
-# pipe closes, the node ends.
+# Runs in the node once it has booted: evaluates one expression a line and answers with one line. rabbitmqctl
+# starts a virtual machine for every command and takes a second for what this does in milliseconds. When our
+# end of the pipe closes, the node ends.
 _CONTROL: Final = r"""
 Loop = fun(Next) -> case io:get_line("") of
     Line when is_list(Line) ->

@@ -13,8 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import IO, Any, Self
 
-# Waits for the end of its standard input: the kernel closes it when our process is gone, be it by SIGKILL. Then it
-# ends every process group noted in the folder (a file "<pid>.<signal>" each) and removes the folder.
+# Waits for the end of its standard input: the kernel closes it when our process is gone, be it by SIGKILL.
+# Then it ends every process group noted in the folder (a file "<pid>.<signal>" each) and removes the folder.
 _GUARD = r"""
 trap '' HUP INT TERM
 while read -r line; do :; done
@@ -196,8 +196,8 @@ class Server:
 def free_port() -> int:
     """A port of 127.0.0.1 that nobody listens on.
 
-    Taken from below the range that the kernel gives to outgoing connections: while a server restarts, no client
-    that keeps knocking can be given its port.
+    Taken from below the range that the kernel gives to outgoing connections: while a server restarts, no
+    client that keeps knocking can be given its port.
     """
     while True:
         port = random.randrange(15_000, 32_000)  # noqa: S311 -- no secret

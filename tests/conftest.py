@@ -1,0 +1,150 @@
+"""Servers, addresses and processes for the tests. A server starts when the first test asks for it."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import pytest
+import pytest_asyncio
+
+from tests.support.external_rabbitmq import ExternalRabbitMQ
+from tests.support.tcp_proxy import TcpProxy
+from tests.support.waiting import eventually
+from tests.support.worker_process import WorkerProcess
+from worker.ledger import upgrade
+from worker.sandbox import PostgreSQL, RabbitMQ
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+ROOT = Path(__file__).resolve().parent.parent
+OURS = tuple(str(ROOT / package) for package in ("client", "contracts", "worker"))
+EXTERNAL_BROKER = os.environ.get("SESSION_WORKER_TEST_AMQP_URL")
+
+
+@pytest.fixture(autouse=True)
+def _no_task_left(request: pytest.FixtureRequest) -> None:
+    """Every asynchronous test: none of our tasks may be running when it has ended."""
+    if inspect.iscoroutinefunction(getattr(request.node, "obj", None)):
+        request.getfixturevalue("_task_watch")
+
+
+@pytest_asyncio.fixture
+async def _task_watch() -> AsyncIterator[None]:
+    yield
+    await eventually(_none_of_our_tasks_runs, 2.0)
+
+
+def _none_of_our_tasks_runs() -> bool:
+    running = (task for task in asyncio.all_tasks() if task is not asyncio.current_task())
+    codes = ((task.get_name(), getattr(task.get_coro(), "cr_code", None)) for task in running)
+    left = [name for name, code in codes if code is not None and code.co_filename.startswith(OURS)]
+    assert not left, f"tasks still running after the test: {left}"
+    return True
+
+
+@pytest.fixture(scope="session")
+def rabbitmq() -> Iterator[RabbitMQ | ExternalRabbitMQ]:
+    """The broker that the tests share: a private node, or the one of SESSION_WORKER_TEST_AMQP_URL."""
+    if EXTERNAL_BROKER:
+        yield ExternalRabbitMQ(EXTERNAL_BROKER)
+    else:
+        with RabbitMQ() as node:
+            yield node
+
+
+@pytest.fixture(scope="module")
+def own_rabbitmq() -> Iterator[RabbitMQ]:
+    """A private node for tests that stop, kill or alarm it; a test leaves it running."""
+    with RabbitMQ() as node:
+        yield node
+
+
+@pytest.fixture
+def vhost(rabbitmq: RabbitMQ | ExternalRabbitMQ) -> Iterator[str]:
+    """The name of a vhost for this test alone."""
+    name = f"test-{uuid4().hex[:12]}"
+    rabbitmq.vhost(name)
+    yield name
+    rabbitmq.delete_vhost(name)
+
+
+@pytest.fixture
+def amqp_url(rabbitmq: RabbitMQ | ExternalRabbitMQ, vhost: str) -> str:
+    """The URL of this test's vhost."""
+    return rabbitmq.vhost_url(vhost)
+
+
+@pytest.fixture
+async def proxy(amqp_url: str) -> AsyncIterator[TcpProxy]:
+    """A wire to this test's vhost that can be broken."""
+    async with TcpProxy(amqp_url) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A private PostgreSQL; it skips fsync, since no test cuts the machine's power."""
+    with PostgreSQL(durable=False) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def ledger_template(postgresql: PostgreSQL) -> str:
+    """The name of a database with the ledger's schema, to be copied."""
+    asyncio.run(upgrade(postgresql.createdb("ledger_template")))
+    return "ledger_template"
+
+
+@pytest.fixture
+def empty_postgresql_url(postgresql: PostgreSQL) -> Iterator[str]:
+    """A database of this test's own, with nothing in it."""
+    name = f"test_{uuid4().hex[:12]}"
+    yield postgresql.createdb(name)
+    postgresql.dropdb(name)
+
+
+@pytest.fixture
+def postgresql_url(postgresql: PostgreSQL, ledger_template: str) -> Iterator[str]:
+    """A database of this test's own, with the ledger's schema."""
+    name = f"test_{uuid4().hex[:12]}"
+    yield postgresql.createdb(name, template=ledger_template)
+    postgresql.dropdb(name)
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """A ledger file of this test's own, not there yet."""
+    return f"sqlite:///{tmp_path / 'ledger.db'}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def ledger_url(request: pytest.FixtureRequest) -> str:
+    """Each kind of ledger in turn."""
+    url = request.getfixturevalue(f"{request.param}_url")
+    assert isinstance(url, str)
+    return url
+
+
+@pytest.fixture
+def worker_process(tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
+    """Starts workers and returns each when it is up; `wait=False`: at once. They are gone after the test."""
+    workers: list[WorkerProcess] = []
+
+    def start(*, wait: bool = True, env: dict[str, str] | None = None, **settings: object) -> WorkerProcess:
+        worker = WorkerProcess(env=env, folder=tmp_path, **settings)
+        workers.append(worker)
+        if wait:
+            worker.wait_up()
+        return worker
+
+    yield start
+    for worker in workers:
+        with closing(worker):
+            pass
