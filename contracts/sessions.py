@@ -64,7 +64,7 @@ def fingerprint(request: CreateSessionRequest) -> bytes:
     """
     asked = {
         "operation": request.operation,
-        "payload": request.payload.model_dump(mode="json", exclude_none=True),
+        "payload": {name: value for name, value in request.payload if value is not None},
         "user_id": request.user_id,
     }
     return sha256(_canonical(asked).encode()).digest()

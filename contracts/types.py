@@ -161,6 +161,8 @@ def _values(container: Any) -> Iterable[Any]:
 
 def _check_object(value: dict[str, Any]) -> dict[str, Any]:
     """Level by level, not recursively: the depth is the sender's choice."""
+    if not value:  # what most requests send
+        return value
     level: list[Any] = [value]
     seen = 0
     for _ in range(MAX_DEPTH):

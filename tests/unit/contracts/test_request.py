@@ -67,9 +67,9 @@ def test_unknown_fields_are_ignored_at_every_level() -> None:
 def test_python_values_are_taken_as_well_as_json() -> None:
     request_id = UUID(int=7)
     request = CreateSessionRequest.model_validate(
-        {"request_id": request_id, "user_id": "ada", "payload": {"title": "x"}, "hooks": ["a"]}
+        {"request_id": request_id, "user_id": "ada", "payload": {"title": "x"}, "metadata": {"a": (1,)}}
     )
-    assert (request.request_id, request.payload.title, request.hooks) == (request_id, "x", ["a"])
+    assert (request.request_id, request.payload.title, request.metadata) == (request_id, "x", {"a": (1,)})
 
 
 def test_request_and_payload_cannot_be_changed() -> None:

@@ -35,6 +35,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("user_id", ["ada"], "user_id: must be a string"),
     ("user_id", "ab", "user_id: must be a string of 3"),
     ("user_id", SECRET * 60, "user_id: must be a string of 3 to 320"),
+    ("user_id", "u" * 321, "user_id: must be a string of 3 to 320"),
     ("user_id", f"{SECRET}\0", "user_id: must be a string of 3 to 320 characters without NUL"),
     ("user_id", f"{SECRET}@localhost", "user_id: must be a string of 3"),
     ("user_id", f"first.last@{SECRET}", "user_id: must be a string of 3"),
@@ -47,6 +48,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("payload", [SECRET], "payload: must be an object"),
     ("payload", {"title": ""}, "payload.title: must be a string of 1 to 200"),
     ("payload", {"title": SECRET * 34}, "payload.title: must be a string of 1 to 200"),
+    ("payload", {"title": "t" * 201}, "payload.title: must be a string of 1 to 200"),
     ("payload", {"title": f"{SECRET}\0"}, "payload.title: must be a string of 1 to 200"),
     ("payload", {"title": 1}, "payload.title: must be a string of 1 to 200"),
     ("payload", {"casefile_id": SECRET}, "payload.casefile_id: must look like cf_YYMMDD_code"),
@@ -142,7 +144,16 @@ def test_missing_fields_are_named() -> None:
 
 @pytest.mark.parametrize(
     "metadata",
-    [{"x": "\ud800"}, {"\udfff": 1}, {1: 1}, {"x": {1: 1}}, {"x": b"x"}, {"x": {1}}, {"x": object()}],
+    [
+        {"x": "\ud800"},
+        {"\udfff": 1},
+        {1: 1},
+        {"x": {1: 1}},
+        {"x": b"x"},
+        {"x": {1}},
+        {"x": ("\0",)},
+        {"x": object()},
+    ],
 )
 def test_python_values_that_json_cannot_hold_are_refused(metadata: Any) -> None:
     with pytest.raises(ValidationError):
