@@ -37,6 +37,8 @@ class Call:
         self.deadline = _now() + timeout
         self.accepted = False
         """Whether the broker has taken the request at least once."""
+        self.trouble: str | None = None
+        """What stood in the way of the last try."""
         self.reply: bytes | None = None
         self._replied = asyncio.Event()
         self._patience = FIRST_TRY_SECONDS
@@ -49,7 +51,7 @@ class Call:
             content_type=CONTENT_TYPE,
             correlation_id=self.correlation_id,
             delivery_mode=2,
-            expiration=str(max(0, int((self.deadline - _now()) * 1000))),
+            expiration=str(max(0, self._left_ms())),
             headers={REQUEST_ID: str(self.request.request_id)},
             message_id=str(uuid4()),
             message_type=REQUEST_TYPE,
@@ -67,7 +69,11 @@ class Call:
 
     @asynccontextmanager
     async def one_try(self) -> AsyncIterator[None]:
-        """The body ends early, and nothing is raised, when its time is over or the call is interrupted."""
+        """Bound what is done inside; ``limit`` narrows the bound.
+
+        Raises:
+            TimeoutError: the time is over, or the call was interrupted.
+        """
         self._interrupted = False
         try:
             async with asyncio.timeout_at(self.deadline) as self._timer:
@@ -75,6 +81,7 @@ class Call:
         except TimeoutError:
             if not self._interrupted:
                 self._patience *= 2
+            raise
         finally:
             self._timer = None
 
@@ -94,7 +101,10 @@ class Call:
 
     @property
     def is_overdue(self) -> bool:
-        return _now() >= self.deadline
+        return self._left_ms() < 1
+
+    def _left_ms(self) -> int:
+        return int((self.deadline - _now()) * 1000)
 
     def response(self) -> CreateSessionResponse:
         """The answer: completed.

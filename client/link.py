@@ -196,17 +196,17 @@ class Link:
                 return NotRoutedError(_reason(error))
         return LinkLostError(_reason(error))
 
-    async def check(self) -> None:
-        """Give the link up if a publish has met silence for too long and the broker is not blocking it."""
-        since = self._unheard_since
-        if since is None or asyncio.get_running_loop().time() - since < SILENCE_SECONDS:
-            return
+    async def check(self) -> str | None:
+        """Say what keeps publishes waiting; give the link up if they have met nothing but silence."""
         try:
             async with asyncio.timeout(0):
                 await self._connection.ready()
         except TimeoutError:
-            return
-        self.fail(f"the broker was silent for {SILENCE_SECONDS:g} s")
+            return "the broker blocks publishers, it is short of memory or disk"
+        since = self._unheard_since
+        if since is not None and asyncio.get_running_loop().time() - since >= SILENCE_SECONDS:
+            self.fail(f"the broker was silent for {SILENCE_SECONDS:g} s")
+        return None
 
     def fail(self, reason: str) -> None:
         """Declare the link lost."""

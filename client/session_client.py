@@ -77,6 +77,7 @@ class SessionClient:
         self._linked = asyncio.Event()
         self._links_opened = 0
         self._trouble: str | None = None
+        """Why there is no link."""
         self._keeper: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -163,40 +164,41 @@ class SessionClient:
         """Try until there is a reply."""
         request_id = call.request.request_id
         while call.reply is None:
-            if self._closed or self._keeper is None:
+            if self._closed or self._keeper is None or self._keeper.done():
                 raise ClientClosed(f"the client is not open; the outcome of request {request_id} is unknown")
             if call.is_overdue:
-                raise RequestTimedOut(request_id, call.timeout, self._trouble)
+                raise RequestTimedOut(request_id, call.timeout, call.trouble)
             await self._try(call)
 
     async def _try(self, call: Call) -> None:
         """Send once and wait: for the reply, the end of the try's time, or the loss of the link."""
-        link = None
-        async with call.one_try():
-            while (link := self._link) is None:
-                await self._linked.wait()
-            call.limit()
-            accepted = await self._send(call, link)
-            call.limit(None if accepted else PAUSE_SECONDS)
-            await call.wait_for_reply()
-        if link is not None and call.reply is None:
-            await link.check()
+        link: Link | None = None
+        try:
+            async with call.one_try():
+                while (link := self._link) is None:
+                    await self._linked.wait()
+                call.limit()
+                call.trouble = await self._send(call, link)
+                call.limit(PAUSE_SECONDS if call.trouble else None)
+                await call.wait_for_reply()
+        except TimeoutError:
+            call.trouble = self._trouble if link is None else (await link.check() or call.trouble)
 
-    async def _send(self, call: Call, link: Link) -> bool:
+    async def _send(self, call: Call, link: Link) -> str | None:
+        """Returns when the broker has taken the request (None), or why it has not this time."""
         try:
             await link.publish(call.body, call.properties(link.reply_to))
         except NotAcceptedError as error:
-            self._trouble = str(error)
-            return False
+            return str(error)
         except NotRoutedError as error:
             if not call.accepted:
                 raise RequestNotRouted(call.request.request_id, str(error)) from error
-            return False
+            return str(error)
         except LinkLostError as error:
             self._drop(link, str(error))
-            return False
+            return str(error)
         call.accepted = True
-        return True
+        return None
 
     def _on_reply(self, message: DeliveredMessage) -> None:
         correlation_id = message.header.properties.correlation_id
@@ -253,7 +255,7 @@ class SessionClient:
         """
         opened_at = asyncio.get_running_loop().time()
         try:
-            self._link, self._trouble = link, None
+            self._link = link
             self._linked.set()
             reason = await asyncio.shield(link.lost)
         except asyncio.CancelledError:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from client import ClientClosed, SessionClient
-from contracts import CreateSessionPayload, CreateSessionRequest
+from contracts import DEFAULT_REPLY_TO_ALLOW, CreateSessionPayload, CreateSessionRequest
 
 URL = "amqp://guest:s3cret@localhost/"
 
@@ -49,6 +51,14 @@ def test_a_name_that_no_queue_could_bear_is_refused(name: str) -> None:
         SessionClient(URL, name=name)
     with pytest.raises(ValueError, match="prefix: must be"):
         SessionClient(URL, prefix=name)
+
+
+@pytest.mark.parametrize("prefix", ["session", "acme", "0"])
+@pytest.mark.parametrize("name", ["client", "a.b-c_d", "0"])
+def test_a_worker_may_send_to_every_reply_queue_of_a_client(name: str, prefix: str) -> None:
+    """The worker's allow-list, as it is by default, covers the names the client makes up."""
+    queue = SessionClient(URL, name=name, prefix=prefix)._reply_queue
+    assert re.search(DEFAULT_REPLY_TO_ALLOW, str(queue))
 
 
 def test_an_unknown_way_to_reply_is_refused() -> None:
