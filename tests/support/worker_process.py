@@ -21,7 +21,7 @@ PROGRAM = Path(sys.executable).with_name("session-worker")
 class WorkerProcess:
     """`session-worker run` with settings by environment: `amqp_url=…` is `SESSION_WORKER_AMQP_URL`.
 
-    `env` adds other variables, `folder` is where it runs. `logs` are its JSON lines so far, `output` all lines.
+    `env` adds other variables, `folder` is where it runs. `logs` are its JSON lines, `output` all lines.
     """
 
     def __init__(

@@ -160,6 +160,13 @@ class Workspace:
 class Server:
     """What every private server does; a context manager that starts it and leaves nothing behind."""
 
+    _workspace: Workspace
+
+    @property
+    def folder(self) -> Path:
+        """All that it has on disk; gone after `close`."""
+        return self._workspace.folder
+
     def start(self) -> None:
         """Start it, or start it again on the same port with the data it had. Returns when it serves."""
         raise NotImplementedError

@@ -1,0 +1,307 @@
+"""Private servers: what they offer, that they keep to themselves, and that nothing of them is left."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import asyncpg
+import pika
+import pika.exceptions
+import pytest
+
+from tests.support.waiting import soon
+from worker.sandbox import PostgreSQL, RabbitMQ, SandboxError
+from worker.sandbox.workspace import Workspace, find, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Starts a server, tells its folder, and ends as the test says.
+SCRIPT = """
+import sys, time
+from worker import sandbox
+with getattr(sandbox, sys.argv[2])() as server:
+    print(server.folder, flush=True)
+    if sys.argv[1] == "raise":
+        raise RuntimeError("as asked")
+    if sys.argv[1] == "wait":
+        print("waiting", flush=True)
+        time.sleep(600)
+"""
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[RabbitMQ]:
+    with RabbitMQ() as node:
+        yield node
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[PostgreSQL]:
+    with PostgreSQL() as database:
+        yield database
+
+
+def processes_of(folder: Path) -> list[str]:
+    """The processes that run in a folder, or were started with it or with a port mapper of it."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            traces = [
+                str((process / "cwd").readlink()),
+                (process / "cmdline").read_text(),
+                (process / "environ").read_text(),
+            ]
+            state = (process / "stat").read_text().rpartition(")")[2].split()[0]
+        except (OSError, UnicodeDecodeError):
+            continue
+        if state != "Z" and any(str(folder) in trace for trace in traces):
+            found.append(f"{process.name} {traces[1]}")
+    return found
+
+
+def blocking(url: str) -> pika.BlockingConnection:
+    return pika.BlockingConnection(pika.URLParameters(url))
+
+
+def start(how: str, server: str) -> tuple[subprocess.Popen[str], Path]:
+    """Run the script; the process and the folder of its server."""
+    script = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, how, server],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert script.stdout is not None
+    folder = Path(script.stdout.readline().strip())
+    if how == "wait":
+        assert script.stdout.readline().strip() == "waiting"
+        assert folder.is_dir()
+        assert processes_of(folder)
+    return script, folder
+
+
+@pytest.mark.parametrize(
+    ("server", "how", "number", "code"),
+    [
+        ("RabbitMQ", "return", None, 0),
+        ("RabbitMQ", "wait", signal.SIGINT, -signal.SIGINT),
+        ("RabbitMQ", "wait", signal.SIGKILL, -signal.SIGKILL),
+        ("PostgreSQL", "return", None, 0),
+        ("PostgreSQL", "raise", None, 1),
+        ("PostgreSQL", "wait", signal.SIGINT, -signal.SIGINT),
+        ("PostgreSQL", "wait", signal.SIGTERM, -signal.SIGTERM),
+        ("PostgreSQL", "wait", signal.SIGKILL, -signal.SIGKILL),
+    ],
+)
+def test_no_process_and_no_folder_is_left_however_the_parent_ends(
+    server: str, how: str, number: signal.Signals | None, code: int
+) -> None:
+    script, folder = start(how, server)
+    if number is not None:
+        script.send_signal(number)
+    with script:
+        assert script.wait(60) == code
+    soon(lambda: not folder.exists())
+    soon(lambda: not processes_of(folder))
+
+
+def test_a_server_is_no_part_of_the_terminals_process_group(node: RabbitMQ, database: PostgreSQL) -> None:
+    """Ctrl-C goes to the whole group: it must reach us, not the servers."""
+    assert os.getpgid(node.pid) != os.getpgrp() != os.getpgid(database.pid)
+
+
+def test_two_nodes_run_side_by_side(node: RabbitMQ) -> None:
+    with RabbitMQ() as other:
+        other.vhost("only here")
+        with blocking(other.vhost_url("only here")), blocking(node.url):
+            pass
+        with pytest.raises(pika.exceptions.AMQPConnectionError):
+            blocking(node.vhost_url("only here"))
+
+
+def test_the_standard_ports_are_left_alone(node: RabbitMQ, database: PostgreSQL) -> None:
+    """Whatever listens on them already, the private servers use others, all on the loopback interface."""
+    for pid in (node.pid, database.pid):
+        listening = listening_addresses(pid)
+        assert listening
+        assert {host for host, _ in listening} == {"127.0.0.1"}
+        assert not {port for _, port in listening} & {4369, 5432, 5672, 15672, 25672}
+
+
+def test_a_vhost_is_there_at_once_and_gone_after(node: RabbitMQ) -> None:
+    url = node.vhost("a b/é%")
+    with blocking(url) as connection:
+        connection.channel().queue_declare("q")
+    node.delete_vhost("a b/é%")
+    with pytest.raises(pika.exceptions.AMQPConnectionError):
+        blocking(url)
+
+
+def test_depths_count_ready_and_unacknowledged_messages(node: RabbitMQ) -> None:
+    with blocking(node.vhost("depths")) as connection:
+        channel = connection.channel()
+        channel.confirm_delivery()
+        quorum = {"x-queue-type": "quorum"}
+        channel.queue_declare("classic ,{}", durable=True)
+        channel.queue_declare("quorum", durable=True, arguments=quorum)
+        for queue in ("classic ,{}", "quorum", "quorum"):
+            channel.basic_publish("", queue, b"x")
+        channel.basic_get("quorum")
+        assert node.queue_depths("depths") == {"classic ,{}": 1, "quorum": 2}
+        node.delete_queue("depths", "quorum")
+        assert node.queue_depths("depths") == {"classic ,{}": 1}
+    node.delete_vhost("depths")
+
+
+def test_connections_are_counted_and_closed_by_vhost(node: RabbitMQ) -> None:
+    with blocking(node.vhost("mine")) as mine, blocking(node.vhost("yours")) as yours:
+        assert (node.connections("mine"), node.connections()) == (1, 2)
+        assert node.close_connections("mine") == 1
+        with pytest.raises(pika.exceptions.ConnectionClosedByBroker):
+            mine.process_data_events(time_limit=10)
+        assert yours.channel().is_open
+    node.delete_vhost("mine")
+    node.delete_vhost("yours")
+
+
+def test_an_alarm_blocks_who_publishes_until_it_is_cleared(node: RabbitMQ) -> None:
+    news: list[str] = []
+    with blocking(node.url) as connection:
+        connection.add_on_connection_blocked_callback(lambda *_: news.append("blocked"))
+        connection.add_on_connection_unblocked_callback(lambda *_: news.append("unblocked"))
+        channel = connection.channel()
+        node.set_alarm(True)
+        channel.basic_publish("", "nowhere", b"x")
+        soon(lambda: connection.process_data_events(time_limit=0) or news == ["blocked"])
+        node.set_alarm(False)
+        soon(lambda: connection.process_data_events(time_limit=0) or news == ["blocked", "unblocked"])
+
+
+def test_a_user_may_do_what_the_permissions_say(node: RabbitMQ) -> None:
+    url = node.add_user("reader", "se cret", "/", configure="^mine$")
+    with blocking(url) as connection:
+        connection.channel().queue_declare("mine")
+        with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="ACCESS_REFUSED"):
+            connection.channel().queue_declare("yours")
+
+
+def test_messages_survive_a_restart_and_a_kill(node: RabbitMQ) -> None:
+    with blocking(node.vhost("durable")) as connection:
+        channel = connection.channel()
+        channel.confirm_delivery()
+        channel.queue_declare("q", durable=True, arguments={"x-queue-type": "quorum"})
+        channel.basic_publish("", "q", b"x", pika.BasicProperties(delivery_mode=2))
+    url = node.url
+    node.restart()
+    node.kill()
+    with pytest.raises(SandboxError, match="not running"):
+        node.vhost("another")
+    node.start()
+    assert node.url == url
+    soon(lambda: node.queue_depths("durable") == {"q": 1})
+    node.delete_vhost("durable")
+
+
+def test_the_broker_stops_and_starts_inside_the_node(node: RabbitMQ) -> None:
+    pid = node.pid
+    node.stop_app()
+    with pytest.raises(pika.exceptions.AMQPConnectionError):
+        blocking(node.url)
+    node.start_app()
+    with blocking(node.url):
+        assert node.pid == pid
+
+
+def test_a_command_that_fails_says_so_and_the_next_one_works(node: RabbitMQ) -> None:
+    with pytest.raises(SandboxError, match="refused a command"):
+        node.eval("no_such_module:call()")
+    with pytest.raises(SandboxError, match="refused a command"):
+        node.eval("this is not Erlang")
+    assert node.eval("1 + 1") == "2"
+
+
+def test_the_database_keeps_its_rows_over_a_restart_and_a_kill(database: PostgreSQL) -> None:
+    database.createdb("first")
+    database.execute("CREATE TABLE t AS SELECT 1 AS n", "first")
+    database.restart()
+    database.kill()
+    database.start()
+    assert database.execute("SELECT n FROM t", "first").split() == ["1"]
+    database.createdb("second", template="first")
+    assert database.execute("SELECT n FROM t", "second").split() == ["1"]
+
+
+def test_a_database_is_dropped_whoever_is_connected(database: PostgreSQL) -> None:
+    async def drop_while_connected(url: str) -> None:
+        connection = await asyncpg.connect(url)
+        database.dropdb("busy")
+        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+            await connection.execute("SELECT 1")
+        connection.terminate()
+
+    asyncio.run(drop_while_connected(database.createdb("busy")))
+    with pytest.raises(SandboxError, match="does not exist"):
+        database.execute("SELECT 1", "busy")
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_fsync_is_on_unless_durability_is_waived(durable: bool) -> None:
+    with PostgreSQL(durable=durable) as server:
+        assert server.execute("SHOW fsync").strip() == ("on" if durable else "off")
+
+
+def test_a_taken_port_is_given_up_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", free_port()))
+        taken.listen()
+        server = PostgreSQL(durable=False)
+        server.port = taken.getsockname()[1]
+        with server:
+            assert server.port != taken.getsockname()[1]
+            assert server.execute("SELECT 1").strip() == "1"
+
+
+def test_a_server_that_is_not_installed_is_named_with_what_to_type() -> None:
+    with pytest.raises(SandboxError, match="apt-get install rabbitmq-server"):
+        find("no-such-program", "rabbitmq-server", "usr/lib/nothing/*/here")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root changes users")
+def test_as_root_a_missing_user_is_named_and_leaves_no_folder() -> None:
+    before = set(Path(tempfile.gettempdir()).glob("session-worker-nothing-*"))
+    with pytest.raises(SandboxError, match="no-such-user"):
+        Workspace("nothing", "no-such-user")
+    assert set(Path(tempfile.gettempdir()).glob("session-worker-nothing-*")) == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root changes users")
+def test_as_root_the_servers_run_as_their_own_users(node: RabbitMQ, database: PostgreSQL) -> None:
+    assert {Path(f"/proc/{server.pid}").owner() for server in (node, database)} == {"rabbitmq", "postgres"}
+
+
+def listening_addresses(pid: int) -> set[tuple[str, int]]:
+    """Addresses of the TCP sockets, IPv4 and IPv6, on which a process listens."""
+    names = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            names.add(str(descriptor.readlink()))
+        except FileNotFoundError:
+            continue
+    found = set()
+    for family, table in ((socket.AF_INET, "tcp"), (socket.AF_INET6, "tcp6")):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in names:
+                host, port = fields[1].split(":")
+                words = [bytes.fromhex(host[at : at + 8])[::-1] for at in range(0, len(host), 8)]
+                found.add((socket.inet_ntop(family, b"".join(words)), int(port, 16)))
+    return found
