@@ -8,20 +8,17 @@ callers do not pile more onto a worker that is merely busy.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, Self
 from uuid import UUID, uuid4
 
 from pydantic import ValidationError
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
-from yarl import URL
 
 from client.call import Call
 from client.errors import ClientClosed, ConnectionFailed, RequestNotRouted, RequestTimedOut
-from client.link import Link, LinkLostError, NotAcceptedError, NotRoutedError
+from client.keeper import Keeper, parse_urls
+from client.link import LinkLostError, NotAcceptedError, NotRoutedError
 from contracts import CreateSessionRequest, Names, problems
 
 if TYPE_CHECKING:
@@ -30,16 +27,13 @@ if TYPE_CHECKING:
 
     from aiormq.abc import DeliveredMessage
 
+    from client.link import Link
     from contracts import CreateSessionResponse
 
 log = logging.getLogger(__name__)
 
-HEARTBEAT = 10
-"""Seconds between heartbeats, unless the URL says otherwise."""
 PAUSE_SECONDS = 0.5
 """Before a request that the broker did not accept is sent again."""
-HEALTHY_SECONDS = 5.0
-"""A link that lived so long is replaced at once, a shorter-lived one after a pause that grows."""
 MAX_TIMEOUT = 86_400.0
 
 
@@ -68,17 +62,16 @@ class SessionClient:
                 raise ValueError(f"{field}: must be 1 to 64 letters, digits, dots, underscores or hyphens")
         if reply not in {"queue", "direct"}:
             raise ValueError('reply: must be "queue" or "direct"')
-        self._urls = _parse(url, name)
-        self._names = Names(prefix)
-        queue = f"{self._names.replies}.{name}.{uuid4().hex[:12]}"
-        self._reply_queue = queue if reply == "queue" else None
+        names = Names(prefix)
+        self._keeper = Keeper(
+            parse_urls(url, f"session-client {name}"),
+            names,
+            f"{names.replies}.{name}.{uuid4().hex[:12]}" if reply == "queue" else None,
+            on_reply=self._on_reply,
+            on_lost=self._interrupt_calls,
+        )
         self._calls: dict[str, Call] = {}
-        self._link: Link | None = None
-        self._linked = asyncio.Event()
-        self._links_opened = 0
-        self._trouble: str | None = None
-        """Why there is no link."""
-        self._keeper: asyncio.Task[None] | None = None
+        self._opened = False
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -99,22 +92,19 @@ class SessionClient:
         Raises:
             ConnectionFailed: no broker could be used; a sentence without password.
         """
-        if self._keeper is not None or self._closed:
+        if self._opened or self._closed:
             raise ClientClosed("a client is opened once; make a new one")
+        self._opened = True
         try:
-            link = await self._open_link()
+            await self._keeper.start()
         except LinkLostError as error:
             raise ConnectionFailed(str(error)) from error
-        self._keeper = asyncio.create_task(self._keep_linked(link), name="client-keeper")
 
     async def close(self) -> None:
         """End waiting calls with ClientClosed, delete the reply queue, disconnect. Bounded in time."""
         self._closed = True
-        for call in self._calls.values():
-            call.interrupt()
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.wait({self._keeper})
+        self._interrupt_calls()
+        await self._keeper.stop()
 
     async def create_session(
         self,
@@ -164,7 +154,7 @@ class SessionClient:
         """Try until there is a reply."""
         request_id = call.request.request_id
         while call.reply is None:
-            if self._closed or self._keeper is None or self._keeper.done():
+            if self._closed or not self._keeper.is_running:
                 raise ClientClosed(f"the client is not open; the outcome of request {request_id} is unknown")
             if call.is_overdue:
                 raise RequestTimedOut(request_id, call.timeout, call.trouble)
@@ -175,14 +165,13 @@ class SessionClient:
         link: Link | None = None
         try:
             async with call.one_try():
-                while (link := self._link) is None:
-                    await self._linked.wait()
+                link = await self._keeper.link()
                 call.limit()
                 call.trouble = await self._send(call, link)
                 call.limit(PAUSE_SECONDS if call.trouble else None)
                 await call.wait_for_reply()
         except TimeoutError:
-            call.trouble = self._trouble if link is None else (await link.check() or call.trouble)
+            call.trouble = self._keeper.trouble if link is None else (await link.check() or call.trouble)
 
     async def _send(self, call: Call, link: Link) -> str | None:
         """Returns when the broker has taken the request (None), or why it has not this time."""
@@ -195,7 +184,7 @@ class SessionClient:
                 raise RequestNotRouted(call.request.request_id, str(error)) from error
             return str(error)
         except LinkLostError as error:
-            self._drop(link, str(error))
+            self._keeper.drop(link, str(error))
             return str(error)
         call.accepted = True
         return None
@@ -206,91 +195,6 @@ class SessionClient:
         if call is None or not call.take(message.body):
             log.debug("reply dropped, nobody waits for it: correlation id %s", correlation_id)
 
-    async def _open_link(self) -> Link:
-        """Try each broker once.
-
-        Raises:
-            LinkLostError: none could be used; the message says of each why.
-        """
-        reasons = []
-        for url in self._urls:
-            self._links_opened += 1
-            try:
-                return await Link.open(
-                    url,
-                    names=self._names,
-                    reply_queue=self._reply_queue,
-                    on_reply=self._on_reply,
-                    priority=self._links_opened,
-                )
-            except LinkLostError as error:
-                vhost = url.path.removeprefix("/") or "/"
-                reasons.append(f"cannot use the broker {url.host}:{url.port}, vhost {vhost}: {error}")
-        raise LinkLostError("; ".join(reasons))
-
-    async def _keep_linked(self, link: Link) -> None:
-        """Have a link at all times, until cancelled."""
-        with suppress(LinkLostError):
-            await self._serve(link)
-        while True:
-            async for attempt in AsyncRetrying(
-                retry=retry_if_exception_type(LinkLostError),
-                wait=wait_random_exponential(multiplier=0.1, max=5),
-            ):
-                with attempt:
-                    await self._serve(await self._reopen_link())
-
-    async def _reopen_link(self) -> Link:
-        try:
-            return await self._open_link()
-        except LinkLostError as error:
-            self._trouble = str(error)
-            raise
-
-    async def _serve(self, link: Link) -> None:
-        """Let the calls use the link until it is lost.
-
-        Raises:
-            LinkLostError: it had not lived long enough to be called healthy.
-        """
-        opened_at = asyncio.get_running_loop().time()
-        try:
-            self._link = link
-            self._linked.set()
-            reason = await asyncio.shield(link.lost)
-        except asyncio.CancelledError:
-            await link.close(delete_reply_queue=True)
-            raise
-        log.warning("connection lost, connecting again: %s", reason)
-        self._drop(link, reason)
-        await link.close()
-        if asyncio.get_running_loop().time() - opened_at < HEALTHY_SECONDS:
-            raise LinkLostError(reason)
-
-    def _drop(self, link: Link, reason: str) -> None:
-        """Take the link away from the calls; each sends its request again over the next one."""
-        link.fail(reason)
-        if self._link is not link:
-            return
-        self._link, self._trouble = None, reason
-        self._linked.clear()
+    def _interrupt_calls(self) -> None:
         for call in self._calls.values():
             call.interrupt()
-
-
-def _parse(urls: str, name: str) -> tuple[URL, ...]:
-    """The brokers' addresses; a message about them never quotes them, for they hold passwords."""
-    parsed = []
-    for text in filter(None, map(str.strip, urls.split(","))):
-        try:
-            url = URL(text)
-        except ValueError:
-            url = URL()
-        if url.scheme not in {"amqp", "amqps"} or not url.host:
-            raise ValueError("url: write amqp://user:password@host:port/vhost, or amqps://…")
-        if url.explicit_port is None:
-            url = url.with_port(5671 if url.scheme == "amqps" else 5672)
-        parsed.append(url.with_query({"heartbeat": HEARTBEAT, "name": f"session-client {name}", **url.query}))
-    if not parsed:
-        raise ValueError("url: give at least one amqp:// address")
-    return tuple(parsed)

@@ -22,6 +22,7 @@ from client import (
 )
 from contracts import CreateSessionPayload, CreateSessionRequest, CreateSessionResponse, ErrorCode, Names
 from tests.support.responder import answer, refusal, responding, session_id_of
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -260,10 +261,12 @@ async def test_closing_ends_waiting_calls_at_once(amqp_url: str, responder: Resp
         await client.open()
 
 
-async def test_a_closed_client_leaves_no_queue(amqp_url: str, responder: Responder) -> None:
-    """The reply queue of a client that said goodbye does not wait for its expiry."""
+async def test_a_closed_client_leaves_no_task_and_no_queue(amqp_url: str, responder: Responder) -> None:
+    """Its libraries' tasks have ended too, and its reply queue does not wait for its expiry."""
+    before = asyncio.all_tasks()
     async with SessionClient(amqp_url) as client:
         await client.create_session(user_id=USER)
+    await eventually(lambda: not asyncio.all_tasks() - before)
     async with channel_to(amqp_url) as channel:
         with pytest.raises(aio_pika.exceptions.ChannelNotFoundEntity):
             await channel.get_queue(responder.requests[0].reply_to or "")

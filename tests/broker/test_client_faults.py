@@ -199,4 +199,4 @@ async def test_a_blocking_broker_makes_calls_wait_and_no_link_is_given_up(
         finally:
             own_rabbitmq.set_alarm(False)
         await asyncio.gather(*calls)
-        assert client._links_opened == 1
+        assert client._keeper.links_tried == 1

@@ -57,7 +57,7 @@ def test_a_name_that_no_queue_could_bear_is_refused(name: str) -> None:
 @pytest.mark.parametrize("name", ["client", "a.b-c_d", "0"])
 def test_a_worker_may_send_to_every_reply_queue_of_a_client(name: str, prefix: str) -> None:
     """The worker's allow-list, as it is by default, covers the names the client makes up."""
-    queue = SessionClient(URL, name=name, prefix=prefix)._reply_queue
+    queue = SessionClient(URL, name=name, prefix=prefix)._keeper._reply_queue
     assert re.search(DEFAULT_REPLY_TO_ALLOW, str(queue))
 
 
@@ -88,5 +88,5 @@ async def test_a_request_that_no_broker_would_take_is_refused() -> None:
 )
 def test_the_heartbeat_of_the_url_is_honoured(given: str, heartbeat: str) -> None:
     """Ten seconds unless the URL says otherwise; by the library's own 60 a dead peer lives for minutes."""
-    [url] = SessionClient(f"amqp://localhost/{given}")._urls
+    [url] = SessionClient(f"amqp://localhost/{given}")._keeper._urls
     assert url.query["heartbeat"] == heartbeat

@@ -1,0 +1,162 @@
+"""Keeps a client linked: has one link at a time, and builds the next when it is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
+from yarl import URL
+
+from client.link import Link, LinkLostError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aiormq.abc import DeliveredMessage
+
+    from contracts import Names
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT = 10
+"""Seconds between heartbeats, unless the URL says otherwise."""
+HEALTHY_SECONDS = 5.0
+"""A link that lived so long is replaced at once, a shorter-lived one after a pause that grows."""
+
+
+class Keeper:
+    """``on_lost`` is called when a link is taken away; ``on_reply`` for each reply. Neither may block."""
+
+    def __init__(
+        self,
+        urls: tuple[URL, ...],
+        names: Names,
+        reply_queue: str | None,
+        *,
+        on_reply: Callable[[DeliveredMessage], None],
+        on_lost: Callable[[], None],
+    ) -> None:
+        self.trouble: str | None = None
+        """Why there is no link."""
+        self.links_tried = 0
+        self._urls = urls
+        self._names = names
+        self._reply_queue = reply_queue
+        self._on_reply = on_reply
+        self._on_lost = on_lost
+        self._link: Link | None = None
+        self._linked = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Build the first link.
+
+        Raises:
+            LinkLostError: no broker could be used.
+        """
+        link = await self._open()
+        self._task = asyncio.create_task(self._keep_linked(link), name="client-keeper")
+
+    async def stop(self) -> None:
+        """Disconnect and delete the reply queue. Bounded in time."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    @property
+    def is_running(self) -> bool:
+        return self._task is not None and not self._task.done()
+
+    async def link(self) -> Link:
+        """The link to use; waits while there is none."""
+        while self._link is None:
+            await self._linked.wait()
+        return self._link
+
+    def drop(self, link: Link, reason: str) -> None:
+        """Take a link that failed away from the calls."""
+        link.fail(reason)
+        if self._link is link:
+            self._link, self.trouble = None, reason
+            self._linked.clear()
+            self._on_lost()
+
+    async def _open(self) -> Link:
+        """Try each broker once.
+
+        Raises:
+            LinkLostError: none could be used; the message says of each why.
+        """
+        reasons = []
+        for url in self._urls:
+            self.links_tried += 1
+            try:
+                return await Link.open(
+                    url,
+                    names=self._names,
+                    reply_queue=self._reply_queue,
+                    on_reply=self._on_reply,
+                    priority=self.links_tried,
+                )
+            except LinkLostError as error:
+                vhost = url.path.removeprefix("/") or "/"
+                reasons.append(f"cannot use the broker {url.host}:{url.port}, vhost {vhost}: {error}")
+        self.trouble = "; ".join(reasons)
+        raise LinkLostError(self.trouble)
+
+    async def _keep_linked(self, link: Link) -> None:
+        """Have a link at all times, until cancelled."""
+        with suppress(LinkLostError):
+            await self._serve(link)
+        while True:
+            async for attempt in AsyncRetrying(
+                retry=retry_if_exception_type(LinkLostError),
+                wait=wait_random_exponential(multiplier=0.1, max=5),
+            ):
+                with attempt:
+                    await self._serve(await self._open())
+
+    async def _serve(self, link: Link) -> None:
+        """Let the calls use the link until it is lost.
+
+        Raises:
+            LinkLostError: it had not lived long enough to be called healthy.
+        """
+        opened_at = asyncio.get_running_loop().time()
+        self._link = link
+        self._linked.set()
+        try:
+            reason = await asyncio.shield(link.lost)
+        except asyncio.CancelledError:
+            await link.close(delete_reply_queue=True)
+            raise
+        log.warning("connection lost, connecting again: %s", reason)
+        self.drop(link, reason)
+        await link.close()
+        if asyncio.get_running_loop().time() - opened_at < HEALTHY_SECONDS:
+            raise LinkLostError(reason)
+
+
+def parse_urls(text: str, connection_name: str) -> tuple[URL, ...]:
+    """The brokers' addresses, separated by commas.
+
+    Raises:
+        ValueError: one of them is wrong; it is not quoted, for it may hold a password.
+    """
+    urls = []
+    for each in filter(None, map(str.strip, text.split(","))):
+        try:
+            url = URL(each)
+        except ValueError:
+            url = URL()
+        if url.scheme not in {"amqp", "amqps"} or not url.host:
+            raise ValueError("url: write amqp://user:password@host:port/vhost, or amqps://…")
+        if url.explicit_port is None:
+            url = url.with_port(5671 if url.scheme == "amqps" else 5672)
+        urls.append(url.with_query({"heartbeat": HEARTBEAT, "name": connection_name, **url.query}))
+    if not urls:
+        raise ValueError("url: give at least one amqp:// address")
+    return tuple(urls)
