@@ -40,9 +40,8 @@ class Turns:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.cancelled():
-                queue.remove(turn)
-            else:
+            # A turn that was never given stays in the queue: whoever passes on skips it.
+            if not turn.cancelled():
                 self._pass_on(request_id)
             raise
 
