@@ -20,7 +20,7 @@ IMMEDIATE_SECONDS = 2.0
 
 
 class PermanentError(Exception):
-    """Trying again gives the same result. Base of what a handler's failure can be that is not retried."""
+    """Trying again gives the same result. Base of what a handler can raise that is not retried."""
 
 
 def is_transient(error: BaseException) -> bool:
@@ -64,7 +64,10 @@ def immediate() -> tenacity.AsyncRetrying:
 
 
 def _worth_another_try(error: BaseException) -> bool:
-    return isinstance(error, Exception) and is_transient(error)
+    # Whatever a handler raises when it is cancelled, it is not called again.
+    task = asyncio.current_task()
+    cut_off = task is not None and task.cancelling() > 0
+    return isinstance(error, Exception) and is_transient(error) and not cut_off
 
 
 def until_stopped(

@@ -1,0 +1,173 @@
+"""When to try again: delays, laps and the tries within one attempt."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+import tenacity
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker import retry
+from worker.handlers import Rejected
+
+DELAYS = st.lists(st.integers(1, 86_400), min_size=1, max_size=20, unique=True).map(
+    lambda found: tuple(sorted(found))
+)
+CHANCES = st.floats(0, 1, exclude_max=True)
+
+
+@given(attempt=st.integers(1, 1000), delays=DELAYS, chance=CHANCES)
+def test_wait_is_a_configured_delay_and_never_longer_than_the_table_says(
+    attempt: int, delays: tuple[int, ...], chance: float
+) -> None:
+    wait = retry.attempt_delay(attempt, delays, chance)
+    assert wait in delays
+    assert wait <= delays[min(attempt, len(delays)) - 1]
+
+
+@given(attempt=st.integers(1, 30), delays=DELAYS)
+def test_half_of_the_requests_wait_the_nominal_delay_and_half_the_one_before(
+    attempt: int, delays: tuple[int, ...]
+) -> None:
+    place = min(attempt, len(delays)) - 1
+    assert retry.attempt_delay(attempt, delays, 0.49) == delays[place]
+    assert retry.attempt_delay(attempt, delays, 0.5) == delays[max(place - 1, 0)]
+
+
+@given(attempt=st.integers(1, 1000), chance=CHANCES)
+def test_single_delay_serves_every_attempt(attempt: int, chance: float) -> None:
+    assert retry.attempt_delay(attempt, (7,), chance) == 7
+
+
+@given(wait=st.floats(0, 1e6), delays=DELAYS, lap=st.integers(0, 1000))
+def test_request_that_is_not_due_is_left_alone_for_the_shortest_delay_that_reaches_its_time(
+    wait: float, delays: tuple[int, ...], lap: int
+) -> None:
+    delay = retry.busy_delay(wait, delays, running=False, lap=lap)
+    assert delay in delays
+    assert delay >= wait or delay == delays[-1]
+    assert not [shorter for shorter in delays if wait <= shorter < delay]
+
+
+@given(wait=st.floats(0, 1e6), delays=DELAYS, lap=st.integers(0, 1000))
+def test_running_request_is_asked_again_before_its_holder_could_be_gone(
+    wait: float, delays: tuple[int, ...], lap: int
+) -> None:
+    delay = retry.busy_delay(wait, delays, running=True, lap=lap)
+    assert delay in delays
+    assert delay <= wait or delay == delays[0]
+    assert delay <= delays[min(lap, len(delays) - 1)]
+
+
+@given(wait=st.floats(0, 1e6), delays=DELAYS, lap=st.integers(0, 999))
+def test_each_lap_round_a_running_request_is_at_least_as_long_as_the_one_before(
+    wait: float, delays: tuple[int, ...], lap: int
+) -> None:
+    now = retry.busy_delay(wait, delays, running=True, lap=lap)
+    later = retry.busy_delay(wait, delays, running=True, lap=lap + 1)
+    assert later >= now
+
+
+def test_laps_round_a_running_request_grow_along_the_table() -> None:
+    laps = [retry.busy_delay(100, (1, 5, 30, 120), running=True, lap=lap) for lap in range(5)]
+    assert laps == [1, 5, 30, 30, 30]
+
+
+async def _tries(error: BaseException, each: Callable[[], None] = lambda: None) -> int:
+    """How often something that always raises ``error`` is tried."""
+    calls = 0
+
+    async def fail() -> None:
+        nonlocal calls
+        calls += 1
+        each()
+        raise error
+
+    with pytest.raises(type(error)):
+        await retry.immediate()(fail)
+    return calls
+
+
+@pytest.fixture
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Immediate retries without their waits."""
+    made = retry.immediate
+
+    def at_once() -> tenacity.AsyncRetrying:
+        return made().copy(wait=tenacity.wait_none())
+
+    monkeypatch.setattr(retry, "immediate", at_once)
+
+
+@pytest.mark.usefixtures("_no_waiting")
+@pytest.mark.parametrize("error", [ValueError("flaky"), TimeoutError(), OSError("reset")])
+async def test_what_may_be_over_in_a_moment_is_tried_three_times(error: Exception) -> None:
+    assert await _tries(error) == 3
+
+
+@pytest.mark.usefixtures("_no_waiting")
+@pytest.mark.parametrize(
+    "error",
+    [
+        retry.PermanentError("no use"),
+        Rejected("no"),
+        SystemExit(3),
+        KeyboardInterrupt(),
+        asyncio.CancelledError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_what_stays_as_it_is_is_tried_once(error: BaseException) -> None:
+    """A permanent error, an answer, an order to leave."""
+    assert await _tries(error) == 1
+
+
+async def test_no_try_begins_after_two_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow failure is not repeated: the time of the tries themselves counts."""
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: sum(clock))
+    assert await _tries(ValueError("slow"), lambda: clock.append(2.0)) == 1
+
+
+def test_waits_between_immediate_tries_leave_room_for_all_three() -> None:
+    """Two waits of at most half a second fit into the two seconds."""
+    wait: Callable[[tenacity.RetryCallState], float] = retry.immediate().wait
+    state = tenacity.RetryCallState(retry.immediate(), None, (), {})
+    for number in range(1, 10):
+        state.attempt_number = number
+        assert 0 <= max(wait(state) for _ in range(200)) <= 0.5
+
+
+def _always(error: Exception) -> Callable[[], Awaitable[None]]:
+    async def fail() -> None:
+        raise error
+
+    return fail
+
+
+async def test_trying_until_stopped_ends_at_once_when_stopped() -> None:
+    """The stop event ends the wait between two tries, not only the next try."""
+    stop = asyncio.Event()
+    waits: list[float] = []
+
+    def before_sleep(state: tenacity.RetryCallState) -> None:
+        waits.append(state.upcoming_sleep)
+        stop.set()
+
+    trying = retry.until_stopped(stop, OSError, before_sleep, lambda _: False)
+    with pytest.raises(OSError, match="away"):
+        await asyncio.wait_for(trying(_always(OSError("away"))), 5)
+    assert len(waits) == 1
+
+
+async def test_trying_until_stopped_gives_up_what_is_hopeless_or_unexpected() -> None:
+    stop = asyncio.Event()
+    seen: list[object] = []
+    hopeless = retry.until_stopped(stop, OSError, seen.append, lambda _: True)
+    with pytest.raises(OSError, match="never"):
+        await hopeless(_always(OSError("never")))
+    patient = retry.until_stopped(stop, OSError, seen.append, lambda _: False)
+    with pytest.raises(TypeError, match="bug"):
+        await patient(_always(TypeError("bug")))
+    assert seen == []
