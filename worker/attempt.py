@@ -7,12 +7,15 @@ import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import pydantic
 import pydantic_core
 
 from contracts import ErrorCode
+from contracts.types import JsonObject
 from worker import retry
 from worker.handlers import Rejected
 from worker.identifiers import storable
+from worker.reply import OUR_FACTS
 
 if TYPE_CHECKING:
     from contracts import CreateSessionRequest
@@ -22,6 +25,9 @@ MAX_RESULT_BYTES = 65_536
 MAX_STACKTRACE = 8_192
 CANCEL_SECONDS = 5.0
 """How long a handler that was cut off may take to clean up before the worker goes on without it."""
+
+
+_METADATA: pydantic.TypeAdapter[JsonObject] = pydantic.TypeAdapter(JsonObject)
 
 
 class InvalidResultError(retry.PermanentError):
@@ -45,7 +51,7 @@ class Failure:
 
     @property
     def message(self) -> str:
-        return storable(traceback.format_exception_only(self.error)[-1].strip())
+        return storable("".join(traceback.format_exception_only(self.error)).strip())
 
     @property
     def stacktrace(self) -> str:
@@ -107,6 +113,10 @@ def _plain(result: object) -> dict[str, Any]:
     try:
         data = pydantic_core.to_json(result)
         plain: dict[str, Any] = pydantic_core.from_json(data, allow_inf_nan=False)
+        _METADATA.validate_python(plain | OUR_FACTS)
+    except pydantic.ValidationError as error:
+        rule = error.errors(include_url=False, include_input=False)[0]["msg"]
+        raise InvalidResultError(f"the handler's result does not fit into an answer: it {rule}") from None
     except (ValueError, RecursionError) as error:
         raise InvalidResultError(f"the handler's result cannot be written as JSON: {error}"[:500]) from error
     if len(data) > MAX_RESULT_BYTES:

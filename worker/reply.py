@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from worker.ledger.base import Claimed
     from worker.request import Refusal, Request
 
+OUR_FACTS = dict.fromkeys(("attempts", "worker_id", "processing_ms"))
+"""What every answer's metadata holds beside the handler's: it counts towards the limits, and wins."""
 
 SENTENCES = {
     ErrorCode.EXPIRED: "the request's expiration passed first; nothing was created, send a new request",
