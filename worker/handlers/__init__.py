@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from contracts import CreateSessionRequest
+from worker.retry import PermanentError
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -43,7 +44,7 @@ class Context:
     """When this attempt is cut off (UTC)."""
 
 
-class Rejected(Exception):  # noqa: N818 - an answer, not an error
+class Rejected(PermanentError):  # noqa: N818 - an answer, not an error
     """The business answer no: ``message`` for the requester, ``code`` for ``metadata.rejection_code``."""
 
     def __init__(self, message: str, *, code: str | None = None) -> None:
@@ -68,7 +69,7 @@ def load(path: str) -> Handler:
     module_name, _, name = path.partition(":")
     try:
         target: Any = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise HandlerNotFoundError(
             f"handler {path}: module {module_name} cannot be imported ({type(error).__name__}: {error})"
         ) from error

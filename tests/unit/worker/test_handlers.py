@@ -1,0 +1,124 @@
+"""Finding the user's handler: what does not work is said in a sentence that names the setting's value."""
+
+import functools
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contracts import CreateSessionRequest
+from worker.handlers import Context, HandlerNotFoundError, Rejected, load
+from worker.handlers.create_session import create_session
+
+MODULE = "handlers_under_test"
+SOURCE = """
+import functools
+
+async def good(request, context): ...
+async def spare(request, context, more=None): ...
+async def anything(*args, **kwargs): ...
+async def one(request): ...
+async def three(request, context, more): ...
+async def named(*, request, context): ...
+async def stream(request, context):
+    yield 1
+def plain(request, context): ...
+
+number = 7
+nothing = None
+whole = functools.partial(three, more=1)
+half = functools.partial(three, 1, 2)
+
+class Outer:
+    class Inner:
+        @staticmethod
+        async def good(request, context): ...
+    async def unbound(self, request, context): ...
+
+class Callable:
+    def __init__(self, base=0): ...
+    async def __call__(self, request, context): ...
+
+bound = Outer().unbound
+callable_object = Callable()
+"""
+
+
+@pytest.fixture(autouse=True)
+def _modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Modules of a user, and none of them left afterwards."""
+    (tmp_path / f"{MODULE}.py").write_text(SOURCE)
+    (tmp_path / "raises_at_import.py").write_text("raise ValueError('no key given')")
+    (tmp_path / "leaves_at_import.py").write_text("import sys\nsys.exit('usage: tool FILE')")
+    (tmp_path / "broken_at_import.py").write_text("def handle(:")
+    (tmp_path / "imports_missing.py").write_text("import a_module_that_is_missing")
+    monkeypatch.syspath_prepend(tmp_path)
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("name", ["good", "spare", "anything", "Outer.Inner.good", "whole", "bound"])
+def test_async_function_of_request_and_context_is_found(name: str) -> None:
+    handler: Any = load(f"{MODULE}:{name}")
+    target: Any = sys.modules[MODULE]
+    for part in name.split("."):
+        target = getattr(target, part)
+    assert handler == target
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("no_such_module:handle", "no_such_module cannot be imported"),
+        (f"{MODULE}.sub:handle", "cannot be imported"),
+        ("raises_at_import:handle", "ValueError: no key given"),
+        ("leaves_at_import:handle", "SystemExit: usage: tool FILE"),
+        ("broken_at_import:handle", "SyntaxError"),
+        ("imports_missing:handle", "a_module_that_is_missing"),
+        (f"{MODULE}:absent", "has no absent"),
+        (f"{MODULE}:Outer.absent.good", "has no Outer.absent.good"),
+        (f"{MODULE}:nothing", "has no nothing"),
+        (f"{MODULE}:number", "number is not a function"),
+        (f"{MODULE}:plain", "async def plain(request, context)"),
+        (f"{MODULE}:stream", "async def stream(request, context)"),
+        (f"{MODULE}:Callable", "async def Callable(request, context)"),
+        (f"{MODULE}:callable_object", "async def callable_object(request, context)"),
+        (f"{MODULE}:one", "must take two arguments, (request, context), but is one(request)"),
+        (f"{MODULE}:three", "must take two arguments"),
+        (f"{MODULE}:named", "must take two arguments"),
+        (f"{MODULE}:half", "must take two arguments"),
+        (f"{MODULE}:Outer.unbound", "must take two arguments"),
+    ],
+)
+def test_what_is_no_handler_is_refused_with_the_reason(path: str, reason: str) -> None:
+    with pytest.raises(HandlerNotFoundError) as refused:
+        load(path)
+    assert str(refused.value).startswith(f"handler {path}: ")
+    assert reason in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_built_in_handler_is_found() -> None:
+    assert load("worker.handlers.create_session:create_session") is create_session
+
+
+async def test_partial_is_called_with_what_was_bound() -> None:
+    async def handle(greeting: str, request: CreateSessionRequest, context: Context) -> dict[str, Any]:
+        return {"greeting": greeting}
+
+    sys.modules[MODULE] = type(sys)(MODULE)
+    sys.modules[MODULE].handle = functools.partial(handle, "hello")  # type: ignore[attr-defined]
+    found: Any = load(f"{MODULE}:handle")
+    assert await found(None, None) == {"greeting": "hello"}
+
+
+def test_rejection_keeps_message_and_code_as_text() -> None:
+    message: Any = ValueError("no rooms")
+    code: Any = 7
+    assert Rejected(message, code=code).message == "no rooms"
+    assert Rejected(message, code=code).code == "7"
+    assert Rejected("no").code is None
