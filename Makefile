@@ -1,0 +1,49 @@
+# `make help` lists what there is.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+COMPILE := $(BIN)/pip-compile --quiet --strip-extras --no-annotate --no-header --allow-unsafe \
+	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options
+
+.PHONY: help setup servers demo test check run lock clean
+
+help: ## List the commands
+	@sed -nE 's/^([a-z]+):.*## (.*)/make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null \
+		|| sed -nE 's/^([a-z]+):.*## (.*)/make \1: \2/p' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Install the project and its tools into .venv
+
+$(STAMP): requirements-dev.lock pyproject.toml scripts/make-venv
+	@scripts/make-venv $(VENV)
+	@touch $@
+
+servers: ## Install RabbitMQ and PostgreSQL (Debian's packages) if they are missing; starts neither
+	@scripts/install-servers
+
+demo: setup servers ## Send 1,000 requests through a private broker and see what becomes of them
+	@$(BIN)/session-worker demo
+
+test: setup servers ## Run all tests, against private servers
+	@$(BIN)/python -m pytest
+
+check: setup servers ## What must pass before a commit: format, lint, types, import rules, tests
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m pytest
+
+run: setup ## Run the worker with the SESSION_WORKER_* settings of the environment
+	@exec $(BIN)/session-worker run
+
+lock: setup ## Pin the newest allowed versions of all dependencies
+	@$(COMPILE) --upgrade --output-file requirements.lock pyproject.toml
+	@$(COMPILE) --upgrade --extra dev --output-file requirements-dev.lock pyproject.toml
+
+clean: ## Remove the virtual environment and every cache
+	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
