@@ -157,7 +157,7 @@ class RequestParser:
 
 def _code_of(error: pydantic.ValidationError) -> ErrorCode:
     found = error.errors(include_url=False, include_context=False, include_input=False)
-    if found[0]["type"] == "json_invalid":
+    if found[0]["loc"] == ():  # no JSON, or no object
         return ErrorCode.UNREADABLE
     if any(one["loc"] == ("operation",) for one in found):
         return ErrorCode.UNSUPPORTED_OPERATION

@@ -32,7 +32,7 @@ class CountingReceipt:
         self.settled.append("requeue")
 
 
-def body(request_id: UUID | str | None = None, **fields: Any) -> bytes:
+def body(request_id: UUID | str | None = None, /, **fields: Any) -> bytes:
     """A valid request body, without ``request_id`` unless it is given."""
     document: dict[str, Any] = {
         "user_id": "user@example.com",
