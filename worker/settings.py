@@ -11,6 +11,7 @@ import os
 import re
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -30,6 +31,7 @@ class Settings(BaseSettings):
         extra="ignore",
         secrets_dir=None,
         validate_default=True,
+        hide_input_in_errors=True,  # URLs hold passwords
     )
 
     amqp_url: SecretStr = Field(
@@ -97,6 +99,24 @@ class Settings(BaseSettings):
         default="info", pattern=r"^(debug|info|warning|error)$", description="debug, info, warning or error."
     )
 
+    @field_validator("amqp_url")
+    @classmethod
+    def _check_amqp_url(cls, value: SecretStr) -> SecretStr:
+        urls = _split(value.get_secret_value())
+        if not urls or not all(_names_a_broker(url) for url in urls):
+            raise ValueError(
+                "write amqp://user:password@host:port/vhost or amqps://…, special characters of the password "
+                "percent-encoded (%2C for a comma), several URLs separated by commas"
+            )
+        return value
+
+    @field_validator("ledger_url")
+    @classmethod
+    def _check_ledger_url(cls, value: SecretStr) -> SecretStr:
+        if not value.get_secret_value().startswith(("sqlite:///", "postgresql://", "postgres://")):
+            raise ValueError("write sqlite:///path.db or postgresql://user:password@host/database")
+        return value
+
     @field_validator("retry_delays", mode="before")
     @classmethod
     def _split_delays(cls, value: object) -> object:
@@ -118,7 +138,7 @@ class Settings(BaseSettings):
     def _check_pattern(cls, value: str) -> str:
         try:
             re.compile(value)
-        except re.error as error:
+        except (re.error, OverflowError) as error:
             raise ValueError(f"not a regular expression: {error}") from None
         return value
 
@@ -140,7 +160,19 @@ class Settings(BaseSettings):
 
     @property
     def amqp_urls(self) -> tuple[str, ...]:
-        return tuple(url.strip() for url in self.amqp_url.get_secret_value().split(",") if url.strip())
+        return _split(self.amqp_url.get_secret_value())
+
+
+def _split(urls: str) -> tuple[str, ...]:
+    return tuple(url.strip() for url in urls.split(",") if url.strip())
+
+
+def _names_a_broker(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("amqp", "amqps") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # the port is no number, or the host no address
+        return False
 
 
 def load(**flags: object) -> Settings:

@@ -1,0 +1,206 @@
+"""The settings: where they come from, and every rule with its sentence."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import pytest
+
+from worker.settings import CONSUMER_TIMEOUT, Settings, load
+
+PASSWORD = "hunter2"
+
+
+@pytest.fixture(autouse=True)
+def _empty_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith("SESSION_WORKER_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("SESSION_WORKER_SECRETS_DIR", str(tmp_path))
+
+
+def _refused(**flags: Any) -> str:
+    """The only sentence with which these flags are refused."""
+    with pytest.raises(pydantic.ValidationError) as refused:
+        load(**flags)
+    (problem,) = refused.value.errors()
+    assert problem["loc"] in ((), (next(iter(flags)),), (next(iter(flags)), 0), (next(iter(flags)), 1))
+    return problem["msg"]
+
+
+def test_defaults_are_valid_and_local() -> None:
+    settings = load()
+    assert settings.amqp_urls == ("amqp://guest:guest@localhost:5672/",)
+    assert settings.retry_delays == (1, 5, 30, 120, 600)
+    assert (settings.prefix, settings.concurrency, settings.declare, settings.migrate) == (
+        "session",
+        256,
+        True,
+        False,
+    )
+
+
+# ------------------------------------------------------------------------------------------- sources
+
+
+def test_flag_wins_over_environment_and_environment_over_secret_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "session_worker_prefix").write_text("file\n")
+    assert load().prefix == "file"
+    monkeypatch.setenv("SESSION_WORKER_PREFIX", "environment")
+    assert load().prefix == "environment"
+    assert load(prefix=None).prefix == "environment", "a flag that was not given is no flag"
+    assert load(prefix="flag").prefix == "flag"
+
+
+def test_secret_file_holds_a_url_with_its_password(tmp_path: Path) -> None:
+    (tmp_path / "session_worker_amqp_url").write_text(f"amqp://user:{PASSWORD}@broker/\n")
+    settings = load()
+    assert settings.amqp_urls == (f"amqp://user:{PASSWORD}@broker/",)
+    assert PASSWORD not in repr(settings) + str(settings.model_dump())
+
+
+def test_missing_secrets_folder_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SESSION_WORKER_SECRETS_DIR", str(tmp_path / "absent"))
+    assert load().prefix == "session"
+
+
+def test_environment_that_is_not_ours_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SESSION_WORKER_OF_ANOTHER_PROGRAM", "x")
+    monkeypatch.setenv("PREFIX", "not-ours")
+    assert load() == load(prefix="session")
+
+
+def test_environment_gives_numbers_lists_and_switches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SESSION_WORKER_RETRY_DELAYS", " 2, 7 ,")
+    monkeypatch.setenv("SESSION_WORKER_DECLARE", "false")
+    monkeypatch.setenv("SESSION_WORKER_HANDLER_TIMEOUT", "2.5")
+    settings = load()
+    assert (settings.retry_delays, settings.declare, settings.handler_timeout) == ((2, 7), False, 2.5)
+
+
+def test_settings_do_not_change_once_read() -> None:
+    with pytest.raises(pydantic.ValidationError, match="frozen"):
+        load().prefix = "other"  # type: ignore[misc]
+
+
+# --------------------------------------------------------------------------------------------- rules
+
+
+@pytest.mark.parametrize("delays", ["", ",", "0", "-1", "1,86401", [1] * 21])
+def test_delays_are_between_one_second_and_a_day_and_at_most_twenty(delays: object) -> None:
+    assert "1 to 20 delays of 1 to 86400 seconds" in _refused(retry_delays=delays)
+
+
+@pytest.mark.parametrize("delays", ["5,1", "1,1", (1, 30, 5)])
+def test_delays_are_given_once_and_in_order(delays: object) -> None:
+    assert "each delay once, the shortest first" in _refused(retry_delays=delays)
+
+
+@pytest.mark.parametrize("delays", ["1,x", "1.5,2", "1s"])
+def test_delays_are_whole_numbers(delays: str) -> None:
+    assert "integer" in _refused(retry_delays=delays)
+
+
+def test_longest_list_of_delays_is_accepted() -> None:
+    assert load(retry_delays=",".join(map(str, range(1, 21)))).retry_delays == tuple(range(1, 21))
+
+
+def test_attempt_and_grace_together_stay_under_the_brokers_consumer_timeout() -> None:
+    said = _refused(handler_timeout=CONSUMER_TIMEOUT - 20, shutdown_grace=20)
+    assert "handler_timeout plus shutdown_grace must stay under 1800 s" in said
+    assert load(handler_timeout=CONSUMER_TIMEOUT - 21, shutdown_grace=20)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("concurrency", [0, 10_001]),
+        ("handler_timeout", [0, -1, float("inf"), float("nan")]),
+        ("max_attempts", [0, 1001]),
+        ("max_crashes", [1, 101]),
+        ("holder_timeout", [0.5, 3601, float("nan")]),
+        ("max_body_bytes", [1023, 16_777_217]),
+        ("shutdown_grace", [-1, 3601, float("nan")]),
+    ],
+)
+def test_number_out_of_its_bounds_is_refused_with_the_bound(name: str, values: list[float]) -> None:
+    for value in values:
+        assert "should be" in _refused(**{name: value})
+
+
+@pytest.mark.parametrize("prefix", ["", "-x", ".x", "a b", "a/b", "ä", "x" * 65, "x\n"])
+def test_prefix_is_what_every_broker_takes_for_a_name(prefix: str) -> None:
+    assert "pattern" in _refused(prefix=prefix)
+
+
+@pytest.mark.parametrize("pattern", ["(", "[", "*", "(?P<a>x)(?P<a>y)", "a{99999999999}", "(?<=a*)b"])
+def test_reply_to_allow_is_a_regular_expression(pattern: str) -> None:
+    assert "not a regular expression" in _refused(reply_to_allow=pattern)
+
+
+@pytest.mark.parametrize(
+    "handler", ["", "module", "module:", ":function", "a b:c", "m:f()", "m/x.py:f", "m:f\n"]
+)
+def test_handler_is_a_path_to_a_function(handler: str) -> None:
+    assert "package.module:function" in _refused(handler=handler)
+
+
+@pytest.mark.parametrize("level", ["", "INFO", "verbose", "debug "])
+def test_log_level_is_one_of_four(level: str) -> None:
+    assert "pattern" in _refused(log_level=level)
+
+
+def test_urls_of_a_cluster_are_separated_by_commas() -> None:
+    urls = load(amqp_url=" amqp://a:5672/v, amqps://u:p@b/ ,amqp://[::1]:5672/,").amqp_urls
+    assert urls == ("amqp://a:5672/v", "amqps://u:p@b/", "amqp://[::1]:5672/")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        " , ",
+        f"user:{PASSWORD}@broker",
+        f"http://user:{PASSWORD}@broker/",
+        f"amqp:/user:{PASSWORD}@broker/",
+        f"amqp://user:{PASSWORD}@/vhost",
+        "amqp://",
+        "amqp:///vhost",
+        f"amqp://user:{PASSWORD}@broker:port/",
+        f"amqp://user:{PASSWORD}@broker:99999/",
+        f"amqp://user:{PASSWORD}@[broker/",
+        f"amqp://good/,broker,amqp://user:{PASSWORD}@other/",
+    ],
+)
+def test_amqp_url_must_name_scheme_and_host_and_is_never_echoed(url: str) -> None:
+    said = _refused(amqp_url=url)
+    assert "amqp://" in said
+    assert PASSWORD not in said
+
+
+@pytest.mark.parametrize("url", ["sqlite:///a.db", "sqlite:////var/a.db", f"postgresql://u:{PASSWORD}@h/d"])
+def test_ledger_is_kept_in_sqlite_or_postgresql(url: str) -> None:
+    assert load(ledger_url=url).ledger_url.get_secret_value() == url
+
+
+@pytest.mark.parametrize(
+    "url", ["", "a.db", "sqlite:a.db", f"mysql://u:{PASSWORD}@h/d", f"postgresql+asyncpg://u:{PASSWORD}@h/d"]
+)
+def test_other_ledger_is_refused_by_naming_the_two(url: str) -> None:
+    said = _refused(ledger_url=url)
+    assert "sqlite:///" in said
+    assert "postgresql://" in said
+    assert PASSWORD not in said
+
+
+def test_refusal_prints_no_password() -> None:
+    with pytest.raises(pydantic.ValidationError) as refused:
+        load(amqp_url=f"http://u:{PASSWORD}@h/", ledger_url=f"mysql://u:{PASSWORD}@h/d")
+    assert PASSWORD not in str(refused.value) + repr(refused.value)
+
+
+def test_every_setting_says_what_it_is_for() -> None:
+    assert all(field.description for field in Settings.model_fields.values())
