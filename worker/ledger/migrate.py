@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -24,6 +25,7 @@ class Migration(NamedTuple):
         return [statement for statement in self.sql.split(";\n") if statement.strip()]
 
 
+@cache
 def migrations(database: Literal["sqlite", "postgresql"]) -> Sequence[Migration]:
     """All migrations of ``database``, the oldest first."""
     folder = resources.files("worker.ledger") / "migrations" / database

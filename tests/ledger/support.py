@@ -1,0 +1,140 @@
+"""What the ledger's tests share: steps to take, and a way into the tables past the ledger."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import asynccontextmanager, closing
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
+
+import asyncpg
+
+from contracts import ErrorCode, RequestStatus
+from tests.support.waiting import eventually
+from worker.ledger import open_ledger, open_reader
+from worker.ledger.base import Claim, Claimed, Entry, Finish, Ledger, Postpone, Release
+from worker.ledger.sqlite_file import path_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+FINGERPRINT = b"\x01" * 32
+DEADLINE = 20.0
+"""Seconds after which a test gives up waiting for what must happen."""
+
+
+def a_claim(request_id: UUID | None = None, **changes: Any) -> Claim:
+    """A claim of a new request, or of ``request_id`` again, under a fresh token."""
+    values: dict[str, Any] = {
+        "request_id": request_id or uuid4(),
+        "fingerprint": FINGERPRINT,
+        "token": uuid4(),
+        "session_id": f"ts_261122_{uuid4().hex[:12]}",
+        "user_id": "ada@example.com",
+        "operation": "create_session",
+        "casefile_id": "cf_261122_abc",
+        "title": "A title",
+        "reply_to": "session.replies.ada",
+        "correlation_id": "correlation",
+    }
+    return Claim(**{**values, **changes})
+
+
+def completed(claim: Claim, response: bytes = b"the answer", **changes: Any) -> Finish:
+    """The outcome ``completed`` for what ``claim`` took."""
+    return Finish(claim.request_id, changes.pop("token", claim.token), RequestStatus.COMPLETED, response)
+
+
+def failed(claim: Claim, code: ErrorCode = ErrorCode.HANDLER_FAILED, **changes: Any) -> Finish:
+    """The outcome ``failed`` for what ``claim`` took."""
+    token = changes.pop("token", claim.token)
+    return Finish(
+        claim.request_id, token, RequestStatus.FAILED, b"sorry", code, "It failed.", "ValueError: no"
+    )
+
+
+def postponed(claim: Claim, delay: float = 60.0) -> Postpone:
+    """Another attempt at what ``claim`` took, after ``delay`` seconds."""
+    return Postpone(claim.request_id, claim.token, delay, ErrorCode.HANDLER_FAILED, "ValueError: no")
+
+
+def released(claim: Claim) -> Release:
+    """What ``claim`` took, handed back."""
+    return Release(claim.request_id, claim.token)
+
+
+@asynccontextmanager
+async def worker(
+    url: str, worker_id: str = "", *, holder_timeout: float = 15.0, takeover_grace: float | None = 0.0
+) -> AsyncIterator[Ledger]:
+    """The open ledger of a worker that, unlike real ones, takes over at once."""
+    ledger = open_ledger(
+        url,
+        worker_id=worker_id or f"worker-{uuid4().hex[:6]}",
+        holder_timeout=holder_timeout,
+        takeover_grace=takeover_grace,
+    )
+    await ledger.open()
+    try:
+        yield ledger
+    finally:
+        await ledger.close()
+
+
+async def take(ledger: Ledger, request_id: UUID | None = None, **changes: Any) -> Claim:
+    """Claim a request that must be ours, and return the claim."""
+    claim = a_claim(request_id, **changes)
+    answer = await ledger.claim(claim)
+    assert isinstance(answer, Claimed), answer
+    return claim
+
+
+async def entry(url: str, request_id: UUID) -> Entry:
+    """The entry of a request that must be there."""
+    reader = open_reader(url)
+    await reader.open()
+    try:
+        found = await reader.get(request_id)
+        assert found is not None
+        return found
+    finally:
+        await reader.close()
+
+
+async def sql(url: str, statement: str) -> list[tuple[Any, ...]]:
+    """Run a statement past the ledger."""
+    if url.startswith("sqlite"):
+        with closing(sqlite3.connect(path_of(url), timeout=DEADLINE)) as database, database:
+            return database.execute(statement).fetchall()
+    connection = await asyncpg.connect(url)
+    try:
+        return [tuple(row) for row in await connection.fetch(statement)]
+    finally:
+        await connection.close()
+
+
+async def becomes(url: str, statement: str, rows: list[tuple[Any, ...]]) -> None:
+    """Wait until ``statement`` returns ``rows``."""
+
+    async def seen() -> bool:
+        return await sql(url, statement) == rows
+
+    condition: Callable[[], Awaitable[bool]] = seen
+    await eventually(condition, DEADLINE)
+
+
+async def shift(url: str, place: str, seconds: float, where: str) -> None:
+    """Move the time in ``place`` (table.column) by ``seconds``: as if the clock had gone on without us."""
+    table, column = place.split(".")
+    if url.startswith("sqlite"):
+        ((old,),) = await sql(url, f"SELECT {column} FROM {table} WHERE {where}")
+        new = (datetime.fromisoformat(old) + timedelta(seconds=seconds)).isoformat(timespec="microseconds")
+        await sql(url, f"UPDATE {table} SET {column} = '{new}' WHERE {where}")
+    else:
+        await sql(url, f"UPDATE {table} SET {column} = {column} + interval '1 s' * {seconds} WHERE {where}")
+
+
+async def bury(url: str, worker_id: str) -> None:
+    """Let a worker that is still open look as dead as one that was killed long ago."""
+    await sql(url, f"DELETE FROM workers WHERE worker_id = '{worker_id}'")

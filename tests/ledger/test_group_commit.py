@@ -1,0 +1,157 @@
+"""Group commit by itself: whatever the interleaving, each caller gets its own answer."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from worker.ledger import group_commit
+from worker.ledger.base import EntryRejectedError, LedgerError
+from worker.ledger.group_commit import GroupCommit, RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Step ``number`` for a request; ``bad``: the database refuses it."""
+
+    request_id: UUID
+    number: int
+    bad: bool = False
+
+
+class Database:
+    """Commits batches when it is told to, and checks what a database may rely on."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[Ask]] = []
+        self.busy = False
+        self.committed: list[Ask] = []
+
+    async def commit(self, batch: Sequence[Ask]) -> list[int]:
+        assert not self.busy, "two transactions at the same time"
+        keys = [ask.request_id.int for ask in batch]
+        assert keys == sorted(set(keys)), "a batch is sorted and names no request twice"
+        assert len(batch) <= group_commit.MAX_BATCH
+        self.batches.append(list(batch))
+        self.busy = True
+        await asyncio.sleep(0)
+        self.busy = False
+        if any(ask.bad for ask in batch):
+            raise RefusedError("bad data")
+        self.committed += batch
+        return [ask.number for ask in batch]
+
+
+def numbered(number: int, request: int, *, bad: bool = False) -> Ask:
+    return Ask(UUID(int=request), number, bad)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.tuples(st.integers(0, 8), st.booleans(), st.integers(0, 3), st.booleans()), max_size=60))
+def test_every_caller_gets_its_own_answer(plan: list[tuple[int, bool, int, bool]]) -> None:
+    """Any mix of requests, bad data, pauses and cancelled callers: good steps are committed once each and in
+    order for each request, bad ones are rejected alone, and nobody waits for ever."""
+
+    async def run() -> None:
+        database = Database()
+        group: GroupCommit[Ask, int] = GroupCommit(database.commit)
+        asks = [numbered(number, request, bad=bad) for number, (request, bad, *_) in enumerate(plan)]
+        tasks = []
+        for ask, (_, _, pauses, cancelled) in zip(asks, plan, strict=True):
+            task = asyncio.create_task(group.do(ask))
+            tasks.append(task)
+            for _ in range(pauses):
+                await asyncio.sleep(0)
+            if cancelled:
+                task.cancel()
+        answers = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 10)
+        await group.close(10)
+        for ask, answer in zip(asks, answers, strict=True):
+            if not isinstance(answer, asyncio.CancelledError):
+                assert isinstance(answer, EntryRejectedError) if ask.bad else answer == ask.number
+        for request in range(9):
+            order = [ask.number for ask in database.committed if ask.request_id.int == request]
+            assert order == sorted(set(order))
+
+    asyncio.run(run())
+
+
+async def test_a_lone_step_starts_at_once() -> None:
+    """No timer: the transaction begins in the next turn of the event loop."""
+    database = Database()
+    group: GroupCommit[Ask, int] = GroupCommit(database.commit)
+    task = asyncio.create_task(group.do(numbered(1, 1)))
+    for _ in range(2):
+        await asyncio.sleep(0)
+    assert database.busy
+    assert await task == 1
+
+
+async def test_what_comes_during_a_transaction_shares_the_next() -> None:
+    """One in flight, everything else gathers: 100 steps take two transactions."""
+    database = Database()
+    group: GroupCommit[Ask, int] = GroupCommit(database.commit)
+    first = asyncio.create_task(group.do(numbered(0, 0)))
+    while not database.busy:
+        await asyncio.sleep(0)
+    await asyncio.gather(first, *(group.do(numbered(number, number)) for number in range(1, 100)))
+    assert [len(batch) for batch in database.batches] == [1, 99]
+
+
+async def test_a_batch_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not fit waits for the next transaction."""
+    monkeypatch.setattr(group_commit, "MAX_BATCH", 10)
+    database = Database()
+    group: GroupCommit[Ask, int] = GroupCommit(database.commit)
+    await asyncio.gather(*(group.do(numbered(number, number)) for number in range(25)))
+    assert [len(batch) for batch in database.batches] == [10, 10, 5]
+
+
+async def test_an_unexpected_error_reaches_every_caller_and_ends_nothing() -> None:
+    """A defect in the ledger is heard by its callers; the next batch runs."""
+
+    async def commit(batch: Sequence[Ask]) -> list[int]:
+        if batch[0].bad:
+            raise ZeroDivisionError
+        return [ask.number for ask in batch]
+
+    group: GroupCommit[Ask, int] = GroupCommit(commit)
+    with pytest.raises(ZeroDivisionError):
+        await group.do(numbered(1, 1, bad=True))
+    assert await group.do(numbered(2, 1)) == 2
+
+
+async def test_closing_commits_what_waits() -> None:
+    """Nothing is dropped while there is time; afterwards nothing is accepted."""
+    database = Database()
+    group: GroupCommit[Ask, int] = GroupCommit(database.commit)
+    tasks = [asyncio.create_task(group.do(numbered(number, 1))) for number in range(5)]
+    await asyncio.sleep(0)
+    await group.close(10)
+    assert await asyncio.gather(*tasks) == [0, 1, 2, 3, 4]
+    with pytest.raises(LedgerError):
+        await group.do(numbered(6, 1))
+
+
+async def test_closing_does_not_wait_for_ever() -> None:
+    """When time is up every caller hears it, those in flight and those behind them."""
+
+    async def commit(_: Sequence[Ask]) -> list[int]:
+        await asyncio.Event().wait()
+        return []
+
+    group: GroupCommit[Ask, int] = GroupCommit(commit)
+    tasks = [asyncio.create_task(group.do(numbered(number, number % 2))) for number in range(4)]
+    await asyncio.sleep(0)
+    await group.close(0)
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [LedgerError] * 4

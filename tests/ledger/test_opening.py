@@ -1,0 +1,278 @@
+"""Opening and upgrading a ledger, and the sentences that say why it cannot be."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from contextlib import closing, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.ledger.support import becomes, sql, take, worker
+from worker.ledger import LedgerError, open_ledger, open_reader, sqlite_file, upgrade
+from worker.ledger.migrate import migrations
+from worker.ledger.sqlite_file import path_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from worker.sandbox import PostgreSQL
+
+PASSWORD = "s3cret"
+NEWEST = migrations("sqlite")[-1].version
+
+
+async def refusal(url: str) -> str:
+    """The sentence with which a worker's ledger and an operator's refuse to open (a thread must not stay)."""
+    with pytest.raises(LedgerError) as caught:
+        async with worker(url):
+            pass
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("ledger")]
+    reader = open_reader(url)
+    with pytest.raises(LedgerError):
+        await reader.open()
+    await reader.close()
+    text = str(caught.value)
+    assert PASSWORD not in text
+    assert "\n" not in text
+    return text
+
+
+@pytest.mark.parametrize(
+    "url", ["", "mysql://host/db", "postgresql+asyncpg://host/db", "ledger.db", "sqlite.db"]
+)
+def test_an_unknown_scheme_is_a_sentence(url: str) -> None:
+    """It names the two schemes that there are."""
+    with pytest.raises(LedgerError, match=r"must start with sqlite:/// or postgresql://"):
+        open_ledger(url, worker_id="me", holder_timeout=15)
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite:", "sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite://file.db"]
+)
+def test_a_sqlite_url_must_name_a_file(url: str) -> None:
+    """Memory is no ledger."""
+    with pytest.raises(LedgerError, match=r"names no file"):
+        open_reader(url)
+
+
+def test_postgresql_is_imported_only_for_its_urls() -> None:
+    """A worker on SQLite does not need the driver, nor the time to load it."""
+    program = (
+        "import sys; from worker.ledger import open_ledger, open_reader;"
+        "open_ledger('sqlite:///x.db', worker_id='me', holder_timeout=1); open_reader('sqlite:///x.db');"
+        "sys.exit('asyncpg' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+async def test_upgrading_tells_the_versions_and_is_repeatable(
+    sqlite_url: str, empty_postgresql_url: str
+) -> None:
+    """From nothing to the newest version, and then nothing more to do."""
+    for url in (sqlite_url, empty_postgresql_url):
+        assert await upgrade(url) == (0, NEWEST)
+        assert await upgrade(url) == (NEWEST, NEWEST)
+        async with worker(url) as ledger:
+            await take(ledger)
+
+
+# ---------------------------------------------------------------------------------------------- SQLite
+
+
+async def test_sqlite_paths_may_be_relative_or_absolute_and_quoted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three slashes: from here; four: from the root. Odd characters are percent-quoted."""
+    monkeypatch.chdir(tmp_path)
+    assert (await upgrade("sqlite:///here.db"))[1] == (await upgrade(f"sqlite:///{tmp_path}/a%20b%3F.db"))[1]
+    assert {"here.db", "a b?.db"} <= {path.name for path in tmp_path.iterdir()}
+
+
+async def test_sqlite_commits_survive_a_power_cut(sqlite_url: str) -> None:
+    """Write-ahead log, and every commit is flushed to the disk."""
+    await upgrade(sqlite_url)
+    with closing(sqlite_file.connect(path_of(sqlite_url), "rw")) as database:
+        assert tuple(database.execute("PRAGMA journal_mode").fetchone()) == ("wal",)
+        assert tuple(database.execute("PRAGMA synchronous").fetchone()) == (2,)
+
+
+async def test_sqlite_refuses_a_missing_folder(tmp_path: Path) -> None:
+    """The sentence names the folder."""
+    assert f"{tmp_path}/nowhere does not exist" in await refusal(f"sqlite:///{tmp_path}/nowhere/ledger.db")
+
+
+async def test_sqlite_refuses_a_file_that_is_none(tmp_path: Path) -> None:
+    """Another program's file stays as it is."""
+    path = tmp_path / "ledger.db"
+    path.write_bytes(b"something else entirely" * 100)
+    assert "is not a SQLite database" in await refusal(f"sqlite:///{path}")
+    assert path.read_bytes() == b"something else entirely" * 100
+
+
+async def test_sqlite_refuses_a_folder_as_its_file(tmp_path: Path) -> None:
+    """What cannot be opened at all is said so."""
+    assert "cannot be opened" in await refusal(f"sqlite:///{tmp_path}")
+
+
+@contextmanager
+def unprivileged() -> Iterator[Path]:
+    """A folder, as seen by somebody other than root, who may write everything."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o777)
+        user = os.geteuid()
+        try:
+            if user == 0:
+                os.seteuid(65534)
+            yield folder
+        finally:
+            os.seteuid(user)
+            folder.chmod(0o777)
+
+
+async def test_sqlite_refuses_a_file_that_it_may_only_read() -> None:
+    """The sentence names the permission that is missing."""
+    with unprivileged() as folder:
+        url = f"sqlite:///{folder}/ledger.db"
+        await upgrade(url)
+        path_of(url).chmod(0o444)
+        with pytest.raises(LedgerError, match="cannot be written: give this user write permission"):
+            async with worker(url):
+                pass
+
+
+async def test_sqlite_refuses_a_folder_in_which_it_may_not_write() -> None:
+    """The file cannot be made there."""
+    with unprivileged() as folder:
+        await upgrade(f"sqlite:///{folder}/another.db")
+        (folder / "locked").mkdir(mode=0o555)
+        with pytest.raises(LedgerError, match="cannot be opened: check that it is there and may be"):
+            async with worker(f"sqlite:///{folder}/locked/ledger.db"):
+                pass
+
+
+@pytest.mark.parametrize("lock", ["BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"])
+async def test_sqlite_refuses_a_file_that_stays_locked(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch, lock: str
+) -> None:
+    """It waits a while for the other process, and then says so."""
+    monkeypatch.setattr(sqlite_file, "BUSY_TIMEOUT", 0.05)
+    monkeypatch.setattr(sqlite_file, "OPEN_TIMEOUT", 0.2)
+    with closing(sqlite3.connect(path_of(sqlite_url), isolation_level=None)) as other:
+        other.execute("PRAGMA journal_mode = WAL")
+        other.execute(lock)
+        with pytest.raises(LedgerError, match="is locked by another process"):
+            async with worker(sqlite_url):
+                pass
+
+
+async def test_sqlite_waits_at_start_for_a_file_that_is_locked_for_a_moment(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may be upgrading it."""
+    monkeypatch.setattr(sqlite_file, "BUSY_TIMEOUT", 0.05)
+    with closing(sqlite3.connect(path_of(sqlite_url), isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        opening = asyncio.create_task(upgrade(sqlite_url))
+        done, _ = await asyncio.wait({opening}, timeout=0.3)
+        assert not done
+        other.execute("ROLLBACK")
+    assert await opening == (0, NEWEST)
+
+
+async def test_a_newer_schema_is_left_alone(ledger_url: str) -> None:
+    """An old release after an upgrade: it says which version it knows."""
+    await upgrade(ledger_url)
+    await sql(ledger_url, f"UPDATE schema_version SET version = {NEWEST + 1} WHERE version = {NEWEST}")
+    assert f"has version {NEWEST + 1}, newer than" in await refusal(ledger_url)
+    with pytest.raises(LedgerError, match="newer than"):
+        await upgrade(ledger_url)
+
+
+async def test_four_processes_may_open_one_new_file_at_once(sqlite_url: str) -> None:
+    """One upgrades, all get in, and each claims its own request."""
+    program = (
+        "import asyncio, sys\n"
+        "from tests.ledger.support import take, worker\n"
+        "async def main():\n"
+        "    async with worker(sys.argv[1]) as ledger:\n"
+        "        await take(ledger)\n"
+        "sys.stdin.readline()\n"
+        "asyncio.run(main())\n"
+    )
+    processes = [
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-c", program, sqlite_url, stdin=asyncio.subprocess.PIPE
+        )
+        for _ in range(4)
+    ]
+    results = await asyncio.gather(*(process.communicate(b"go\n") for process in processes))
+    assert len(results) == 4
+    assert [process.returncode for process in processes] == [0] * 4
+    assert await sql(sqlite_url, "SELECT count(*) FROM requests") == [(4,)]
+    assert await sql(sqlite_url, "SELECT count(*) FROM schema_version") == [(NEWEST,)]
+
+
+# ------------------------------------------------------------------------------------------ PostgreSQL
+
+
+async def test_postgresql_says_what_to_run_when_its_schema_is_missing(empty_postgresql_url: str) -> None:
+    """Nothing is created by just opening; ``migrate`` does it."""
+    assert "run `session-worker ledger upgrade` (or start with --migrate)" in await refusal(
+        empty_postgresql_url
+    )
+    ledger = open_ledger(empty_postgresql_url, worker_id="me", holder_timeout=15, migrate=True)
+    await ledger.open()
+    await ledger.close()
+
+
+async def test_postgresql_is_upgraded_once_by_many_at_the_same_time(empty_postgresql_url: str) -> None:
+    """An advisory lock lets one through; the others find it done."""
+    versions = await asyncio.gather(*(upgrade(empty_postgresql_url) for _ in range(4)))
+    assert sorted(versions) == [(0, NEWEST), *[(NEWEST, NEWEST)] * 3]
+
+
+async def test_postgresql_errors_are_sentences_without_the_password(
+    postgresql: PostgreSQL, postgresql_url: str
+) -> None:
+    """Refused, unknown host, no such database, malformed URL: each says what to correct."""
+    port = urlsplit(postgresql_url).port
+    login = f"postgresql://postgres:{PASSWORD}@"
+    assert "cannot be reached" in await refusal(f"{login}127.0.0.1:1/ledger")
+    assert "cannot be found" in await refusal(f"{login}nowhere.invalid/ledger")
+    assert "has no such database" in await refusal(f"{login}127.0.0.1:{port}/missing")
+    assert "refuses the user" in await refusal(f"postgresql://nobody:{PASSWORD}@127.0.0.1:{port}/postgres")
+    assert "cannot be read" in await refusal(f"{login}127.0.0.1:port/ledger")
+
+
+async def test_postgresql_without_permission_is_a_sentence(
+    postgresql: PostgreSQL, postgresql_url: str
+) -> None:
+    """A login that may connect and nothing else."""
+    database = urlsplit(postgresql_url).path[1:]
+    postgresql.execute(f"CREATE ROLE {database} LOGIN")
+    try:
+        url = postgresql_url.replace("postgres@", f"{database}@")
+        assert "does not permit it (permission denied for table schema_version)" in await refusal(url)
+    finally:
+        postgresql.execute(f"DROP ROLE {database}")
+
+
+async def test_postgresql_leaves_no_connection_behind(postgresql_url: str) -> None:
+    """Four connections while it is open (three lines and the register), none after."""
+    count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'session-worker'"
+    count += " AND datname = current_database()"
+    async with worker(postgresql_url) as ledger:
+        claim = await take(ledger)
+        await ledger.note_parked(claim.request_id)
+        assert 0 < (await sql(postgresql_url, count))[0][0] <= 4
+    await becomes(postgresql_url, count, [(0,)])

@@ -1,0 +1,326 @@
+"""The ledger away: calls wait, find out what became of a lost commit, and go on; over both databases."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from contracts import RequestStatus
+from tests.ledger.support import (
+    DEADLINE,
+    a_claim,
+    becomes,
+    completed,
+    entry,
+    failed,
+    postponed,
+    released,
+    sql,
+    take,
+    worker,
+)
+from tests.support.tcp_proxy import TcpProxy
+from tests.support.waiting import eventually
+from worker.ledger import open_ledger, postgresql_line, sqlite_file, upgrade
+from worker.ledger.base import Claimed, Finished, InOtherHands, Ledger, LedgerError, Step
+from worker.ledger.postgresql_line import Line
+from worker.ledger.sqlite import SQLiteLedger
+from worker.ledger.sqlite_file import path_of
+from worker.sandbox.postgresql import PostgreSQL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def lose_next_answer(ledger: Ledger, monkeypatch: pytest.MonkeyPatch, *, committed: bool) -> None:
+    """Break the connection at the next transaction: before its commit, or between commit and answer."""
+    armed = iter([True])
+    if isinstance(ledger, SQLiteLedger):
+        writer = ledger._writer
+        commit = writer._commit
+
+        def broken_commit() -> None:
+            broken = next(armed, False)
+            if committed or not broken:
+                commit()
+            if broken:
+                raise sqlite3.OperationalError("disk I/O error")
+
+        monkeypatch.setattr(writer, "_commit", broken_commit)
+        return
+    fetch = Line._fetch
+
+    async def broken_fetch(line: Line, sql: str, values: tuple[Any, ...]) -> Any:
+        broken = next(armed, False)
+        records = await fetch(line, sql, values) if committed or not broken else None
+        if broken:
+            if line._connection is not None:
+                line._connection.terminate()
+            line._connection = None
+            raise ConnectionResetError
+        return records
+
+    monkeypatch.setattr(Line, "_fetch", broken_fetch)
+
+
+LOST = pytest.mark.parametrize("committed", [False, True], ids=["before the commit", "after the commit"])
+
+
+@LOST
+async def test_a_lost_claim_is_found_out(
+    ledger_url: str, monkeypatch: pytest.MonkeyPatch, *, committed: bool
+) -> None:
+    """The caller is answered as if nothing had been, and the attempt is counted once."""
+    async with worker(ledger_url) as ledger:
+        changes: list[bool] = []
+        ledger.availability.watch(changes.append)
+        claims = [a_claim() for _ in range(3)]
+        claims.append(a_claim(patience=0))
+        lose_next_answer(ledger, monkeypatch, committed=committed)
+        answers = await asyncio.gather(*map(ledger.claim, claims))
+        assert [(each.attempt, each.expired) for each in answers if isinstance(each, Claimed)] == [
+            *[(1, False)] * 3,
+            (0, True),
+        ]
+        await eventually(lambda: changes == [False, True])
+    for claim in claims[:3]:
+        assert [each["status"] for each in (await entry(ledger_url, claim.request_id)).history] == [
+            "pending",
+            "processing",
+        ]
+
+
+@LOST
+async def test_a_lost_outcome_is_found_out(
+    ledger_url: str, monkeypatch: pytest.MonkeyPatch, *, committed: bool
+) -> None:
+    """One session, one outcome, APPLIED: whether the lost commit had gone through or not."""
+    async with worker(ledger_url) as ledger:
+        good, bad = await take(ledger), await take(ledger)
+        lose_next_answer(ledger, monkeypatch, committed=committed)
+        steps = await asyncio.gather(ledger.finish(completed(good)), ledger.finish(failed(bad)))
+    assert set(steps) == {Step.APPLIED}
+    assert await sql(ledger_url, "SELECT count(*) FROM sessions") == [(1,)]
+    for claim, status in ((good, RequestStatus.COMPLETED), (bad, RequestStatus.FAILED)):
+        found = await entry(ledger_url, claim.request_id)
+        assert found.status is status
+        assert len(found.history) == 3
+
+
+@LOST
+async def test_a_lost_postponement_or_release_is_found_out(
+    ledger_url: str, monkeypatch: pytest.MonkeyPatch, *, committed: bool
+) -> None:
+    """The attempt is taken back once, the due time is set once."""
+    async with worker(ledger_url) as ledger:
+        one, two = await take(ledger), await take(ledger)
+        with monkeypatch.context() as patch:
+            lose_next_answer(ledger, patch, committed=committed)
+            assert await ledger.postpone(postponed(one)) is Step.APPLIED
+        lose_next_answer(ledger, monkeypatch, committed=committed)
+        assert await ledger.release(released(two)) is Step.APPLIED
+    assert [(await entry(ledger_url, each.request_id)).attempt for each in (one, two)] == [1, 0]
+    assert [len((await entry(ledger_url, each.request_id)).history) for each in (one, two)] == [3, 3]
+
+
+async def test_a_lost_takeover_counts_one_crash(ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The token tells that the request had been taken over by this very claim."""
+    async with worker(ledger_url) as heir:
+        async with worker(ledger_url) as gone:
+            claim = await take(gone)
+        lose_next_answer(heir, monkeypatch, committed=True)
+        answer = await heir.claim(a_claim(claim.request_id))
+    assert isinstance(answer, Claimed)
+    assert (answer.attempt, answer.crashes) == (1, 1)
+
+
+async def test_a_cancelled_caller_breaks_no_batch(ledger_url: str) -> None:
+    """The others of its batch are answered, and what it asked for may have happened."""
+    async with worker(ledger_url) as ledger:
+        tasks = [asyncio.create_task(ledger.claim(a_claim())) for _ in range(20)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        for task in tasks[::2]:
+            task.cancel()
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(isinstance(answer, asyncio.CancelledError) for answer in answers[::2])
+        assert all(isinstance(answer, Claimed) for answer in answers[1::2])
+        await take(ledger)
+
+
+async def test_what_waits_when_the_ledger_is_closed_while_it_is_away_is_told(
+    ledger_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """close returns soon, callers get LedgerError, and no thread is left."""
+
+    def unreachable(*_: object) -> None:
+        raise (
+            ConnectionRefusedError
+            if ledger_url.startswith("postgresql")
+            else sqlite3.OperationalError("gone")
+        )
+
+    async with asyncio.timeout(DEADLINE):
+        async with worker(ledger_url) as ledger:
+            with monkeypatch.context() as patch:
+                if isinstance(ledger, SQLiteLedger):
+                    patch.setattr(ledger._writer, "_commit", unreachable)
+                else:
+                    patch.setattr(Line, "_fetch", unreachable)
+                tasks = [asyncio.create_task(ledger.claim(a_claim())) for _ in range(700)]
+                ledger.note_sent(a_claim().request_id)
+                await eventually(lambda: not ledger.availability.up)
+                assert ledger.availability.reason
+                await ledger.close()
+            answers = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(isinstance(answer, LedgerError) for answer in answers)
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("ledger")]
+    with pytest.raises(LedgerError):
+        await ledger.claim(a_claim())
+
+
+# ---------------------------------------------------------------------------------------------- SQLite
+
+
+async def test_sqlite_waits_for_a_file_locked_by_another(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger is away while another process holds the lock, says so, and goes on when it is released."""
+    monkeypatch.setattr(sqlite_file, "BUSY_TIMEOUT", 0.1)
+    async with worker(sqlite_url) as ledger:
+        claim = await take(ledger)
+        with closing(sqlite3.connect(path_of(sqlite_url), isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            waiting = asyncio.create_task(ledger.finish(completed(claim)))
+            await eventually(lambda: not ledger.availability.up)
+            assert "locked" in ledger.availability.reason
+            assert not waiting.done()
+            other.execute("ROLLBACK")
+        assert await asyncio.wait_for(waiting, DEADLINE) is Step.APPLIED
+        await eventually(lambda: ledger.availability.up)
+
+
+async def test_sqlite_starts_no_new_ledger_where_its_file_vanished(sqlite_url: str) -> None:
+    """A file that is gone is an outage; it is over when the file is back, with what was in it."""
+    path = path_of(sqlite_url)
+    async with worker(sqlite_url) as ledger:
+        claim = await take(ledger)
+    elsewhere = path.with_name("elsewhere.db")
+    async with worker(sqlite_url) as ledger:
+        path.rename(elsewhere)
+        assert isinstance(ledger, SQLiteLedger)
+        ledger._writer._disconnect()
+        waiting = asyncio.create_task(ledger.claim(a_claim(claim.request_id)))
+        await eventually(lambda: not ledger.availability.up)
+        assert not path.exists()
+        elsewhere.rename(path)
+        assert isinstance(await asyncio.wait_for(waiting, DEADLINE), Claimed)
+
+
+# ------------------------------------------------------------------------------------------ PostgreSQL
+
+
+@pytest.fixture
+def own_postgresql() -> Iterator[PostgreSQL]:
+    """A server for one test, to be killed and started; it must not lose a commit."""
+    with PostgreSQL() as server:
+        yield server
+
+
+async def test_postgresql_calls_wait_for_a_stopped_server(own_postgresql: PostgreSQL) -> None:
+    """Killed under work, started again: every call is answered, and nothing is taken over at first."""
+    url = own_postgresql.url
+    await upgrade(url)
+    ledger = open_ledger(url, worker_id="me", holder_timeout=15, takeover_grace=60)
+    await ledger.open()
+    try:
+        async with worker(url, "other") as other:
+            orphan = await take(other)
+        held = await take(ledger)
+        await sql(url, "UPDATE workers SET steady_since = now() - interval '1 day'")
+        own_postgresql.kill()
+        finish = asyncio.create_task(ledger.finish(completed(held)))
+        claims = [asyncio.create_task(ledger.claim(a_claim())) for _ in range(50)]
+        await eventually(lambda: not ledger.availability.up)
+        assert "cannot be reached" in ledger.availability.reason
+        assert not finish.done()
+        await asyncio.to_thread(own_postgresql.start)
+        async with asyncio.timeout(DEADLINE):
+            assert await finish is Step.APPLIED
+            assert all(isinstance(answer, Claimed) for answer in await asyncio.gather(*claims))
+        await eventually(lambda: ledger.availability.up)
+        steady = "SELECT count(*) FROM workers WHERE steady_since > now() - interval '1 minute'"
+        await becomes(url, steady, [(1,)])
+        assert isinstance(await ledger.claim(a_claim(orphan.request_id)), InOtherHands)
+    finally:
+        await ledger.close()
+
+
+async def test_postgresql_closes_in_time_while_its_server_is_down(own_postgresql: PostgreSQL) -> None:
+    """A worker can stop although its ledger is away."""
+    await upgrade(own_postgresql.url)
+    async with worker(own_postgresql.url) as ledger:
+        await take(ledger)
+        own_postgresql.kill()
+        waiting = asyncio.create_task(ledger.claim(a_claim()))
+        await eventually(lambda: not ledger.availability.up)
+        async with asyncio.timeout(10):
+            await ledger.close()
+        with pytest.raises(LedgerError):
+            await waiting
+    await asyncio.to_thread(own_postgresql.start)
+
+
+async def test_postgresql_resumes_after_its_backends_were_terminated(postgresql_url: str) -> None:
+    """A failover cuts every connection at once; the work in flight is sent again."""
+    async with worker(postgresql_url) as ledger:
+        for _ in range(5):
+            claims = [a_claim() for _ in range(100)]
+            tasks = [asyncio.create_task(ledger.claim(claim)) for claim in claims]
+            await asyncio.sleep(0)
+            await sql(
+                postgresql_url,
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()",
+            )
+            answers = await asyncio.gather(*tasks)
+            assert all(isinstance(answer, Claimed) and answer.attempt == 1 for answer in answers)
+            steps = await asyncio.gather(*(ledger.finish(completed(claim)) for claim in claims))
+            assert set(steps) == {Step.APPLIED}
+        assert isinstance(await ledger.claim(a_claim(claims[0].request_id)), Finished)
+
+
+async def test_postgresql_notices_a_network_that_swallows_packets(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connections stay, nothing arrives: that is an outage, over when a new connection gets through."""
+    monkeypatch.setattr(postgresql_line, "COMMAND_TIMEOUT", 0.3)
+    monkeypatch.setattr(postgresql_line, "CONNECT_TIMEOUT", 0.3)
+    async with TcpProxy(postgresql_url) as proxy, worker(proxy.url) as ledger:
+        claim = await take(ledger)
+        proxy.mode = "stall"
+        waiting = asyncio.create_task(ledger.finish(completed(claim)))
+        await eventually(lambda: not ledger.availability.up)
+        assert "does not answer" in ledger.availability.reason
+        proxy.mode = "pass"
+        assert await asyncio.wait_for(waiting, DEADLINE) is Step.APPLIED
+
+
+async def test_postgresql_commit_whose_answer_never_arrives_is_found_out(postgresql_url: str) -> None:
+    """On the wire: the server has committed the claims when the connection dies before it can say so."""
+    async with TcpProxy(postgresql_url) as proxy, worker(proxy.url) as ledger:
+        await take(ledger)
+        proxy.mode = "stall-down"
+        claims = [a_claim() for _ in range(100)]
+        waiting = asyncio.gather(*map(ledger.claim, claims))
+        await becomes(postgresql_url, "SELECT count(*) FROM requests", [(101,)])
+        proxy.reset()
+        proxy.mode = "pass"
+        answers = await asyncio.wait_for(waiting, DEADLINE)
+    assert [each.attempt for each in answers if isinstance(each, Claimed)] == [1] * 100
+    assert await sql(postgresql_url, "SELECT DISTINCT attempt, crashes FROM requests") == [(1, 0)]

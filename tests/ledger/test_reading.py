@@ -1,0 +1,105 @@
+"""Conformance: the ledger as an operator asks it, over both databases."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import pytest
+
+from contracts import ErrorCode, RequestStatus
+from tests.ledger.support import completed, failed, postponed, shift, take, worker
+from worker.ledger import LedgerError, open_reader
+from worker.ledger.base import Entry
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+async def test_an_entry_is_read_whole(ledger_url: str) -> None:
+    """Every field that ``status --json`` prints, with times in UTC."""
+    async with worker(ledger_url) as ledger:
+        claim = await take(ledger)
+        await ledger.finish(failed(claim, ErrorCode.HANDLER_FAILED))
+        await ledger.note_undeliverable(claim.request_id)
+        reader = open_reader(ledger_url)
+        await reader.open()
+        found = await reader.get(claim.request_id)
+        await reader.close()
+    assert isinstance(found, Entry)
+    assert (found.request_id, found.status, found.attempt) == (claim.request_id, RequestStatus.FAILED, 1)
+    assert (found.session_id, found.user_id, found.casefile_id) == (
+        claim.session_id,
+        claim.user_id,
+        claim.casefile_id,
+    )
+    assert (found.error_code, found.error, found.reply) == ("handler_failed", "It failed.", "undeliverable")
+    assert found.finished_at is not None
+    assert found.next_attempt_at is None
+    assert found.received_at <= found.finished_at <= found.updated_at <= datetime.now(UTC)
+    assert [set(each) for each in found.history] == [{"status", "at", "attempt", "worker_id", "detail"}] * 3
+
+
+async def test_entries_are_found_by_status_and_time_the_newest_first(ledger_url: str) -> None:
+    """Five requests: filters, order and limit."""
+    async with worker(ledger_url) as ledger:
+        claims = [await take(ledger) for _ in range(5)]
+        await ledger.finish(completed(claims[0]))
+        await ledger.finish(completed(claims[1]))
+        await ledger.finish(failed(claims[2]))
+        await ledger.postpone(postponed(claims[3]))
+        await shift(ledger_url, "requests.received_at", -7200, f"request_id = '{claims[0].request_id}'")
+        reader = open_reader(ledger_url)
+        await reader.open()
+        try:
+            ids = [claim.request_id for claim in claims]
+            assert [each.request_id for each in await reader.find()] == ids[:0:-1] + ids[:1]
+            assert [each.request_id for each in await reader.find(limit=2)] == ids[:2:-1]
+            assert [each.request_id for each in await reader.find(since=3600)] == ids[:0:-1]
+            for status, expected in (
+                (RequestStatus.COMPLETED, [ids[1], ids[0]]),
+                (RequestStatus.FAILED, [ids[2]]),
+                (RequestStatus.PENDING, [ids[3]]),
+                (RequestStatus.PROCESSING, [ids[4]]),
+            ):
+                assert [each.request_id for each in await reader.find(status=status)] == expected
+            assert [
+                each.request_id for each in await reader.find(status=RequestStatus.COMPLETED, since=60)
+            ] == [ids[1]]
+            assert await reader.count_sessions() == 2
+            assert await reader.get(uuid4()) is None
+        finally:
+            await reader.close()
+
+
+async def test_questions_may_be_asked_at_the_same_time(ledger_url: str) -> None:
+    """A reader takes its questions one after the other."""
+    async with worker(ledger_url) as ledger:
+        claims = [await take(ledger) for _ in range(10)]
+        reader = open_reader(ledger_url)
+        await reader.open()
+        found = await asyncio.gather(*(reader.get(claim.request_id) for claim in claims))
+        await reader.close()
+    assert [each and each.request_id for each in found] == [claim.request_id for claim in claims]
+
+
+async def test_reading_creates_no_file(tmp_path: Path) -> None:
+    """A mistyped name is a sentence, not an empty ledger."""
+    reader = open_reader(f"sqlite:///{tmp_path}/ledger.db")
+    with pytest.raises(LedgerError, match="there is no ledger file"):
+        await reader.open()
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_reader_cannot_write(sqlite_url: str) -> None:
+    """Its connection is read-only: an operator's question changes nothing."""
+    async with worker(sqlite_url):
+        reader = open_reader(sqlite_url)
+        await reader.open()
+        try:
+            with pytest.raises(LedgerError, match="cannot be written"):
+                await reader._ask(lambda database: database.execute("DELETE FROM workers"))  # type: ignore[attr-defined]
+        finally:
+            await reader.close()
