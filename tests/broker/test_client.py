@@ -253,8 +253,9 @@ async def test_closing_ends_waiting_calls_at_once(amqp_url: str, responder: Resp
     async with client:
         waiting = asyncio.create_task(client.create_session(user_id=USER))
         await responder.received(1)
-    with pytest.raises(ClientClosed, match="outcome of request"):
-        await waiting
+    async with asyncio.timeout(1):
+        with pytest.raises(ClientClosed, match="outcome of request"):
+            await waiting
     with pytest.raises(ClientClosed):
         await client.create_session(user_id=USER)
     with pytest.raises(ClientClosed):

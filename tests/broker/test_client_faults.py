@@ -48,7 +48,8 @@ async def test_a_call_is_sent_again_with_the_same_id_after_the_connection_is_los
         call = asyncio.create_task(client.create_session(user_id=USER))
         await responder.received(1)
         proxy.reset()
-        response = await call
+        async with asyncio.timeout(4):  # sooner than the try would have timed out
+            response = await call
     sent = {str(message.headers["x-request-id"]) for message in responder.requests}
     assert sent == {str(response.request_id)}
     assert len(responder.requests) == 2
