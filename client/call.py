@@ -87,7 +87,7 @@ class Call:
 
     def limit(self, seconds: float | None = None) -> None:
         """Give the rest of this try so many seconds (None: its due), never past the deadline."""
-        if self._timer is not None and not self._interrupted:
+        if self._timer is not None and not self._interrupted and not self._timer.expired():
             self._timer.reschedule(min(self.deadline, _now() + (seconds or self._patience)))
 
     def interrupt(self) -> None:
