@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from contextlib import asynccontextmanager, closing
 from datetime import datetime, timedelta
@@ -11,13 +12,12 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from contracts import ErrorCode, RequestStatus
-from tests.support.waiting import eventually
 from worker.ledger import open_ledger, open_reader
 from worker.ledger.base import Claim, Claimed, Entry, Finish, Ledger, Postpone, Release
 from worker.ledger.sqlite_file import path_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator
 
 FINGERPRINT = b"\x01" * 32
 DEADLINE = 20.0
@@ -116,12 +116,9 @@ async def sql(url: str, statement: str) -> list[tuple[Any, ...]]:
 
 async def becomes(url: str, statement: str, rows: list[tuple[Any, ...]]) -> None:
     """Wait until ``statement`` returns ``rows``."""
-
-    async def seen() -> bool:
-        return await sql(url, statement) == rows
-
-    condition: Callable[[], Awaitable[bool]] = seen
-    await eventually(condition, DEADLINE)
+    async with asyncio.timeout(DEADLINE):
+        while await sql(url, statement) != rows:
+            await asyncio.sleep(0.02)
 
 
 async def shift(url: str, place: str, seconds: float, where: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -26,9 +27,9 @@ WHERE request_id = :request_id
 _INSERT = """
 INSERT INTO requests (request_id, status, attempt, token, holder, fingerprint, session_id, user_id, operation,
     casefile_id, title, reply_to, correlation_id, received_at, updated_at, expires_at, history)
-VALUES (:request_id, 'pending', 0, :token, :worker, :fingerprint, :session_id, :user_id, :operation,
-    :casefile_id, :title, :reply_to, :correlation_id, :now, :now, :expires_at, json_array(json_object(
-    'status', 'pending', 'at', :now, 'attempt', 0, 'worker_id', :worker, 'detail', NULL)))
+VALUES (:request_id, :status, :attempt, :token, :worker, :fingerprint, :session_id, :user_id, :operation,
+    :casefile_id, :title, :reply_to, :correlation_id, :now, :now, :expires_at, :history)
+ON CONFLICT (request_id) DO NOTHING
 """
 _MOVE = """
 history = json_insert(history, '$[#]', json_object('status', :status, 'at', :now, 'attempt', {attempt},
@@ -93,6 +94,18 @@ class Transaction:
         self._me = membership
         self._clock = datetime.now(UTC)
         self._now = iso(self._clock)
+        pending, processing = (
+            {
+                "status": status,
+                "at": self._now,
+                "attempt": attempt,
+                "worker_id": membership.worker_id,
+                "detail": None,
+            }
+            for attempt, status in enumerate((RequestStatus.PENDING, RequestStatus.PROCESSING))
+        )
+        # How an entry's history begins, by its attempts: without one when it came too late.
+        self._histories = (json.dumps([pending]), json.dumps([pending, processing]))
 
     def apply(self, step: AnyStep) -> AnyAnswer:
         match step:
@@ -131,10 +144,35 @@ class Transaction:
         self._execute("DELETE FROM workers WHERE worker_id = :worker")
 
     def _claim(self, claim: Claim) -> ClaimAnswer:
+        return self._first_claim(claim) or self._later_claim(claim)
+
+    def _first_claim(self, claim: Claim) -> Claimed | None:
+        """Insert the entry; None when it is there already."""
+        patience = claim.patience
+        expired = patience is not None and patience <= 0
+        attempt = 0 if expired else 1
+        written = self._execute(
+            _INSERT,
+            request_id=str(claim.request_id),
+            status=RequestStatus.PENDING if expired else RequestStatus.PROCESSING,
+            attempt=attempt,
+            token=str(claim.token),
+            fingerprint=claim.fingerprint,
+            session_id=claim.session_id,
+            user_id=claim.user_id,
+            operation=claim.operation,
+            casefile_id=claim.casefile_id,
+            title=claim.title,
+            reply_to=claim.reply_to,
+            correlation_id=claim.correlation_id,
+            expires_at=None if patience is None else iso(self._clock + timedelta(seconds=patience)),
+            history=self._histories[attempt],
+        )
+        return Claimed(claim.session_id, attempt, 0, self._clock, expired) if written else None
+
+    def _later_claim(self, claim: Claim) -> ClaimAnswer:
         values = {"request_id": str(claim.request_id), "worker": self._me.worker_id}
         row = self._database.execute(_HELD, values).fetchone()
-        if row is None:
-            return self._first_claim(claim)
         held = self._held(row)
         return held.refusal(claim) or self._claim_again(claim, held, row)
 
@@ -149,27 +187,6 @@ class Transaction:
         attempt += held.status == RequestStatus.PENDING
         self._take(claim, RequestStatus.PROCESSING, attempt, crashes)
         return Claimed(held.session_id, attempt, crashes, held.received_at)
-
-    def _first_claim(self, claim: Claim) -> Claimed:
-        patience = claim.patience
-        self._execute(
-            _INSERT,
-            request_id=str(claim.request_id),
-            token=str(claim.token),
-            fingerprint=claim.fingerprint,
-            session_id=claim.session_id,
-            user_id=claim.user_id,
-            operation=claim.operation,
-            casefile_id=claim.casefile_id,
-            title=claim.title,
-            reply_to=claim.reply_to,
-            correlation_id=claim.correlation_id,
-            expires_at=None if patience is None else iso(self._clock + timedelta(seconds=patience)),
-        )
-        if patience is not None and patience <= 0:
-            return Claimed(claim.session_id, 0, 0, self._clock, expired=True)
-        self._take(claim, RequestStatus.PROCESSING, 1, 0)
-        return Claimed(claim.session_id, 1, 0, self._clock)
 
     def _take(
         self, claim: Claim, status: RequestStatus, attempt: int, crashes: int, detail: str | None = None
