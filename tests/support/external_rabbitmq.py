@@ -9,6 +9,8 @@ import urllib.request
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
+STANDARD_PORT = 15_672
+
 
 class ExternalRabbitMQ:
     """The broker of `url`, whose user must be an administrator.
@@ -26,7 +28,7 @@ class ExternalRabbitMQ:
         login = f"{self._user}:{unquote(parts.password or 'guest')}"
         self._authorization = "Basic " + base64.b64encode(login.encode()).decode()
         self._api = ""
-        for port in ((parts.port or 5672) + 10_000, 15_672):
+        for port in ((parts.port or 5672) + 10_000, STANDARD_PORT):
             self._api = f"http://{parts.hostname}:{port}/api"
             try:
                 self._call("GET", "/whoami")
@@ -35,7 +37,7 @@ class ExternalRabbitMQ:
             return
         raise RuntimeError(
             f"The broker of SESSION_WORKER_TEST_AMQP_URL at {parts.hostname} has no management interface for "
-            f"{self._user} on port {(parts.port or 5672) + 10_000} or 15672; "
+            f"{self._user} on port {(parts.port or 5672) + 10_000} or {STANDARD_PORT}; "
             "enable it with `rabbitmq-plugins enable rabbitmq_management`."
         )
 

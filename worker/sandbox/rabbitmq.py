@@ -3,37 +3,16 @@
 from __future__ import annotations
 
 import base64
-import os
 import secrets
-import select
 import signal
 import subprocess
-import threading
-import time
 from typing import Final
 from urllib.parse import quote
 
+from worker.sandbox.control import PROGRAM, Control
 from worker.sandbox.workspace import SandboxError, Server, Workspace, find, free_port, tail
 
 START_TIMEOUT: Final = 90.0
-
-# Runs in the node once it has booted: evaluates one expression a line and answers with one line. rabbitmqctl
-# starts a virtual machine for every command and takes a second for what this does in milliseconds. When our
-# end of the pipe closes, the node ends.
-_CONTROL: Final = r"""
-Loop = fun(Next) -> case io:get_line("") of
-    Line when is_list(Line) ->
-        Answer = try
-            {ok, Tokens, _} = erl_scan:string(Line),
-            {ok, Expressions} = erl_parse:parse_exprs(Tokens),
-            {value, Value, _} = erl_eval:exprs(Expressions, []),
-            ["ok ", io_lib:format("~0tp", [Value])]
-        catch Class:Reason -> ["error ", io_lib:format("~0tp", [{Class, Reason}])] end,
-        io:put_chars(["\n@", unicode:characters_to_binary(Answer), "\n"]),
-        Next(Next);
-    _ -> erlang:halt() end end,
-io:put_chars("\n@ok up\n"), Loop(Loop).
-"""
 
 
 class RabbitMQ(Server):
@@ -59,8 +38,6 @@ class RabbitMQ(Server):
         self._name = f"session-worker-{secrets.token_hex(4)}@localhost"
         self._process: subprocess.Popen[bytes] | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
-        self._lock = threading.Lock()
-        self._unread = b""
         self._take_ports()
 
     @property
@@ -183,35 +160,8 @@ class RabbitMQ(Server):
         Raises:
             SandboxError: it raised, the node is gone, or no answer came within `timeout` seconds.
         """
-        process = self._running()
-        assert process.stdin is not None  # noqa: S101 -- for the type checker
-        with self._lock:
-            try:
-                process.stdin.write(" ".join(expression.split()).encode() + b".\n")
-                process.stdin.flush()
-            except BrokenPipeError:
-                raise SandboxError("The private RabbitMQ node is gone; call start().") from None
-            kind, _, answer = self._answer(process, timeout).partition(" ")
-        if kind != "ok":
-            raise SandboxError(f"The private RabbitMQ node refused a command: {answer[:500]}")
-        return answer
-
-    def _answer(self, process: subprocess.Popen[bytes], timeout: float) -> str:
-        assert process.stdout is not None  # noqa: S101 -- for the type checker
-        deadline = time.monotonic() + timeout
-        while True:
-            *lines, self._unread = self._unread.split(b"\n")
-            for number, line in enumerate(lines):
-                if line.startswith(b"@"):
-                    self._unread = b"\n".join([*lines[number + 1 :], self._unread])
-                    return line[1:].decode()
-            ready, _, _ = select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))
-            if not ready:
-                raise SandboxError(f"The private RabbitMQ node gave no answer for {timeout:g} s.")
-            block = os.read(process.stdout.fileno(), 65_536)
-            if not block:
-                raise SandboxError("The private RabbitMQ node is gone; call start().")
-            self._unread += block
+        self._running()
+        return self._control.eval(expression, timeout)
 
     def _launch(self) -> str | None:
         """Start the node; None when it has booted, else what it printed and logged."""
@@ -220,19 +170,19 @@ class RabbitMQ(Server):
                 self._epmd_program, "-port", str(self._epmd_port), "-address", "127.0.0.1"
             )
         folder = self._workspace.data
-        self._unread = b""
         self._process = self._workspace.start(
-            *(self._program, "-noshell", "-sname", self._name, "-eval", _CONTROL),
+            *(self._program, "-noshell", "-sname", self._name, "-eval", PROGRAM),
             env=self._environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
         try:
-            self._answer(self._process, START_TIMEOUT)
+            self._control = Control(self._process)
+            self._control.wait_up(START_TIMEOUT)
         except SandboxError as error:
             self.kill()
             logs = "".join(path.read_text(errors="replace") for path in sorted(folder.glob("log/*.log")))
-            return f"{self._unread.decode(errors='replace')}\n{logs}\n{error}"
+            return f"{self._control.unread}\n{logs}\n{error}"
         return None
 
     def _environment(self) -> dict[str, str]:

@@ -92,7 +92,6 @@ def start(how: str, server: str) -> tuple[subprocess.Popen[str], Path]:
 @pytest.mark.parametrize(
     ("server", "how", "number", "code"),
     [
-        ("RabbitMQ", "return", None, 0),
         ("RabbitMQ", "wait", signal.SIGINT, -signal.SIGINT),
         ("RabbitMQ", "wait", signal.SIGKILL, -signal.SIGKILL),
         ("PostgreSQL", "return", None, 0),
@@ -126,6 +125,9 @@ def test_two_nodes_run_side_by_side(node: RabbitMQ) -> None:
             pass
         with pytest.raises(pika.exceptions.AMQPConnectionError):
             blocking(node.vhost_url("only here"))
+        folder = other.folder
+    assert not folder.exists()
+    assert not processes_of(folder)
 
 
 def test_the_standard_ports_are_left_alone(node: RabbitMQ, database: PostgreSQL) -> None:
