@@ -110,6 +110,7 @@ class Link:
         self._transport = _Transport()
         self._connection = aiormq.Connection(url, transport_factory=self._transport)
         self._unheard_since: float | None = None
+        self._was_blocked = False
 
     @classmethod
     async def open(
@@ -202,9 +203,14 @@ class Link:
             async with asyncio.timeout(0):
                 await self._connection.ready()
         except TimeoutError:
+            self._was_blocked = True
             return "the broker blocks publishers, it is short of memory or disk"
-        since = self._unheard_since
-        if since is not None and asyncio.get_running_loop().time() - since >= SILENCE_SECONDS:
+        now = asyncio.get_running_loop().time()
+        if self._unheard_since is None:
+            return None
+        if self._was_blocked:
+            self._was_blocked, self._unheard_since = False, now
+        if now - self._unheard_since >= SILENCE_SECONDS:
             self.fail(f"the broker was silent for {SILENCE_SECONDS:g} s")
         return None
 

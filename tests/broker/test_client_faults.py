@@ -188,14 +188,14 @@ async def test_a_blocking_broker_makes_calls_wait_and_no_link_is_given_up(
 ) -> None:
     """A memory alarm: the deadline holds and names the trouble; who has time is answered afterwards."""
     monkeypatch.setattr("client.call.FIRST_TRY_SECONDS", 0.3)
-    monkeypatch.setattr("client.link.SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr("client.link.SILENCE_SECONDS", 1.0)
     async with responding(own_rabbitmq.url), SessionClient(own_rabbitmq.url) as client:
         await client.create_session(user_id=USER)
         own_rabbitmq.set_alarm(True)
         try:
             calls = [asyncio.create_task(client.create_session(user_id=USER)) for _ in range(20)]
             with pytest.raises(RequestTimedOut, match="the broker blocks publishers"):
-                await client.create_session(user_id=USER, timeout=2)
+                await client.create_session(user_id=USER, timeout=2.5)
             assert not any(call.done() for call in calls)
         finally:
             own_rabbitmq.set_alarm(False)
