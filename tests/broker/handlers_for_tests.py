@@ -1,0 +1,53 @@
+"""A handler that does what a request's metadata says, and writes down every time it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from worker.handlers import Context, Rejected
+
+if TYPE_CHECKING:
+    from contracts import CreateSessionRequest
+
+
+async def scripted(request: CreateSessionRequest, context: Context) -> dict[str, Any] | None:
+    """`fails`: attempts that fail; `gate`: a file to wait for; `do`: see `_act`."""
+    script = request.metadata
+    _write_down(f"{context.request_id} {context.attempt}")
+    if isinstance(gate := script.get("gate"), str):
+        while not Path(gate).exists():
+            await asyncio.sleep(0.02)
+    if context.attempt <= int(str(script.get("fails", 0))):
+        raise RuntimeError(f"attempt {context.attempt} fails, as the request says")
+    return await _act(str(script.get("do", "")))
+
+
+async def _act(what: str) -> dict[str, Any] | None:
+    match what:
+        case "reject":
+            raise Rejected("the quota is spent", code="quota")
+        case "exit":
+            sys.exit("a library gave up")
+        case "cancel":
+            raise asyncio.CancelledError
+        case "hang":
+            await asyncio.Event().wait()
+        case "set":
+            return {"result": {1, 2, 3}, "object": object()}
+        case "large":
+            return {"result": "x" * 200_000}
+        case "merge":
+            return {"region": "eu-1", "attempts": "forged", "worker_id": None}
+    return None
+
+
+def _write_down(line: str) -> None:
+    file = os.open(os.environ["TEST_RUNS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    try:
+        os.write(file, f"{line}\n".encode())
+    finally:
+        os.close(file)
