@@ -72,8 +72,9 @@ class Workspace:
         """Write a file of the servers' user into `data`, in place of an older one."""
         path = self.data / name
         path.unlink(missing_ok=True)
-        path.touch(mode=mode)
+        path.touch(mode=0o600)
         path.write_text(text)
+        path.chmod(mode)
         self.own(path)
         return path
 
