@@ -84,7 +84,7 @@ class Lab:
 
     def worker(self, *, wait: bool = True, **settings: object) -> WorkerProcess:
         """Start a worker with the scripted handler; `settings` win over quick retries and short times."""
-        given = {
+        given: dict[str, Any] = {
             "amqp_url": self.url,
             "ledger_url": self.ledger_url,
             "handler": HANDLER,

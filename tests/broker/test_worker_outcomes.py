@@ -1,0 +1,285 @@
+"""What each way a request can end looks like from outside: answer, ledger, queues, parked copy."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import pytest
+
+from contracts import RequestStatus
+from tests.broker.lab import NIL, answer, code_of, request
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tests.broker.lab import Lab
+    from tests.support.requester import RawReply
+    from worker.ledger.base import Entry
+
+HANDLED: dict[str, dict[str, object]] = {
+    "plain": {},
+    "merge": {"do": "merge"},
+    "fails once": {"fails": 1},
+    "fails always": {"fails": 99},
+    "exit": {"do": "exit"},
+    "cancel": {"do": "cancel"},
+    "hang": {"do": "hang"},
+    "reject": {"do": "reject"},
+    "set": {"do": "set"},
+    "large": {"do": "large"},
+}
+"""What the handler does. All are sent at once, so that their waits overlap."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How one of them ended; `parked` is its copy on the parking lot, `replay` what asking again gave."""
+
+    body: bytes
+    reply: RawReply
+    replay: RawReply
+    entry: Entry
+    runs: int
+    parked: list[RawReply]
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        metadata = answer(self.reply)["metadata"]
+        assert isinstance(metadata, dict)
+        return metadata
+
+
+@pytest.fixture(scope="module")
+def ended(served: Lab) -> dict[str, Ended]:
+    bodies = {name: request(**script) for name, script in HANDLED.items()}
+    ids = {name: json.loads(body)["request_id"] for name, body in bodies.items()}
+    parked_ones = ["fails always", "exit", "cancel", "hang", "set", "large"]
+    with served.requester() as requester:
+        for name, body in bodies.items():
+            requester.send(body, correlation_id=name, headers={"traceparent": f"00-{name}", "x-own": "1"})
+        replies = {reply.properties.correlation_id: reply for reply in requester.collect(len(bodies), 30)}
+        parked = served.take("session.create.dead", len(parked_ones))
+        served.quiet()
+        replays = {name: requester.ask(body) for name, body in bodies.items()}
+    served.quiet()
+    assert set(replies) == set(bodies)
+    return {
+        name: Ended(
+            body,
+            replies[name],
+            replays[name],
+            served.entry(ids[name]),
+            served.runs()[ids[name]],
+            [copy for copy in parked if copy.headers["x-request-id"] == ids[name]],
+        )
+        for name, body in bodies.items()
+    }
+
+
+@pytest.mark.parametrize("name", ["plain", "merge", "fails once"])
+def test_completed_requests_have_a_session_and_no_parked_copy(ended: dict[str, Ended], name: str) -> None:
+    one = ended[name]
+    assert code_of(one.reply) is None
+    assert one.entry.status is RequestStatus.COMPLETED
+    assert answer(one.reply)["payload"]["session_id"] == one.entry.session_id
+    assert one.parked == []
+
+
+@pytest.mark.parametrize("name", HANDLED)
+def test_asking_again_gives_the_same_bytes_marked_as_replayed(ended: dict[str, Ended], name: str) -> None:
+    """Whatever the outcome was; and the handler does not run for it."""
+    one = ended[name]
+    assert one.replay.body == one.reply.body
+    assert one.replay.headers == {"x-idempotent-replayed": True}
+    assert one.reply.properties.headers is None
+    assert one.entry.reply == "sent"
+
+
+def test_the_handlers_metadata_never_overrides_ours(ended: dict[str, Ended]) -> None:
+    metadata = ended["merge"].metadata
+    assert metadata["region"] == "eu-1"
+    assert metadata["attempts"] == 1
+    assert isinstance(metadata["worker_id"], str)
+
+
+def test_a_failed_attempt_is_repeated_when_it_is_due_and_not_before(ended: dict[str, Ended]) -> None:
+    """Its history tells the story; three immediate tries are one attempt."""
+    one = ended["fails once"]
+    assert (one.entry.attempt, one.metadata["attempts"], one.runs) == (2, 2, 4)
+    steps = [(step["status"], step["attempt"]) for step in one.entry.history]
+    assert steps == [
+        ("pending", 0),
+        ("processing", 1),
+        ("pending", 1),
+        ("processing", 2),
+        ("completed", 2),
+    ]
+    waiting, again = one.entry.history[2], one.entry.history[3]
+    waited = datetime.fromisoformat(again["at"]) - datetime.fromisoformat(waiting["at"])
+    assert 1.0 <= waited.total_seconds() < 5
+    assert "attempt 1 fails" in waiting["detail"]
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "attempts", "exception"),
+    [
+        ("fails always", "handler_failed", 2, "RuntimeError"),
+        ("exit", "handler_failed", 2, "SystemExit"),
+        ("cancel", "handler_failed", 2, "CancelledError"),
+        ("hang", "handler_timeout", 2, "TimeoutError"),
+        ("set", "handler_result_invalid", 1, "InvalidResultError"),
+        ("large", "handler_result_invalid", 1, "InvalidResultError"),
+    ],
+)
+def test_exhausted_requests_are_answered_and_parked_once(
+    served: Lab, ended: dict[str, Ended], name: str, code: str, attempts: int, exception: str
+) -> None:
+    """With every header that people need, and the body and properties as they were sent."""
+    one = ended[name]
+    assert code_of(one.reply) == code
+    assert (one.entry.status, one.entry.error_code) == (RequestStatus.FAILED, code)
+    assert one.metadata["attempts"] == one.entry.attempt == attempts
+    assert answer(one.reply)["payload"]["session_id"] == one.entry.session_id
+    assert "fails, as the request says" not in one.reply.body.decode()
+    [copy] = one.parked
+    assert copy.body == one.body
+    assert copy.properties.correlation_id == name
+    assert copy.properties.reply_to.startswith("amq_test.")
+    assert copy.properties.delivery_mode == 2
+    headers = dict(copy.headers)
+    headers.pop("x-delivery-count", None)  # the broker's own
+    assert datetime.fromisoformat(headers.pop("x-failed-at")) >= datetime.fromisoformat(
+        headers.pop("x-first-seen-at")
+    )
+    assert exception in headers.pop("x-exception-message")
+    assert exception in headers.pop("x-exception-stacktrace")
+    assert headers.pop("x-worker-id") == one.metadata["worker_id"]
+    assert headers == {
+        "traceparent": f"00-{name}",
+        "x-request-id": str(one.entry.request_id),
+        "x-error-code": code,
+        "x-exception-type": exception,
+        "x-original-queue": "session.create",
+        "x-attempts": attempts,
+    }
+
+
+def test_a_business_answer_is_final_at_once_and_not_parked(ended: dict[str, Ended]) -> None:
+    one = ended["reject"]
+    document = answer(one.reply)
+    assert (code_of(one.reply), document["error"]) == ("rejected", "the quota is spent")
+    assert document["metadata"]["rejection_code"] == "quota"
+    assert (one.entry.status, one.entry.attempt, one.runs) == (RequestStatus.FAILED, 1, 1)
+    assert one.parked == []
+
+
+def document(**changes: object) -> bytes:
+    return json.dumps(json.loads(request()) | changes).encode()
+
+
+REFUSED: list[tuple[str, bytes, dict[str, Any]]] = [
+    ("unreadable", b"{", {}),
+    ("unreadable", b"[1]", {}),
+    ("unreadable", b"[" * 5000, {}),
+    ("unreadable", request(), {"content_type": "text/xml"}),
+    ("unreadable", request(), {"content_encoding": "gzip"}),
+    ("invalid_request", document(user_id="a"), {}),
+    ("invalid_request", document(request_id="no uuid"), {}),
+    ("invalid_request", document(request_id=NIL), {}),
+    ("invalid_request", document(payload={"title": ""}), {}),
+    ("unsupported_operation", document(operation="delete_everything"), {}),
+    ("too_large", document(metadata={"text": "x" * 8192}), {}),
+    ("missing_request_id", b'{"user_id": "ada@example.com", "payload": {}}', {}),
+]
+
+
+def test_refusals_are_answered_parked_and_leave_no_entry(served: Lab) -> None:
+    """Each code, and no more of the body on the parking lot than people need."""
+    sessions = served.sessions()
+    with served.requester() as requester:
+        for number, (_, body, properties) in enumerate(REFUSED):
+            requester.send(body, correlation_id=f"refused {number}", **properties)
+        replies = {r.properties.correlation_id: r for r in requester.collect(len(REFUSED))}
+    parked = {r.properties.correlation_id: r for r in served.take("session.create.dead", len(REFUSED))}
+    served.quiet()
+    for number, (code, body, _) in enumerate(REFUSED):
+        name = f"refused {number}"
+        reply, copy = replies[name], parked[name]
+        assert code_of(reply) == copy.headers["x-error-code"] == code
+        assert answer(reply)["payload"]["session_id"] == "ts_000000_none"
+        assert copy.headers["x-exception-message"] == answer(reply)["error"]
+        assert copy.body == body[:4096]
+        if len(body) > 4096:
+            assert copy.headers["x-body-sha256"] == hashlib.sha256(body).hexdigest()
+            assert copy.headers["x-body-bytes"] == len(body)
+        else:
+            assert "x-body-sha256" not in copy.headers
+    assert served.sessions() == sessions
+
+
+def test_garbage_that_nobody_could_match_is_parked_without_an_answer(served: Lab) -> None:
+    with served.requester() as requester:
+        requester.send(b"\x00", reply_to=None)
+    [copy] = served.take("session.create.dead")
+    served.quiet()
+    assert (copy.body, copy.headers["x-error-code"]) == (b"\x00", "unreadable")
+    assert "x-request-id" not in copy.headers
+    assert served.depth("session.replies") == 0
+
+
+def test_a_used_id_with_other_content_is_refused_and_never_shown_the_answer(served: Lab) -> None:
+    """A refusal of the conflicting one does not use up the id for the first."""
+    request_id = str(uuid4())
+    with served.requester() as requester:
+        first = requester.ask(request(request_id, "mine"))
+        other = requester.ask(request(request_id, "not mine"))
+        again = requester.ask(request(request_id, "mine"))
+    assert code_of(other) == "idempotency_conflict"
+    assert answer(first)["payload"]["session_id"] not in other.body.decode()
+    assert again.body == first.body
+    [copy] = served.take("session.create.dead")
+    served.quiet()
+    assert copy.headers["x-request-id"] == request_id
+
+
+def test_an_expired_request_is_answered_by_way_of_the_slow_lane(lab: Lab) -> None:
+    """It ran out in the queue: nothing is created, nothing is parked, and the handler never ran."""
+    lab.worker().terminate()
+    assert lab.workers[0].wait() == 0
+    request_id = str(uuid4())
+    with lab.requester() as requester:
+        requester.send(request(request_id), expiration="1")
+        lab.worker()
+        [reply] = requester.collect()
+    assert code_of(reply) == "expired"
+    assert answer(reply)["metadata"]["attempts"] == 0
+    entry = lab.entry(request_id)
+    assert (entry.status, entry.attempt) == (RequestStatus.FAILED, 0)
+    assert [step["status"] for step in entry.history] == ["pending", "failed"]
+    lab.quiet()
+    assert lab.sessions() == 0
+    assert not lab.runs()
+
+
+def test_a_request_that_would_be_due_after_its_expiry_expires_now(lab: Lab) -> None:
+    """Its requester hears within its patience instead of after the retry delay."""
+    lab.worker(retry_delays="600")
+    request_id = str(uuid4())
+    with lab.requester() as requester:
+        reply = requester.ask(request(request_id, fails=99), expiration="60000")
+    assert code_of(reply) == "expired"
+    assert lab.entry(request_id).status is RequestStatus.FAILED
+    lab.quiet()
+
+
+def test_a_huge_expiration_is_no_expiration(served: Lab) -> None:
+    """The broker takes up to 2^32 - 1 ms; it fits every ledger's timestamps, also through a retry."""
+    with served.requester() as requester:
+        reply = requester.ask(request(fails=1), expiration=str(2**32 - 1))
+    assert code_of(reply) is None
+    served.quiet()
