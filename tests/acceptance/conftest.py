@@ -31,7 +31,7 @@ class Ran:
 
 
 class Cli(Protocol):
-    """Runs `session-worker ARGUMENTS`, with settings by environment, to its end; a traceback fails the test."""
+    """Runs `session-worker ARGUMENTS` to its end, settings by environment; a traceback fails the test."""
 
     def __call__(self, *arguments: object, **settings: object) -> Ran: ...
 

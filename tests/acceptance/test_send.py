@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from tests.support.worker_process import WorkerProcess
 
 
-
 def test_one_request_is_answered_with_its_session(
     cli: Cli, worker_process: Callable[..., WorkerProcess], amqp_url: str, ledger_url: str
 ) -> None:

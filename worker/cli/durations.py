@@ -43,9 +43,9 @@ def spread(durations: list[float]) -> str:
     """The percentiles people ask for."""
     if not durations:
         return "no answer to time"
-    return ", ".join(f"p{share} {text(_percentile(durations, share))}" for share in (50, 95, 99))
+    return ", ".join(f"p{share} {text(percentile(durations, share))}" for share in (50, 95, 99))
 
 
-def _percentile(durations: list[float], share: int) -> float:
+def percentile(durations: list[float], share: int) -> float:
     """The smallest duration that at least ``share`` per cent do not exceed."""
     return sorted(durations)[max(0, math.ceil(len(durations) * share / 100) - 1)]

@@ -152,7 +152,9 @@ def _explain(error: SessionClientError) -> Iterator[Text]:
     if not isinstance(error, RequestFailed):
         yield Text(str(error), style="red")
         if isinstance(error, RequestNotRouted):
-            yield Text("Nobody takes requests there: start a worker with `session-worker run`, or check --prefix.")
+            yield Text(
+                "Nobody takes requests there: start a worker with `session-worker run`, or check --prefix."
+            )
         return
     yield Text.assemble(("failed", "red"), f"  {error.code}: {error.response.error}")
     if error.code in set(ErrorCode):

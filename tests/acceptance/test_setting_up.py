@@ -1,0 +1,89 @@
+"""`topology`, `ledger`, `schema`, `--version`, `--help`: before a worker runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import pika
+import pytest
+
+from contracts import CreateSessionRequest, CreateSessionResponse
+from tests.acceptance.conftest import environment
+
+if TYPE_CHECKING:
+    from tests.acceptance.conftest import Cli
+
+
+def test_topology_is_missing_then_applied_then_right(cli: Cli, amqp_url: str) -> None:
+    """Applying twice changes nothing."""
+    missing = cli("topology", "check", amqp_url=amqp_url)
+    applied = [cli("topology", "apply", amqp_url=amqp_url) for _ in range(2)]
+    right = cli("topology", "check", amqp_url=amqp_url)
+
+    assert missing.code == 1
+    assert "queue session.create.retry.600s: missing" in missing.out
+    assert "session-worker topology apply" in missing.out
+    assert [each.code for each in applied] == [0, 0]
+    assert right.code == 0
+
+
+def test_topology_check_names_the_queue_the_argument_and_the_way_out(cli: Cli, amqp_url: str) -> None:
+    """A retry queue with another delay: one sentence, about this queue alone."""
+    cli("topology", "apply", amqp_url=amqp_url)
+    with pika.BlockingConnection(pika.URLParameters(amqp_url)) as connection:
+        channel = connection.channel()
+        channel.queue_delete("session.create.retry.5s")
+        channel.queue_declare(
+            "session.create.retry.5s",
+            durable=True,
+            arguments={"x-queue-type": "quorum", "x-message-ttl": 6000},
+        )
+
+    ran = cli("topology", "check", amqp_url=amqp_url)
+
+    (difference,) = ran.out.splitlines()
+    assert ran.code == 1
+    assert difference.startswith("queue session.create.retry.5s: exists with other arguments")
+    assert "'x-" in difference
+    assert "delete it and run `session-worker topology apply`" in difference
+
+
+def test_ledger_upgrade_creates_the_schema_once(cli: Cli, sqlite_url: str, empty_postgresql_url: str) -> None:
+    """Of both kinds of ledger; before it, PostgreSQL says what to run."""
+    before = cli("requests", ledger_url=empty_postgresql_url)
+    assert before.code == 1
+    assert "session-worker ledger upgrade" in before.err
+
+    for url in (sqlite_url, empty_postgresql_url):
+        assert "from version 0 to" in cli("ledger", "upgrade", ledger_url=url).out
+        assert "already" in cli("ledger", "upgrade", ledger_url=url).out
+        assert cli("requests", "--json", ledger_url=url).documents == []
+
+
+@pytest.mark.parametrize("model", [CreateSessionRequest, CreateSessionResponse])
+def test_schema_prints_the_models_own(
+    cli: Cli, model: type[CreateSessionRequest | CreateSessionResponse]
+) -> None:
+    name = "request" if model is CreateSessionRequest else "response"
+
+    assert json.loads(cli("schema", name).out) == model.model_json_schema()
+
+
+def test_help_is_quick_because_it_imports_nothing_heavy(cli: Cli) -> None:
+    """Seconds depend on the machine; what is imported does not."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "worker.cli", "--help"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+
+    assert "typer" in imported
+    assert imported.isdisjoint({"pydantic", "aiormq", "asyncpg", "rich.console", "structlog", "contracts"})
+    assert cli("--version").out == f"session-worker {version('session-worker')}\n"

@@ -1,0 +1,87 @@
+"""What needs no server to be wrong: a sentence; exit code 2 for usage and settings, 1 for the rest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Run = Callable[..., tuple[int, str, str]]
+
+SECRET = "tr0ub4dor"
+SOME_ID = "3f2504e0-4f89-41d3-9a0c-0305e82c3301"
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("send", "--user"),
+        ("send --user ab", "user_id: must be"),
+        ("send --user ada --casefile x", "casefile_id: must look like"),
+        ("send --user ada --request-id x", "--request-id"),
+        (f"send --user ada --request-id {SOME_ID} --count 2", "--count"),
+        ("send --user ada --count 0", "--count"),
+        ("status x", "REQUEST_ID"),
+        ("requests --status done", "pending, processing, completed, failed"),
+        ("requests --since yesterday", "30s, 15m, 1h or 7d"),
+        ("schema reply", "request or response"),
+        ("demo --count 1", "--count"),
+        ("run --no-such-option", "--no-such-option"),
+        ("no-such-command", "no-such-command"),
+    ],
+)
+def test_wrong_usage_says_what_is_right(run: Run, command: str, words: str) -> None:
+    code, out, err = run(*command.split())
+
+    assert (code, out) == (2, "")
+    assert words in err
+
+
+def test_each_refused_setting_is_named_by_flag_and_variable_and_never_quoted(run: Run) -> None:
+    """The value may be a secret in the wrong place."""
+    code, _, err = run("run", "--max-attempts", "0", prefix=f"!{SECRET}", retry_delays=SECRET)
+
+    assert code == 2
+    assert len(err.splitlines()) == 3
+    assert "max_attempts: Input should be greater than or equal to 1." in err
+    assert "--max-attempts or SESSION_WORKER_MAX_ATTEMPTS" in err
+    assert "--prefix or SESSION_WORKER_PREFIX" in err
+    assert "--retry-delays or SESSION_WORKER_RETRY_DELAYS" in err
+    assert SECRET not in err
+
+
+@pytest.mark.parametrize("command", ["run", "send --user ada", "topology apply"])
+def test_a_broker_url_that_is_none_is_not_repeated(run: Run, command: str) -> None:
+    code, _, err = run(*command.split(), amqp_url=f"http://guest:{SECRET}@localhost/")
+
+    assert code == 2
+    assert "amqp://" in err
+    assert SECRET not in err
+
+
+def test_settings_that_do_not_fit_together_are_refused(run: Run) -> None:
+    code, _, err = run("run", "--handler-timeout", "1790")
+
+    assert code == 2
+    assert "handler_timeout plus shutdown_grace" in err
+
+
+@pytest.mark.parametrize("command", ["requests", f"status {SOME_ID}", "ledger upgrade"])
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("sqlite:////proc/ledger.db", "/proc"),
+        ("sqlite:////nowhere/at/all/ledger.db", "/nowhere/at/all"),
+        (f"postgresql://ada:{SECRET}@127.0.0.1:1/ledger", "127.0.0.1"),
+    ],
+    ids=["unwritable", "no folder", "PostgreSQL down"],
+)
+def test_a_ledger_that_cannot_be_used_is_a_sentence(run: Run, command: str, url: str, words: str) -> None:
+    code, out, err = run(*command.split(), ledger_url=url)
+
+    assert (code, out) == (1, "")
+    assert words in err
+    assert SECRET not in err

@@ -1,0 +1,104 @@
+"""Times and entries as people and programs read them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from io import StringIO
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from contracts import RequestStatus
+from worker.cli import durations, views
+from worker.ledger.base import Entry
+
+NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
+
+
+def entry(*workers: str) -> Entry:
+    """A request that failed on the first worker and was completed by the last."""
+    moves = [("pending", 0), ("processing", 1), ("pending", 1), ("processing", 2), ("completed", 2)]
+    history = [
+        {
+            "status": status,
+            "at": (NOON + timedelta(seconds=number)).isoformat(),
+            "attempt": attempt,
+            "worker_id": workers[0] if number < 3 else workers[-1],
+            "detail": "[red]out of order[/red]" if number == 2 else None,
+        }
+        for number, (status, attempt) in enumerate(moves)
+    ]
+    return Entry(
+        request_id=UUID(int=7),
+        status=RequestStatus.COMPLETED,
+        attempt=2,
+        session_id="ts_260102_abcdefghijkl",
+        user_id="ada@example.com",
+        casefile_id=None,
+        error_code=None,
+        error=None,
+        reply="sent",
+        received_at=NOON,
+        updated_at=NOON,
+        finished_at=NOON + timedelta(seconds=4),
+        next_attempt_at=None,
+        history=history,
+    )
+
+
+def shown(renderable: object, width: int = 80) -> str:
+    screen = Console(file=StringIO(), width=width, markup=False)
+    screen.print(renderable)
+    assert isinstance(screen.file, StringIO)
+    return screen.file.getvalue()
+
+
+def test_a_document_has_the_published_fields_in_their_order() -> None:
+    document = views.document(entry("one"))
+
+    assert list(document) == [
+        *("request_id", "status", "attempt", "session_id", "user_id", "casefile_id", "error_code", "error"),
+        *("reply", "received_at", "finished_at", "next_attempt_at", "history"),
+    ]
+    assert document["received_at"] == "2026-01-02T12:00:00+00:00"
+    assert document["next_attempt_at"] is None
+
+
+def test_a_timeline_fits_into_a_narrow_terminal_and_shows_what_was_said_as_it_was() -> None:
+    """No word of a handler's error is taken for markup."""
+    text = shown(views.timeline(entry("one")))
+
+    assert "[red]out of order[/red]" in text
+    assert "+4.00 s" in text
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
+
+
+def test_a_timeline_names_the_worker_of_each_move_only_if_there_were_several() -> None:
+    assert shown(views.timeline(entry("one"))).count("one") == 1
+    both = shown(views.timeline(entry("one", "two")))
+    assert (both.count("one"), both.count("two")) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("90s", 90), ("15m", 900), ("1.5h", 5400), ("7D", 604_800)]
+)
+def test_times_are_read_as_people_write_them(text: str, seconds: float) -> None:
+    assert durations.seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "h", "-1h", "1 h 5 m", "1w", "inf", "1e9"])
+def test_other_times_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a time"):
+        durations.seconds(text)
+
+
+@given(st.lists(st.floats(0, 60), min_size=1, max_size=300), st.sampled_from([50, 95, 99]))
+def test_a_percentile_is_the_least_that_so_many_do_not_exceed(times: list[float], share: int) -> None:
+    found = durations.percentile(times, share)
+
+    assert found in times
+    assert sum(time <= found for time in times) >= len(times) * share / 100
+    assert sum(time < found for time in times) < len(times) * share / 100
