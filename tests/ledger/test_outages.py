@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -24,17 +23,10 @@ from tests.ledger.support import (
     take,
     worker,
 )
-from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import eventually
-from worker.ledger import open_ledger, postgresql_line, sqlite_file, upgrade
-from worker.ledger.base import Claimed, Finished, InOtherHands, Ledger, LedgerError, Step
+from worker.ledger.base import Claimed, Ledger, LedgerError, Step
 from worker.ledger.postgresql_line import Line
 from worker.ledger.sqlite import SQLiteLedger
-from worker.ledger.sqlite_file import path_of
-from worker.sandbox.postgresql import PostgreSQL
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 def lose_next_answer(ledger: Ledger, monkeypatch: pytest.MonkeyPatch, *, committed: bool) -> None:
@@ -139,18 +131,34 @@ async def test_a_lost_takeover_counts_one_crash(ledger_url: str, monkeypatch: py
     assert (answer.attempt, answer.crashes) == (1, 1)
 
 
-async def test_a_cancelled_caller_breaks_no_batch(ledger_url: str) -> None:
-    """The others of its batch are answered, and what it asked for may have happened."""
+async def test_a_cancelled_caller_breaks_no_batch_and_holds_nothing(ledger_url: str) -> None:
+    """The others of its batch are answered, and what was taken for it is handed back uncounted."""
     async with worker(ledger_url) as ledger:
-        tasks = [asyncio.create_task(ledger.claim(a_claim())) for _ in range(20)]
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        claims = [a_claim() for _ in range(20)]
+        tasks = [asyncio.create_task(ledger.claim(claim)) for claim in claims]
+        for _ in range(3):
+            await asyncio.sleep(0)
         for task in tasks[::2]:
             task.cancel()
         answers = await asyncio.gather(*tasks, return_exceptions=True)
         assert all(isinstance(answer, asyncio.CancelledError) for answer in answers[::2])
         assert all(isinstance(answer, Claimed) for answer in answers[1::2])
-        await take(ledger)
+        await becomes(
+            ledger_url,
+            "SELECT status, attempt, count(*) FROM requests GROUP BY status, attempt ORDER BY status",
+            [("pending", 0, 10), ("processing", 1, 10)],
+        )
+
+
+async def test_what_was_claimed_while_closing_for_a_cancelled_caller_is_handed_back(ledger_url: str) -> None:
+    """Shutdown cancels whoever waits; the last batch leaves nothing behind that looks like a crash."""
+    async with worker(ledger_url) as ledger:
+        tasks = [asyncio.create_task(ledger.claim(a_claim())) for _ in range(20)]
+        for _ in range(3):
+            await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+    assert await sql(ledger_url, "SELECT DISTINCT status, attempt FROM requests") == [("pending", 0)]
 
 
 async def test_what_waits_when_the_ledger_is_closed_while_it_is_away_is_told(
@@ -182,145 +190,3 @@ async def test_what_waits_when_the_ledger_is_closed_while_it_is_away_is_told(
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("ledger")]
     with pytest.raises(LedgerError):
         await ledger.claim(a_claim())
-
-
-# ---------------------------------------------------------------------------------------------- SQLite
-
-
-async def test_sqlite_waits_for_a_file_locked_by_another(
-    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The ledger is away while another process holds the lock, says so, and goes on when it is released."""
-    monkeypatch.setattr(sqlite_file, "BUSY_TIMEOUT", 0.1)
-    async with worker(sqlite_url) as ledger:
-        claim = await take(ledger)
-        with closing(sqlite3.connect(path_of(sqlite_url), isolation_level=None)) as other:
-            other.execute("BEGIN EXCLUSIVE")
-            waiting = asyncio.create_task(ledger.finish(completed(claim)))
-            await eventually(lambda: not ledger.availability.up)
-            assert "locked" in ledger.availability.reason
-            assert not waiting.done()
-            other.execute("ROLLBACK")
-        assert await asyncio.wait_for(waiting, DEADLINE) is Step.APPLIED
-        await eventually(lambda: ledger.availability.up)
-
-
-async def test_sqlite_starts_no_new_ledger_where_its_file_vanished(sqlite_url: str) -> None:
-    """A file that is gone is an outage; it is over when the file is back, with what was in it."""
-    path = path_of(sqlite_url)
-    async with worker(sqlite_url) as ledger:
-        claim = await take(ledger)
-    elsewhere = path.with_name("elsewhere.db")
-    async with worker(sqlite_url) as ledger:
-        path.rename(elsewhere)
-        assert isinstance(ledger, SQLiteLedger)
-        ledger._writer._disconnect()
-        waiting = asyncio.create_task(ledger.claim(a_claim(claim.request_id)))
-        await eventually(lambda: not ledger.availability.up)
-        assert not path.exists()
-        elsewhere.rename(path)
-        assert isinstance(await asyncio.wait_for(waiting, DEADLINE), Claimed)
-
-
-# ------------------------------------------------------------------------------------------ PostgreSQL
-
-
-@pytest.fixture
-def own_postgresql() -> Iterator[PostgreSQL]:
-    """A server for one test, to be killed and started; it must not lose a commit."""
-    with PostgreSQL() as server:
-        yield server
-
-
-async def test_postgresql_calls_wait_for_a_stopped_server(own_postgresql: PostgreSQL) -> None:
-    """Killed under work, started again: every call is answered, and nothing is taken over at first."""
-    url = own_postgresql.url
-    await upgrade(url)
-    ledger = open_ledger(url, worker_id="me", holder_timeout=15, takeover_grace=60)
-    await ledger.open()
-    try:
-        async with worker(url, "other") as other:
-            orphan = await take(other)
-        held = await take(ledger)
-        await sql(url, "UPDATE workers SET steady_since = now() - interval '1 day'")
-        own_postgresql.kill()
-        finish = asyncio.create_task(ledger.finish(completed(held)))
-        claims = [asyncio.create_task(ledger.claim(a_claim())) for _ in range(50)]
-        await eventually(lambda: not ledger.availability.up)
-        assert "cannot be reached" in ledger.availability.reason
-        assert not finish.done()
-        await asyncio.to_thread(own_postgresql.start)
-        async with asyncio.timeout(DEADLINE):
-            assert await finish is Step.APPLIED
-            assert all(isinstance(answer, Claimed) for answer in await asyncio.gather(*claims))
-        await eventually(lambda: ledger.availability.up)
-        steady = "SELECT count(*) FROM workers WHERE steady_since > now() - interval '1 minute'"
-        await becomes(url, steady, [(1,)])
-        assert isinstance(await ledger.claim(a_claim(orphan.request_id)), InOtherHands)
-    finally:
-        await ledger.close()
-
-
-async def test_postgresql_closes_in_time_while_its_server_is_down(own_postgresql: PostgreSQL) -> None:
-    """A worker can stop although its ledger is away."""
-    await upgrade(own_postgresql.url)
-    async with worker(own_postgresql.url) as ledger:
-        await take(ledger)
-        own_postgresql.kill()
-        waiting = asyncio.create_task(ledger.claim(a_claim()))
-        await eventually(lambda: not ledger.availability.up)
-        async with asyncio.timeout(10):
-            await ledger.close()
-        with pytest.raises(LedgerError):
-            await waiting
-    await asyncio.to_thread(own_postgresql.start)
-
-
-async def test_postgresql_resumes_after_its_backends_were_terminated(postgresql_url: str) -> None:
-    """A failover cuts every connection at once; the work in flight is sent again."""
-    async with worker(postgresql_url) as ledger:
-        for _ in range(5):
-            claims = [a_claim() for _ in range(100)]
-            tasks = [asyncio.create_task(ledger.claim(claim)) for claim in claims]
-            await asyncio.sleep(0)
-            await sql(
-                postgresql_url,
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND pid <> pg_backend_pid()",
-            )
-            answers = await asyncio.gather(*tasks)
-            assert all(isinstance(answer, Claimed) and answer.attempt == 1 for answer in answers)
-            steps = await asyncio.gather(*(ledger.finish(completed(claim)) for claim in claims))
-            assert set(steps) == {Step.APPLIED}
-        assert isinstance(await ledger.claim(a_claim(claims[0].request_id)), Finished)
-
-
-async def test_postgresql_notices_a_network_that_swallows_packets(
-    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The connections stay, nothing arrives: that is an outage, over when a new connection gets through."""
-    monkeypatch.setattr(postgresql_line, "COMMAND_TIMEOUT", 0.3)
-    monkeypatch.setattr(postgresql_line, "CONNECT_TIMEOUT", 0.3)
-    async with TcpProxy(postgresql_url) as proxy, worker(proxy.url) as ledger:
-        claim = await take(ledger)
-        proxy.mode = "stall"
-        waiting = asyncio.create_task(ledger.finish(completed(claim)))
-        await eventually(lambda: not ledger.availability.up)
-        assert "does not answer" in ledger.availability.reason
-        proxy.mode = "pass"
-        assert await asyncio.wait_for(waiting, DEADLINE) is Step.APPLIED
-
-
-async def test_postgresql_commit_whose_answer_never_arrives_is_found_out(postgresql_url: str) -> None:
-    """On the wire: the server has committed the claims when the connection dies before it can say so."""
-    async with TcpProxy(postgresql_url) as proxy, worker(proxy.url) as ledger:
-        await take(ledger)
-        proxy.mode = "stall-down"
-        claims = [a_claim() for _ in range(100)]
-        waiting = asyncio.gather(*map(ledger.claim, claims))
-        await becomes(postgresql_url, "SELECT count(*) FROM requests", [(101,)])
-        proxy.reset()
-        proxy.mode = "pass"
-        answers = await asyncio.wait_for(waiting, DEADLINE)
-    assert [each.attempt for each in answers if isinstance(each, Claimed)] == [1] * 100
-    assert await sql(postgresql_url, "SELECT DISTINCT attempt, crashes FROM requests") == [(1, 0)]

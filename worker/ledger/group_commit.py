@@ -39,11 +39,17 @@ class GroupCommit(Generic[StepT, AnswerT]):
 
     ``commit`` takes a batch, makes it durable and returns one answer per step, in order. It may raise
     RefusedError; then the batch is halved until only the culprit fails. Whatever else it raises is raised
-    by every step of the batch: an outage is for ``commit`` itself to wait out.
+    by every step of the batch: an outage is for ``commit`` itself to wait out. ``abandoned`` hears how a step
+    ended whose caller was cancelled meanwhile.
     """
 
-    def __init__(self, commit: Callable[[Sequence[StepT]], Awaitable[Sequence[AnswerT]]]) -> None:
+    def __init__(
+        self,
+        commit: Callable[[Sequence[StepT]], Awaitable[Sequence[AnswerT]]],
+        abandoned: Callable[[StepT, AnswerT], None] | None = None,
+    ) -> None:
         self._commit = commit
+        self._abandoned = abandoned
         self._waiting: deque[tuple[StepT, asyncio.Future[AnswerT] | None]] = deque()
         self._worker: asyncio.Task[None] | None = None
         self._closed = False
@@ -55,13 +61,16 @@ class GroupCommit(Generic[StepT, AnswerT]):
             EntryRejectedError: the database refuses this step's data.
             LedgerError: the ledger was closed first.
         """
+        if self._closed:
+            raise LedgerError("the ledger is closed")
         answer: asyncio.Future[AnswerT] = asyncio.get_running_loop().create_future()
         self._add(step, answer)
         return await answer
 
     def note(self, step: StepT) -> None:
-        """Have ``step`` committed; nobody waits, and nobody hears if it is refused."""
-        self._add(step, None)
+        """Have ``step`` committed if there is time; nobody waits, and nobody hears if it is not."""
+        if not self._closed or self._worker is not None:
+            self._add(step, None)
 
     async def close(self, timeout: float) -> None:
         """Commit what waits, for at most ``timeout`` seconds; fail what is left with LedgerError."""
@@ -74,8 +83,6 @@ class GroupCommit(Generic[StepT, AnswerT]):
         self._drop(self._waiting)
 
     def _add(self, step: StepT, answer: asyncio.Future[AnswerT] | None) -> None:
-        if self._closed:
-            raise LedgerError("the ledger is closed")
         self._waiting.append((step, answer))
         if self._worker is None:
             self._worker = asyncio.create_task(self._work(), name="ledger group commit")
@@ -118,9 +125,11 @@ class GroupCommit(Generic[StepT, AnswerT]):
                 if answer is not None and not answer.done():
                     answer.set_exception(error)
         else:
-            for (_, caller), given in zip(batch, answers, strict=True):
-                if caller is not None and not caller.done():  # done: it was cancelled
+            for (step, caller), given in zip(batch, answers, strict=True):
+                if caller is not None and not caller.done():
                     caller.set_result(given)
+                elif caller is not None and self._abandoned is not None:
+                    self._abandoned(step, given)
 
     async def _find_culprit(
         self, batch: list[tuple[StepT, asyncio.Future[AnswerT] | None]], error: RefusedError

@@ -104,3 +104,12 @@ def repeated(step: Finish | Postpone | Release, entry: tuple[UUID, str] | None) 
         return Step.APPLIED
     overdue = isinstance(step, Postpone) and entry[1] == RequestStatus.PROCESSING
     return Step.OVERDUE if overdue else Step.FENCED
+
+
+def condition(status: RequestStatus | None) -> str:
+    """The SQL that finds entries of ``status`` among the others, in every ledger's reader."""
+    if status is None:
+        return ""
+    # Failed entries have an error code, and entries that have one have an index of their own.
+    indexed = "AND error_code IS NOT NULL" if status is RequestStatus.FAILED else ""
+    return f"AND status = '{RequestStatus(status)}' {indexed}"

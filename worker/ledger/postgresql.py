@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from worker.ledger.availability import Availability
-from worker.ledger.base import Claim, Claimed, Finish, InOtherHands, LedgerError, Postpone, Release, Step
+from worker.ledger.base import Claim, Claimed, Finish, InOtherHands, Postpone, Release, Step
 from worker.ledger.group_commit import GroupCommit
 from worker.ledger.held import Held, repeated
 from worker.ledger.notes import LazyNotes, Note
 from worker.ledger.postgresql_line import Line
 from worker.ledger.postgresql_register import Register
 from worker.ledger.postgresql_schema import check_schema, upgrade_database
-from worker.ledger.postgresql_steps import CLAIM, FINISH, FOUND, HELD, NOTE, POSTPONE, RELEASE
+from worker.ledger.postgresql_statements import CLAIM, FINISH, FOUND, HELD, NOTE, POSTPONE, RELEASE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,7 +52,7 @@ class PostgreSQLLedger:
         self._lines = [Line(url, self._lost, self._back) for _ in range(3)]
         self._claiming, self._finishing, self._other = self._lines
         self._register = Register(url, membership)
-        self._claims: GroupCommit[Claim, ClaimAnswer] = GroupCommit(self._claim)
+        self._claims: GroupCommit[Claim, ClaimAnswer] = GroupCommit(self._claim, self._abandoned)
         self._finishes: GroupCommit[Finish, Step] = GroupCommit(self._finish)
         self._postpones: GroupCommit[Postpone, Step] = GroupCommit(self._postpone)
         self._releases: GroupCommit[Release, Step] = GroupCommit(self._release)
@@ -71,10 +70,10 @@ class PostgreSQLLedger:
             raise
 
     async def close(self) -> None:
-        with suppress(LedgerError):
-            self._lazy_notes.flush()
+        self._lazy_notes.flush()
         timeout = CLOSE_TIMEOUT if self.availability.up else 0
-        groups = (self._claims, self._finishes, self._postpones, self._releases, self._notes)
+        await self._claims.close(timeout)  # first: what it took for a cancelled caller is released
+        groups = (self._finishes, self._postpones, self._releases, self._notes)
         await asyncio.gather(*(group.close(timeout) for group in groups))
         await asyncio.gather(self._register.leave(), *(line.close() for line in self._lines))
 
@@ -154,6 +153,11 @@ class PostgreSQLLedger:
             Step.APPLIED if step.request_id in written else repeated(step, found.get(step.request_id))
             for step in steps
         ]
+
+    def _abandoned(self, claim: Claim, answer: ClaimAnswer) -> None:
+        """Nobody will handle what a cancelled caller took: hand it back."""
+        if isinstance(answer, Claimed):
+            self._releases.note(Release(claim.request_id, claim.token))
 
     def _lost(self, line: Line, reason: str) -> None:
         self._away.add(line)

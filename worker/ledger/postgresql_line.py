@@ -30,7 +30,6 @@ _COLLISIONS = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 _SERVER_SETTINGS = {
     "application_name": "session-worker",
     "timezone": "UTC",  # the times in the history are written by the server
-    "statement_timeout": str(int(COMMAND_TIMEOUT * 1000)),
     # Every statement finds its rows by key. Plans are made once, often on an empty table, and must hold when
     # it has grown; and only a nested loop takes its locks in the order of the batch.
     "plan_cache_mode": "force_generic_plan",
@@ -43,15 +42,20 @@ _SERVER_SETTINGS = {
 
 async def connect(url: str) -> asyncpg.Connection:
     """A connection for the ledger's own statements. Raises one of AWAY."""
+    settings = {**_SERVER_SETTINGS, "statement_timeout": str(int(COMMAND_TIMEOUT * 1000))}
     return await asyncpg.connect(
-        url, timeout=CONNECT_TIMEOUT, command_timeout=COMMAND_TIMEOUT, server_settings=_SERVER_SETTINGS
+        url, timeout=CONNECT_TIMEOUT, command_timeout=COMMAND_TIMEOUT, server_settings=settings
     )
 
 
-async def connect_or_explain(url: str) -> asyncpg.Connection:
-    """Like ``connect``. Raises LedgerError, a sentence for people."""
+async def connect_for_people(url: str) -> asyncpg.Connection:
+    """A connection for an operator's statements, which may take their time. Raises LedgerError."""
     try:
-        return await connect(url)
+        return await asyncpg.connect(
+            url,
+            timeout=CONNECT_TIMEOUT,
+            server_settings={"application_name": "session-worker", "timezone": "UTC"},
+        )
     except (*AWAY, ValueError) as error:
         raise LedgerError(sentence(error, url)) from error
 
@@ -104,7 +108,10 @@ class Line:
 
     async def open(self) -> asyncpg.Connection:
         """Connect now. Raises LedgerError."""
-        self._connection = await connect_or_explain(self._url)
+        try:
+            self._connection = await connect(self._url)
+        except (*AWAY, ValueError) as error:
+            raise LedgerError(sentence(error, self._url)) from error
         return self._connection
 
     async def close(self) -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from contracts import RequestStatus
 from worker.ledger.base import Entry, LedgerError
-from worker.ledger.postgresql_line import AWAY, connect_or_explain, hang_up, sentence
+from worker.ledger.held import condition
+from worker.ledger.postgresql_line import AWAY, connect_for_people, hang_up, sentence
 from worker.ledger.postgresql_schema import check_schema
 
 if TYPE_CHECKING:
@@ -21,12 +22,6 @@ SELECT request_id, status, attempt, session_id, user_id, casefile_id, error_code
     updated_at, finished_at, next_attempt_at, history
 FROM requests
 """
-# Only failed and postponed entries have an error code, and these have an index of their own.
-_FIND = f"""{_ENTRY}
-WHERE received_at >= coalesce(now() - $1::float8 * interval '1 second', '-infinity')
-    AND ($2::text IS NULL OR status = $2)
-ORDER BY received_at DESC LIMIT $3
-"""
 
 
 class PostgreSQLReader:
@@ -38,9 +33,8 @@ class PostgreSQLReader:
         self._turn = asyncio.Lock()
 
     async def open(self) -> None:
-        self._connection = await connect_or_explain(self._url)
+        self._connection = await connect_for_people(self._url)
         try:
-            await self._connection.execute("RESET ALL")
             await check_schema(self._connection, self._url)
         except BaseException:
             await self.close()
@@ -58,7 +52,10 @@ class PostgreSQLReader:
     async def find(
         self, *, status: RequestStatus | None = None, since: float | None = None, limit: int = 50
     ) -> list[Entry]:
-        return [_entry(row) for row in await self._fetch(_FIND, since, status, limit)]
+        query = f"""{_ENTRY}
+            WHERE received_at >= coalesce(now() - $1::float8 * interval '1 second', '-infinity')
+                {condition(status)} ORDER BY received_at DESC LIMIT $2"""
+        return [_entry(row) for row in await self._fetch(query, since, limit)]
 
     async def count_sessions(self) -> int:
         return int((await self._fetch("SELECT count(*) FROM sessions"))[0][0])

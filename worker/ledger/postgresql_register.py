@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from worker.ledger.base import LedgerError
 from worker.ledger.postgresql_line import AWAY, CLOSE_TIMEOUT, connect, hang_up, sentence
-from worker.ledger.postgresql_steps import LEAVE, RENEW, SWEEP
+from worker.ledger.postgresql_statements import LEAVE, RENEW, SWEEP
 
 if TYPE_CHECKING:
     import asyncpg

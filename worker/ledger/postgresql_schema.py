@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from worker.ledger.base import LedgerError
 from worker.ledger.migrate import check_current, migrations, missing
-from worker.ledger.postgresql_line import AWAY, connect_or_explain, hang_up, sentence
+from worker.ledger.postgresql_line import AWAY, connect_for_people, hang_up, sentence
 
 if TYPE_CHECKING:
     import asyncpg
@@ -35,9 +35,8 @@ async def check_schema(connection: asyncpg.Connection, url: str) -> None:
 
 async def upgrade_database(url: str) -> tuple[int, int]:
     """Bring the schema up to date; its version before (0: there was none) and after. Raises LedgerError."""
-    connection = await connect_or_explain(url)
+    connection = await connect_for_people(url)
     try:
-        await connection.execute("SET statement_timeout = 0")
         return await _upgrade(connection)
     except AWAY as error:
         raise LedgerError(sentence(error, url)) from error
@@ -53,11 +52,11 @@ async def _upgrade(connection: asyncpg.Connection) -> tuple[int, int]:
     for migration in missing("postgresql", before):
         if "CONCURRENTLY" in migration.sql:
             for statement in migration.statements:
-                await connection.execute(statement, timeout=None)
+                await connection.execute(statement)
             await _record(connection, migration)
         else:
             async with connection.transaction():
-                await connection.execute(migration.sql, timeout=None)
+                await connection.execute(migration.sql)
                 await _record(connection, migration)
     return before, migrations("postgresql")[-1].version
 

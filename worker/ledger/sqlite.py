@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
 from worker.ledger.availability import Availability
-from worker.ledger.base import LedgerError, Step
+from worker.ledger.base import Claim, Claimed, Release, Step
 from worker.ledger.group_commit import GroupCommit
 from worker.ledger.notes import LazyNotes, Note
 from worker.ledger.sqlite_writer import Writer
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from uuid import UUID
 
-    from worker.ledger.base import Claim, ClaimAnswer, Finish, Postpone, Release
+    from worker.ledger.base import ClaimAnswer, Finish, Postpone
     from worker.ledger.membership import Membership
     from worker.ledger.sqlite_steps import AnyAnswer, AnyStep
 
@@ -31,7 +31,7 @@ class SQLiteLedger:
     def __init__(self, path: Path, membership: Membership) -> None:
         self.availability = Availability()
         self._writer = Writer(path, membership, self._changed)
-        self._steps: GroupCommit[AnyStep, AnyAnswer] = GroupCommit(self._commit)
+        self._steps: GroupCommit[AnyStep, AnyAnswer] = GroupCommit(self._commit, self._abandoned)
         self._notes = LazyNotes(self._steps.note)
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -40,8 +40,7 @@ class SQLiteLedger:
         await asyncio.to_thread(self._writer.open)
 
     async def close(self) -> None:
-        with suppress(LedgerError):
-            self._notes.flush()
+        self._notes.flush()
         await self._steps.close(CLOSE_TIMEOUT if self.availability.up else 0)
         await asyncio.to_thread(self._writer.stop)
 
@@ -68,6 +67,11 @@ class SQLiteLedger:
 
     async def _commit(self, steps: Sequence[AnyStep]) -> Sequence[AnyAnswer]:
         return await asyncio.wrap_future(self._writer.commit(steps))
+
+    def _abandoned(self, step: AnyStep, answer: AnyAnswer) -> None:
+        """Nobody will handle what a cancelled caller took: hand it back."""
+        if isinstance(step, Claim) and isinstance(answer, Claimed):
+            self._steps.note(Release(step.request_id, step.token))
 
     def _changed(self, reason: str | None) -> None:
         loop = self._loop

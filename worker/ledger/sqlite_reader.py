@@ -12,6 +12,7 @@ from uuid import UUID
 
 from contracts import RequestStatus
 from worker.ledger.base import Entry, LedgerError
+from worker.ledger.held import condition
 from worker.ledger.migrate import check_current
 from worker.ledger.sqlite_file import connect, sentence, version_of
 from worker.ledger.sqlite_steps import iso
@@ -59,9 +60,8 @@ class SQLiteReader:
         self, *, status: RequestStatus | None = None, since: float | None = None, limit: int = 50
     ) -> list[Entry]:
         start = "" if since is None else iso(datetime.now(UTC) - timedelta(seconds=since))
-        query = f"""{_ENTRY} WHERE received_at >= ? AND (? IS NULL OR status = ?)
-            ORDER BY received_at DESC LIMIT ?"""
-        values = (start, status, status, limit)
+        query = f"{_ENTRY} WHERE received_at >= ? {condition(status)} ORDER BY received_at DESC LIMIT ?"
+        values = (start, limit)
         rows = await self._ask(lambda database: database.execute(query, values).fetchall())
         return [_entry(row) for row in rows]
 

@@ -7,71 +7,28 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from contracts import MOVES, RequestStatus
+from contracts import RequestStatus
 from worker.ledger.base import Claim, ClaimAnswer, Claimed, Finish, Postpone, Release, Step
 from worker.ledger.held import Held, repeated
 from worker.ledger.notes import Note
+from worker.ledger.sqlite_statements import (
+    CREATE_SESSION,
+    FINISH,
+    HELD,
+    HOLD,
+    INSERT,
+    NOTES,
+    POSTPONE,
+    RELEASE,
+    RENEW,
+    SOURCES,
+    TAKE,
+)
 
 if TYPE_CHECKING:
     import sqlite3
 
     from worker.ledger.membership import Membership
-
-_HELD = """
-SELECT requests.*, its.gone_at AS holder_gone_at, mine.steady_since AS my_steady_since,
-    mine.gone_at AS my_gone_at
-FROM requests LEFT JOIN workers AS its ON its.worker_id = holder
-    LEFT JOIN workers AS mine ON mine.worker_id = :worker
-WHERE request_id = :request_id
-"""
-_INSERT = """
-INSERT INTO requests (request_id, status, attempt, token, holder, fingerprint, session_id, user_id, operation,
-    casefile_id, title, reply_to, correlation_id, received_at, updated_at, expires_at, history)
-VALUES (:request_id, :status, :attempt, :token, :worker, :fingerprint, :session_id, :user_id, :operation,
-    :casefile_id, :title, :reply_to, :correlation_id, :now, :now, :expires_at, :history)
-ON CONFLICT (request_id) DO NOTHING
-"""
-_MOVE = """
-history = json_insert(history, '$[#]', json_object('status', :status, 'at', :now, 'attempt', {attempt},
-    'worker_id', :worker, 'detail', :detail)),
-status = :status, attempt = {attempt}, updated_at = :now
-"""
-_TAKE = f"""
-UPDATE requests SET {_MOVE.format(attempt=":attempt")}, token = :token, holder = :worker, crashes = :crashes,
-    next_attempt_at = NULL
-WHERE request_id = :request_id
-"""  # noqa: S608 -- no value is formatted in, here and below
-_HOLD = """
-UPDATE requests SET token = :token, holder = :worker, next_attempt_at = NULL WHERE request_id = :request_id
-"""
-_FINISH = f"""
-UPDATE requests SET {_MOVE.format(attempt="attempt")}, response = :response, error_code = :error_code,
-    error = :error, detail = :detail, finished_at = :now, next_attempt_at = NULL
-WHERE request_id = :request_id AND token = :token AND status IN (:from1, :from2)
-"""  # noqa: S608
-_CREATE_SESSION = """
-INSERT INTO sessions (session_id, request_id, user_id, casefile_id, title, created_at)
-SELECT session_id, request_id, user_id, casefile_id, title, received_at FROM requests WHERE request_id = ?
-"""
-_POSTPONE = f"""
-UPDATE requests SET {_MOVE.format(attempt="attempt")}, error_code = :error_code, detail = :detail,
-    next_attempt_at = :due, holder = NULL
-WHERE request_id = :request_id AND token = :token AND status = 'processing'
-    AND (expires_at IS NULL OR expires_at >= :due)
-"""  # noqa: S608
-_RELEASE = f"""
-UPDATE requests SET {_MOVE.format(attempt="attempt - 1")}, holder = NULL
-WHERE request_id = :request_id AND token = :token AND status = 'processing'
-"""  # noqa: S608
-_NOTES = {
-    "sent": "reply = 'sent'",
-    "undeliverable": "reply = coalesce(reply, 'undeliverable')",
-    "parked": "parked_at = coalesce(parked_at, :now)",
-}
-_SOURCES = {
-    final: tuple(old for old, new in MOVES if new is final)
-    for final in (RequestStatus.COMPLETED, RequestStatus.FAILED)
-}
 
 
 def iso(moment: datetime) -> str:
@@ -122,16 +79,8 @@ class Transaction:
 
     def renew(self, *, gap: bool) -> None:
         """Register this worker until one holder timeout from now; ``gap``: the last renewal failed."""
-        self._execute(
-            """
-            INSERT INTO workers (worker_id, steady_since, renewed_at, gone_at)
-            VALUES (:worker, :now, :now, :gone_at) ON CONFLICT (worker_id) DO UPDATE SET renewed_at = :now,
-                steady_since = CASE WHEN :gap OR gone_at <= :now THEN :now ELSE steady_since END,
-                gone_at = :gone_at
-            """,
-            gap=gap,
-            gone_at=iso(self._clock + timedelta(seconds=self._me.holder_timeout)),
-        )
+        gone_at = iso(self._clock + timedelta(seconds=self._me.holder_timeout))
+        self._execute(RENEW, gap=gap, gone_at=gone_at)
 
     def sweep(self) -> None:
         """Forget the workers that have been gone for more than a day."""
@@ -152,7 +101,7 @@ class Transaction:
         expired = patience is not None and patience <= 0
         attempt = 0 if expired else 1
         written = self._execute(
-            _INSERT,
+            INSERT,
             request_id=str(claim.request_id),
             status=RequestStatus.PENDING if expired else RequestStatus.PROCESSING,
             attempt=attempt,
@@ -172,7 +121,7 @@ class Transaction:
 
     def _later_claim(self, claim: Claim) -> ClaimAnswer:
         values = {"request_id": str(claim.request_id), "worker": self._me.worker_id}
-        row = self._database.execute(_HELD, values).fetchone()
+        row = self._database.execute(HELD, values).fetchone()
         held = self._held(row)
         return held.refusal(claim) or self._claim_again(claim, held, row)
 
@@ -182,7 +131,7 @@ class Transaction:
             crashes += 1
             self._take(claim, RequestStatus.PENDING, attempt, crashes, f"its worker {row['holder']} is gone")
         if row["expires_at"] is not None and row["expires_at"] <= self._now:
-            self._execute(_HOLD, request_id=str(claim.request_id), token=str(claim.token))
+            self._execute(HOLD, request_id=str(claim.request_id), token=str(claim.token))
             return Claimed(held.session_id, attempt, crashes, held.received_at, expired=True)
         attempt += held.status == RequestStatus.PENDING
         self._take(claim, RequestStatus.PROCESSING, attempt, crashes)
@@ -192,7 +141,7 @@ class Transaction:
         self, claim: Claim, status: RequestStatus, attempt: int, crashes: int, detail: str | None = None
     ) -> None:
         self._execute(
-            _TAKE,
+            TAKE,
             request_id=str(claim.request_id),
             token=str(claim.token),
             status=status,
@@ -202,9 +151,9 @@ class Transaction:
         )
 
     def _finish(self, finish: Finish) -> Step:
-        sources = _SOURCES[finish.status]
+        sources = SOURCES[finish.status]
         written = self._execute(
-            _FINISH,
+            FINISH,
             request_id=str(finish.request_id),
             token=str(finish.token),
             status=finish.status,
@@ -218,12 +167,12 @@ class Transaction:
         if not written:
             return self._repeated(finish)
         if finish.status is RequestStatus.COMPLETED:
-            self._database.execute(_CREATE_SESSION, (str(finish.request_id),))
+            self._database.execute(CREATE_SESSION, (str(finish.request_id),))
         return Step.APPLIED
 
     def _postpone(self, postpone: Postpone) -> Step:
         written = self._execute(
-            _POSTPONE,
+            POSTPONE,
             request_id=str(postpone.request_id),
             token=str(postpone.token),
             status=RequestStatus.PENDING,
@@ -235,7 +184,7 @@ class Transaction:
 
     def _release(self, release: Release) -> Step:
         written = self._execute(
-            _RELEASE,
+            RELEASE,
             request_id=str(release.request_id),
             token=str(release.token),
             status=RequestStatus.PENDING,
@@ -251,7 +200,7 @@ class Transaction:
 
     def _note(self, note: Note) -> Step:
         self._execute(
-            f"UPDATE requests SET {_NOTES[note.kind]}, updated_at = :now "  # noqa: S608
+            f"UPDATE requests SET {NOTES[note.kind]}, updated_at = :now "  # noqa: S608
             "WHERE request_id = :request_id AND finished_at IS NOT NULL",
             request_id=str(note.request_id),
         )

@@ -1,5 +1,5 @@
--- An entry is updated two or three times soon after its insert. No updated column is indexed (nor stands in the
--- condition of an index), so these updates stay on the row's page, in the room that the fillfactor leaves.
+-- An entry is updated two or three times soon after its insert. What a success updates is in no index (nor in
+-- the condition of one), so these updates stay on the row's page, in the room that the fillfactor leaves.
 CREATE TABLE requests (
     request_id      uuid PRIMARY KEY,
     status          text NOT NULL CHECK (status IN ('pending', 'processing', 'completed', 'failed')),
@@ -29,6 +29,7 @@ CREATE TABLE requests (
     history         jsonb NOT NULL
 ) WITH (fillfactor = 50);
 CREATE INDEX requests_received_at ON requests (received_at);
+CREATE INDEX requests_with_error ON requests (received_at) WHERE error_code IS NOT NULL;
 CREATE TABLE sessions (
     session_id  text PRIMARY KEY,
     request_id  uuid NOT NULL UNIQUE,

@@ -28,6 +28,7 @@ CREATE TABLE requests (
     history         TEXT NOT NULL
 );
 CREATE INDEX requests_received_at ON requests (received_at);
+CREATE INDEX requests_with_error ON requests (received_at) WHERE error_code IS NOT NULL;
 CREATE TABLE sessions (
     session_id  TEXT PRIMARY KEY NOT NULL,
     request_id  TEXT NOT NULL UNIQUE,

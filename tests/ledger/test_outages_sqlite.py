@@ -1,0 +1,70 @@
+"""What takes a SQLite ledger away, and that it comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from tests.ledger.support import DEADLINE, a_claim, completed, take, worker
+from tests.support.waiting import eventually
+from worker.ledger import sqlite_file
+from worker.ledger.base import Claimed, Step
+from worker.ledger.sqlite import SQLiteLedger
+from worker.ledger.sqlite_file import path_of
+
+if TYPE_CHECKING:
+    import pytest
+
+
+async def test_sqlite_waits_for_a_file_locked_by_another(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger is away while another process holds the lock, says so, and goes on when it is released."""
+    monkeypatch.setattr(sqlite_file, "BUSY_TIMEOUT", 0.1)
+    async with worker(sqlite_url) as ledger:
+        claim = await take(ledger)
+        with closing(sqlite3.connect(path_of(sqlite_url), isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            waiting = asyncio.create_task(ledger.finish(completed(claim)))
+            await eventually(lambda: not ledger.availability.up)
+            assert "locked" in ledger.availability.reason
+            assert not waiting.done()
+            other.execute("ROLLBACK")
+        assert await asyncio.wait_for(waiting, DEADLINE) is Step.APPLIED
+        await eventually(lambda: ledger.availability.up)
+
+
+async def test_sqlite_starts_no_new_ledger_where_its_file_vanished(sqlite_url: str) -> None:
+    """A file that is gone is an outage; it is over when the file is back, with what was in it."""
+    path = path_of(sqlite_url)
+    async with worker(sqlite_url) as ledger:
+        claim = await take(ledger)
+    elsewhere = path.with_name("elsewhere.db")
+    async with worker(sqlite_url) as ledger:
+        path.rename(elsewhere)
+        assert isinstance(ledger, SQLiteLedger)
+        ledger._writer._disconnect()
+        waiting = asyncio.create_task(ledger.claim(a_claim(claim.request_id)))
+        await eventually(lambda: not ledger.availability.up)
+        assert not path.exists()
+        elsewhere.rename(path)
+        assert isinstance(await asyncio.wait_for(waiting, DEADLINE), Claimed)
+
+
+async def test_sqlite_waits_while_its_disk_is_full(sqlite_url: str) -> None:
+    """Nothing is lost and nothing is half written; it goes on when there is room again."""
+    async with worker(sqlite_url) as ledger:
+        assert isinstance(ledger, SQLiteLedger)
+        reasons: list[str] = []
+        ledger.availability.watch(lambda _: reasons.append(ledger.availability.reason))
+        # The limit holds for this connection only: the next one has room.
+        database = ledger._writer._database
+        assert database is not None
+        database.execute("PRAGMA max_page_count = 1")
+        answers = await asyncio.gather(*(ledger.claim(a_claim()) for _ in range(100)))
+        await eventually(lambda: ledger.availability.up)
+    assert all(isinstance(answer, Claimed) and answer.attempt == 1 for answer in answers)
+    assert len(reasons) == 2
+    assert reasons[0].endswith("cannot grow: its disk is full")

@@ -1,0 +1,69 @@
+"""The SQL of a SQLite ledger's steps; ``:now`` and ``:worker`` are the transaction's."""
+
+from __future__ import annotations
+
+from contracts import MOVES, RequestStatus
+
+HELD = """
+SELECT requests.*, its.gone_at AS holder_gone_at, mine.steady_since AS my_steady_since,
+    mine.gone_at AS my_gone_at
+FROM requests LEFT JOIN workers AS its ON its.worker_id = holder
+    LEFT JOIN workers AS mine ON mine.worker_id = :worker
+WHERE request_id = :request_id
+"""
+INSERT = """
+INSERT INTO requests (request_id, status, attempt, token, holder, fingerprint, session_id, user_id, operation,
+    casefile_id, title, reply_to, correlation_id, received_at, updated_at, expires_at, history)
+VALUES (:request_id, :status, :attempt, :token, :worker, :fingerprint, :session_id, :user_id, :operation,
+    :casefile_id, :title, :reply_to, :correlation_id, :now, :now, :expires_at, :history)
+ON CONFLICT (request_id) DO NOTHING
+"""
+# Should the clock be put back, an entry's history does not go back with it.
+_TIME = "max(:now, updated_at)"
+_MOVE = f"""
+history = json_insert(history, '$[#]', json_object('status', :status, 'at', {_TIME}, 'attempt', {{attempt}},
+    'worker_id', :worker, 'detail', :detail)),
+status = :status, attempt = {{attempt}}, updated_at = {_TIME}
+"""
+TAKE = f"""
+UPDATE requests SET {_MOVE.format(attempt=":attempt")}, token = :token, holder = :worker, crashes = :crashes,
+    next_attempt_at = NULL
+WHERE request_id = :request_id
+"""  # noqa: S608 -- no value is formatted in, here and below
+HOLD = """
+UPDATE requests SET token = :token, holder = :worker, next_attempt_at = NULL WHERE request_id = :request_id
+"""
+FINISH = f"""
+UPDATE requests SET {_MOVE.format(attempt="attempt")}, response = :response, error_code = :error_code,
+    error = :error, detail = :detail, finished_at = {_TIME}, next_attempt_at = NULL
+WHERE request_id = :request_id AND token = :token AND status IN (:from1, :from2)
+"""  # noqa: S608
+CREATE_SESSION = """
+INSERT INTO sessions (session_id, request_id, user_id, casefile_id, title, created_at)
+SELECT session_id, request_id, user_id, casefile_id, title, received_at FROM requests WHERE request_id = ?
+"""
+POSTPONE = f"""
+UPDATE requests SET {_MOVE.format(attempt="attempt")}, error_code = :error_code, detail = :detail,
+    next_attempt_at = :due, holder = NULL
+WHERE request_id = :request_id AND token = :token AND status = 'processing'
+    AND (expires_at IS NULL OR expires_at >= :due)
+"""  # noqa: S608
+RELEASE = f"""
+UPDATE requests SET {_MOVE.format(attempt="attempt - 1")}, holder = NULL
+WHERE request_id = :request_id AND token = :token AND status = 'processing'
+"""  # noqa: S608
+NOTES = {
+    "sent": "reply = 'sent'",
+    "undeliverable": "reply = coalesce(reply, 'undeliverable')",
+    "parked": "parked_at = coalesce(parked_at, :now)",
+}
+SOURCES = {
+    final: tuple(old for old, new in MOVES if new is final)
+    for final in (RequestStatus.COMPLETED, RequestStatus.FAILED)
+}
+
+RENEW = """
+INSERT INTO workers (worker_id, steady_since, renewed_at, gone_at) VALUES (:worker, :now, :now, :gone_at)
+ON CONFLICT (worker_id) DO UPDATE SET renewed_at = :now, gone_at = :gone_at,
+    steady_since = CASE WHEN :gap OR gone_at <= :now THEN :now ELSE steady_since END
+"""
