@@ -7,7 +7,7 @@ import inspect
 import os
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
@@ -137,7 +137,7 @@ def worker_process(tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
     """Starts workers and returns each when it is up; `wait=False`: at once. They are gone after the test."""
     workers: list[WorkerProcess] = []
 
-    def start(*, wait: bool = True, env: dict[str, str] | None = None, **settings: object) -> WorkerProcess:
+    def start(*, wait: bool = True, env: dict[str, str] | None = None, **settings: Any) -> WorkerProcess:
         worker = WorkerProcess(env=env, folder=tmp_path, **settings)
         workers.append(worker)
         if wait:

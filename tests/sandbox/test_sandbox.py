@@ -18,11 +18,13 @@ import pika.exceptions
 import pytest
 
 from tests.support.waiting import soon
-from worker.sandbox import PostgreSQL, RabbitMQ, SandboxError
+from worker.sandbox import PostgreSQL, SandboxError
 from worker.sandbox.workspace import Workspace, find, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from worker.sandbox import RabbitMQ
 
 # Starts a server, tells its folder, and ends as the test says.
 SCRIPT = """
@@ -36,12 +38,6 @@ with getattr(sandbox, sys.argv[2])() as server:
         print("waiting", flush=True)
         time.sleep(600)
 """
-
-
-@pytest.fixture(scope="module")
-def node() -> Iterator[RabbitMQ]:
-    with RabbitMQ() as node:
-        yield node
 
 
 @pytest.fixture(scope="module")
@@ -118,16 +114,12 @@ def test_a_server_is_no_part_of_the_terminals_process_group(node: RabbitMQ, data
     assert os.getpgid(node.pid) != os.getpgrp() != os.getpgid(database.pid)
 
 
-def test_two_nodes_run_side_by_side(node: RabbitMQ) -> None:
-    with RabbitMQ() as other:
-        other.vhost("only here")
-        with blocking(other.vhost_url("only here")), blocking(node.url):
-            pass
-        with pytest.raises(pika.exceptions.AMQPConnectionError):
-            blocking(node.vhost_url("only here"))
-        folder = other.folder
-    assert not folder.exists()
-    assert not processes_of(folder)
+def test_two_nodes_run_side_by_side(node: RabbitMQ, managed_node: RabbitMQ) -> None:
+    with blocking(managed_node.vhost("only here")), blocking(node.url):
+        pass
+    with pytest.raises(pika.exceptions.AMQPConnectionError):
+        blocking(node.vhost_url("only here"))
+    managed_node.delete_vhost("only here")
 
 
 def test_the_standard_ports_are_left_alone(node: RabbitMQ, database: PostgreSQL) -> None:

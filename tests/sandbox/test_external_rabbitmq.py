@@ -10,25 +10,18 @@ import pytest
 
 from tests.support.external_rabbitmq import ExternalRabbitMQ
 from tests.support.waiting import soon
-from worker.sandbox import RabbitMQ
 from worker.sandbox.workspace import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-
-@pytest.fixture(scope="module")
-def node() -> Iterator[RabbitMQ]:
-    with RabbitMQ(management=True) as node:
-        yield node
+    from worker.sandbox import RabbitMQ
 
 
 @pytest.fixture
-def broker(node: RabbitMQ, monkeypatch: pytest.MonkeyPatch) -> ExternalRabbitMQ:
+def broker(managed_node: RabbitMQ, monkeypatch: pytest.MonkeyPatch) -> ExternalRabbitMQ:
     monkeypatch.setattr(
-        "tests.support.external_rabbitmq.STANDARD_PORT", int(node.management_url.rpartition(":")[2])
+        "tests.support.external_rabbitmq.STANDARD_PORT", int(managed_node.management_url.rpartition(":")[2])
     )
-    return ExternalRabbitMQ(node.url)
+    return ExternalRabbitMQ(managed_node.url)
 
 
 def test_it_offers_vhosts_users_and_depths_like_a_private_node(broker: ExternalRabbitMQ) -> None:
