@@ -1,0 +1,209 @@
+"""Acknowledging in bulk, checked against the broker's own rules; and what becomes of a delivered message."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pamqp import commands as spec
+from pamqp.body import ContentBody
+from pamqp.header import ContentHeader
+
+from tests.unit.worker.wire import FakeWire, as_wire, breathe, open_channel
+from worker.connection import IllegibleHeader
+from worker.consumer import ConsumeChannel
+from worker.delivery import Delivery, Lane
+
+
+class Broker:
+    """RabbitMQ's rules: an unknown or settled tag closes the channel, ``multiple`` means all up to it."""
+
+    def __init__(self, deliveries: int) -> None:
+        self.unacknowledged = set(range(1, deliveries + 1))
+        self.acknowledged: list[int] = []
+        self.requeued: list[int] = []
+
+    def receive(self, frame: Any) -> None:
+        assert frame.delivery_tag in self.unacknowledged, "406 PRECONDITION_FAILED - unknown delivery tag"
+        tags = [frame.delivery_tag]
+        if frame.multiple:
+            tags = [tag for tag in self.unacknowledged if tag <= frame.delivery_tag]
+        self.unacknowledged.difference_update(tags)
+        if isinstance(frame, spec.Basic.Ack):
+            self.acknowledged += tags
+        else:
+            assert isinstance(frame, spec.Basic.Nack)
+            assert frame.requeue
+            self.requeued += tags
+
+
+async def _channel(lane: Lane = Lane.WORK) -> tuple[ConsumeChannel, FakeWire]:
+    wire = FakeWire()
+    channel = open_channel(ConsumeChannel)
+    channel.wire, channel.lane, channel.queue = as_wire(wire), lane, "session.create"
+    return channel, wire
+
+
+@given(
+    order=st.integers(1, 12).flatmap(lambda count: st.permutations(range(1, count + 1))),
+    requeued=st.sets(st.integers(1, 12)),
+    pauses=st.sets(st.integers(0, 12)),
+    unsettled=st.sets(st.integers(1, 12), max_size=3),
+)
+def test_each_tag_is_settled_once_and_as_it_was_asked_for(
+    order: Sequence[int], requeued: set[int], pauses: set[int], unsettled: set[int]
+) -> None:
+    """Any order of acks and requeues, flushed at any moment, replayed against the broker's rules."""
+
+    async def play() -> Broker:
+        channel, wire = await _channel()
+        for step, tag in enumerate(order):
+            if tag not in unsettled:
+                channel.requeue(tag) if tag in requeued else channel.ack(tag)
+            if step in pauses:
+                await breathe()
+        await breathe()
+        broker = Broker(len(order))
+        for frame in wire.frames():
+            broker.receive(frame)
+        return broker
+
+    broker = asyncio.run(play())
+    settled = set(order) - unsettled
+    assert sorted(broker.acknowledged) == sorted(settled - requeued)
+    assert sorted(broker.requeued) == sorted(settled & requeued)
+    assert broker.unacknowledged == set(order) & unsettled
+
+
+async def test_what_is_done_at_the_same_time_in_one_run_takes_one_frame() -> None:
+    channel, wire = await _channel()
+    for tag in (3, 1, 2, 4):
+        channel.ack(tag)
+    assert wire.written == []
+    await breathe()
+    (frame,) = wire.frames()
+    assert (frame.delivery_tag, frame.multiple) == (4, True)
+
+
+async def test_ack_beyond_a_gap_does_not_take_the_gap_along() -> None:
+    channel, wire = await _channel()
+    channel.ack(2)
+    await breathe()
+    channel.ack(1)
+    channel.ack(4)
+    await breathe()
+    frames = [(frame.delivery_tag, frame.multiple) for frame in wire.frames()]
+    assert frames == [(2, False), (1, True), (4, False)]
+
+
+async def test_book_of_tags_does_not_grow() -> None:
+    """What lies below the lowest unsettled tag is forgotten."""
+    channel, _ = await _channel()
+    for tag in range(1, 101):
+        channel.requeue(tag) if tag % 7 == 0 else channel.ack(tag)
+        if tag % 10 == 0:
+            await breathe()
+    channel.flush()
+    assert (channel._done, channel._settled, channel._lowest) == (set(), set(), 101)
+
+
+async def test_nothing_is_written_on_a_lost_link() -> None:
+    """The broker has the messages back already: their tags mean nothing any more."""
+    channel, wire = await _channel()
+    channel.ack(1)
+    wire.lose("reset")
+    channel.requeue(2)
+    await breathe()
+    assert wire.written == []
+    assert not channel.valid
+
+
+# ------------------------------------------------------------------------------------- what comes in
+
+
+async def _delivered(header: ContentHeader, body: Sequence[bytes], lane: Lane = Lane.WORK) -> Delivery:
+    channel, wire = await _channel(lane)
+    found: list[Delivery] = []
+    channel.deliver = found.append
+    for frame in (header, *map(ContentBody, body)):
+        await channel.frames.put((0, frame))
+    await channel._on_deliver_frame(
+        spec.Basic.Deliver("requests", 7, redelivered=True, exchange="", routing_key="x")
+    )
+    (delivery,) = found
+    delivery.receipt.ack()
+    await breathe()
+    assert [frame.delivery_tag for frame in wire.frames()] == [7]
+    return delivery
+
+
+async def test_delivery_carries_body_and_properties() -> None:
+    properties = spec.Basic.Properties(
+        correlation_id="c",
+        reply_to="r",
+        message_id="m",
+        content_type="application/json",
+        content_encoding="utf-8",
+        message_type="CreateSessionRequest",
+        expiration="5",
+        headers={"x-request-id": "7"},
+    )
+    delivery = await _delivered(ContentHeader(body_size=5, properties=properties), [b"he", b"llo"])
+    assert (delivery.body, delivery.lane, delivery.queue) == (b"hello", Lane.WORK, "session.create")
+    assert (delivery.legible, delivery.redelivered, delivery.expired) == (True, True, False)
+    assert (delivery.correlation_id, delivery.reply_to, delivery.message_id) == ("c", "r", "m")
+    assert (delivery.content_type, delivery.content_encoding, delivery.type) == (
+        "application/json",
+        "utf-8",
+        "CreateSessionRequest",
+    )
+    assert (delivery.expiration, dict(delivery.headers)) == ("5", {"x-request-id": "7"})
+
+
+async def test_illegible_properties_leave_the_body() -> None:
+    delivery = await _delivered(IllegibleHeader(body_size=2), [b"{}"])
+    assert (delivery.body, delivery.legible, delivery.correlation_id, dict(delivery.headers)) == (
+        b"{}",
+        False,
+        None,
+        {},
+    )
+
+
+async def test_empty_body_is_delivered_without_waiting_for_one() -> None:
+    assert (await _delivered(ContentHeader(body_size=0), [])).body == b""
+
+
+DIED = {"reason": "expired", "queue": "session.create", "count": 1}
+
+
+@pytest.mark.parametrize(
+    ("deaths", "expired"),
+    [
+        ([DIED], True),
+        ([DIED, DIED | {"reason": "delivery_limit"}], True),
+        ([DIED | {"reason": "delivery_limit"}, DIED], False),
+        ([], False),
+        ("expired", False),
+        (["expired"], False),
+        ({"reason": "expired"}, False),
+        (None, False),
+        ([[DIED]], False),
+    ],
+)
+async def test_newest_death_says_whether_a_message_expired_and_only_in_the_slow_lane(
+    deaths: object, expired: bool
+) -> None:
+    """A requester may put anything into ``x-death``; in the work queue it is not looked at."""
+    headers: Any = {"x-death": deaths}
+    header = ContentHeader(body_size=0, properties=spec.Basic.Properties(headers=headers))
+    assert (await _delivered(header, [], Lane.SLOW)).expired is expired
+    assert (await _delivered(header, [], Lane.WORK)).expired is False
+
+
+async def test_consumer_that_the_broker_cancels_loses_the_link() -> None:
+    channel, wire = await _channel()
+    channel._on_cancelled(None)
+    assert "cancelled the consumer" in wire.lost.result()

@@ -1,0 +1,434 @@
+"""Publishing with confirms: whose confirm it is, what a lost channel means, and for whom."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any, Literal
+from uuid import UUID
+
+import pytest
+from aiormq.exceptions import ConnectionClosed, ConnectionFrameError
+from hypothesis import given
+from hypothesis import strategies as st
+from pamqp import commands as spec
+from pamqp.header import ContentHeader
+
+from tests.unit.worker.wire import FakeWire, as_wire, breathe, open_channel
+from worker import publisher as publishing
+from worker.connection import ConnectError, LinkLostError
+from worker.publisher import (
+    ChannelLostError,
+    Message,
+    NackedError,
+    PublishChannel,
+    Publisher,
+    PublishError,
+    RefusedError,
+    UnconfirmedError,
+    UnroutableError,
+)
+
+DIRECT = "amq.rabbitmq.reply-to.g1h2"
+Fate = Literal["ack", "nack", "unroutable", "unencodable"]
+TAKEN: dict[Fate, type[PublishError] | None] = {
+    "ack": None,
+    "nack": NackedError,
+    "unroutable": UnroutableError,
+    "unencodable": RefusedError,
+}
+
+
+def _message(queue: str = "q", body: bytes = b"{}", *, mandatory: bool = True, **properties: Any) -> Message:
+    return Message(queue, body, spec.Basic.Properties(**properties), mandatory)
+
+
+def _open() -> tuple[PublishChannel, FakeWire]:
+    wire = FakeWire()
+    channel = open_channel(PublishChannel)
+    channel.wire = as_wire(wire)
+    return channel, wire
+
+
+async def _confirm(channel: PublishChannel, tag: int, *, nack: bool = False, multiple: bool = False) -> None:
+    await channel._on_confirm_frame((spec.Basic.Nack if nack else spec.Basic.Ack)(tag, multiple))
+
+
+async def _return(channel: PublishChannel, header: ContentHeader) -> None:
+    await channel.frames.put((0, ContentHeader(properties=header.properties)))
+    await channel._on_return_frame(spec.Basic.Return(312, "NO_ROUTE", "", "q"))
+
+
+async def _outcome(confirmed: asyncio.Future[None]) -> type[BaseException] | None:
+    async with asyncio.timeout(5):
+        (result,) = await asyncio.gather(confirmed, return_exceptions=True)
+    return None if result is None else type(result)
+
+
+# --------------------------------------------------------------------------------------- the channel
+
+
+@dataclass
+class Broker:
+    """Numbers what arrives from 1, as the broker does, and answers for each message as its fate says."""
+
+    channel: PublishChannel
+    wire: FakeWire
+    fates: list[Fate]
+
+    async def confirm(self, plan: list[tuple[int, bool]]) -> None:
+        arrived = [frame for frame in self.wire.frames() if isinstance(frame, ContentHeader)]
+        assert len(arrived) == len(self.fates)
+        open_tags = set(range(1, len(arrived) + 1))
+        for tag, multiple in [*plan, *((tag, False) for tag in range(1, len(arrived) + 1))]:
+            if tag not in open_tags:
+                continue
+            covered = sorted(other for other in open_tags if other <= tag) if multiple else [tag]
+            if len({self.fates[other - 1] == "nack" for other in covered}) > 1:
+                covered, multiple = [tag], False
+            open_tags.difference_update(covered)
+            for other in covered:
+                if self.fates[other - 1] == "unroutable":
+                    await _return(self.channel, arrived[other - 1])
+            await _confirm(self.channel, tag, nack=self.fates[tag - 1] == "nack", multiple=multiple)
+
+
+@given(
+    fates=st.lists(st.sampled_from(list(TAKEN)), min_size=1, max_size=12),
+    plan=st.lists(st.tuples(st.integers(1, 12), st.booleans()), max_size=12),
+)
+def test_each_message_gets_its_own_fate_in_whatever_order_and_bulk_the_broker_confirms(
+    fates: list[Fate], plan: list[tuple[int, bool]]
+) -> None:
+    """Messages that cannot be encoded take no tag, so those after them keep theirs."""
+
+    async def play() -> list[type[BaseException] | None]:
+        channel, wire = _open()
+        sent: list[asyncio.Future[None] | type[BaseException]] = []
+        for fate in fates:
+            try:
+                sent.append(
+                    channel.send(_message(correlation_id="x" * (256 if fate == "unencodable" else 1)))
+                )
+            except RefusedError as error:
+                sent.append(type(error))
+        await breathe()
+        await Broker(channel, wire, [fate for fate in fates if fate != "unencodable"]).confirm(plan)
+        assert (channel._pending, channel._returnable) == ({}, {})
+        return [one if isinstance(one, type) else await _outcome(one) for one in sent]
+
+    assert asyncio.run(play()) == [TAKEN[fate] for fate in fates]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        _message("q" * 256),
+        _message(correlation_id="\ud800"),
+        _message(content_type="ä" * 200),
+        _message(headers={"a": object()}),
+        _message(headers={"a": 2**70}),
+        _message(reply_to=7),
+    ],
+    ids=["queue", "surrogate", "long text", "object", "long number", "number for text"],
+)
+async def test_message_that_cannot_be_encoded_is_refused_and_takes_no_tag(message: Message) -> None:
+    channel, wire = _open()
+    with pytest.raises(RefusedError, match="cannot be encoded"):
+        channel.send(message)
+    confirmed = channel.send(_message())
+    await breathe()
+    assert len(wire.frames()) == 3
+    await _confirm(channel, 1)
+    assert await _outcome(confirmed) is None
+
+
+async def test_every_publish_has_a_message_id_of_its_own() -> None:
+    """Also the same message sent again: a return is told by nothing else."""
+    channel, wire = _open()
+    message = _message()
+    first, second = channel.send(message), channel.send(message)
+    await breathe()
+    headers = [frame for frame in wire.frames() if isinstance(frame, ContentHeader)]
+    assert len({UUID(str(header.properties.message_id)) for header in headers}) == 2
+    await _return(channel, headers[0])
+    await _confirm(channel, 2, multiple=True)
+    assert [await _outcome(first), await _outcome(second)] == [UnroutableError, None]
+
+
+async def test_messages_ready_at_the_same_time_share_one_write() -> None:
+    channel, wire = _open()
+    sent = [channel.send(_message(body=bytes([number]))) for number in range(5)]
+    assert wire.written == []
+    await breathe()
+    assert len(wire.written) == 1
+    bodies = [frame.value for frame in wire.frames()[2::3]]
+    assert bodies == [bytes([number]) for number in range(5)]
+    await _confirm(channel, 5, multiple=True)
+    assert [await _outcome(one) for one in sent] == [None] * 5
+
+
+async def test_large_body_is_cut_into_frames_and_empty_body_has_none() -> None:
+    channel, wire = _open()
+    body = bytes(300_000)
+    channel.send(_message(body=body))
+    channel.send(_message(body=b""))
+    await breathe()
+    frames = wire.frames()
+    assert b"".join(frame.value for frame in frames[2:-2]) == body
+    assert len(frames) == 2 + 3 + 2
+    assert frames[-1].body_size == 0
+
+
+async def test_socket_that_is_full_is_not_filled_further() -> None:
+    channel, wire = _open()
+    wire.unsent = publishing.UNSENT_BYTES + 1
+    channel.send(_message())
+    await breathe()
+    assert wire.written == []
+    wire.unsent = 0
+    async with asyncio.timeout(5):
+        while not wire.written:
+            await asyncio.sleep(0.005)
+
+
+async def test_return_of_an_unknown_message_is_ignored() -> None:
+    channel, _ = _open()
+    confirmed = channel.send(_message())
+    await _return(channel, ContentHeader(properties=spec.Basic.Properties(message_id="other")))
+    await _return(channel, ContentHeader())
+    await _confirm(channel, 1)
+    assert await _outcome(confirmed) is None
+
+
+async def test_confirm_of_an_unknown_tag_is_ignored() -> None:
+    channel, _ = _open()
+    confirmed = channel.send(_message())
+    await _confirm(channel, 9)
+    await _confirm(channel, 0, multiple=True)
+    assert not confirmed.done()
+    await _confirm(channel, 9, multiple=True)
+    assert await _outcome(confirmed) is None
+
+
+async def test_missing_confirm_is_given_up_in_time_and_a_late_one_does_no_harm() -> None:
+    channel, _ = _open()
+    early = channel.send(_message())
+    channel.grow_older(publishing.CONFIRM_SECONDS)
+    late = channel.send(_message())
+    channel.grow_older(0.1)
+    assert await _outcome(early) is UnconfirmedError
+    await _confirm(channel, 2, multiple=True)
+    assert await _outcome(late) is None
+    assert channel._pending == {}
+
+
+async def test_sender_that_was_cancelled_does_not_disturb_the_others() -> None:
+    channel, _ = _open()
+    given_up, other = channel.send(_message()), channel.send(_message())
+    given_up.cancel()
+    await _confirm(channel, 2, multiple=True)
+    assert await _outcome(other) is None
+
+
+async def test_channel_that_is_gone_fails_what_is_in_flight_and_takes_nothing_more() -> None:
+    channel, wire = _open()
+    confirmed = channel.send(_message())
+    wire.lose("reset")
+    await breathe()
+    with pytest.raises(ChannelLostError) as lost:
+        await confirmed
+    assert not lost.value.accused
+    assert not channel.usable
+    with pytest.raises(ChannelLostError):
+        channel.send(_message())
+
+
+async def test_broker_that_closes_the_channel_accuses_what_was_sent() -> None:
+    channel, _ = _open()
+    confirmed = channel.send(_message())
+    with pytest.raises(Exception, match="ACCESS_REFUSED"):
+        await channel._on_close_frame(spec.Channel.Close(403, "ACCESS_REFUSED", 60, 40))
+    with pytest.raises(ChannelLostError, match="403 ACCESS_REFUSED") as lost:
+        await confirmed
+    assert lost.value.accused
+
+
+@pytest.mark.parametrize(
+    ("error", "accused"),
+    [
+        (ConnectionFrameError("501 FRAME_ERROR"), True),
+        (ConnectionClosed(320, "CONNECTION_FORCED"), False),
+        (ConnectionResetError(), False),
+        (None, False),
+    ],
+)
+async def test_connection_that_closes_accuses_only_when_the_broker_names_an_error(
+    error: Exception | None, accused: bool
+) -> None:
+    channel, _ = _open()
+    confirmed = channel.send(_message())
+    closing: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    closing.set_exception(error) if error else closing.cancel()
+    channel._on_gone(closing)
+    with pytest.raises(ChannelLostError) as lost:
+        await confirmed
+    assert lost.value.accused is accused
+
+
+# ------------------------------------------------------------------------------------- the publisher
+
+
+class Setup:
+    """A publisher with its link and the connections it opened besides."""
+
+    def __init__(self) -> None:
+        self.link = FakeWire()
+        self.opened: dict[str, list[FakeWire]] = {}
+        self.cannot_open: Exception | None = None
+        self.publisher = Publisher(as_wire(self.link), self._open)
+
+    async def _open(self, purpose: str) -> Any:
+        if self.cannot_open is not None:
+            raise self.cannot_open
+        wire = FakeWire()
+        self.opened.setdefault(purpose, []).append(wire)
+        return wire
+
+    def publish(self, *messages: Message) -> list[asyncio.Task[None]]:
+        return [asyncio.ensure_future(self.publisher.publish(message)) for message in messages]
+
+
+def _channel_of(wire: FakeWire, number: int = -1) -> PublishChannel:
+    channel = wire.channels[number]
+    assert isinstance(channel, PublishChannel)
+    return channel
+
+
+async def test_publish_returns_when_confirmed_and_not_before() -> None:
+    setup = Setup()
+    (task,) = setup.publish(_message())
+    await breathe()
+    assert not task.done()
+    await _confirm(_channel_of(setup.link), 1)
+    await asyncio.wait_for(task, 5)
+    assert (len(setup.link.channels), setup.opened) == (1, {})
+
+
+async def test_direct_replies_have_a_connection_of_their_own() -> None:
+    """A malformed address makes the broker close it: losing it is not losing the link."""
+    setup = Setup()
+    (direct,) = setup.publish(_message(DIRECT, mandatory=False))
+    await breathe()
+    assert setup.link.channels == []
+    (wire,) = setup.opened["direct replies"]
+    wire.lose("541 INTERNAL_ERROR")
+    _channel_of(wire)._lose(ChannelLostError("541", accused=True))
+    await breathe()
+    (alone,) = setup.opened["suspects"]
+    _channel_of(alone)._lose(ChannelLostError("541", accused=True))
+    with pytest.raises(RefusedError, match="541"):
+        await asyncio.wait_for(direct, 5)
+    assert not setup.link.lost.done()
+
+
+async def test_only_the_message_that_closes_the_channel_again_is_refused() -> None:
+    """Those that were in flight with it are sent once more, one at a time, and arrive."""
+    setup = Setup()
+    tasks = setup.publish(*(_message(queue) for queue in ("good", "evil", "fine")))
+    await breathe()
+    _channel_of(setup.link)._lose(ChannelLostError("403", accused=True))
+    sent_alone = 0
+    async with asyncio.timeout(5):
+        while not all(task.done() for task in tasks):
+            await breathe()
+            for wire in setup.opened.get("suspects", []):
+                for channel in wire.channels:
+                    assert isinstance(channel, PublishChannel)
+                    assert len(channel._pending) <= 1
+                    for tag in list(channel._pending):
+                        sent_alone += 1
+                        queues = [
+                            one.routing_key for one in wire.frames() if isinstance(one, spec.Basic.Publish)
+                        ]
+                        if queues[-1] == "evil":
+                            channel._lose(ChannelLostError("403 again", accused=True))
+                        else:
+                            await _confirm(channel, tag)
+    assert sent_alone == 3
+    assert [await _outcome(task) for task in tasks] == [None, RefusedError, None]
+    again = setup.publish(_message())
+    await breathe()
+    await _confirm(_channel_of(setup.link, 1), 1)
+    await asyncio.gather(*again)
+
+
+async def test_lost_link_is_told_as_such() -> None:
+    setup = Setup()
+    (task,) = setup.publish(_message())
+    await breathe()
+    setup.link.lose("reset by peer")
+    _channel_of(setup.link)._lose(ChannelLostError("gone", accused=False))
+    with pytest.raises(LinkLostError, match="reset by peer"):
+        await asyncio.wait_for(task, 5)
+    with pytest.raises(LinkLostError):
+        await setup.publisher.publish(_message())
+
+
+async def test_channel_lost_through_nobodys_fault_leaves_the_message_unconfirmed() -> None:
+    setup = Setup()
+    (task,) = setup.publish(_message())
+    await breathe()
+    _channel_of(setup.link)._lose(ChannelLostError("gone", accused=False))
+    await breathe()
+    _channel_of(setup.opened["suspects"][0])._lose(ChannelLostError("gone", accused=False))
+    with pytest.raises(UnconfirmedError):
+        await asyncio.wait_for(task, 5)
+
+
+@pytest.mark.parametrize("queue", [DIRECT, "q"], ids=["direct", "queue"])
+async def test_channel_that_cannot_be_had_while_the_link_lives_leaves_the_message_unconfirmed(
+    queue: str,
+) -> None:
+    """``LinkLostError`` would leave the delivery to a broker that still waits for its acknowledgement."""
+    setup = Setup()
+    setup.cannot_open = ConnectError("too many connections", permanent=False)
+    setup.link.refuses_channels = LinkLostError("too many channels")
+    with pytest.raises(UnconfirmedError, match="too many"):
+        await setup.publisher.publish(_message(queue))
+
+
+async def test_connection_for_suspects_that_cannot_be_had_leaves_the_message_unconfirmed() -> None:
+    setup = Setup()
+    setup.cannot_open = ConnectError("too many connections", permanent=False)
+    (task,) = setup.publish(_message())
+    await breathe()
+    _channel_of(setup.link)._lose(ChannelLostError("403", accused=True))
+    with pytest.raises(UnconfirmedError, match="too many connections"):
+        await asyncio.wait_for(task, 5)
+
+
+async def test_time_stands_still_while_the_broker_is_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publishing, "SWEEP_SECONDS", 0.001)
+    monkeypatch.setattr(publishing, "CONFIRM_SECONDS", 0.01)
+    setup = Setup()
+    setup.link.blocked = True
+    sweeper = asyncio.ensure_future(setup.publisher.run())
+    (waiting,) = setup.publish(_message())
+    (direct,) = setup.publish(_message(DIRECT))
+    with pytest.raises(UnconfirmedError):
+        await asyncio.wait_for(direct, 5)
+    assert not waiting.done(), "its connection is blocked, the other one is not"
+    setup.link.blocked = False
+    with pytest.raises(UnconfirmedError):
+        await asyncio.wait_for(waiting, 5)
+    sweeper.cancel()
+
+
+async def test_closing_closes_the_connections_opened_besides_the_link() -> None:
+    setup = Setup()
+    (task,) = setup.publish(_message(DIRECT))
+    await breathe()
+    await setup.publisher.close()
+    task.cancel()
+    await asyncio.wait({task})
+    assert setup.opened["direct replies"][0].closed
+    assert not setup.link.closed
