@@ -32,10 +32,8 @@ class Link:
         self._sweeper = asyncio.create_task(publisher.run(), name="confirm sweeper")
 
     @classmethod
-    async def build(
-        cls, settings: Settings, names: Names, topology: Topology, deliver: Callable[[Delivery], None]
-    ) -> Link:
-        """Connect, see to the topology, subscribe.
+    async def build(cls, settings: Settings, topology: Topology) -> Link:
+        """Connect, and see to the topology.
 
         Raises:
             LinkLostError: the broker cannot be reached, or went away meanwhile.
@@ -51,13 +49,15 @@ class Link:
             publishing = await open_wire("publisher")
             undo.push_async_callback(publishing.close)
             await (topology.apply if settings.declare else topology.verify)(publishing)
-            link = cls(consuming, publishing, Publisher(publishing, open_wire))
-            undo.push_async_callback(link.close)
-            await link._subscribe(names, settings.concurrency, deliver)
             undo.pop_all()
-            return link
+            return cls(consuming, publishing, Publisher(publishing, open_wire))
 
-    async def _subscribe(self, names: Names, concurrency: int, deliver: Callable[[Delivery], None]) -> None:
+    async def subscribe(self, names: Names, concurrency: int, deliver: Callable[[Delivery], None]) -> None:
+        """Ask for deliveries, ``concurrency`` at a time.
+
+        Raises:
+            LinkLostError: a queue is missing, or the broker went away.
+        """
         for lane, queue, prefetch in (
             (Lane.WORK, names.work, concurrency),
             (Lane.SLOW, names.undelivered, 1),

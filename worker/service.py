@@ -128,7 +128,19 @@ class Service:
             raise StartError(str(error)) from error
 
     async def _build_link(self) -> Link:
-        return await Link.build(self._settings, self._names, self._topology, self._on_delivery)
+        """A link that consumes. It is ours before the first delivery comes, whose reply goes out by it."""
+        link = await Link.build(self._settings, self._topology)
+        self._link = link
+        try:
+            await link.subscribe(self._names, self._settings.concurrency, self._on_delivery)
+        except BaseException:
+            await self._unlink(link)
+            raise
+        return link
+
+    async def _unlink(self, link: Link) -> None:
+        self._link = None
+        await link.close()
 
     async def _unless_stopped(self, connecting: Coroutine[Any, Any, Link]) -> Link | None:
         """What ``connecting`` gives, or None as soon as ``stop`` is set."""
@@ -141,14 +153,13 @@ class Service:
             trying.cancel()
             await asyncio.wait({trying})
             if not trying.cancelled() and trying.exception() is None:
-                await trying.result().close()
+                await self._unlink(trying.result())
             return None
         finally:
             stopping.cancel()
 
     async def _stay_linked(self, link: Link) -> None:
         """Serve until the link is lost or it is time to stop."""
-        self._link = link
         link.watch_blocked(self._gate_changed.set)
         log.info(
             "worker up",
@@ -170,11 +181,10 @@ class Service:
                 gate.cancel()
                 await self._drain(link)
         finally:
-            self._link = None
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-            await link.close()
+            await self._unlink(link)
 
     async def _keep_gate(self, link: Link) -> None:
         """Consume only while the ledger answers and the broker takes what we publish."""
