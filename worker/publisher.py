@@ -263,7 +263,7 @@ class Publisher:
         """
         pipe = self._direct if is_direct_reply_to(message.queue) else self._queues
         try:
-            await (await pipe.channel()).send(message)
+            await self._send(pipe, message)
         except ChannelLostError:
             if self._wire.lost.done():
                 raise LinkLostError(self._wire.lost.result()) from None
@@ -284,10 +284,20 @@ class Publisher:
             raise LinkLostError(self._wire.lost.result())
         return self._wire
 
+    async def _send(self, pipe: _Pipe, message: Message) -> None:
+        try:
+            channel = await pipe.channel()
+        except LinkLostError as lost:
+            if self._wire.lost.done():
+                raise
+            # A connection of our own did not come about, and the link lives: its delivery must be settled.
+            raise UnconfirmedError(f"there is no channel to send it on: {lost}") from lost
+        await channel.send(message)
+
     async def _publish_alone(self, message: Message) -> None:
         async with self._alone_turn:
             try:
-                await (await self._alone.channel()).send(message)
+                await self._send(self._alone, message)
             except ChannelLostError as lost:
                 if lost.accused:
                     raise RefusedError(f"the broker refused the message: {lost}") from lost
