@@ -77,8 +77,6 @@ class Settler:
 
     async def settle(self, delivery: Delivery, outcome: Outcome) -> None:
         """Settle one delivery, unless its link is gone."""
-        if not delivery.receipt.valid:
-            return
         try:
             await self._settle(delivery, outcome)
         except LinkLostError as lost:
@@ -87,7 +85,7 @@ class Settler:
     async def _settle(self, delivery: Delivery, outcome: Outcome) -> None:
         match outcome:
             case Completed(reply=reply) | Declined(reply=reply) | Expired(reply=reply):
-                await self._reply(reply)
+                await self._reply(delivery, reply)
             case RetryLater(request_id=request_id, delay=delay):
                 await self._copy(delivery, self._names.retry(delay), self._copy_headers(request_id))
             case Busy(request_id=request_id, delay=delay, lap=lap):
@@ -99,7 +97,7 @@ class Settler:
                 | Exhausted(reply=reply, letter=letter)
             ):
                 if reply is not None:
-                    await self._reply(reply)
+                    await self._reply(delivery, reply)
                 if letter is not None:
                     await self._park(delivery, outcome, letter)
             case Interrupted():
@@ -107,14 +105,23 @@ class Settler:
                 return
         delivery.receipt.ack()
 
+    async def _send(self, delivery: Delivery, message: Message) -> None:
+        """Publish, unless the delivery can no longer be acknowledged: then it comes again, and so would this.
+
+        Asked before every try: between two of them the link may have been rebuilt.
+        """
+        if not delivery.receipt.valid:
+            raise LinkLostError("the connection it came by was lost")
+        await self._publish(message)
+
     # ------------------------------------------------------------------------------------ replies
 
-    async def _reply(self, reply: Reply) -> None:
+    async def _reply(self, delivery: Delivery, reply: Reply) -> None:
         """Deliver an answer, or record that it cannot be delivered; never fail."""
         message = _reply_message(reply)
         for tries in itertools.count(1):
             try:
-                await self._publish(message)
+                await self._send(delivery, message)
             except (NackedError, UnconfirmedError) as error:
                 if tries == REPLY_TRIES:
                     return await self._undeliverable(reply, error)
@@ -146,7 +153,7 @@ class Settler:
         try:
             for pause in _pauses():
                 try:
-                    return await self._publish(message)
+                    return await self._send(delivery, message)
                 except PublishError as error:
                     if not stuck:
                         stuck = True
@@ -167,7 +174,7 @@ class Settler:
         headers = self._copy_headers(letter.request_id) | self._explanation(delivery, letter)
         refused = isinstance(outcome, Refused)
         try:
-            await self._publish(_copy_message(delivery, self._names.dead, headers, cut=refused))
+            await self._send(delivery, _copy_message(delivery, self._names.dead, headers, cut=refused))
         except PublishError as error:
             log.error("parking lot refuses", queue=self._names.dead, reason=str(error))
             await self._copy(

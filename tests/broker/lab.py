@@ -99,6 +99,12 @@ class Lab:
             worker.wait_up()
         return worker
 
+    def declare(self) -> None:
+        """Have exchange and queues declared by a worker that is gone afterwards."""
+        worker = self.worker()
+        worker.terminate()
+        assert worker.wait() == 0
+
     def requester(self, **options: Any) -> Requester:
         return Requester(self.url, **options)
 
@@ -115,28 +121,35 @@ class Lab:
     def open_gate(self) -> None:
         self.gate.touch()
 
+    def find(self, request_id: str) -> Entry | None:
+        """What the ledger says of a request; None while it does not know it."""
+        return asyncio.run(self._find([request_id]))[0]
+
     def entry(self, request_id: str) -> Entry:
-        """What the ledger says of a request."""
-        [entry] = asyncio.run(self._entries([request_id]))
-        return entry
+        """What the ledger says of a request it knows."""
+        return self.entries([request_id])[0]
 
     def entries(self, request_ids: list[str]) -> list[Entry]:
-        return asyncio.run(self._entries(request_ids))
+        found = asyncio.run(self._find(request_ids))
+        missing = [id_ for id_, entry in zip(request_ids, found, strict=True) if entry is None]
+        assert not missing, f"unknown to the ledger: {missing}"
+        return [entry for entry in found if entry is not None]
+
+    def noted(self, request_id: str, reply: str) -> None:
+        """Wait until the ledger says so of a request's reply."""
+        soon(lambda: (entry := self.find(request_id)) is not None and entry.reply == reply)
 
     def sessions(self) -> int:
         """Rows in `sessions`."""
         return asyncio.run(self._count())
 
-    async def _entries(self, request_ids: list[str]) -> list[Entry]:
+    async def _find(self, request_ids: list[str]) -> list[Entry | None]:
         reader = open_reader(self.ledger_url)
         await reader.open()
         try:
-            found = [await reader.get(UUID(request_id)) for request_id in request_ids]
+            return [await reader.get(UUID(request_id)) for request_id in request_ids]
         finally:
             await reader.close()
-        missing = [str(id_) for id_, entry in zip(request_ids, found, strict=True) if entry is None]
-        assert not missing, f"unknown to the ledger: {missing}"
-        return [entry for entry in found if entry is not None]
 
     async def _count(self) -> int:
         reader = open_reader(self.ledger_url)

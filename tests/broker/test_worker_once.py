@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MANY = 200
 
 
-def send_many(lab: Lab, **script: object) -> list[str]:
+def send_many(lab: Lab, **script: Any) -> list[str]:
     """Publish requests that are answered on the default reply queue; their ids."""
     request_ids = [str(uuid4()) for _ in range(MANY)]
     with lab.requester() as requester:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.support.requester import RawReply
     from worker.ledger.base import Entry
 
-HANDLED: dict[str, dict[str, object]] = {
+HANDLED: dict[str, dict[str, Any]] = {
     "plain": {},
     "merge": {"do": "merge"},
     "fails once": {"fails": 1},
@@ -249,8 +249,7 @@ def test_a_used_id_with_other_content_is_refused_and_never_shown_the_answer(serv
 
 def test_an_expired_request_is_answered_by_way_of_the_slow_lane(lab: Lab) -> None:
     """It ran out in the queue: nothing is created, nothing is parked, and the handler never ran."""
-    lab.worker().terminate()
-    assert lab.workers[0].wait() == 0
+    lab.declare()
     request_id = str(uuid4())
     with lab.requester() as requester:
         requester.send(request(request_id), expiration="1")

@@ -1,0 +1,55 @@
+"""Copies that the broker does not take: they wait, and hold up nobody but themselves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from contracts import RequestStatus
+from tests.broker.lab import code_of, request
+
+if TYPE_CHECKING:
+    from tests.broker.lab import Lab
+
+
+def test_a_full_parking_lot_holds_up_nobodys_answer(lab: Lab) -> None:
+    """A copy that is refused goes round by the slowest retry queue and is parked once there is room."""
+    lab.declare()
+    lab.broker.delete_queue(lab.vhost, "session.create.dead")
+    arguments = {"x-queue-type": "quorum", "x-max-length": 1, "x-overflow": "reject-publish"}
+    asked: list[str] = []
+    with lab.requester() as requester:
+        requester.channel.queue_declare("session.create.dead", durable=True, arguments=arguments)
+        worker = lab.worker(declare="false", max_attempts=1)
+        while not any(line["event"] == "parking lot refuses" for line in worker.logs):
+            asked.append(str(uuid4()))
+            assert code_of(requester.ask(request(asked[-1], fails=99))) == "handler_failed"
+            assert len(asked) < 20
+        garbage = requester.ask(b"garbage" * 1000)
+        assert code_of(garbage) == "unreadable"
+        assert code_of(requester.ask(request())) is None
+        parked = lab.take("session.create.dead", len(asked) + 1)
+    lab.quiet()
+    ids = [copy.headers["x-request-id"] for copy in parked if copy.body != (b"garbage" * 1000)[:4096]]
+    assert sorted(ids) == sorted(asked)
+    assert {copy.headers["x-error-code"] for copy in parked} == {"handler_failed", "unreadable"}
+    assert {entry.status for entry in lab.entries(asked)} == {RequestStatus.FAILED}
+    assert lab.runs() == dict.fromkeys(asked, 3) | {id_: 1 for id_ in lab.runs() if id_ not in asked}
+
+
+def test_a_copy_that_waits_for_its_queue_is_not_sent_for_a_delivery_that_comes_again(lab: Lab) -> None:
+    """The retry queue is gone, and the copy waits for it; a new link declares it anew.
+    The request's redelivery leads to the one answer: the old copy is not sent beside it."""
+    worker = lab.worker()
+    request_id = str(uuid4())
+    lab.broker.delete_queue(lab.vhost, "session.create.retry.1s")
+    with lab.requester() as requester:
+        requester.send(request(request_id, fails=1), reply_to=None)
+    worker.wait_for("copy not taken")
+    lab.broker.close_connections(lab.vhost)
+    worker.wait_for("worker up", count=2)
+    [reply] = lab.take("session.replies")
+    assert code_of(reply) is None
+    lab.quiet()
+    assert lab.depth("session.replies") == 0
+    assert lab.entry(request_id).attempt == 2
