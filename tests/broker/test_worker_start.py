@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def test_a_full_queue_at_the_start_leaves_nothing_unanswered(lab: Lab) -> None:
-    """Deliveries arrive while the link is still being put together; their replies go out by it all the same."""
+    """Deliveries arrive while the link is being put together; their replies go out by it all the same."""
     lab.worker().close()
     request_ids = {str(uuid4()) for _ in range(300)}
     with lab.requester() as requester:
