@@ -178,7 +178,8 @@ class Flow:
     # ------------------------------------------------------------------- the ways it can end
 
     async def _decline(self, hold: Hold, rejected: Rejected) -> Outcome:
-        reply = await self._fail(hold, ErrorCode.REJECTED, rejected.message, rejection_code=rejected.code)
+        code = None if rejected.code is None else identifiers.storable(rejected.code)
+        reply = await self._fail(hold, ErrorCode.REJECTED, rejected.message, rejection_code=code)
         return Declined(reply)
 
     async def _expire(self, hold: Hold) -> Outcome:

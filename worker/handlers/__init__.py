@@ -47,6 +47,9 @@ class Context:
 class Rejected(PermanentError):  # noqa: N818 - an answer, not an error
     """The business answer no: ``message`` for the requester, ``code`` for ``metadata.rejection_code``."""
 
+    message = "rejected"
+    code: str | None = None
+
     def __init__(self, message: str, *, code: str | None = None) -> None:
         super().__init__(message)
         self.message = str(message)

@@ -1,0 +1,436 @@
+"""The path of one request: every answer of the ledger, every end of an attempt, and its outcome."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, cast
+from uuid import UUID, uuid4
+
+import pytest
+
+from contracts import CreateSessionRequest, ErrorCode, RequestStatus
+from contracts.amqp import BUSY_LAPS
+from contracts.errors import ERRORS
+from tests.unit.worker import parts
+from worker.flow import Flow
+from worker.handlers import Context, Handler, Rejected
+from worker.ledger.base import (
+    Claim,
+    ClaimAnswer,
+    EntryRejectedError,
+    Finish,
+    Finished,
+    InOtherHands,
+    Ledger,
+    Mismatch,
+    Postpone,
+    Release,
+    Step,
+    Suspect,
+)
+from worker.outcome import (
+    Busy,
+    Completed,
+    Declined,
+    Exhausted,
+    Expired,
+    Interrupted,
+    Outcome,
+    Refused,
+    Replayed,
+    RetryLater,
+)
+from worker.reply import ReplyBuilder
+from worker.retry import PermanentError
+
+REQUEST_ID = UUID(int=7)
+LedgerStep = Claim | Finish | Postpone | Release
+
+
+class ScriptedLedger:
+    """Gives the answers it was told to give, then the friendliest one; remembers every step."""
+
+    def __init__(self, *answers: ClaimAnswer | Step | Exception) -> None:
+        self.claims = [answer for answer in answers if not isinstance(answer, Step)]
+        self.ends: list[Step | Exception] = [answer for answer in answers if isinstance(answer, Step)]
+        self.steps: list[LedgerStep] = []
+
+    async def claim(self, claim: Claim) -> ClaimAnswer:
+        self.steps.append(claim)
+        await asyncio.sleep(0)
+        answer = self.claims.pop(0) if self.claims else parts.claimed()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def _end(self, step: LedgerStep) -> Step:
+        self.steps.append(step)
+        await asyncio.sleep(0)
+        answer = self.ends.pop(0) if self.ends else Step.APPLIED
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    finish = postpone = release = _end
+
+    @property
+    def names(self) -> list[str]:
+        return [type(step).__name__ for step in self.steps]
+
+
+class CountingHandler:
+    """Returns or raises what it is given, and remembers how it was called."""
+
+    def __init__(self, result: object = None) -> None:
+        self.result = result
+        self.calls: list[tuple[CreateSessionRequest, Context]] = []
+
+    async def __call__(self, request: CreateSessionRequest, context: Context) -> Any:
+        self.calls.append((request, context))
+        if isinstance(self.result, BaseException):
+            raise self.result
+        return self.result
+
+
+def _flow(ledger: ScriptedLedger, handler: Handler | None = None, **settings: Any) -> Flow:
+    return Flow(
+        ledger=cast("Ledger", ledger),
+        handler=handler or CountingHandler(),
+        parser=parts.parser(),
+        replies=ReplyBuilder("w"),
+        settings=parts.worker_settings(**settings),
+    )
+
+
+async def _outcome(flow: Flow, content: bytes | None = None, **fields: Any) -> Outcome:
+    delivery = parts.delivery(parts.body(REQUEST_ID) if content is None else content, **fields)
+    async with flow.outcome_of(delivery) as outcome:
+        return outcome
+
+
+def _finished(code: ErrorCode | None = None, *, parked: bool = False, settling: bool = False) -> Finished:
+    status = RequestStatus.COMPLETED if code is None else RequestStatus.FAILED
+    error, detail = (None, None) if code is None else ("what to do", "ValueError: x")
+    return Finished(
+        status, b"stored", parts.SESSION_ID, 6, code, error, detail, parts.RECEIVED_AT, parked, settling
+    )
+
+
+# --------------------------------------------------------------------------------- it is ours to handle
+
+
+async def test_new_request_is_claimed_handled_finished_and_answered() -> None:
+    ledger, handler = ScriptedLedger(parts.claimed(attempt=2)), CountingHandler({"region": "eu"})
+    outcome = await _outcome(_flow(ledger, handler), reply_to="app.reply", correlation_id="call-7")
+    assert isinstance(outcome, Completed)
+    assert ledger.names == ["Claim", "Finish"]
+    claim, finish = ledger.steps
+    assert isinstance(claim, Claim)
+    assert isinstance(finish, Finish)
+    assert (finish.token, finish.status, finish.response) == (
+        claim.token,
+        RequestStatus.COMPLETED,
+        outcome.reply.body,
+    )
+    assert (outcome.reply.reply_to, outcome.reply.correlation_id) == ("app.reply", "call-7")
+    assert (outcome.reply.request_id, outcome.reply.replayed) == (REQUEST_ID, False)
+    answer = json.loads(outcome.reply.body)
+    assert (answer["payload"]["session_id"], answer["metadata"]["region"]) == (parts.SESSION_ID, "eu")
+    ((request, context),) = handler.calls
+    assert (context.session_id, context.request_id, context.attempt) == (parts.SESSION_ID, REQUEST_ID, 2)
+    assert request.request_id == REQUEST_ID
+
+
+async def test_handler_sees_the_same_id_and_time_at_every_attempt() -> None:
+    """Where the body gave none: not the model's fresh defaults."""
+    handler = CountingHandler()
+    await _outcome(_flow(ScriptedLedger(), handler), parts.body(), message_id=str(REQUEST_ID))
+    ((request, _),) = handler.calls
+    assert (request.request_id, request.timestamp) == (REQUEST_ID, parts.RECEIVED_AT.isoformat())
+
+
+async def test_rejection_is_answered_with_the_handlers_code_and_not_tried_again() -> None:
+    ledger, handler = ScriptedLedger(), CountingHandler(Rejected("no rooms", code="full"))
+    outcome = await _outcome(_flow(ledger, handler))
+    assert isinstance(outcome, Declined)
+    assert len(handler.calls) == 1
+    answer = json.loads(outcome.reply.body)
+    assert (answer["status"], answer["error"]) == ("failed", "no rooms")
+    assert (answer["metadata"]["error_code"], answer["metadata"]["rejection_code"]) == ("rejected", "full")
+
+
+class BareRejected(Rejected):
+    def __init__(self) -> None:
+        """Without ``super().__init__``."""
+
+
+@pytest.mark.parametrize(
+    "rejected",
+    [Rejected("\0\ud800" * 5000, code="\0\ud800" * 20_000), BareRejected()],
+    ids=["hostile", "bare"],
+)
+async def test_rejection_of_any_content_is_answered(rejected: Rejected) -> None:
+    """An answer that cannot be built would leave the request in this worker's hands for ever."""
+    outcome = await _outcome(_flow(ScriptedLedger(), CountingHandler(rejected)))
+    assert isinstance(outcome, Declined)
+    assert json.loads(outcome.reply.body)["metadata"]["error_code"] == "rejected"
+
+
+async def test_failure_with_attempts_left_is_postponed_by_the_delay_of_its_outcome() -> None:
+    ledger = ScriptedLedger(parts.claimed(attempt=3))
+    outcome = await _outcome(_flow(ledger, CountingHandler(PassingError()), retry_delays=(7,)))
+    assert outcome == RetryLater(REQUEST_ID, 7)
+    postpone = ledger.steps[-1]
+    assert isinstance(postpone, Postpone)
+    assert (postpone.delay, postpone.error_code) == (7, ErrorCode.HANDLER_FAILED)
+    assert "PassingError" in postpone.detail
+
+
+class PassingError(Exception):
+    """May be over at the next attempt."""
+
+
+@pytest.mark.parametrize("attempt", [6, 7, 900])
+async def test_last_attempt_that_fails_is_answered_and_parked(attempt: int) -> None:
+    """Also when the limit was lowered since: an attempt beyond it is the last one, not one of a new round."""
+    outcome = await _outcome(
+        _flow(ScriptedLedger(parts.claimed(attempt)), CountingHandler(PassingError("secret")), max_attempts=6)
+    )
+    assert isinstance(outcome, Exhausted)
+    answer = json.loads(outcome.reply.body)
+    assert (answer["metadata"]["error_code"], answer["metadata"]["attempts"]) == ("handler_failed", attempt)
+    assert b"secret" not in outcome.reply.body
+    letter = outcome.letter
+    assert (letter.message, letter.exception_type, letter.attempts) == (
+        f"{PassingError.__module__}.PassingError: secret",
+        "PassingError",
+        attempt,
+    )
+    assert letter.stacktrace
+    assert letter.first_seen_at == parts.RECEIVED_AT
+
+
+@pytest.mark.parametrize(
+    ("result", "code"),
+    [(PermanentError("never"), ErrorCode.HANDLER_FAILED), ("text", ErrorCode.HANDLER_RESULT_INVALID)],
+)
+async def test_failure_that_lasts_spends_no_further_attempts(result: object, code: ErrorCode) -> None:
+    ledger = ScriptedLedger(parts.claimed(attempt=1))
+    outcome = await _outcome(_flow(ledger, CountingHandler(result)))
+    assert isinstance(outcome, Exhausted)
+    assert (outcome.letter.code, ledger.names) == (code, ["Claim", "Finish"])
+
+
+async def test_request_whose_patience_is_over_is_answered_without_being_handled() -> None:
+    handler = CountingHandler()
+    outcome = await _outcome(_flow(ScriptedLedger(parts.claimed(expired=True)), handler))
+    assert isinstance(outcome, Expired)
+    assert json.loads(outcome.reply.body)["metadata"]["error_code"] == "expired"
+    assert handler.calls == []
+
+
+async def test_retry_that_would_come_too_late_is_answered_as_expired_now() -> None:
+    ledger = ScriptedLedger(Step.OVERDUE)
+    outcome = await _outcome(_flow(ledger, CountingHandler(PassingError())))
+    assert isinstance(outcome, Expired)
+    assert ledger.names == ["Claim", "Postpone", "Finish"]
+
+
+@pytest.mark.parametrize(("crashes", "runs"), [(0, 1), (2, 1), (3, 0), (9, 0)])
+async def test_request_that_ended_its_workers_is_not_run_again(crashes: int, runs: int) -> None:
+    handler = CountingHandler()
+    outcome = await _outcome(_flow(ScriptedLedger(parts.claimed(crashes=crashes)), handler, max_crashes=3))
+    assert len(handler.calls) == runs
+    assert isinstance(outcome, Completed if runs else Exhausted)
+    if isinstance(outcome, Exhausted):
+        assert outcome.letter.code is ErrorCode.CRASHED_WORKER
+
+
+# ---------------------------------------------------------------------------------- it is not ours
+
+
+async def test_finished_request_gets_its_stored_answer_at_the_new_address() -> None:
+    handler = CountingHandler()
+    outcome = await _outcome(
+        _flow(ScriptedLedger(_finished()), handler), reply_to="app.reply", correlation_id="2"
+    )
+    assert isinstance(outcome, Replayed)
+    assert (outcome.letter, outcome.reply.body, outcome.reply.replayed) == (None, b"stored", True)
+    assert (outcome.reply.reply_to, outcome.reply.correlation_id) == ("app.reply", "2")
+    assert handler.calls == []
+
+
+@pytest.mark.parametrize("code", [None, *ErrorCode])
+@pytest.mark.parametrize("parked", [False, True])
+async def test_finished_request_is_parked_by_whoever_finds_that_it_was_not(
+    code: ErrorCode | None, parked: bool
+) -> None:
+    outcome = await _outcome(_flow(ScriptedLedger(_finished(code, parked=parked))))
+    assert isinstance(outcome, Replayed)
+    assert (outcome.letter is not None) == (code is not None and ERRORS[code].parked and not parked)
+    if outcome.letter is not None:
+        assert (outcome.letter.message, outcome.letter.attempts) == ("ValueError: x", 6)
+
+
+async def test_request_that_another_worker_is_just_parking_is_asked_for_again_soon() -> None:
+    flow = _flow(ScriptedLedger(_finished(ErrorCode.HANDLER_FAILED, settling=True)), retry_delays=(2, 9))
+    assert await _outcome(flow, headers={BUSY_LAPS: 3}) == Busy(REQUEST_ID, 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("running", "laps", "delay"), [(True, 0, 1), (True, 2, 5), (False, 0, 30), (False, 9, 30)]
+)
+async def test_request_in_other_hands_stays_away_and_counts_its_laps(
+    running: bool, laps: int, delay: int
+) -> None:
+    flow = _flow(ScriptedLedger(InOtherHands(15.0, running)), retry_delays=(1, 5, 30))
+    headers = {BUSY_LAPS: laps} if laps else {}
+    assert await _outcome(flow, headers=headers) == Busy(REQUEST_ID, delay, laps + 1)
+
+
+@pytest.mark.parametrize("laps", [-1, "7", None, [1], 10**30, 0.5, b"1"])
+async def test_forged_laps_do_no_harm(laps: object) -> None:
+    outcome = await _outcome(
+        _flow(ScriptedLedger(InOtherHands(15.0, running=True))), headers={BUSY_LAPS: laps}
+    )
+    assert isinstance(outcome, Busy)
+    assert 1 <= outcome.lap <= 1001
+
+
+async def test_conflicting_request_is_refused_and_shown_nothing() -> None:
+    outcome = await _outcome(_flow(ScriptedLedger(Mismatch())))
+    assert isinstance(outcome, Refused)
+    assert outcome.reply is not None
+    answer = json.loads(outcome.reply.body)
+    assert answer["metadata"]["error_code"] == "idempotency_conflict"
+    assert answer["payload"]["session_id"] == "ts_000000_none"
+    assert outcome.reply.request_id is None, "a note about this answer would be one about the other request"
+
+
+async def test_refusal_asks_the_ledger_nothing() -> None:
+    ledger = ScriptedLedger()
+    answerable = await _outcome(_flow(ledger), b"garbage", correlation_id="call-7")
+    silent = await _outcome(_flow(ledger), b"garbage")
+    assert isinstance(answerable, Refused)
+    assert isinstance(silent, Refused)
+    assert (answerable.reply is None, silent.reply is None) == (False, True)
+    assert ledger.steps == []
+
+
+async def test_entry_that_the_database_rejects_at_the_claim_is_refused() -> None:
+    outcome = await _outcome(_flow(ScriptedLedger(EntryRejectedError("title"))))
+    assert isinstance(outcome, Refused)
+    assert outcome.letter.code is ErrorCode.INTERNAL_ERROR
+    assert "title" in outcome.letter.message
+
+
+async def test_outcome_that_the_database_rejects_is_recorded_as_failed() -> None:
+    ledger = ScriptedLedger()
+    ledger.ends = [EntryRejectedError("response")]
+    outcome = await _outcome(_flow(ledger))
+    assert isinstance(outcome, Exhausted)
+    assert (outcome.letter.code, ledger.names) == (ErrorCode.INTERNAL_ERROR, ["Claim", "Finish", "Finish"])
+    assert b'response"' not in outcome.reply.body
+
+
+@pytest.mark.parametrize(
+    "result", [None, PassingError(), Rejected("no")], ids=["finish", "postpone", "decline"]
+)
+async def test_result_of_a_worker_that_was_overtaken_is_dropped_and_the_request_claimed_anew(
+    result: object,
+) -> None:
+    ledger = ScriptedLedger(parts.claimed(), _finished(), Step.FENCED)
+    outcome = await _outcome(_flow(ledger, CountingHandler(result)))
+    assert isinstance(outcome, Replayed)
+    first, last = ledger.steps[0], ledger.steps[-1]
+    assert isinstance(first, Claim)
+    assert isinstance(last, Claim)
+    assert first.token != last.token
+
+
+# ----------------------------------------------------------------------------------- side by side
+
+
+class Gate:
+    """A handler that says who is inside and lets go when told."""
+
+    def __init__(self) -> None:
+        self.inside = 0
+        self.most = 0
+        self.open = asyncio.Event()
+
+    async def __call__(self, request: CreateSessionRequest, context: Context) -> None:
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+        try:
+            await self.open.wait()
+        finally:
+            self.inside -= 1
+
+
+async def _breathe() -> None:
+    for _ in range(30):
+        await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def _serving(flow: Flow, ids: list[UUID]) -> AsyncIterator[list[asyncio.Task[Outcome]]]:
+    tasks = [asyncio.ensure_future(_outcome(flow, parts.body(one))) for one in ids]
+    await _breathe()
+    yield tasks
+    await asyncio.wait(tasks, timeout=5)
+
+
+@pytest.mark.parametrize(("concurrency", "suspect", "most"), [(3, False, 3), (8, False, 5), (8, True, 1)])
+async def test_so_many_requests_run_at_a_time_and_suspects_one_by_one(
+    concurrency: int, suspect: bool, most: int
+) -> None:
+    gate, ledger = Gate(), ScriptedLedger()
+    if suspect:
+
+        async def claim(claim: Claim) -> ClaimAnswer:
+            return parts.claimed(crashes=2) if claim.alone else Suspect()
+
+        ledger.claim = claim  # type: ignore[method-assign]
+    async with _serving(_flow(ledger, gate, concurrency=concurrency), [uuid4() for _ in range(5)]) as tasks:
+        assert gate.inside == most
+        gate.open.set()
+    assert all(isinstance(task.result(), Completed) for task in tasks)
+    assert gate.most == most
+
+
+async def test_second_delivery_of_a_running_request_waits_and_finds_the_outcome() -> None:
+    """It is not claimed meanwhile: no second run, no lap through a retry queue."""
+    gate, ledger = Gate(), ScriptedLedger(parts.claimed(), _finished())
+    async with _serving(_flow(ledger, gate), [REQUEST_ID, REQUEST_ID]) as (first, second):
+        assert ledger.names == ["Claim"]
+        gate.open.set()
+    assert isinstance(first.result(), Completed)
+    assert isinstance(second.result(), Replayed)
+    assert gate.most == 1
+
+
+async def _cancel(task: asyncio.Task[Outcome]) -> None:
+    task.cancel()
+    await asyncio.wait({task}, timeout=5)
+
+
+async def test_interrupted_attempt_is_handed_back_and_its_delivery_settled_afterwards() -> None:
+    """The task goes on after its release: it still has to requeue the delivery."""
+    gate, ledger = Gate(), ScriptedLedger()
+    async with _serving(_flow(ledger, gate), [REQUEST_ID]) as (task,):
+        await _cancel(task)
+    assert isinstance(task.result(), Interrupted)
+    assert ledger.names == ["Claim", "Release"]
+    assert task.cancelling() == 0
+
+
+async def test_waiting_delivery_that_is_cancelled_claims_nothing() -> None:
+    gate, ledger = Gate(), ScriptedLedger()
+    async with _serving(_flow(ledger, gate, concurrency=1), [uuid4(), uuid4()]) as (first, second):
+        await _cancel(second)
+        gate.open.set()
+    assert second.cancelled()
+    assert isinstance(first.result(), Completed)
+    assert ledger.names == ["Claim", "Finish"]
