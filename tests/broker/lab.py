@@ -184,13 +184,15 @@ class Lab:
             channel = connection.channel()
             taken: list[RawReply] = []
 
-            def one_more() -> bool:
-                _, properties, body = channel.basic_get(queue, auto_ack=True)
-                if properties is not None:
+            def all_there() -> bool:
+                while len(taken) < count:
+                    _, properties, body = channel.basic_get(queue, auto_ack=True)
+                    if properties is None:
+                        return False
                     taken.append(RawReply(body, properties))
-                return len(taken) >= count
+                return True
 
-            soon(one_more, deadline)
+            soon(all_there, deadline)
             return taken
 
     def close(self) -> None:
