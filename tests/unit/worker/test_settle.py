@@ -1,0 +1,362 @@
+"""What is done about an outcome: in which order, with which properties, and always exactly once."""
+
+import asyncio
+import hashlib
+from typing import TYPE_CHECKING, Any, cast
+from uuid import UUID
+
+import pytest
+
+from contracts import ErrorCode, amqp
+from tests.unit.worker import parts
+from tests.unit.worker.parts import CountingReceipt
+from worker.connection import LinkLostError
+from worker.delivery import Delivery
+from worker.outcome import (
+    Busy,
+    Completed,
+    Declined,
+    Exhausted,
+    Expired,
+    Interrupted,
+    Letter,
+    Outcome,
+    Refused,
+    Replayed,
+    Reply,
+    RetryLater,
+)
+from worker.publisher import (
+    Message,
+    NackedError,
+    PublishError,
+    RefusedError,
+    UnconfirmedError,
+    UnroutableError,
+)
+from worker.request import NIL_ID
+from worker.settle import PARKED_BODY_BYTES, Settler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from worker.ledger.base import Ledger
+
+REQUEST_ID = UUID(int=7)
+DIRECT = "amq.rabbitmq.reply-to.g1h2"
+REPLY = Reply(b"answer", "app.reply", "call-7", REQUEST_ID)
+REFUSAL = Reply(b"refusal", "app.reply", "call-7")
+LETTER = Letter(
+    ErrorCode.HANDLER_FAILED, "ValueError: x", REQUEST_ID, "ValueError", "Traceback", 6, parts.RECEIVED_AT
+)
+REFUSED = Letter(ErrorCode.UNREADABLE, "body: is not JSON", NIL_ID)
+
+OUTCOMES: dict[str, tuple[Outcome, list[str]]] = {
+    "completed": (Completed(REPLY), ["app.reply", "sent", "ack"]),
+    "declined": (Declined(REPLY), ["app.reply", "sent", "ack"]),
+    "expired": (Expired(REPLY), ["app.reply", "sent", "ack"]),
+    "replayed": (Replayed(REPLY), ["app.reply", "sent", "ack"]),
+    "replayed, not parked": (
+        Replayed(REPLY, LETTER),
+        ["app.reply", "sent", "session.create.dead", "parked", "ack"],
+    ),
+    "exhausted": (Exhausted(REPLY, LETTER), ["app.reply", "sent", "session.create.dead", "parked", "ack"]),
+    "refused": (Refused(REFUSAL, REFUSED), ["app.reply", "session.create.dead", "ack"]),
+    "refused, unanswerable": (Refused(None, REFUSED), ["session.create.dead", "ack"]),
+    "retry": (RetryLater(REQUEST_ID, 5), ["session.create.retry.5s", "ack"]),
+    "busy": (Busy(REQUEST_ID, 30, 2), ["session.create.retry.30s", "ack"]),
+    "busy without id": (Busy(None, 30, 2), ["session.create.retry.30s", "ack"]),
+    "interrupted": (Interrupted(), ["requeue"]),
+}
+PUBLISHING = {name: outcome for name, (outcome, steps) in OUTCOMES.items() if len(steps) > 1}
+
+
+class Bench:
+    """A settler whose broker, ledger and receipt write into one log, in the order of events."""
+
+    def __init__(self, **faults: list[Exception]) -> None:
+        self.log: list[str] = []
+        self.messages: list[Message] = []
+        self.faults = {name.replace("_", "."): errors for name, errors in faults.items()}
+        self.receipt = self._receipt()
+        self.on_publish: Callable[[], None] = lambda: None
+        self.settler = Settler(
+            self._publish, cast("Ledger", self), parts.NAMES, worker_id="worker-7", slowest_retry=600
+        )
+
+    def _receipt(self) -> CountingReceipt:
+        receipt = CountingReceipt()
+        receipt.settled = self.log
+        return receipt
+
+    async def _publish(self, message: Message) -> None:
+        self.on_publish()
+        self.messages.append(message)
+        self.log.append(message.queue)
+        if errors := self.faults.get(message.queue):
+            raise errors.pop(0)
+
+    def note_sent(self, request_id: UUID) -> None:
+        self._note("sent", request_id)
+
+    async def note_undeliverable(self, request_id: UUID) -> None:
+        self._note("undeliverable", request_id)
+
+    async def note_parked(self, request_id: UUID) -> None:
+        self._note("parked", request_id)
+
+    def _note(self, what: str, request_id: UUID) -> None:
+        assert request_id == REQUEST_ID
+        self.log.append(what)
+
+    async def settle(self, outcome: Outcome, content: bytes = b"{}", **fields: Any) -> list[str]:
+        await self.settler.settle(self.delivery(content, **fields), outcome)
+        return self.log
+
+    def delivery(self, content: bytes = b"{}", **fields: Any) -> Delivery:
+        return parts.delivery(content, receipt=self.receipt, **fields)
+
+
+@pytest.fixture(autouse=True)
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses between tries, which take no time here."""
+    found: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        found.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    return found
+
+
+@pytest.mark.parametrize(("outcome", "steps"), OUTCOMES.values(), ids=OUTCOMES)
+async def test_outcome_is_settled_in_order_and_once(outcome: Outcome, steps: list[str]) -> None:
+    """Reply, its note, copy, its note; and the acknowledgement last of all."""
+    assert await Bench().settle(outcome) == steps
+
+
+@pytest.mark.parametrize("outcome", PUBLISHING.values(), ids=PUBLISHING)
+async def test_nothing_is_published_for_a_delivery_that_cannot_be_acknowledged(outcome: Outcome) -> None:
+    bench = Bench()
+    bench.receipt.valid = False
+    assert await bench.settle(outcome) == []
+
+
+@pytest.mark.parametrize("outcome", [Completed(REPLY), RetryLater(REQUEST_ID, 5)], ids=["reply", "copy"])
+async def test_nothing_is_tried_again_once_the_delivery_cannot_be_acknowledged(outcome: Outcome) -> None:
+    """The link may have been rebuilt between two tries: the delivery comes again, and with it the message."""
+    full: list[Exception] = [NackedError("full")] * 2
+    bench = Bench(app_reply=list(full), session_create_retry_5s=list(full))
+
+    def expire() -> None:
+        bench.receipt.valid = False
+
+    bench.on_publish = expire
+    assert len(await bench.settle(outcome)) == 1
+
+
+@pytest.mark.parametrize("outcome", PUBLISHING.values(), ids=PUBLISHING)
+async def test_delivery_is_left_to_the_broker_when_the_link_is_lost(outcome: Outcome) -> None:
+    bench = Bench()
+
+    def lose() -> None:
+        raise LinkLostError("reset")
+
+    bench.on_publish = lose
+    assert await bench.settle(outcome) == []
+    assert bench.settler.stuck == 0
+
+
+# ------------------------------------------------------------------------------------------ replies
+
+
+async def test_reply_has_the_properties_of_the_contract() -> None:
+    bench = Bench()
+    await bench.settle(Completed(REPLY))
+    (message,) = bench.messages
+    properties = message.properties
+    assert (message.body, message.mandatory) == (b"answer", True)
+    assert (properties.content_type, properties.message_type) == ("application/json", "CreateSessionResponse")
+    assert (properties.correlation_id, properties.delivery_mode, properties.headers) == ("call-7", 2, None)
+    assert properties.timestamp is not None
+    assert properties.timestamp.utcoffset() is not None
+    assert (properties.expiration, properties.user_id, properties.reply_to) == (None, None, None)
+
+
+async def test_replayed_reply_says_so_in_a_header() -> None:
+    bench = Bench()
+    await bench.settle(Replayed(Reply(b"stored", "app.reply", "call-7", REQUEST_ID, replayed=True)))
+    assert bench.messages[0].properties.headers == {"x-idempotent-replayed": True}
+    assert bench.messages[0].body == b"stored"
+
+
+async def test_direct_reply_is_not_mandatory_and_its_arrival_not_noted() -> None:
+    """The broker cannot know whether it arrived: neither sent nor undeliverable."""
+    bench = Bench()
+    assert await bench.settle(Completed(Reply(b"answer", DIRECT, "call-7", REQUEST_ID))) == [DIRECT, "ack"]
+    assert not bench.messages[0].mandatory
+
+
+@pytest.mark.parametrize(
+    "error", [NackedError("full"), UnconfirmedError("late")], ids=["nacked", "unconfirmed"]
+)
+async def test_reply_that_is_not_taken_three_times_is_undeliverable(
+    error: PublishError, pauses: list[float]
+) -> None:
+    bench = Bench(app_reply=[error] * 9)
+    assert await bench.settle(Completed(REPLY)) == ["app.reply"] * 3 + ["undeliverable", "ack"]
+    assert pauses == sorted(pauses)
+    assert len(pauses) == 2
+
+
+async def test_reply_that_is_taken_at_the_third_try_is_sent() -> None:
+    bench = Bench(app_reply=[NackedError("full"), UnconfirmedError("late")])
+    assert await bench.settle(Completed(REPLY)) == ["app.reply"] * 3 + ["sent", "ack"]
+
+
+@pytest.mark.parametrize(
+    "error", [UnroutableError("gone"), RefusedError("403")], ids=["unroutable", "refused"]
+)
+async def test_reply_that_can_never_be_taken_is_undeliverable_at_once(error: PublishError) -> None:
+    bench = Bench(app_reply=[error])
+    assert await bench.settle(Completed(REPLY)) == ["app.reply", "undeliverable", "ack"]
+
+
+async def test_undeliverable_reply_does_not_keep_the_request_from_the_parking_lot() -> None:
+    bench = Bench(app_reply=[UnroutableError("gone")])
+    steps = await bench.settle(Exhausted(REPLY, LETTER))
+    assert steps == ["app.reply", "undeliverable", "session.create.dead", "parked", "ack"]
+
+
+async def test_undeliverable_refusal_is_noted_nowhere() -> None:
+    """Nothing was claimed: the entry under this id, if there is one, is another request's."""
+    bench = Bench(app_reply=[UnroutableError("gone")])
+    assert await bench.settle(Refused(REFUSAL, REFUSED)) == ["app.reply", "session.create.dead", "ack"]
+
+
+# ------------------------------------------------------------------------------------------- copies
+
+HOSTILE = {
+    "correlation_id": "call-7",
+    "reply_to": "app.reply",
+    "message_id": "m",
+    "content_type": "application/json",
+    "content_encoding": "identity",
+    "type": "CreateSessionRequest",
+    "expiration": "5",
+    "headers": {
+        "traceparent": "00-1",
+        "tracestate": "a=b",
+        "x-death": [{"reason": "expired"}],
+        "x-delivery-count": 9,
+        "CC": ["victim"],
+        "BCC": ["victim"],
+        "x-request-id": "forged",
+        "x-busy-laps": 99,
+        "anything": 1,
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "ours"),
+    [
+        (RetryLater(REQUEST_ID, 5), {"x-request-id": str(REQUEST_ID)}),
+        (Busy(REQUEST_ID, 5, 3), {"x-request-id": str(REQUEST_ID), "x-busy-laps": 3}),
+        (Busy(None, 5, 0), {"x-busy-laps": 0}),
+    ],
+)
+async def test_copy_takes_over_what_is_listed_and_nothing_else(
+    outcome: Outcome, ours: dict[str, Any]
+) -> None:
+    """An ``expiration`` would end its wait, CC would send it on, a foreign ``x-death`` would lose it."""
+    bench = Bench()
+    await bench.settle(outcome, b"body", **HOSTILE)
+    (message,) = bench.messages
+    properties = message.properties
+    assert (message.queue, message.body, message.mandatory) == ("session.create.retry.5s", b"body", True)
+    assert (properties.correlation_id, properties.reply_to) == ("call-7", "app.reply")
+    assert (properties.content_type, properties.message_type) == ("application/json", "CreateSessionRequest")
+    assert properties.delivery_mode == 2
+    assert properties.headers == {"traceparent": "00-1", "tracestate": "a=b"} | ours
+    others = ("expiration", "user_id", "content_encoding", "priority", "app_id", "message_id")
+    assert [getattr(properties, name) for name in others] == [None] * len(others)
+
+
+@pytest.mark.parametrize("trace", [7, None, b"x", ["00-1"], "x" * 1024], ids=repr)
+async def test_trace_header_that_is_no_short_text_is_dropped(trace: object) -> None:
+    bench = Bench()
+    await bench.settle(RetryLater(REQUEST_ID, 5), headers={"traceparent": trace, "tracestate": "a=b"})
+    assert bench.messages[0].properties.headers == {"tracestate": "a=b", "x-request-id": str(REQUEST_ID)}
+
+
+async def test_copy_is_tried_until_it_is_taken_and_the_worker_is_not_ready_meanwhile(
+    pauses: list[float],
+) -> None:
+    errors = [
+        NackedError("full"),
+        UnroutableError("deleted"),
+        UnconfirmedError("late"),
+        RefusedError("403"),
+    ] * 3
+    bench = Bench(session_create_retry_5s=cast("list[Exception]", errors))
+    seen: list[int] = []
+    bench.on_publish = lambda: seen.append(bench.settler.stuck)
+    assert await bench.settle(RetryLater(REQUEST_ID, 5)) == ["session.create.retry.5s"] * 13 + ["ack"]
+    assert seen == [0] + [1] * 12
+    assert bench.settler.stuck == 0
+    assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, *[5.0] * 6]
+
+
+# ------------------------------------------------------------------------------------------- parking
+
+
+async def test_parked_copy_holds_the_body_and_explains_itself() -> None:
+    bench = Bench()
+    await bench.settle(Exhausted(REPLY, LETTER), b"x" * (PARKED_BODY_BYTES + 1))
+    parked = bench.messages[1]
+    assert parked.body == b"x" * (PARKED_BODY_BYTES + 1)
+    headers = cast("dict[str, Any]", parked.properties.headers)
+    assert headers.pop(amqp.FAILED_AT).endswith("+00:00")
+    assert headers == {
+        "x-request-id": str(REQUEST_ID),
+        "x-error-code": "handler_failed",
+        "x-exception-type": "ValueError",
+        "x-exception-message": "ValueError: x",
+        "x-exception-stacktrace": "Traceback",
+        "x-original-queue": "session.create",
+        "x-attempts": 6,
+        "x-first-seen-at": "2026-01-02T03:04:05.000+00:00",
+        "x-worker-id": "worker-7",
+    }
+
+
+@pytest.mark.parametrize(("size", "cut"), [(PARKED_BODY_BYTES, False), (PARKED_BODY_BYTES + 1, True)])
+async def test_large_body_of_a_refused_request_is_cut_and_named_by_its_digest(size: int, cut: bool) -> None:
+    """Garbage must not fill the parking lot."""
+    bench = Bench()
+    content = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+    await bench.settle(Refused(None, REFUSED), content)
+    (parked,) = bench.messages
+    headers = cast("dict[str, Any]", parked.properties.headers)
+    assert parked.body == content[:PARKED_BODY_BYTES]
+    assert headers.get("x-body-sha256") == (hashlib.sha256(content).hexdigest() if cut else None)
+    assert headers.get("x-body-bytes") == (size if cut else None)
+    assert "x-request-id" not in headers, "the nil UUID is no id"
+
+
+async def test_full_parking_lot_sends_the_whole_copy_round_by_the_slowest_queue() -> None:
+    """It is acknowledged and not noted as parked: it comes back as a duplicate and is parked then."""
+    bench = Bench(session_create_dead=[NackedError("full")])
+    steps = await bench.settle(Exhausted(REPLY, LETTER), b"x" * 5000)
+    assert steps == ["app.reply", "sent", "session.create.dead", "session.create.retry.600s", "ack"]
+    round_trip = bench.messages[-1]
+    assert round_trip.body == b"x" * 5000
+    assert round_trip.properties.headers == {"x-request-id": str(REQUEST_ID)}
+
+
+async def test_hostile_message_of_an_exception_fits_into_a_header() -> None:
+    bench = Bench()
+    await bench.settle(Refused(None, Letter(ErrorCode.INTERNAL_ERROR, "\0\ud800" * 5000, NIL_ID)))
+    headers = cast("dict[str, Any]", bench.messages[0].properties.headers)
+    assert len(headers["x-exception-message"].encode()) <= 4000
