@@ -29,7 +29,7 @@ def text(duration: float) -> str:
         return f"{duration:.2f} s"
     if duration < 5400:
         return f"{duration / 60:.1f} min"
-    return f"{duration / 3600:.1f} h"
+    return f"{duration / 3600:.1f} h" if duration < 172_800 else f"{duration / 86_400:.1f} d"
 
 
 def clock(moment: datetime | str, *, milliseconds: bool = False) -> str:

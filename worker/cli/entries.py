@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -46,7 +47,7 @@ def requests(name: str | None, since: str | None, limit: int, *, ledger_url: str
         for entry in entries:
             console.document(views.document(entry))
     elif entries:
-        console.results().print(views.table(entries))
+        console.results().print(views.table(entries, datetime.now(UTC)))
     if len(entries) == limit:
         console.notices().print(f"The newest {limit}; there may be more: --limit.")
     elif not entries:

@@ -46,21 +46,29 @@ def timeline(entry: Entry) -> RenderableType:
     return Group(_facts(entry), Text(), _moves(entry))
 
 
-def table(entries: Iterable[Entry]) -> Table:
-    """One line for each entry."""
-    shown = _table("received", "request", "status", "try")
+def table(entries: Iterable[Entry], now: datetime) -> Table:
+    """One line for each entry; the user, whose name may be long, gets the room that is left."""
+    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in ("ago", "request", "outcome"):
+        shown.add_column(column, no_wrap=True)
     shown.add_column("user", overflow="fold")
-    shown.add_column("session or error", overflow="fold")
     for entry in entries:
         shown.add_row(
-            durations.clock(entry.received_at),
+            durations.text(max(0.0, (now - entry.received_at).total_seconds())),
             str(entry.request_id),
-            status(entry.status),
-            str(entry.attempt),
+            _outcome(entry),
             Text(entry.user_id),
-            Text(entry.error_code or entry.session_id),
         )
     return shown
+
+
+def _outcome(entry: Entry) -> Text:
+    """The session; or why there is none, or none yet."""
+    if entry.status == "completed":
+        return Text(entry.session_id, style=COLOURS["completed"])
+    if entry.status == "failed":
+        return Text(f"failed: {entry.error_code}", style=COLOURS["failed"])
+    return status(entry.status)
 
 
 def status(name: str) -> Text:

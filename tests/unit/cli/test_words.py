@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 from uuid import UUID
@@ -80,6 +81,20 @@ def test_a_timeline_names_the_worker_of_each_move_only_if_there_were_several() -
     assert shown(views.timeline(entry("one"))).count("one") == 1
     both = shown(views.timeline(entry("one", "two")))
     assert (both.count("one"), both.count("two")) == (3, 2)
+
+
+def test_a_list_fits_into_a_narrow_terminal_with_ids_and_outcomes_whole() -> None:
+    """What failed is named by its code; a long name of a user takes more lines."""
+    failed = replace(
+        entry("one"), status=RequestStatus.FAILED, error_code="handler_timeout", user_id="ada" * 50
+    )
+    text = shown(views.table([entry("one"), failed], NOON + timedelta(hours=3)))
+
+    assert text.count(str(UUID(int=7))) == 2
+    assert "3.0 h  " in text
+    assert "ts_260102_abcdefghijkl" in text
+    assert "failed: handler_timeout" in text
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
 
 
 @pytest.mark.parametrize(
