@@ -75,6 +75,16 @@ async def test_a_repeated_claim_is_answered_alike_and_counts_nothing_twice(ledge
     assert await entry(ledger_url, claim.request_id) == before
 
 
+async def test_a_claim_that_arrives_again_after_its_release_takes_nothing(ledger_url: str) -> None:
+    """A statement whose connection was given up may still run, after everything that followed it."""
+    async with worker(ledger_url) as ledger:
+        claim = await take(ledger)
+        await ledger.release(released(claim))
+        before = await entry(ledger_url, claim.request_id)
+        await ledger.claim(claim)
+    assert await entry(ledger_url, claim.request_id) == before
+
+
 async def test_a_running_request_is_in_other_hands(ledger_url: str) -> None:
     """Another claim hears how long its live holder could still be taken for alive."""
     async with worker(ledger_url, holder_timeout=15) as holder, worker(ledger_url) as other:
