@@ -48,7 +48,6 @@ def ask(
         ledger_url=ledger_url,
         handler="their_handler:handle",
         retry_delays="1",
-        env={"PYTHONPATH": str(tmp_path)},
     )
 
     async def send(user: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -47,6 +49,8 @@ def command() -> Any:
 
     def run(**flags: object) -> None:
         loaded = settings.load(**flags)
+        # A handler in the folder where the worker is started is found; last, so that it shadows nothing.
+        sys.path.append(str(Path.cwd()))
         from worker.service import run as run_worker
 
         raise typer.Exit(run_worker(loaded))

@@ -25,6 +25,7 @@ def run(
     def run(*arguments: object, **settings: object) -> tuple[int, str, str]:
         for name, value in settings.items():
             monkeypatch.setenv(f"SESSION_WORKER_{name.upper()}", str(value))
+        monkeypatch.setattr(sys, "path", [*sys.path])
         monkeypatch.setattr(sys, "argv", ["session-worker", *map(str, arguments)])
         with pytest.raises(SystemExit) as end:
             main()

@@ -10,10 +10,11 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
+from worker import settings
 from worker.cli.demo import show
 from worker.cli.demo.performance import perform
 from worker.cli.demo.plan import Plan
-from worker.cli.demo.stage import Stage, WorkerProcess, remove_queues
+from worker.cli.demo.stage import Stage, WorkerProcess, knock, remove_queues
 from worker.cli.problems import Failure
 from worker.sandbox import RabbitMQ
 
@@ -53,6 +54,9 @@ def _play(
             with show.step("a private RabbitMQ"):
                 amqp_url = stack.enter_context(RabbitMQ()).url
         else:
+            amqp_url = settings.load(amqp_url=amqp_url).amqp_urls[0]
+            with show.step("the broker that you named"):
+                runner.run(knock(amqp_url))
             prefix = f"session-demo-{secrets.token_hex(4)}"
         stage = Stage(amqp_url, ledger_url or f"sqlite:///{folder / 'ledger.db'}", prefix)
         if prefix != "session":

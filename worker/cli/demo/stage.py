@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import aio_pika
+import aio_pika.exceptions
 
 from contracts import Names
+from worker.cli import console
 from worker.cli.problems import Failure
+from worker.connection import Wire
 from worker.topology import Topology
 
 if TYPE_CHECKING:
@@ -76,10 +79,12 @@ class WorkerProcess:
         self._process.send_signal(signal.SIGTERM)
         try:
             self._process.wait(STOP_SECONDS)
-        except BaseException:
+        except subprocess.TimeoutExpired:
+            late = f"The worker did not stop within {STOP_SECONDS:.0f} s"
+            raise Failure(f"{late}; its log: {self.log}") from None
+        finally:
             self._process.kill()
             self._process.wait()
-            raise
 
     async def up(self) -> None:
         """Wait until it consumes.
@@ -106,16 +111,31 @@ class WorkerProcess:
     def _check(self) -> None:
         if self._process.poll() is not None:
             *_, last = self.log.read_text(errors="replace").splitlines() or ["it said nothing"]
+            why = last.removeprefix("session-worker: ")
             raise Failure(
-                f"The worker ended with exit code {self._process.returncode}: {last} (all of it: {self.log})"
+                f"The worker ended with exit code {self._process.returncode}: {why} (log: {self.log})"
             )
+
+
+async def knock(amqp_url: str) -> None:
+    """See whether the broker can be used.
+
+    Raises:
+        ConnectError: it cannot; a sentence.
+    """
+    wire = await Wire.open([amqp_url], "demo")
+    await wire.close()
 
 
 async def remove_queues(stage: Stage) -> None:
     """Take the demo's exchange and queues off a broker that is not the demo's own."""
     topology = Topology.of(Names(stage.prefix), RETRY_DELAYS)
-    async with await aio_pika.connect(stage.amqp_url, timeout=START_SECONDS) as connection:
-        channel = await connection.channel()
-        for queue in topology.queues:
-            await channel.queue_delete(queue.name)
-        await channel.exchange_delete(topology.exchange)
+    try:
+        async with await aio_pika.connect(stage.amqp_url, timeout=START_SECONDS) as connection:
+            channel = await connection.channel()
+            for queue in topology.queues:
+                await channel.queue_delete(queue.name)
+            await channel.exchange_delete(topology.exchange)
+    except (aio_pika.exceptions.AMQPError, OSError) as error:
+        left = f"The demo's queues, {stage.prefix}.*, may be left at the broker"
+        console.notices().print(f"{left}: {type(error).__name__}.")
