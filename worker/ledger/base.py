@@ -34,7 +34,8 @@ class Claim:
     ``session_id`` is a proposal, reserved if the request is new. ``patience`` is the time, in seconds,
     after which the requester no longer waits (None: for ever; 0: it has gone already); it is noted only
     when the request is new. An entry with ``suspect_after`` crashes or more is claimed only when ``alone``
-    says that the caller runs no other such entry at the moment.
+    says that the caller runs no other such entry at the moment (the crash that a takeover adds counts).
+    What is claimed for a caller who is cancelled meanwhile is released again.
     """
 
     request_id: UUID
@@ -57,7 +58,7 @@ class Finish:
     """Record the outcome: ``processing`` (or ``pending``, when it expired while it waited) → ``status``.
 
     For ``completed`` the session row is written in the same transaction. ``error`` is the sentence the
-    requester reads; ``detail`` goes to the history only.
+    requester reads; ``detail`` is for operators: it stands in the history and in ``Finished``.
     """
 
     request_id: UUID
@@ -96,7 +97,7 @@ class Claimed:
     """The request is ours under our token. ``attempt`` counts from 1 and includes this one.
 
     ``received_at`` is the time of the first claim. ``expired`` says that the requester's patience had
-    ended before this claim: the only step left is to record that.
+    ended before this claim: it counts no attempt, and the only step left is to record that.
     """
 
     session_id: str

@@ -30,6 +30,7 @@ _COLLISIONS = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 _SERVER_SETTINGS = {
     "application_name": "session-worker",
     "timezone": "UTC",  # the times in the history are written by the server
+    "tcp_keepalives_idle": "30",  # a line may be idle for hours, and what lies between forgets it
     # Every statement finds its rows by key. Plans are made once, often on an empty table, and must hold when
     # it has grown; and only a nested loop takes its locks in the order of the batch.
     "plan_cache_mode": "force_generic_plan",
@@ -105,6 +106,9 @@ class Line:
         self._here = here
         self._connection: asyncpg.Connection | None = None
         self._turn = asyncio.Lock()
+        self._retrying = AsyncRetrying(
+            retry=retry_if_exception_type(AWAY), wait=BACKOFF, before_sleep=self._failed_again, reraise=True
+        )
 
     async def open(self) -> asyncpg.Connection:
         """Connect now. Raises LedgerError."""
@@ -121,11 +125,12 @@ class Line:
 
     async def fetch(self, sql: str, *values: object) -> list[asyncpg.Record]:
         """Run a statement that may be repeated: it is, until its answer arrives. Raises RefusedError."""
-        retrying = AsyncRetrying(
-            retry=retry_if_exception_type(AWAY), wait=BACKOFF, before_sleep=self._failed, reraise=True
-        )
         async with self._turn:
-            records: list[asyncpg.Record] = await retrying(self._fetch, sql, values)
+            try:
+                records = await self._fetch(sql, values)
+            except AWAY as error:
+                self._failed(error)
+                records = await self._retrying(self._fetch, sql, values)
         self._here(self)
         return records
 
@@ -145,7 +150,11 @@ class Line:
                 self._connection = None
             raise
 
-    def _failed(self, state: RetryCallState) -> None:
+    def _failed_again(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
-        if error is not None and not isinstance(error, _COLLISIONS):
+        if error is not None:
+            self._failed(error)
+
+    def _failed(self, error: BaseException) -> None:
+        if not isinstance(error, _COLLISIONS):
             self._away(self, sentence(error, self._url))

@@ -44,6 +44,14 @@ class Writer:
         self._jobs = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ledger writer", daemon=True)
+        self._retrying = Retrying(
+            retry=retry_if_exception_type(sqlite3.Error),
+            wait=BACKOFF,
+            sleep=sleep_using_event(self._stopping),
+            stop=stop_when_event_set(self._stopping),
+            before_sleep=self._failed_again,
+            reraise=True,
+        )
         self._renew_at = 0.0
         self._gap = False
         self._lost = False
@@ -90,16 +98,8 @@ class Writer:
     def _serve(self, steps: Sequence[AnyStep], future: Future[list[AnyAnswer]]) -> None:
         if not future.set_running_or_notify_cancel():
             return
-        retrying = Retrying(
-            retry=retry_if_exception_type(sqlite3.Error),
-            wait=BACKOFF,
-            sleep=sleep_using_event(self._stopping),
-            stop=stop_when_event_set(self._stopping),
-            before_sleep=self._away,
-            reraise=True,
-        )
         try:
-            answers = retrying(self._transact, steps)
+            answers = self._transact_at_last(steps)
         except sqlite3.Error:
             future.set_exception(LedgerError("the ledger was closed while it was away"))
         except Exception as error:  # noqa: BLE001 -- the thread must outlive every batch
@@ -109,11 +109,21 @@ class Writer:
             self._here()
             future.set_result(answers)
 
-    def _away(self, state: RetryCallState) -> None:
-        error = state.outcome and state.outcome.exception()
+    def _transact_at_last(self, steps: Sequence[AnyStep]) -> list[AnyAnswer]:
+        try:
+            return self._transact(steps)
+        except sqlite3.Error as error:
+            self._away(error)
+            return self._retrying(self._transact, steps)
+
+    def _failed_again(self, state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
         if isinstance(error, sqlite3.Error):
-            self._lost = True
-            self._changed(sentence(error, self._path))
+            self._away(error)
+
+    def _away(self, error: sqlite3.Error) -> None:
+        self._lost = True
+        self._changed(sentence(error, self._path))
 
     def _here(self) -> None:
         if self._lost:
