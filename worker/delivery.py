@@ -7,8 +7,14 @@ from enum import Enum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from worker.topology import SLOW_LANE_LIMIT
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+DEADLY_LOSSES = 3
+"""Deliveries in the slow lane that nobody settled: then the message itself is suspected, and not read again.
+The lane's limit leaves as many deliveries for its answer."""
 
 
 class Lane(Enum):
@@ -56,3 +62,14 @@ class Delivery:
     type: str | None = None
     expiration: str | None = None
     headers: Mapping[str, Any] = field(default_factory=lambda: NO_HEADERS)
+
+    @property
+    def deadly(self) -> bool:
+        """Whether it was lost ``DEADLY_LOSSES`` times in the slow lane, where nobody else is to blame.
+
+        The first delivery there may still show the work queue's count (RabbitMQ 4): after the delivery limit
+        that is above this lane's own; after an expiry it may be any, so who expired is never suspected.
+        """
+        count = self.headers.get("x-delivery-count")
+        lost = isinstance(count, int) and DEADLY_LOSSES <= count <= SLOW_LANE_LIMIT
+        return lost and self.redelivered and self.lane is Lane.SLOW and not self.expired

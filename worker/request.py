@@ -95,6 +95,11 @@ class RequestParser:
         )
 
     def _check_envelope(self, delivery: Delivery) -> None:
+        if delivery.deadly:
+            raise _Refused(
+                ErrorCode.CRASHED_WORKER,
+                "workers ended, again and again, when this message reached them; it was not read any more",
+            )
         if not delivery.legible:
             raise _Refused(
                 ErrorCode.UNREADABLE,
@@ -143,7 +148,8 @@ class RequestParser:
         return self._reply_to_allow.fullmatch(reply_to) is not None
 
     def _refusal(self, delivery: Delivery, refused: _Refused) -> Refusal:
-        request_id = _id_from_body(delivery.body, self._max_body_bytes) or _id_from_properties(delivery)
+        may_read = not delivery.deadly and len(delivery.body) <= self._max_body_bytes
+        request_id = (_id_from_body(delivery.body) if may_read else None) or _id_from_properties(delivery)
         allowed = self._may_reply_to(delivery.reply_to)
         correlation_id = delivery.correlation_id or (None if request_id is None else str(request_id))
         return Refusal(
@@ -164,9 +170,7 @@ def _code_of(error: pydantic.ValidationError) -> ErrorCode:
     return ErrorCode.INVALID_REQUEST
 
 
-def _id_from_body(body: bytes, max_bytes: int) -> UUID | None:
-    if len(body) > max_bytes:
-        return None
+def _id_from_body(body: bytes) -> UUID | None:
     try:
         document: Any = pydantic_core.from_json(body)
     except ValueError:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 NO_LIMIT = 1_000_000_000
 """A delivery limit that is none. It must be stated: RabbitMQ 4 has 20 by default and then deletes."""
+WORK_LIMIT = 20
+SLOW_LANE_LIMIT = 5
 DEAD_BYTES = 1_073_741_824
 REPLIES_BYTES = 268_435_456
 REPLIES_TTL_MS = 86_400_000
@@ -69,10 +71,10 @@ class Topology:
                 ),
                 Queue(
                     names.undelivered,
-                    _quorum(to=names.dead, limit=5),
+                    _quorum(to=names.dead, limit=SLOW_LANE_LIMIT),
                     "what the broker gave up on: the slow lane",
                 ),
-                Queue(names.work, _quorum(to=names.undelivered, limit=20), "the work"),
+                Queue(names.work, _quorum(to=names.undelivered, limit=WORK_LIMIT), "the work"),
                 *retries,
                 Queue(
                     names.replies,

@@ -1,0 +1,52 @@
+"""Which messages of the slow lane are taken for killers of workers, and what is read of them then."""
+
+from typing import Any, cast
+
+import pytest
+
+from contracts import ErrorCode, Names
+from contracts.amqp import DEFAULT_REPLY_TO_ALLOW
+from worker.delivery import Delivery, Lane, Receipt
+from worker.request import Refusal, RequestParser
+
+BODY = b'{"request_id": "4f9c6f0e-5f0b-4c57-8a51-5a0a3d0f3a11"}'
+
+
+def lost(count: object, **fields: Any) -> Delivery:
+    """A delivery with the broker's count of lost ones."""
+    given = {"lane": Lane.SLOW, "redelivered": True, **fields}
+    headers = {"x-delivery-count": count}
+    return Delivery(BODY, cast("Receipt", None), correlation_id="asked", headers=headers, **given)
+
+
+@pytest.mark.parametrize(
+    ("delivery", "deadly"),
+    [
+        (lost(2), False),
+        (lost(3), True),
+        (lost(5), True),
+        (lost(21), False),  # RabbitMQ 4, first delivery: what the work queue counted
+        (lost(3, expired=True), False),  # may be the work queue's count as well
+        (lost(3, redelivered=False), False),  # made up by the requester
+        (lost(3, lane=Lane.WORK), False),
+        (lost("3"), False),
+        (lost(None), False),
+    ],
+)
+def test_only_losses_in_the_slow_lane_make_a_message_deadly(delivery: Delivery, deadly: bool) -> None:
+    """In the work queue a killer's neighbours are lost with it; in the slow lane it is alone."""
+    assert delivery.deadly is deadly
+
+
+def test_the_body_of_a_deadly_message_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused by what its properties say, with the id in its body unread."""
+
+    def read(*_: object) -> None:
+        raise AssertionError("the body was read")
+
+    monkeypatch.setattr("worker.request._id_from_body", read)
+    monkeypatch.setattr(RequestParser, "_read_body", staticmethod(read))
+    parser = RequestParser(Names(), max_body_bytes=1024, reply_to_allow=DEFAULT_REPLY_TO_ALLOW)
+    refusal = parser.parse(lost(3))
+    assert isinstance(refusal, Refusal)
+    assert (refusal.code, refusal.correlation_id) == (ErrorCode.CRASHED_WORKER, "asked")
