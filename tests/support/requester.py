@@ -65,8 +65,12 @@ class Requester:
         while len(self.replies) < count:
             left = end - time.monotonic()
             assert left > 0, f"{len(self.replies)} of {count} replies came within {deadline:g} s"
-            self._connection.process_data_events(time_limit=min(left, 0.5))
+            self.process(min(left, 0.5))
         return self.replies[:count]
+
+    def process(self, seconds: float) -> None:
+        """Collect what arrives, for `seconds` at the most."""
+        self._connection.process_data_events(time_limit=seconds)
 
     def ask(self, body: bytes, deadline: float = 15.0, **properties: Any) -> RawReply:
         """Send one request and return the answer with its correlation id."""

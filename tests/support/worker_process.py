@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 PROGRAM = Path(sys.executable).with_name("session-worker")
 
@@ -21,11 +21,17 @@ PROGRAM = Path(sys.executable).with_name("session-worker")
 class WorkerProcess:
     """`session-worker run` with settings by environment: `amqp_url=…` is `SESSION_WORKER_AMQP_URL`.
 
-    `env` adds other variables, `folder` is where it runs. `logs` are its JSON lines, `output` all lines.
+    `env` adds other variables, `folder` is where it runs, `command` what runs in its place. `logs` are its
+    JSON lines, `output` all lines.
     """
 
     def __init__(
-        self, *, env: dict[str, str] | None = None, folder: Path | None = None, **settings: object
+        self,
+        *,
+        env: dict[str, str] | None = None,
+        folder: Path | None = None,
+        command: Sequence[str | Path] = (PROGRAM, "run"),
+        **settings: object,
     ) -> None:
         inherited = {
             name: value for name, value in os.environ.items() if not name.startswith("SESSION_WORKER_")
@@ -36,7 +42,7 @@ class WorkerProcess:
         self._news = threading.Condition()
         self._ended = False
         self._process = subprocess.Popen(
-            [PROGRAM, "run"],
+            command,
             env=inherited | given | (env or {}),
             cwd=folder,
             stdin=subprocess.DEVNULL,

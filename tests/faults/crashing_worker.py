@@ -1,0 +1,193 @@
+"""A worker that kills itself at one step of a delivery: the product has no hooks for this, so it is wrapped.
+
+    python -m tests.faults.crashing_worker --at after-claim --count 17
+
+SIGKILL comes when the ``count``-th request reaches the step. Settings come from the environment, as always.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+from worker import handlers, request, service
+from worker.consumer import ConsumeChannel, _Receipt
+from worker.ledger.postgresql import PostgreSQLLedger
+from worker.ledger.sqlite import SQLiteLedger
+from worker.publisher import PublishChannel, Publisher
+from worker.request import RequestParser
+from worker.settings import load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from worker.handlers import Handler
+    from worker.publisher import Message
+
+LEDGERS = (SQLiteLedger, PostgreSQLLedger)
+PARSER_KILLER = b"kills the parser"
+
+
+class Fuse:
+    """Kills this process when it has burnt ``count`` times."""
+
+    def __init__(self, count: int) -> None:
+        self._left = count
+
+    def burn(self, times: int = 1) -> None:
+        self._left -= times
+        if self._left <= 0:
+            die()
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def around(owner: type, name: str, fuse: Fuse, *, after: bool, queues: str | None = None) -> None:
+    """Burn the fuse before or after each call of a coroutine method (of messages to such queues)."""
+    original = getattr(owner, name)
+
+    async def wrapped(self: Any, *args: Any) -> Any:
+        counts = queues is None or kind(args[0]) == queues
+        if counts and not after:
+            fuse.burn()
+        result = await original(self, *args)
+        if counts and after:
+            fuse.burn()
+        return result
+
+    setattr(owner, name, wrapped)
+
+
+def kind(message: Message) -> str:
+    if message.queue.endswith(".dead"):
+        return "dead"
+    return "retry" if ".retry." in message.queue else "reply"
+
+
+def ledger_step(name: str, *, after: bool) -> Callable[[Fuse], None]:
+    def wrap(fuse: Fuse) -> None:
+        for ledger in LEDGERS:
+            around(ledger, name, fuse, after=after)
+
+    return wrap
+
+
+def publish_step(queues: str, *, after: bool) -> Callable[[Fuse], None]:
+    return lambda fuse: around(Publisher, "publish", fuse, after=after, queues=queues)
+
+
+def sent_step(queues: str) -> Callable[[Fuse], None]:
+    """The bytes are in the socket; no confirm was read."""
+
+    def wrap(fuse: Fuse) -> None:
+        send, flush = PublishChannel.send, PublishChannel._flush
+        waiting = 0
+
+        def counted(self: PublishChannel, message: Message) -> Any:
+            nonlocal waiting
+            waiting += kind(message) == queues
+            return send(self, message)
+
+        def flushed(self: PublishChannel) -> None:
+            nonlocal waiting
+            flush(self)
+            # The event loop hands what was written to the socket before it calls this.
+            self.loop.call_soon(fuse.burn, waiting)
+            waiting = 0
+
+        PublishChannel.send = counted  # type: ignore[method-assign]
+        PublishChannel._flush = flushed  # type: ignore[method-assign]
+
+    return wrap
+
+
+def in_handler(fuse: Fuse) -> None:
+    real = handlers.load
+
+    def load_wrapped(path: str) -> Handler:
+        handler = real(path)
+
+        async def handle(request: Any, context: Any) -> Any:
+            fuse.burn()
+            return await handler(request, context)
+
+        return handle
+
+    handlers.load = load_wrapped
+
+
+def before_ack(fuse: Fuse) -> None:
+    ack = _Receipt.ack
+
+    def wrapped(self: _Receipt) -> None:
+        fuse.burn()
+        ack(self)
+
+    _Receipt.ack = wrapped  # type: ignore[method-assign]
+
+
+def after_ack(fuse: Fuse) -> None:
+    flush = ConsumeChannel.flush
+
+    def flushed(self: ConsumeChannel) -> None:
+        done = len(self._done)
+        flush(self)
+        self.loop.call_soon(fuse.burn, done)
+
+    ConsumeChannel.flush = flushed  # type: ignore[method-assign]
+
+
+def in_parser(_: Fuse) -> None:
+    """Reading a marked body kills, however often and by whichever function it is read."""
+
+    def deadly(read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+        def wrapped(body: bytes) -> Any:
+            if PARSER_KILLER in body:
+                die()
+            return read(body)
+
+        return wrapped
+
+    setattr(RequestParser, "_read_body", staticmethod(deadly(RequestParser._read_body)))  # noqa: B010
+    setattr(request, "_id_from_body", deadly(request._id_from_body))  # noqa: B010
+
+
+STEPS: dict[str, Callable[[Fuse], None]] = {
+    "before-claim": ledger_step("claim", after=False),
+    "after-claim": ledger_step("claim", after=True),
+    "in-handler": in_handler,
+    "before-commit": ledger_step("finish", after=False),
+    "after-commit": ledger_step("finish", after=True),
+    "before-publish": publish_step("reply", after=False),
+    "sent": sent_step("reply"),
+    "confirmed": publish_step("reply", after=True),
+    "before-ack": before_ack,
+    "after-ack": after_ack,
+    "before-postpone": ledger_step("postpone", after=False),
+    "after-postpone": ledger_step("postpone", after=True),
+    "copy-sent": sent_step("retry"),
+    "copy-confirmed": publish_step("retry", after=True),
+    "before-park": publish_step("dead", after=False),
+    "park-sent": sent_step("dead"),
+    "park-confirmed": publish_step("dead", after=True),
+    "park-noted": ledger_step("note_parked", after=True),
+    "parser": in_parser,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--at", choices=STEPS, required=True)
+    parser.add_argument("--count", type=int, default=1)
+    given = parser.parse_args()
+    STEPS[given.at](Fuse(given.count))
+    return service.run(load())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""What a request's title makes its handler do: ``fail:2`` fails twice, ``slow:0.5`` takes half a second."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+from worker.handlers import Context, Rejected
+from worker.retry import PermanentError
+
+if TYPE_CHECKING:
+    from contracts import CreateSessionRequest
+
+
+async def handle(request: CreateSessionRequest, context: Context) -> dict[str, Any] | None:
+    """Do as the title says; a title of another kind does nothing."""
+    act, _, value = (request.payload.title or "").partition(":")
+    match act:
+        case "fail" if context.attempt <= int(value):
+            raise RuntimeError(f"attempt {context.attempt} fails as it was told to")
+        case "slow":
+            await asyncio.sleep(float(value))
+        case "reject":
+            raise Rejected("no, as it was told to", code="told")
+        case "permanent":
+            raise PermanentError("for good, as it was told to")
+        case "exit" if context.attempt == 1:
+            sys.exit(3)
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "nested":
+            return {"given": {"title": request.payload.title, "attempt": context.attempt}}
+    return None
