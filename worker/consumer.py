@@ -33,6 +33,7 @@ class ConsumeChannel(aiormq.Channel):
         self._settled: set[int] = set()
         self._lowest = 1
         self._flushing = False
+        self._consumer_tag = ""
 
     @property
     def valid(self) -> bool:
@@ -50,13 +51,16 @@ class ConsumeChannel(aiormq.Channel):
             await self.resume()
 
     async def resume(self) -> None:
+        """Consume, under a new tag each time: a quorum queue that still has messages out under the same tag
+        makes the broker end the connection."""
         with broker_errors():
-            await self.basic_consume(self.queue, _unused, consumer_tag="requests", timeout=SETUP_SECONDS)
+            consuming = await self.basic_consume(self.queue, _unused, timeout=SETUP_SECONDS)
+        self._consumer_tag = consuming.consumer_tag or ""
 
     async def pause(self) -> None:
         """No delivery comes after this. What came before stays."""
         with broker_errors():
-            await self.basic_cancel("requests", timeout=SETUP_SECONDS)
+            await self.basic_cancel(self._consumer_tag, timeout=SETUP_SECONDS)
 
     # ------------------------------------------------------------------------- settling
 
