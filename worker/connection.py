@@ -11,16 +11,15 @@ import logging
 import random
 import socket
 import ssl
-import struct
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import aiormq
 import aiormq.connection
-import pamqp.frame
-import pamqp.header
 from aiormq.exceptions import AMQPError, AuthenticationError, ProbableAuthenticationError
 from yarl import URL
+
+from worker import frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +28,7 @@ DEFAULT_HEARTBEAT = 10
 CONNECT_SECONDS = 10.0
 SETUP_SECONDS = 15.0
 CLOSE_SECONDS = 2.0
+READ_BYTES = 262_144
 
 # These loggers print whole messages, bodies included. What matters of them is in our own errors.
 logging.getLogger("aiormq").setLevel(logging.CRITICAL)
@@ -45,31 +45,6 @@ class ConnectError(LinkLostError):
     def __init__(self, message: str, *, permanent: bool) -> None:
         super().__init__(message)
         self.permanent = permanent
-
-
-class IllegibleHeader(pamqp.header.ContentHeader):
-    """Stands in for message properties that cannot be decoded."""
-
-
-def _tolerate_illegible_properties() -> None:
-    """Make one undecodable message one undecodable message.
-
-    pamqp raises while it reads the frame, which costs the whole connection and, on redelivery, the next one
-    and the neighbours' delivery counts. There is no public hook: a test watches that this one still works.
-    """
-    strict = pamqp.frame._unmarshal_header_frame  # noqa: SLF001
-
-    def tolerant(frame_data: bytes) -> pamqp.header.ContentHeader:
-        try:
-            return strict(frame_data)
-        except Exception:  # noqa: BLE001 - any requester can cause any of them
-            _, _, body_size = struct.unpack(">HHQ", frame_data[:12])
-            return IllegibleHeader(body_size=body_size)
-
-    pamqp.frame._unmarshal_header_frame = tolerant  # noqa: SLF001
-
-
-_tolerate_illegible_properties()
 
 
 @contextmanager
@@ -91,6 +66,77 @@ def broker_errors() -> Iterator[None]:
         raise LinkLostError(f"{type(error).__name__}: {error}") from error
 
 
+class RawChannel(aiormq.Channel):
+    """A channel that takes frames as they come off the socket, ahead of aiormq's queues and tasks."""
+
+    wire: Wire
+
+    def feed(self, kind: int, payload: bytes) -> bool:
+        """Take a frame, or leave it to aiormq. Must not raise: the connection's reader calls it."""
+        raise NotImplementedError
+
+
+class _FrameReader:
+    """Stands between the socket's stream and aiormq, which reads from it frame by frame.
+
+    It reads in large pieces, and hands the frames that a raw channel takes to that channel at once.
+    """
+
+    def __init__(self, stream: asyncio.StreamReader, channels: dict[int, RawChannel]) -> None:
+        self._stream = stream
+        self._channels = channels
+        self._buffer = b""
+        self._position = 0
+        self._left = 0
+        self._alive_at = 0.0
+
+    def at_eof(self) -> bool:
+        return self._position == len(self._buffer) and self._stream.at_eof()
+
+    async def readexactly(self, count: int) -> bytes:
+        """The next bytes of the frames that are left to aiormq; it never asks for more than is in one."""
+        if self._left == 0:
+            self._left = await self._to_next_frame()
+        data = self._buffer[self._position : self._position + count]
+        self._position += count
+        self._left -= count
+        return data
+
+    async def _to_next_frame(self) -> int:
+        """Go to the next frame that no raw channel takes; its size in bytes."""
+        fed = False
+        while True:
+            found = frames.frame_at(self._buffer, self._position)
+            if found is None:
+                if fed and self._sign_of_life():
+                    return len(frames.HEARTBEAT)
+                await self._fill()
+                continue
+            kind, number, end = found
+            channel = self._channels.get(number)
+            if channel is None or not channel.feed(kind, self._buffer[self._position + 7 : end - 1]):
+                return end - self._position
+            self._position = end
+            fed = True
+
+    def _sign_of_life(self) -> bool:
+        """Let aiormq, which takes a connection without frames for dead, see a heartbeat now and then."""
+        now = asyncio.get_running_loop().time()
+        if now - self._alive_at < 1:
+            return False
+        self._alive_at = now
+        self._buffer = frames.HEARTBEAT + self._buffer[self._position :]
+        self._position = 0
+        return True
+
+    async def _fill(self) -> None:
+        data = await self._stream.read(READ_BYTES)
+        if not data:
+            raise asyncio.IncompleteReadError(self._buffer[self._position :], None)
+        self._buffer = self._buffer[self._position :] + data
+        self._position = 0
+
+
 class _Transport(aiormq.connection.TransportFactory):
     """Opens the socket, and keeps its writer so that a stuck connection can be aborted."""
 
@@ -101,10 +147,11 @@ class _Transport(aiormq.connection.TransportFactory):
             else aiormq.connection.TCPTransportFactory()
         )
         self.writer: asyncio.StreamWriter | None = None
+        self.channels: dict[int, RawChannel] = {}
 
     async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        reader, self.writer = await self._inner.create(url, **kwargs)
-        return reader, self.writer
+        stream, self.writer = await self._inner.create(url, **kwargs)
+        return cast("asyncio.StreamReader", _FrameReader(stream, self.channels)), self.writer
 
 
 class _Connection(aiormq.Connection):
@@ -118,18 +165,6 @@ class _Connection(aiormq.Connection):
     async def _Connection__handle_connection_unblocked(self, frame: Any) -> None:  # noqa: N802
         await super()._Connection__handle_connection_unblocked(frame)  # type: ignore[misc]
         self.on_blocked(False)
-
-
-async def read_content(channel: aiormq.Channel) -> tuple[pamqp.header.ContentHeader, bytes]:
-    """The header and the body that follow a deliver or return frame."""
-    header: Any = await channel._get_frame()  # noqa: SLF001
-    parts: list[bytes] = []
-    left = header.body_size
-    while left > 0:
-        part: Any = await channel._get_frame()  # noqa: SLF001
-        parts.append(part.value)
-        left -= len(part.value)
-    return header, parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 AnyChannel = TypeVar("AnyChannel", bound=aiormq.Channel)
@@ -199,6 +234,9 @@ class Wire:
                     self._connection, self._channel_number, publisher_confirms=confirms, frame_buffer=10
                 )
                 self._connection.channels[self._channel_number] = channel
+                if isinstance(channel, RawChannel):
+                    channel.wire = self
+                    self._transport.channels[self._channel_number] = channel
                 await channel.open()
         if vital:
             channel.closing.add_done_callback(lambda future: self.lose(_reason(future)))
@@ -206,11 +244,16 @@ class Wire:
             channel.closing.add_done_callback(_reason)
         return channel
 
-    def write(self, frames: bytes) -> None:
-        """Hand frames to the socket at once; whole frames only."""
+    def write(self, data: bytes) -> None:
+        """Hand whole frames to the socket at once."""
         if self._transport.writer is None or self.lost.done():
             raise LinkLostError("the connection was lost")
-        self._transport.writer.write(frames)
+        self._transport.writer.write(data)
+
+    @property
+    def max_frame(self) -> int:
+        """Bytes of the largest frame that the broker takes."""
+        return int(self._connection.connection_tune.frame_max or 131_072)
 
     @property
     def unsent(self) -> int:

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import aiormq
 import structlog
-from pamqp import commands as spec
 
-from worker.connection import SETUP_SECONDS, IllegibleHeader, Wire, broker_errors, read_content
+from worker import frames
+from worker.connection import SETUP_SECONDS, RawChannel, broker_errors
 from worker.delivery import NO_HEADERS, Delivery, Lane
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pamqp.header import ContentHeader
 
 log = structlog.get_logger()
 
 
-class ConsumeChannel(aiormq.Channel):
+class ConsumeChannel(RawChannel):
     """A channel that consumes one queue and hands each delivery over at once, in order."""
 
-    wire: Wire
     lane: Lane
     queue: str
     deliver: Callable[[Delivery], None]
@@ -34,6 +32,7 @@ class ConsumeChannel(aiormq.Channel):
         self._lowest = 1
         self._flushing = False
         self._consumer_tag = ""
+        self._incoming: _Incoming | None = None
 
     @property
     def valid(self) -> bool:
@@ -73,12 +72,12 @@ class ConsumeChannel(aiormq.Channel):
 
     def requeue(self, tag: int) -> None:
         self._settled.add(tag)
-        self._write(_nack(self.number, tag))
+        self._write(frames.requeue(self.number, tag))
 
     def flush(self) -> None:
         """Acknowledge: all in the unbroken run from the oldest on with one frame, each other with its own."""
         self._flushing = False
-        frames = []
+        acks = []
         last = 0
         while self._lowest in self._done or self._lowest in self._settled:
             if self._lowest in self._done:
@@ -87,47 +86,79 @@ class ConsumeChannel(aiormq.Channel):
             self._settled.discard(self._lowest)
             self._lowest += 1
         if last:
-            frames.append(_ack(self.number, last, multiple=True))
-        frames.extend(_ack(self.number, tag, multiple=False) for tag in self._done)
+            acks.append(frames.ack(self.number, last, multiple=True))
+        acks.extend(frames.ack(self.number, tag, multiple=False) for tag in self._done)
         self._settled |= self._done
         self._done.clear()
-        if frames:
-            self._write(b"".join(frames))
+        if acks:
+            self._write(b"".join(acks))
 
-    def _write(self, frames: bytes) -> None:
+    def _write(self, data: bytes) -> None:
         # On a channel that is gone the broker has the messages back already.
         if self.valid:
-            self.wire.write(frames)
+            self.wire.write(data)
 
-    # -------------------------------------------------------- what aiormq's reader calls
+    # ------------------------------------------------------- what comes off the socket
 
-    async def _on_deliver_frame(self, frame: spec.Basic.Deliver) -> None:
-        header, body = await read_content(self)
-        self.deliver(self._delivery(frame, header, body))
+    def feed(self, kind: int, payload: bytes) -> bool:
+        """Put a delivery together from its frames; everything else is aiormq's."""
+        if kind == frames.METHOD:
+            if not payload.startswith(frames.DELIVER):
+                return False
+            self._incoming = _Incoming(*frames.delivery(payload))
+            return True
+        if self._incoming is None:
+            return False
+        if kind == frames.HEADER:
+            self._incoming.header = payload
+            self._incoming.missing = frames.body_size(payload)
+        else:
+            self._incoming.parts.append(payload)
+            self._incoming.missing -= len(payload)
+        if self._incoming.missing <= 0:
+            incoming, self._incoming = self._incoming, None
+            self.deliver(self._delivery(incoming))
+        return True
 
-    def _delivery(self, frame: spec.Basic.Deliver, header: ContentHeader, body: bytes) -> Delivery:
-        properties = header.properties
+    def _delivery(self, incoming: _Incoming) -> Delivery:
+        legible = True
+        try:
+            properties = frames.properties(incoming.header)
+        except Exception:  # noqa: BLE001 - any requester can cause any of them
+            legible = False
+            properties = frames.Properties()
         headers = properties.headers or NO_HEADERS
         return Delivery(
-            body=body,
-            receipt=_Receipt(self, frame.delivery_tag or 0),
+            body=incoming.parts[0] if len(incoming.parts) == 1 else b"".join(incoming.parts),
+            receipt=_Receipt(self, incoming.tag),
             lane=self.lane,
             queue=self.queue,
-            redelivered=bool(frame.redelivered),
-            legible=not isinstance(header, IllegibleHeader),
+            redelivered=incoming.redelivered,
+            legible=legible,
             expired=self.lane is Lane.SLOW and _died_of_expiry(headers),
             correlation_id=properties.correlation_id,
             reply_to=properties.reply_to,
             message_id=properties.message_id,
             content_type=properties.content_type,
             content_encoding=properties.content_encoding,
-            type=properties.message_type,
+            type=properties.type,
             expiration=properties.expiration,
             headers=headers,
         )
 
     def _on_cancelled(self, _: object) -> None:
         self.wire.lose("the broker cancelled the consumer; was the queue deleted?")
+
+
+@dataclass(slots=True)
+class _Incoming:
+    """A delivery of which some frames are still to come."""
+
+    tag: int
+    redelivered: bool
+    header: bytes = b""
+    parts: list[bytes] = field(default_factory=list)
+    missing: int = 0
 
 
 class _Receipt:
@@ -149,7 +180,7 @@ class _Receipt:
 
 
 async def _unused(_: object) -> None:
-    """aiormq wants a callback; ``_on_deliver_frame`` hands deliveries over without it."""
+    """aiormq wants a callback; ``feed`` hands deliveries over without it."""
 
 
 def _died_of_expiry(headers: Any) -> bool:
@@ -157,11 +188,3 @@ def _died_of_expiry(headers: Any) -> bool:
     deaths = headers.get("x-death")
     newest = deaths[0] if isinstance(deaths, list) and deaths else None
     return isinstance(newest, dict) and newest.get("reason") == "expired"
-
-
-def _ack(channel: int, tag: int, *, multiple: bool) -> bytes:
-    return aiormq.abc.ChannelFrame.marshall(channel, [spec.Basic.Ack(tag, multiple)]).payload
-
-
-def _nack(channel: int, tag: int) -> bytes:
-    return aiormq.abc.ChannelFrame.marshall(channel, [spec.Basic.Nack(tag, False, True)]).payload

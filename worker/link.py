@@ -63,7 +63,7 @@ class Link:
             (Lane.SLOW, names.undelivered, 1),
         ):
             channel = await self._consuming.channel(ConsumeChannel, vital=True)
-            channel.wire, channel.lane, channel.queue, channel.deliver = self._consuming, lane, queue, deliver
+            channel.lane, channel.queue, channel.deliver = lane, queue, deliver
             await channel.subscribe(prefetch)
             self._lanes.append(channel)
 

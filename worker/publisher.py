@@ -8,22 +8,22 @@ connection kept for that: only the message that closes that one too is refused.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-import aiormq
-from aiormq.abc import ChannelFrame
 from aiormq.exceptions import ConnectionClosed
-from pamqp import commands as spec
-from pamqp.header import ContentHeader
 
 from contracts.amqp import is_direct_reply_to
-from worker.connection import LinkLostError, Wire, read_content
+from worker import frames
+from worker.connection import LinkLostError, RawChannel, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from pamqp import commands as spec
 
 CONFIRM_SECONDS = 10.0
 UNSENT_BYTES = 1_048_576
@@ -64,7 +64,7 @@ class Message:
 
     queue: str
     body: bytes
-    properties: spec.Basic.Properties
+    properties: frames.Properties
     mandatory: bool = True
 
 
@@ -76,10 +76,8 @@ class _Pending:
     returned: str | None = None
 
 
-class PublishChannel(aiormq.Channel):
+class PublishChannel(RawChannel):
     """A channel in confirm mode that keeps its own book of what is unconfirmed."""
-
-    wire: Wire
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -87,6 +85,7 @@ class PublishChannel(aiormq.Channel):
         self._returnable: dict[str, _Pending] = {}
         self._outbox: list[bytes] = []
         self._tag = 0
+        self._returning: str | None = None
         self._gone: ChannelLostError | None = None
         self.closing.add_done_callback(self._on_gone)
 
@@ -103,8 +102,8 @@ class PublishChannel(aiormq.Channel):
         """
         if self._gone is not None:
             raise ChannelLostError(str(self._gone), accused=False)
-        message_id = message.properties.message_id = str(uuid4())
-        frames = self._marshal(message)
+        message_id = str(uuid4())
+        data = self._encode(message, message_id)
         self._tag += 1
         pending = _Pending(message_id, self.loop.create_future())
         self._pending[self._tag] = pending
@@ -112,7 +111,7 @@ class PublishChannel(aiormq.Channel):
             self._returnable[message_id] = pending
         if not self._outbox:
             self.loop.call_soon(self._flush)
-        self._outbox.append(frames)
+        self._outbox.append(data)
         return pending.confirmed
 
     def grow_older(self, seconds: float) -> None:
@@ -124,14 +123,19 @@ class PublishChannel(aiormq.Channel):
                     UnconfirmedError(f"the broker did not confirm within {CONFIRM_SECONDS:g} s")
                 )
 
-    def _marshal(self, message: Message) -> bytes:
-        publish = spec.Basic.Publish(exchange="", routing_key=message.queue, mandatory=message.mandatory)
-        header = ContentHeader(properties=message.properties, body_size=len(message.body))
+    def _encode(self, message: Message, message_id: str) -> bytes:
+        message.properties.message_id = message_id
         try:
-            frame = ChannelFrame.marshall(self.number, [publish, header, *self._split_body(message.body)])
-        except (ValueError, TypeError, UnicodeEncodeError, struct.error) as error:
+            return frames.publish(
+                self.number,
+                message.queue,
+                message.properties,
+                message.body,
+                mandatory=message.mandatory,
+                max_frame=self.wire.max_frame,
+            )
+        except (ValueError, TypeError, AttributeError, struct.error) as error:
             raise RefusedError(f"the message cannot be encoded: {error}") from error
-        return frame.payload
 
     def _flush(self) -> None:
         if self._gone is not None or not self._outbox:
@@ -139,42 +143,54 @@ class PublishChannel(aiormq.Channel):
         if self.wire.unsent > UNSENT_BYTES:
             self.loop.call_later(0.01, self._flush)
             return
-        frames = b"".join(self._outbox)
+        data = b"".join(self._outbox)
         self._outbox.clear()
         try:
-            self.wire.write(frames)
+            self.wire.write(data)
         except LinkLostError as error:
             self._lose(ChannelLostError(str(error), accused=False))
 
-    # ------------------------------------------------------- what aiormq's reader calls
+    # ------------------------------------------------------- what comes off the socket
 
-    async def _on_confirm_frame(self, frame: spec.Basic.Ack | spec.Basic.Nack | spec.Basic.Reject) -> None:
-        last = frame.delivery_tag or 0
-        if not getattr(frame, "multiple", False):
-            tags = [last] if last in self._pending else []
+    def feed(self, kind: int, payload: bytes) -> bool:
+        """Take confirms, and returned messages, which come before their confirm; the rest is aiormq's."""
+        if kind != frames.METHOD:
+            return self._feed_returned(kind, payload)
+        if payload.startswith((frames.ACK, frames.NACK)):
+            self._confirm(*frames.confirmation(payload), nack=payload.startswith(frames.NACK))
+        elif payload.startswith(frames.RETURN):
+            self._returning = frames.reason(payload)
         else:
-            tags = []
-            for tag in self._pending:
-                if tag > last:
-                    break
-                tags.append(tag)
+            return False
+        return True
+
+    def _feed_returned(self, kind: int, payload: bytes) -> bool:
+        if kind == frames.HEADER and self._returning is not None:
+            message_id = frames.properties(payload).message_id or ""
+            pending = self._returnable.pop(message_id, None)
+            if pending is not None:
+                pending.returned = f"there is no queue of that name ({self._returning})"
+            self._returning = None
+        return True
+
+    def _confirm(self, last: int, multiple: bool, *, nack: bool) -> None:
+        if multiple:
+            tags = list(itertools.takewhile(lambda tag: tag <= last, self._pending))
+        else:
+            tags = [last] if last in self._pending else []
         for tag in tags:
             pending = self._pending.pop(tag)
             self._returnable.pop(pending.message_id, None)
             if pending.confirmed.done():
                 continue
-            if isinstance(frame, spec.Basic.Nack):
+            if nack:
                 pending.confirmed.set_exception(NackedError("the queue refused the message; it may be full"))
             elif pending.returned is not None:
                 pending.confirmed.set_exception(UnroutableError(pending.returned))
             else:
                 pending.confirmed.set_result(None)
 
-    async def _on_return_frame(self, frame: spec.Basic.Return) -> None:
-        header, _ = await read_content(self)
-        pending = self._returnable.pop(header.properties.message_id or "", None)
-        if pending is not None:
-            pending.returned = f"there is no queue of that name ({frame.reply_code} {frame.reply_text})"
+    # ------------------------------------------------------------- what aiormq's reader calls
 
     async def _on_close_frame(self, frame: spec.Channel.Close) -> None:
         self._lose(ChannelLostError(f"{frame.reply_code} {frame.reply_text}", accused=True))
@@ -212,9 +228,7 @@ class _Pipe:
             async with self._opening:
                 if self._channel is None or not self._channel.usable:
                     wire = await self._wire()
-                    channel = await wire.channel(PublishChannel, confirms=True)
-                    channel.wire = wire
-                    self._channel = channel
+                    self._channel = await wire.channel(PublishChannel, confirms=True)
         return self._channel
 
     def grow_older(self, seconds: float) -> None:

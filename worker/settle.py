@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from pamqp import commands as spec
 
 from contracts import amqp
 from worker.connection import LinkLostError
+from worker.frames import Properties
 from worker.identifiers import storable
 from worker.outcome import (
     Busy,
@@ -210,12 +211,12 @@ class Settler:
 
 
 def _reply_message(reply: Reply) -> Message:
-    properties = spec.Basic.Properties(
+    properties = Properties(
         content_type=amqp.CONTENT_TYPE,
         correlation_id=reply.correlation_id,
-        message_type=amqp.RESPONSE_TYPE,
-        timestamp=datetime.now(UTC),
-        delivery_mode=2,
+        type=amqp.RESPONSE_TYPE,
+        timestamp=int(time.time()),
+        persistent=True,
         headers={amqp.IDEMPOTENT_REPLAYED: True} if reply.replayed else None,
     )
     # The broker reports every direct reply as unroutable, or none, depending on its version.
@@ -235,12 +236,12 @@ def _copy_message(delivery: Delivery, queue: str, headers: dict[str, Any], *, cu
         for name in TRACE_HEADERS
         if isinstance(value := delivery.headers.get(name), str) and len(value) < 1024
     }
-    properties = spec.Basic.Properties(
+    properties = Properties(
         content_type=delivery.content_type,
         correlation_id=delivery.correlation_id,
         reply_to=delivery.reply_to,
-        message_type=delivery.type,
-        delivery_mode=2,
+        type=delivery.type,
+        persistent=True,
         headers=traces | headers,
     )
     return Message(queue, body, properties)

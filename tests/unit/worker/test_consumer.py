@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
+import pamqp.frame
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,8 +13,7 @@ from pamqp import commands as spec
 from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 
-from tests.unit.worker.wire import FakeWire, as_wire, breathe, open_channel
-from worker.connection import IllegibleHeader
+from tests.unit.worker.wire import FakeWire, as_wire, breathe, feed, open_channel
 from worker.consumer import ConsumeChannel
 from worker.delivery import Delivery, Lane
 
@@ -130,11 +131,10 @@ async def _delivered(header: ContentHeader, body: Sequence[bytes], lane: Lane = 
     channel, wire = await _channel(lane)
     found: list[Delivery] = []
     channel.deliver = found.append
-    for frame in (header, *map(ContentBody, body)):
-        await channel.frames.put((0, frame))
-    await channel._on_deliver_frame(
-        spec.Basic.Deliver("requests", 7, redelivered=True, exchange="", routing_key="x")
-    )
+    deliver = spec.Basic.Deliver("requests", 7, redelivered=True, exchange="", routing_key="x")
+    for frame in (deliver, header, *map(ContentBody, body)):
+        assert not found
+        feed(channel, frame)
     (delivery,) = found
     delivery.receipt.ack()
     await breathe()
@@ -166,7 +166,12 @@ async def test_delivery_carries_body_and_properties() -> None:
 
 
 async def test_illegible_properties_leave_the_body() -> None:
-    delivery = await _delivered(IllegibleHeader(body_size=2), [b"{}"])
+    properties = spec.Basic.Properties(message_id="m", timestamp=datetime(2026, 1, 1, tzinfo=UTC))
+    header = ContentHeader(body_size=2, properties=properties)
+    payload = bytearray(pamqp.frame.marshal(header, 1)[7:-1])
+    payload[-8] = 0x7F  # a time in the far future
+    header.marshal = lambda: bytes(payload)  # type: ignore[method-assign]
+    delivery = await _delivered(header, [b"{}"])
     assert (delivery.body, delivery.legible, delivery.correlation_id, dict(delivery.headers)) == (
         b"{}",
         False,

@@ -10,11 +10,13 @@ from aiormq.exceptions import ConnectionClosed, ConnectionFrameError
 from hypothesis import given
 from hypothesis import strategies as st
 from pamqp import commands as spec
+from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 
-from tests.unit.worker.wire import FakeWire, as_wire, breathe, open_channel
+from tests.unit.worker.wire import FakeWire, as_wire, breathe, feed, open_channel
 from worker import publisher as publishing
 from worker.connection import ConnectError, LinkLostError
+from worker.frames import Properties
 from worker.publisher import (
     ChannelLostError,
     Message,
@@ -38,7 +40,7 @@ TAKEN: dict[Fate, type[PublishError] | None] = {
 
 
 def _message(queue: str = "q", body: bytes = b"{}", *, mandatory: bool = True, **properties: Any) -> Message:
-    return Message(queue, body, spec.Basic.Properties(**properties), mandatory)
+    return Message(queue, body, Properties(**properties), mandatory)
 
 
 def _open() -> tuple[PublishChannel, FakeWire]:
@@ -49,12 +51,13 @@ def _open() -> tuple[PublishChannel, FakeWire]:
 
 
 async def _confirm(channel: PublishChannel, tag: int, *, nack: bool = False, multiple: bool = False) -> None:
-    await channel._on_confirm_frame((spec.Basic.Nack if nack else spec.Basic.Ack)(tag, multiple))
+    feed(channel, (spec.Basic.Nack if nack else spec.Basic.Ack)(tag, multiple))
 
 
 async def _return(channel: PublishChannel, header: ContentHeader) -> None:
-    await channel.frames.put((0, ContentHeader(properties=header.properties)))
-    await channel._on_return_frame(spec.Basic.Return(312, "NO_ROUTE", "", "q"))
+    feed(channel, spec.Basic.Return(312, "NO_ROUTE", "", "q"))
+    feed(channel, ContentHeader(properties=header.properties, body_size=2))
+    feed(channel, ContentBody(b"{}"))
 
 
 async def _outcome(confirmed: asyncio.Future[None]) -> type[BaseException] | None:

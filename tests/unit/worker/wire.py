@@ -9,7 +9,7 @@ import aiormq
 import pamqp.frame
 from aiormq.base import FutureStore
 
-from worker.connection import LinkLostError, Wire
+from worker.connection import LinkLostError, RawChannel, Wire
 
 AnyChannel = TypeVar("AnyChannel", bound=aiormq.Channel)
 
@@ -21,6 +21,7 @@ class FakeWire:
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.blocked = False
         self.unsent = 0
+        self.max_frame = 131_072
         self.written: list[bytes] = []
         self.refuses_channels: Exception | None = None
         self.channels: list[aiormq.Channel] = []
@@ -37,6 +38,8 @@ class FakeWire:
         if self.refuses_channels is not None:
             raise self.refuses_channels
         channel = open_channel(factory)
+        if isinstance(channel, RawChannel):
+            channel.wire = as_wire(self)
         self.channels.append(channel)
         return channel
 
@@ -83,6 +86,12 @@ def open_channel(factory: type[AnyChannel]) -> AnyChannel:
 
 async def _read_nothing(_: aiormq.Channel) -> None:
     pass
+
+
+def feed(channel: RawChannel, frame: Any) -> None:
+    """Hand over a frame as it would come off the socket."""
+    data = pamqp.frame.marshal(frame, 1)
+    assert channel.feed(data[0], data[7:-1])
 
 
 async def breathe() -> None:
