@@ -77,7 +77,7 @@ def test_send_interrupted_while_it_waits(
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=15)
 
-    assert process.returncode == 130
+    assert process.returncode == 130, err
     assert (out, err) == ("", "")
     assert set(rabbitmq.queue_depths(vhost)) == queues
 
@@ -111,7 +111,7 @@ def test_a_demo_that_is_interrupted_leaves_nothing(
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
 
-    assert process.returncode == 130
+    assert process.returncode == 130, err
     assert "Traceback" not in err
     assert processes_of(temporary_folder) == []
     assert list(temporary_folder.iterdir()) == []

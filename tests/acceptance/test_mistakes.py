@@ -48,7 +48,9 @@ def test_a_missing_vhost_is_named(
     assert "nowhere" in ran.err
 
 
-@pytest.mark.parametrize("command", COMMANDS[1:], ids=" ".join)
+@pytest.mark.parametrize(
+    "command", [*COMMANDS[1:], ("demo", "--amqp-url", NOBODY_THERE)], ids=lambda words: words[0]
+)
 def test_a_broker_that_is_not_there_is_named(cli: Cli, command: tuple[str, ...]) -> None:
     ran = cli(*command, amqp_url=NOBODY_THERE)
 
@@ -86,7 +88,7 @@ def test_a_ledger_that_another_program_locks_is_a_sentence(cli: Cli, tmp_path: P
     path = tmp_path / "ledger.db"
     with sqlite3.connect(path, isolation_level=None) as database:
         database.execute("BEGIN EXCLUSIVE")
-        ran = cli("ledger", "upgrade", ledger_url=f"sqlite:///{path}")
+        ran = cli("requests", ledger_url=f"sqlite:///{path}")
 
     assert ran.code == 1
     assert "locked" in ran.err

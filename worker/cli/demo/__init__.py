@@ -15,6 +15,7 @@ from worker.cli.demo import show
 from worker.cli.demo.performance import perform
 from worker.cli.demo.plan import Plan
 from worker.cli.demo.stage import Stage, WorkerProcess, knock, remove_queues
+from worker.cli.interrupts import interruptible
 from worker.cli.problems import Failure
 from worker.sandbox import RabbitMQ
 
@@ -64,4 +65,4 @@ def _play(
         with show.step("a worker process and its ledger"):
             worker = stack.enter_context(WorkerProcess(folder / "worker.log", stage.settings()))
             runner.run(worker.up())
-        return runner.run(perform(plan, stage, worker))
+        return runner.run(interruptible(perform(plan, stage, worker)))

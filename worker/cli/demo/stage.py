@@ -112,9 +112,8 @@ class WorkerProcess:
         if self._process.poll() is not None:
             *_, last = self.log.read_text(errors="replace").splitlines() or ["it said nothing"]
             why = last.removeprefix("session-worker: ")
-            raise Failure(
-                f"The worker ended with exit code {self._process.returncode}: {why} (log: {self.log})"
-            )
+            code = self._process.returncode
+            raise Failure(f"The worker ended with exit code {code}: {why} (log: {self.log})")
 
 
 async def knock(amqp_url: str) -> None:

@@ -1,0 +1,38 @@
+"""An interrupt is not mistaken for the error that it causes."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from worker.cli.interrupts import interruptible
+
+
+async def test_a_cancellation_that_the_work_turns_into_an_error_stays_one() -> None:
+    started = asyncio.Event()
+
+    async def connecting() -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise ConnectionError("the connection was lost") from None
+
+    task = asyncio.create_task(interruptible(connecting()))
+    await started.wait()
+    task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_results_and_errors_come_through() -> None:
+    async def work(error: Exception | None) -> int:
+        if error is not None:
+            raise error
+        return 7
+
+    assert await interruptible(work(None)) == 7
+    with pytest.raises(ValueError, match="wrong"):
+        await interruptible(work(ValueError("wrong")))

@@ -1,0 +1,26 @@
+"""Ctrl-C stays Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+T = TypeVar("T")
+
+
+async def interruptible(work: Coroutine[Any, Any, T]) -> T:
+    """The result of ``work``. When cancelled, wait until it has cleaned up, and then be cancelled: a connection
+    that is just being made turns a cancellation into an error of its own, which would hide the interrupt."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task})
+    except asyncio.CancelledError:
+        task.cancel()
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()
+        raise
+    return task.result()
