@@ -12,8 +12,11 @@ T = TypeVar("T")
 
 
 async def interruptible(work: Coroutine[Any, Any, T]) -> T:
-    """The result of ``work``. When cancelled, wait until it has cleaned up, and then be cancelled: a connection
-    that is just being made turns a cancellation into an error of its own, which would hide the interrupt."""
+    """The result of ``work``. When cancelled, wait until it has cleaned up, and then be cancelled.
+
+    A connection that is just being made turns a cancellation into an error of its own, which would hide the
+    interrupt.
+    """
     task = asyncio.ensure_future(work)
     try:
         await asyncio.wait({task})

@@ -57,7 +57,7 @@ def _play(
         else:
             amqp_url = settings.load(amqp_url=amqp_url).amqp_urls[0]
             with show.step("the broker that you named"):
-                runner.run(knock(amqp_url))
+                runner.run(interruptible(knock(amqp_url)))
             prefix = f"session-demo-{secrets.token_hex(4)}"
         stage = Stage(amqp_url, ledger_url or f"sqlite:///{folder / 'ledger.db'}", prefix)
         if prefix != "session":
