@@ -18,6 +18,8 @@ from worker.identifiers import storable
 from worker.reply import OUR_FACTS
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from contracts import CreateSessionRequest
     from worker.handlers import Context, Handler
 
@@ -87,10 +89,14 @@ async def run(
 async def _call(
     handler: Handler, request: CreateSessionRequest, context: Context
 ) -> Success | Failure | Rejected:
+    async def once() -> Success:
+        return Success(_plain(await handler(request, context)))
+
     try:
-        async for attempt in retry.immediate():
-            with attempt:
-                return Success(_plain(await handler(request, context)))
+        try:
+            return await once()
+        except Exception as error:  # noqa: BLE001 - what is worth another try is decided in retry.py
+            return await retry.immediate()(_after(error, once))
     except Rejected as rejected:
         return rejected
     except InvalidResultError as error:
@@ -99,7 +105,18 @@ async def _call(
         raise
     except BaseException as error:  # noqa: BLE001 - SystemExit too is the handler's failure, not the worker's end
         return Failure(ErrorCode.HANDLER_FAILED, error, transient=retry.is_transient(error))
-    raise AssertionError("unreachable")
+
+
+def _after(first: Exception, again: Callable[[], Awaitable[Success]]) -> Callable[[], Awaitable[Success]]:
+    """A call whose first try has already failed: whoever succeeds at once has nothing to do with retrying."""
+    failed = [first]
+
+    async def call() -> Success:
+        if failed:
+            raise failed.pop()
+        return await again()
+
+    return call
 
 
 def _plain(result: object) -> dict[str, Any]:

@@ -7,16 +7,17 @@ import string
 from datetime import UTC, datetime
 
 _BASE36 = string.digits + string.ascii_lowercase
-_CODE_LENGTH = 12
+_PAIRS = tuple(first + second for first in _BASE36 for second in _BASE36)
+_PAIRS_IN_CODE = 6
 
 
 def new_session_id(today: datetime | None = None) -> str:
     """``ts_YYMMDD_<12 lower-case base-36 characters>``, the date in UTC."""
-    number = secrets.randbelow(36**_CODE_LENGTH)
+    number = secrets.randbelow(len(_PAIRS) ** _PAIRS_IN_CODE)
     code = ""
-    for _ in range(_CODE_LENGTH):
-        number, digit = divmod(number, 36)
-        code += _BASE36[digit]
+    for _ in range(_PAIRS_IN_CODE):
+        number, pair = divmod(number, len(_PAIRS))
+        code += _PAIRS[pair]
     return f"ts_{today or datetime.now(UTC):%y%m%d}_{code}"
 
 
