@@ -150,7 +150,11 @@ class Flow:
             return await self._interrupt(hold)
         try:
             return await self._conclude(hold, result)
-        except EntryRejectedError as error:
+        except FencedError:
+            raise
+        except Exception as error:
+            # An answer all the same: left as it is, the entry would look like one that this worker still runs.
+            log.exception("outcome could not be recorded", request_id=str(hold.request.request_id))
             return await self._conclude(hold, Failure(ErrorCode.INTERNAL_ERROR, error, transient=False))
 
     async def _attempt(self, hold: Hold) -> Success | Failure | Rejected:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 OUR_FACTS = dict.fromkeys(("attempts", "worker_id", "processing_ms"))
 """What every answer's metadata holds beside the handler's: it counts towards the limits, and wins."""
+FACTS_OF_FAILURE = frozenset(("error_code", "retryable", "rejection_code"))
+"""What the metadata of a completed answer never holds, whatever the handler says."""
 
 SENTENCES = {
     ErrorCode.EXPIRED: "the request's expiration passed first; nothing was created, send a new request",
@@ -51,7 +53,8 @@ class ReplyBuilder:
     def completed(
         self, request: Request, claimed: Claimed, handler_metadata: Mapping[str, Any], seconds: float
     ) -> bytes:
-        metadata = {**handler_metadata, **self._facts(claimed.attempt, seconds)}
+        metadata = {name: fact for name, fact in handler_metadata.items() if name not in FACTS_OF_FAILURE}
+        metadata |= self._facts(claimed.attempt, seconds)
         return _encode(request.request_id, _payload(request, claimed), metadata)
 
     def failed(

@@ -325,9 +325,11 @@ async def test_entry_that_the_database_rejects_at_the_claim_is_refused() -> None
     assert "title" in outcome.letter.message
 
 
-async def test_outcome_that_the_database_rejects_is_recorded_as_failed() -> None:
+@pytest.mark.parametrize("error", [EntryRejectedError("response"), RuntimeError("a bug of ours")])
+async def test_outcome_that_cannot_be_recorded_is_recorded_as_failed(error: Exception) -> None:
+    """Left as it is, the entry would stay ``processing`` under a live worker, and nobody would answer."""
     ledger = ScriptedLedger()
-    ledger.ends = [EntryRejectedError("response")]
+    ledger.ends = [error]
     outcome = await _outcome(_flow(ledger))
     assert isinstance(outcome, Exhausted)
     assert (outcome.letter.code, ledger.names) == (ErrorCode.INTERNAL_ERROR, ["Claim", "Finish", "Finish"])
