@@ -153,7 +153,7 @@ class Flow:
         except FencedError:
             raise
         except Exception as error:
-            # An answer all the same: left as it is, the entry would look like one that this worker still runs.
+            # Left as it is, the entry would look like one that this worker still runs: nobody would answer.
             log.exception("outcome could not be recorded", request_id=str(hold.request.request_id))
             return await self._conclude(hold, Failure(ErrorCode.INTERNAL_ERROR, error, transient=False))
 
