@@ -51,7 +51,8 @@ class ConnectError(LinkLostError):
 def broker_errors() -> Iterator[None]:
     """Turn every way in which aiormq says that a connection or channel is gone into ``LinkLostError``.
 
-    One of them is a ``CancelledError`` that nobody asked for.
+    One of them is a ``CancelledError`` that nobody asked for, another a ``StopAsyncIteration`` when the peer
+    hangs up during the handshake.
     """
     try:
         yield
@@ -62,7 +63,7 @@ def broker_errors() -> Iterator[None]:
         if task is not None and task.cancelling():
             raise
         raise LinkLostError("the connection was lost") from None
-    except (AMQPError, OSError, RuntimeError, RecursionError) as error:
+    except (AMQPError, OSError, RuntimeError, RecursionError, StopAsyncIteration) as error:
         raise LinkLostError(f"{type(error).__name__}: {error}") from error
 
 
@@ -318,7 +319,8 @@ def _connect_error(cause: BaseException, url: URL) -> ConnectError:
             "and that the user may enter the vhost",
             permanent=True,
         )
-    if "vhost" in text or "NOT_ALLOWED" in text:
+    # aiormq tells of a refused Connection.Open only that the answer was another one.
+    if any(sign in text for sign in ("vhost", "NOT_ALLOWED", "Connection.OpenOk")):
         vhost = URL(url).path.lstrip("/") or "/"
         return ConnectError(
             f"the broker at {where} has no vhost {vhost}, or user {user} may not enter it; create it "

@@ -9,7 +9,6 @@ import signal
 import socket
 import sys
 import threading
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -42,6 +41,8 @@ log = structlog.get_logger()
 
 START_SECONDS = 10.0
 """How long the broker may take to answer when the worker starts. Later on it is waited for without end."""
+PAUSE_SECONDS = 2.0
+"""How long a shutdown waits for the broker to say that no more deliveries come."""
 RELEASE_SECONDS = 5.0
 """What giving back, acknowledging and closing may take after the grace."""
 
@@ -117,7 +118,8 @@ class Service:
         def hopeless(state: tenacity.RetryCallState) -> bool:
             error = state.outcome.exception() if state.outcome else None
             permanent = isinstance(error, TopologyError) or getattr(error, "permanent", False)
-            return first and (permanent or (state.seconds_since_start or 0) > START_SECONDS)
+            tried_until = (state.seconds_since_start or 0) + state.upcoming_sleep
+            return first and (permanent or tried_until > START_SECONDS)
 
         trying = retry.until_stopped(self._stop, (LinkLostError, TopologyError), _log_link_failure, hopeless)
         try:
@@ -234,8 +236,10 @@ class Service:
     async def _drain(self, link: Link | None = None) -> None:
         """1. no new deliveries · 2. let finish what runs · 3. give back the rest. The link closes next."""
         if link is not None:
-            with suppress(LinkLostError):
-                await link.pause()
+            # A broker that is silent takes no time from what runs: the pause ends with the link then.
+            pausing = asyncio.create_task(link.pause(), name="last pause")
+            pausing.add_done_callback(_forget_failure)
+            await asyncio.wait({pausing}, timeout=PAUSE_SECONDS)
         if not self._serving:
             return
         log.info("draining", running=len(self._serving), grace=self._settings.shutdown_grace)
@@ -299,6 +303,11 @@ def _exit_now(reason: str) -> None:
     log.error("worker ends at once", reason=reason)
     sys.stderr.flush()
     os._exit(1)
+
+
+def _forget_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 def _log_stray_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
