@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,8 @@ async def _act(what: str) -> dict[str, Any] | None:
             raise asyncio.CancelledError
         case "hang":
             await asyncio.Event().wait()
+        case "block":
+            time.sleep(4)  # the event loop stands still, as under a careless handler
         case "set":
             return {"result": {1, 2, 3}, "object": object()}
         case "large":

@@ -1,0 +1,83 @@
+"""One request in two workers' hands: who may work on it, who waits, and who comes too late."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pika
+
+from contracts.amqp import BUSY_LAPS
+from tests.broker.lab import answer, code_of, request
+from tests.support.waiting import soon
+
+if TYPE_CHECKING:
+    from tests.broker.lab import Lab
+
+
+def laps(lab: Lab) -> int:
+    """The laps of the copy that waits in the retry queue; 0 when none waits."""
+    with closing(pika.BlockingConnection(pika.URLParameters(lab.url))) as connection:
+        _, properties, _ = connection.channel().basic_get("session.create.retry.1s")
+        return 0 if properties is None else int(properties.headers.get(BUSY_LAPS, 0))
+
+
+def test_a_duplicate_goes_round_while_another_worker_runs_the_request(lab: Lab) -> None:
+    """Lap by lap, for longer than a dead holder would be trusted; then it gets the stored answer."""
+    for _ in range(2):
+        lab.worker(concurrency=1)
+    body = request(gate=str(lab.gate))
+    with lab.requester() as requester:
+        requester.send(body)
+        lab.running(1)
+        requester.send(body)
+        soon(lambda: laps(lab) >= 3, 20)
+        lab.open_gate()
+        first, again = requester.collect(2)
+    assert first.body == again.body
+    assert sorted(len(reply.headers) for reply in (first, again)) == [0, 1]
+    assert list(lab.runs().values()) == [1]
+    lab.quiet()
+
+
+def test_a_handler_that_blocks_its_event_loop_is_not_taken_for_dead(lab: Lab) -> None:
+    """The worker's name is renewed meanwhile: nobody takes the request over, no crash is counted."""
+    for _ in range(2):
+        lab.worker(concurrency=1, holder_timeout=1)
+    body = request(do="block")
+    with lab.requester() as requester:
+        for _ in range(2):
+            requester.send(body)
+            lab.running(1)
+        replies = requester.collect(2, 30)
+    assert len({reply.body for reply in replies}) == 1
+    assert answer(replies[0])["metadata"]["attempts"] == 1
+    assert list(lab.runs().values()) == [1]
+    lab.quiet()
+
+
+def test_a_frozen_worker_that_wakes_up_too_late_changes_nothing(lab: Lab) -> None:
+    """Its request was taken over and finished: it answers with what the other one stored."""
+    frozen = lab.worker(concurrency=1)
+    body = request(gate=str(lab.gate))
+    with lab.requester() as requester:
+        requester.send(body)
+        lab.running(1)
+        frozen.send_signal(signal.SIGSTOP)
+        try:
+            other = lab.worker()
+            lab.open_gate()
+            requester.send(body)
+            [first] = requester.collect(1, 30)
+            finished = other.wait_for("request finished")
+        finally:
+            frozen.send_signal(signal.SIGCONT)
+        frozen.wait_for("request was taken over")
+        late = requester.collect(2)[1]
+    assert code_of(first) is None
+    assert late.body == first.body
+    assert late.headers == {"x-idempotent-replayed": True}
+    assert answer(first)["request_id"] == finished["request_id"]
+    assert lab.sessions() == 1
+    lab.quiet()
