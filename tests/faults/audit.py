@@ -87,18 +87,18 @@ async def read(url: str) -> Ledger:
     return Ledger({row.request_id: row for row in found}, [(str(row[0]), row[1]) for row in sessions])
 
 
-def check(book: Book, ledger: Ledger) -> None:
+def check(book: Book, ledger: Ledger, max_crashes: int = 3) -> None:
     """Raises AuditError for the first request for which the promise does not hold."""
+    session_ids = dict(ledger.sessions)
     sessions = Counter(request_id for request_id, _ in ledger.sessions)
     for sending in book.unanswered:
         raise AuditError(sending.request_id, f"never answered: {sending}")
     for request_id in ledger.requests.keys() - book.request_ids:
-        if not book.of(request_id):
-            raise AuditError(request_id, "is in the ledger and was never sent")
+        raise AuditError(request_id, "is in the ledger and was never sent")
     for row in ledger.requests.values():
-        _check_row(row, sessions[row.request_id], dict(ledger.sessions).get(row.request_id))
+        _check_row(row, sessions[row.request_id], session_ids.get(row.request_id))
     for sending in book.sendings.values():
-        _check_sending(sending, book.answers[sending.correlation_id], ledger)
+        _check_sending(sending, book.answers[sending.correlation_id], ledger, max_crashes)
     for request_id in book.request_ids:
         _check_answers(request_id, book, ledger.requests.get(request_id))
 
@@ -122,15 +122,17 @@ def _check_row(row: Row, sessions: int, session_id: str | None) -> None:
     demand(row.parked == (row.outcome not in NOT_PARKED), "parked_at does not fit its outcome")
 
 
-def _check_sending(sending: Sending, answers: list[Answer], ledger: Ledger) -> None:
+def _check_sending(sending: Sending, answers: list[Answer], ledger: Ledger, max_crashes: int) -> None:
+    row = ledger.requests.get(sending.request_id or "")
+    blamed = row is not None and row.crashes >= max_crashes
+    allowed = sending.outcomes | ({"crashed_worker"} if blamed else set())
     for answer in answers:
-        if answer.outcome not in sending.outcomes:
+        if answer.outcome not in allowed:
             raise AuditError(
                 sending.request_id, f"was answered {answer.outcome}: {answer.body!r} to {sending}"
             )
         if sending.request_id is not None and answer.document["request_id"] != sending.request_id:
             raise AuditError(sending.request_id, f"got another's answer: {answer.body!r}")
-    row = ledger.requests.get(sending.request_id or "")
     claimed = [answer for answer in answers if not answer.refusal]
     if claimed and row is None:
         raise AuditError(sending.request_id, "was answered and is unknown to the ledger")
@@ -167,8 +169,9 @@ class Letter:
     body: bytes
 
 
-def check_parked(book: Book, ledger: Ledger, letters: list[Letter], doubles: int) -> None:
-    """Every failure for people and every refusal is there, nothing else; at most ``doubles`` are double."""
+def check_parked(book: Book, ledger: Ledger, letters: list[Letter], doubles: int) -> int:
+    """Every failure for people and every refusal is there, and nothing else. How many are there twice, which
+    may be ``doubles``."""
     refused = {
         correlation_id
         for correlation_id, answers in book.answers.items()
@@ -186,3 +189,4 @@ def check_parked(book: Book, ledger: Ledger, letters: list[Letter], doubles: int
         raise AuditError(missing.pop(), "is not on the parking lot")
     if (more := there.total() - len(there)) > doubles:
         raise AuditError(None, f"{more} doubles on the parking lot: {there.most_common(5)}")
+    return more

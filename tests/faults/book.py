@@ -26,6 +26,7 @@ class Sending:
     attempts: int | None = None
     confirmed: bool = False
     body: bytes = b""
+    properties: dict[str, Any] = field(default_factory=dict)
     at: float = field(default_factory=time.time)
 
 
@@ -63,13 +64,18 @@ class Book:
     def __init__(self) -> None:
         self.sendings: dict[str, Sending] = {}
         self.answers: dict[str, list[Answer]] = defaultdict(list)
+        self._by_request: dict[str, list[Sending]] = defaultdict(list)
 
     def send(self, sending: Sending) -> None:
         assert sending.correlation_id not in self.sendings
         self.sendings[sending.correlation_id] = sending
+        if sending.request_id is not None:
+            self._by_request[sending.request_id].append(sending)
 
-    def receive(self, correlation_id: str, body: bytes, *, replayed: bool) -> None:
-        self.answers[correlation_id].append(Answer(correlation_id, body, replayed))
+    def receive(self, correlation_id: str, body: bytes, *, replayed: bool) -> Answer:
+        answer = Answer(correlation_id, body, replayed)
+        self.answers[correlation_id].append(answer)
+        return answer
 
     @property
     def unanswered(self) -> list[Sending]:
@@ -81,8 +87,9 @@ class Book:
         ]
 
     def of(self, request_id: str) -> list[Sending]:
-        return [each for each in self.sendings.values() if each.request_id == request_id]
+        """All that was sent under one id."""
+        return self._by_request.get(request_id, [])
 
     @property
     def request_ids(self) -> set[str]:
-        return {each.request_id for each in self.sendings.values() if each.request_id and each.confirmed}
+        return set(self._by_request)

@@ -45,15 +45,16 @@ def start_worker(folder: Path, **settings: Any) -> WorkerProcess:
     return WorkerProcess(folder=folder, env=PATH, **{**WORKER, **settings})
 
 
-def declare(url: str, retry_delays: tuple[int, ...] = (1,)) -> None:
+async def declare_on(url: str, retry_delays: tuple[int, ...] = (1,)) -> None:
     """Declare the queues, so that requests can wait in them before a worker runs."""
+    wire = await Wire.open([url], "test")
+    await Topology.of(NAMES, retry_delays).apply(wire)
+    await wire.close()
 
-    async def apply() -> None:
-        wire = await Wire.open([url], "test")
-        await Topology.of(NAMES, retry_delays).apply(wire)
-        await wire.close()
 
-    asyncio.run(apply())
+def declare(url: str) -> None:
+    """``declare_on`` for tests without an event loop."""
+    asyncio.run(declare_on(url))
 
 
 def plan(title: str | None, request_id: str | None = None) -> Sending:

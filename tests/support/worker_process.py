@@ -90,6 +90,13 @@ class WorkerProcess:
                     raise AssertionError(f"the worker {why} without {what}:\n{''.join(self.output[-30:])}")
                 self._news.wait(left)
 
+    def poll_end(self, timeout: float) -> int | None:
+        """Its exit code once it has ended, or None after `timeout` seconds."""
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return None
+
     def send_signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
