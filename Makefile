@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 COMPILE := $(BIN)/pip-compile --quiet --strip-extras --no-annotate --no-header --allow-unsafe \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options
 
-.PHONY: help setup servers demo test check run lock clean
+.PHONY: help setup servers demo test check faults soak run lock clean
 
 help: ## List the commands
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null \
@@ -36,6 +36,15 @@ check: setup servers ## What must pass before a commit: format, lint, types, imp
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m pytest
+
+faults: setup servers ## Break workers, servers and networks at every step, and soak for two minutes
+	@$(BIN)/python -m pytest tests/faults
+
+MINUTES ?= 30
+SEED ?= 1
+LEDGER ?= both
+soak: setup servers ## A storm of random faults; MINUTES=30 SEED=1 LEDGER=both (or sqlite, postgresql)
+	@$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) --seed $(SEED) --ledger $(LEDGER)
 
 run: setup ## Run the worker with the SESSION_WORKER_* settings of the environment
 	@exec $(BIN)/session-worker run
