@@ -15,9 +15,8 @@ from rich.text import Text
 from client import RequestFailed, RequestNotRouted, SessionClientError
 from contracts import ERRORS, CreateSessionPayload, CreateSessionRequest, ErrorCode, problems
 from worker import settings
-from worker.cli import console, durations
+from worker.cli import console, durations, interrupts
 from worker.cli.clients import client_for
-from worker.cli.interrupts import interruptible
 from worker.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -90,7 +89,8 @@ def send(
     requests = [wish.request() for _ in range(count)]
     loaded = settings.load(amqp_url=amqp_url, prefix=prefix)
     started = time.perf_counter()
-    results = asyncio.run(interruptible(_send_all(loaded, requests, in_flight, timeout, json=json)))
+    with asyncio.Runner() as runner:
+        results = interrupts.run(runner, _send_all(loaded, requests, in_flight, timeout, json=json))
     if count > 1:
         _summary(results, time.perf_counter() - started, json=json)
     return 0 if all(result.code == "completed" for result in results) else 1

@@ -11,11 +11,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from worker import settings
+from worker.cli import interrupts
 from worker.cli.demo import show
 from worker.cli.demo.performance import perform
 from worker.cli.demo.plan import Plan
 from worker.cli.demo.stage import Stage, WorkerProcess, knock, remove_queues
-from worker.cli.interrupts import interruptible
 from worker.cli.problems import Failure
 from worker.sandbox import RabbitMQ
 
@@ -57,12 +57,12 @@ def _play(
         else:
             amqp_url = settings.load(amqp_url=amqp_url).amqp_urls[0]
             with show.step("the broker that you named"):
-                runner.run(interruptible(knock(amqp_url)))
+                interrupts.run(runner, knock(amqp_url))
             prefix = f"session-demo-{secrets.token_hex(4)}"
         stage = Stage(amqp_url, ledger_url or f"sqlite:///{folder / 'ledger.db'}", prefix)
         if prefix != "session":
             stack.callback(lambda: runner.run(remove_queues(stage)))
         with show.step("a worker process and its ledger"):
             worker = stack.enter_context(WorkerProcess(folder / "worker.log", stage.settings()))
-            runner.run(worker.up())
-        return runner.run(interruptible(perform(plan, stage, worker)))
+            interrupts.run(runner, worker.up())
+        return interrupts.run(runner, perform(plan, stage, worker))
