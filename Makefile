@@ -6,14 +6,16 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BENCH_VENV := .venv-bench
+BENCH_STAMP := $(BENCH_VENV)/.installed
 COMPILE := $(BIN)/pip-compile --quiet --strip-extras --no-annotate --no-header --allow-unsafe \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options
 
-.PHONY: help setup servers demo test check faults soak run lock clean
+.PHONY: help setup servers bench bench-quick demo test check faults soak run lock clean
 
 help: ## List the commands
-	@sed -nE 's/^([a-z]+):.*## (.*)/make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null \
-		|| sed -nE 's/^([a-z]+):.*## (.*)/make \1: \2/p' $(MAKEFILE_LIST)
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null \
+		|| sed -nE 's/^([a-z-]+):.*## (.*)/make \1: \2/p' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Install the project and its tools into .venv
 
@@ -23,6 +25,19 @@ $(STAMP): requirements-dev.lock pyproject.toml scripts/make-venv
 
 servers: ## Install RabbitMQ and PostgreSQL (Debian's packages) if they are missing; starts neither
 	@scripts/install-servers
+
+bench: $(BENCH_STAMP) servers ## Measure this worker beside its peers (hours) and write docs/benchmarks.md
+	@$(MAKE) --no-print-directory -C benchmarks/peers
+	@$(BENCH_VENV)/bin/python -m benchmarks.run --out benchmarks/results/latest.json
+	@$(BENCH_VENV)/bin/python -m benchmarks.report benchmarks/results/latest.json
+
+bench-quick: setup servers ## See that the benchmarks run and every answer is right; times mean nothing here
+	@$(BIN)/python -m benchmarks.run drain --contestants echo,ours-sqlite,ours-postgresql \
+		--requests 500 --repetitions 1
+
+$(BENCH_STAMP): requirements-bench.lock pyproject.toml scripts/make-venv
+	@scripts/make-venv $(BENCH_VENV) requirements-bench.lock
+	@touch $@
 
 demo: setup servers ## Send 1,000 requests through a private broker and see what becomes of them
 	@$(BIN)/session-worker demo
@@ -52,7 +67,9 @@ run: setup ## Run the worker with the SESSION_WORKER_* settings of the environme
 lock: setup ## Pin the newest allowed versions of all dependencies
 	@$(COMPILE) --upgrade --output-file requirements.lock pyproject.toml
 	@$(COMPILE) --upgrade --extra dev --output-file requirements-dev.lock pyproject.toml
+	@$(COMPILE) --upgrade --extra bench --constraint requirements-dev.lock \
+		--output-file requirements-bench.lock pyproject.toml
 
 clean: ## Remove the virtual environment and every cache
-	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) $(BENCH_VENV) benchmarks/peers/build build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

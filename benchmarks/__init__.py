@@ -1,0 +1,1 @@
+"""This worker and its peers, side by side in one run."""

@@ -1,0 +1,43 @@
+"""What one run of the benchmarks measures, and in which order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from benchmarks.contestants import Contestant
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`requests` replaces every scenario's own number, if given; `ledger_rows` are for growth."""
+
+    contestants: Sequence[Contestant]
+    repetitions: int
+    requests: int | None
+    ledger_rows: Sequence[int]
+
+    def turns(self, entrants: Sequence[T]) -> Iterator[tuple[int, T]]:
+        """Every repetition goes once through all, each starting with another: what the machine does
+        meanwhile, and who went before, hits them alike."""
+        for repetition in range(self.repetitions):
+            start = repetition % max(1, len(entrants))
+            for entrant in [*entrants[start:], *entrants[:start]]:
+                yield repetition, entrant
+
+    def count(self, requests: int) -> int:
+        return self.requests or requests
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Something to measure; `measure` gives rows of plain numbers, their units in their names."""
+
+    contestant: str
+    repetition: int
+    measure: Callable[[], list[dict[str, Any]]]
