@@ -17,14 +17,14 @@ def run(runner: asyncio.Runner, work: Coroutine[Any, Any, T]) -> T:
     While the runner sets itself up, there is one at which it takes an interrupt for a mere cancellation.
     """
     try:
-        return runner.run(_interruptible(work))
+        return runner.run(interruptible(work))
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
     finally:
         work.close()
 
 
-async def _interruptible(work: Coroutine[Any, Any, T]) -> T:
+async def interruptible(work: Coroutine[Any, Any, T]) -> T:
     """The result of ``work``. When cancelled, wait until it has cleaned up, and then be cancelled.
 
     A connection that is just being made turns a cancellation into an error of its own, which would hide the

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
 import pytest
 
-from worker.cli.interrupts import interruptible
+from worker.cli.interrupts import interruptible, run
 
 
 async def test_a_cancellation_that_the_work_turns_into_an_error_stays_one() -> None:
@@ -36,3 +38,17 @@ async def test_results_and_errors_come_through() -> None:
     assert await interruptible(work(None)) == 7
     with pytest.raises(ValueError, match="wrong"):
         await interruptible(work(ValueError("wrong")))
+
+
+def test_an_interrupt_before_the_work_begins_is_an_interrupt() -> None:
+    """A runner that is just setting itself up hands it on as a cancellation; nothing is left behind."""
+
+    async def work() -> None: ...
+
+    class Runner(asyncio.Runner):
+        def run(self, coro: Coroutine[Any, Any, Any], **_: Any) -> Any:
+            coro.close()
+            raise asyncio.CancelledError
+
+    with Runner() as runner, pytest.raises(KeyboardInterrupt):
+        run(runner, work())
