@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 MAX_RESULT_BYTES = 65_536
 MAX_STACKTRACE = 8_192
-CANCEL_SECONDS = 5.0
-"""How long a handler that was cut off may take to clean up before the worker goes on without it."""
+CANCEL_SECONDS = 3.0
+"""How long a handler that was cut off may take to clean up before the worker goes on without it. Shorter than
+what a shutdown gives to handing back, so that a handler that never ends is handed back too."""
 
 
 _METADATA: pydantic.TypeAdapter[JsonObject] = pydantic.TypeAdapter(JsonObject)

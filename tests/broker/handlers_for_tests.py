@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,13 @@ from worker.handlers import Context, Rejected
 
 if TYPE_CHECKING:
     from contracts import CreateSessionRequest
+
+
+RESULTS: dict[str, dict[str, Any]] = {
+    "set": {"result": {1, 2, 3}, "object": object()},
+    "large": {"result": "x" * 200_000},
+    "merge": {"region": "eu-1", "attempts": "forged", "worker_id": None},
+}
 
 
 async def scripted(request: CreateSessionRequest, context: Context) -> dict[str, Any] | None:
@@ -37,15 +45,13 @@ async def _act(what: str) -> dict[str, Any] | None:
             raise asyncio.CancelledError
         case "hang":
             await asyncio.Event().wait()
+        case "stubborn":
+            while True:
+                with suppress(asyncio.CancelledError):
+                    await asyncio.Event().wait()
         case "block":
             time.sleep(4)  # the event loop stands still, as under a careless handler
-        case "set":
-            return {"result": {1, 2, 3}, "object": object()}
-        case "large":
-            return {"result": "x" * 200_000}
-        case "merge":
-            return {"region": "eu-1", "attempts": "forged", "worker_id": None}
-    return None
+    return RESULTS.get(what)
 
 
 def _write_down(line: str) -> None:

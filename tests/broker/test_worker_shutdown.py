@@ -64,6 +64,18 @@ def test_what_does_not_finish_within_the_grace_goes_back_uncounted(lab: Lab) -> 
     lab.quiet()
 
 
+def test_a_handler_that_will_not_end_is_handed_back_all_the_same(lab: Lab) -> None:
+    """Nothing is counted against its request: neither an attempt nor a crash."""
+    worker = lab.worker(shutdown_grace=0)
+    [request_id] = send(lab, 1, do="stubborn")
+    lab.running(1)
+    worker.terminate()
+    worker.wait(15)
+    entry = lab.entry(request_id)
+    assert (entry.status, entry.attempt) == (RequestStatus.PENDING, 0)
+    assert entry.history[-1]["detail"] == "handed back"
+
+
 def test_a_second_signal_ends_the_worker_at_once(lab: Lab) -> None:
     worker = lab.worker(shutdown_grace=60)
     send(lab, 1, gate=str(lab.gate))
