@@ -72,8 +72,8 @@ def test_without_reply_to_the_answer_goes_to_the_default_reply_queue(served: Lab
 
 
 def test_direct_reply_to_is_answered(served: Lab) -> None:
-    """Twice: the second answer is a replay, and says so."""
-    body = request()
+    """Also after a retry. The second answer is a replay, and says so."""
+    body = request(fails=1)
     with served.requester(replies_to="amq.rabbitmq.reply-to") as requester:
         first, again = requester.ask(body), requester.ask(body)
     assert answer(first)["status"] == "completed"

@@ -66,6 +66,8 @@ def ended(served: Lab) -> dict[str, Ended]:
         parked = served.take("session.create.dead", len(parked_ones))
         served.quiet()
         replays = {name: requester.ask(body) for name, body in bodies.items()}
+    for request_id in ids.values():
+        served.noted(request_id, "sent")
     served.quiet()
     assert set(replies) == set(bodies)
     return {
@@ -184,6 +186,7 @@ def document(**changes: object) -> bytes:
 
 REFUSED: list[tuple[str, bytes, dict[str, Any]]] = [
     ("unreadable", b"{", {}),
+    ("unreadable", b"", {}),
     ("unreadable", b"[1]", {}),
     ("unreadable", b"[" * 5000, {}),
     ("unreadable", request(), {"content_type": "text/xml"}),
@@ -194,6 +197,7 @@ REFUSED: list[tuple[str, bytes, dict[str, Any]]] = [
     ("invalid_request", document(payload={"title": ""}), {}),
     ("unsupported_operation", document(operation="delete_everything"), {}),
     ("too_large", document(metadata={"text": "x" * 8192}), {}),
+    ("too_large", document(metadata={"text": "x" * 400_000}), {}),
     ("missing_request_id", b'{"user_id": "ada@example.com", "payload": {}}', {}),
 ]
 
