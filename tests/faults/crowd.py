@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 
 import aio_pika
 from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
+from yarl import URL
 
 from tests.faults.book import Book, Sending
 from tests.faults.support import NAMES, plan
@@ -75,13 +76,15 @@ class Crowd:
     async def run(self) -> None:
         """Come back after every lost connection. Runs until cancelled."""
         while True:
+            connection = aio_pika.Connection(URL(self._url))
             with suppress(*LOST):
-                connection = await aio_pika.connect(self._url, timeout=5)
-                async with connection:
-                    await self._converse(connection)
+                await connection.connect(timeout=5)
+                await self._converse(connection)
+            with suppress(*LOST):
+                await asyncio.wait_for(connection.close(), 5)
             await asyncio.sleep(0.2)
 
-    async def _converse(self, connection: aio_pika.abc.AbstractConnection) -> None:
+    async def _converse(self, connection: aio_pika.Connection) -> None:
         channel = await connection.channel(on_return_raises=True)
         await channel.set_qos(500)
         queue = await channel.declare_queue(

@@ -193,8 +193,15 @@ class Soak:
             "parked": len(letters),
             "parked twice": doubles,
             "crashes counted on requests": crashes,
+            "failed by five crashes of others": self._blamed(self.crowd, self.state),
             "sessions": len(self.state.sessions),
         }
+
+    @staticmethod
+    def _blamed(crowd: Crowd, state: audit.Ledger) -> int:
+        """Requests that killed nobody and were running each time that a worker was killed."""
+        rows = (row for row in state.requests.values() if row.outcome == "crashed_worker")
+        return sum("crashed_worker" not in crowd.book.of(row.request_id)[0].outcomes for row in rows)
 
     def story(self, request_id: str | None) -> str:
         """All that is known of one request."""

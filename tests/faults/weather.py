@@ -6,16 +6,20 @@ import asyncio
 import signal
 import sqlite3
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Sequence
 
     from tests.faults.fleet import Place
     from tests.support.tcp_proxy import Mode, TcpProxy
     from worker.sandbox import PostgreSQL, RabbitMQ
+
+Kinds = dict[str, tuple[int, Callable[[], Awaitable[None]]]]
+"""Faults by name: how often each is chosen, and how it is done."""
 
 
 class Weather:
@@ -35,11 +39,13 @@ class Weather:
         self._broker = broker
         self._postgresql = postgresql
         self._ledger_path = ledger_path
-        self._frozen: set[asyncio.Task[None]] = set()
-        kinds: dict[str, tuple[int, Callable[[], Awaitable[None]]]] = {
-            "worker killed": (6, self._kill_worker),
-            "worker terminated": (4, self._terminate_worker),
-            "worker frozen": (4, self._freeze_worker),
+        self._mending: set[asyncio.Future[None]] = set()
+        self._on_workers: Kinds = {
+            "worker killed": (3, self._kill_worker),
+            "worker terminated": (2, self._terminate_worker),
+            "worker frozen": (2, self._freeze_worker),
+        }
+        kinds: Kinds = {
             "broker connections reset": (5, lambda: self._reset(self._place().broker)),
             "broker connections cut": (3, lambda: self._cut(self._place().broker)),
             "broker network stalled": (2, lambda: self._network(self._place().broker, "stall", 1, 14)),
@@ -64,25 +70,26 @@ class Weather:
                 "ledger restarted": (2, lambda: self._restart_ledger(postgresql, postgresql.stop)),
                 "ledger killed": (2, lambda: self._restart_ledger(postgresql, postgresql.kill)),
             }
-        self._kinds = kinds
+        self._on_servers = kinds
 
     async def storm(self) -> None:
-        """One fault after the other, until cancelled; then everything is mended."""
+        """Break workers and, at the same time, what they need, until cancelled; then everything is mended."""
         try:
-            while True:
-                await asyncio.sleep(self._chance.uniform(0.3, 3))
-                kinds = list(self._kinds)
-                kind = self._chance.choices(kinds, [self._kinds[each][0] for each in kinds])[0]
-                self.counts[kind] += 1
-                # A fault that has begun is carried through: half of it would be another fault.
-                fault = asyncio.ensure_future(self._kinds[kind][1]())
-                try:
-                    await asyncio.shield(fault)
-                except asyncio.CancelledError:
-                    await fault
-                    raise
+            await asyncio.gather(self._break(self._on_workers, 8), self._break(self._on_servers, 2))
         finally:
-            await asyncio.gather(*self._frozen)
+            await asyncio.gather(*self._mending)
+
+    async def _break(self, kinds: Kinds, pause: float) -> None:
+        names, weights = list(kinds), [weight for weight, _ in kinds.values()]
+        while True:
+            await asyncio.sleep(self._chance.uniform(0.2, 2 * pause))
+            kind = self._chance.choices(names, weights)[0]
+            self.counts[kind] += 1
+            # A fault that has begun is carried through, also at the end of the storm.
+            fault = asyncio.ensure_future(kinds[kind][1]())
+            self._mending.add(fault)
+            fault.add_done_callback(self._mending.discard)
+            await asyncio.shield(fault)
 
     def _place(self) -> Place:
         return self._chance.choice(self._places)
@@ -102,14 +109,9 @@ class Weather:
 
     async def _freeze_worker(self) -> None:
         """A zombie: it is taken for dead and goes on later."""
-        task = asyncio.create_task(self._freeze(self._place(), self._chance.uniform(0.5, 10)))
-        self._frozen.add(task)
-        task.add_done_callback(self._frozen.discard)
-
-    async def _freeze(self, place: Place, seconds: float) -> None:
-        worker = place.worker
+        worker = self._place().worker
         worker.send_signal(signal.SIGSTOP)
-        await asyncio.sleep(seconds)
+        await asyncio.sleep(self._chance.uniform(0.5, 8))
         worker.send_signal(signal.SIGCONT)
 
     # ------------------------------------------------------------------------------- networks
