@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from worker.cli.interrupts import interruptible, run
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
 
 
 async def test_a_cancellation_that_the_work_turns_into_an_error_stays_one() -> None:
@@ -45,10 +48,9 @@ def test_an_interrupt_before_the_work_begins_is_an_interrupt() -> None:
 
     async def work() -> None: ...
 
-    class Runner(asyncio.Runner):
-        def run(self, coro: Coroutine[Any, Any, Any], **_: Any) -> Any:
-            coro.close()
-            raise asyncio.CancelledError
+    def interrupted(coro: Coroutine[Any, Any, Any]) -> None:
+        coro.close()
+        raise asyncio.CancelledError
 
-    with Runner() as runner, pytest.raises(KeyboardInterrupt):
-        run(runner, work())
+    with pytest.raises(KeyboardInterrupt):
+        run(cast("asyncio.Runner", SimpleNamespace(run=interrupted)), work())
