@@ -50,7 +50,9 @@ class Contestant:
 
 
 _NOTHING: Final = "no"
+_NEW: Final = "a new request"
 _CONFIRMED: Final = "reply confirmed, then ack"
+_TRANSIENT: Final = "reply confirmed but not persistent, then ack"
 _FASTSTREAM: Final = ("-m", "faststream", "run", "--log-level", "warning")
 
 
@@ -78,7 +80,7 @@ CONTESTANTS: Final = (
         title="aio-pika, bare echo",
         command=("-m", "benchmarks.peers.echo"),
         format=Json(QUEUE),
-        promise=Promise(_NOTHING, _NOTHING, _NOTHING, _CONFIRMED),
+        promise=Promise(_NOTHING, _NOTHING, _NEW, _CONFIRMED),
         waits=True,
     ),
     _ours("sqlite", "SQLite"),
@@ -88,14 +90,14 @@ CONTESTANTS: Final = (
         title="aio_pika.patterns.JsonRPC",
         command=("-m", "benchmarks.peers.aio_pika_rpc"),
         format=AioPikaRpc(QUEUE),
-        promise=Promise(_NOTHING, _NOTHING, _NOTHING, f"{_CONFIRMED}; a failed reply drops the request"),
+        promise=Promise(_NOTHING, _NOTHING, _NEW, f"{_CONFIRMED}; a failed reply drops the request"),
     ),
     Contestant(
         name="faststream",
         title="FastStream RPC, echo",
         command=(*_FASTSTREAM, "benchmarks.peers.faststream_echo:app"),
         format=Json(QUEUE),
-        promise=Promise("pydantic model", _NOTHING, _NOTHING, _CONFIRMED),
+        promise=Promise("a JSON object", _NOTHING, _NEW, _TRANSIENT),
         waits=True,
     ),
     Contestant(
@@ -104,10 +106,10 @@ CONTESTANTS: Final = (
         command=(*_FASTSTREAM, "benchmarks.peers.faststream_postgresql:app"),
         format=Session(QUEUE),
         promise=Promise(
-            "pydantic model",
+            "our contract's model",
             "claim, then session and answer committed in PostgreSQL",
-            "not answered (a handler would have to)",
-            _CONFIRMED,
+            "refused by a unique key, unanswered",
+            _TRANSIENT,
         ),
         ledger="postgresql",
     ),
@@ -122,8 +124,8 @@ CONTESTANTS: Final = (
         promise=Promise(
             _NOTHING,
             _NOTHING,
-            _NOTHING,
-            "acknowledged late; reply published without a confirm, not persistent",
+            _NEW,
+            f"{_TRANSIENT} (`task_acks_late`)",
             "1 + one for each core",
         ),
     ),
@@ -135,9 +137,7 @@ CONTESTANTS: Final = (
             *("--workers", "1", "--max-async-tasks", "256", "--log-level", "WARNING"),
         ),
         format=Taskiq(QUEUE),
-        promise=Promise(
-            _NOTHING, _NOTHING, _NOTHING, "reply confirmed by a result backend of ours, then ack"
-        ),
+        promise=Promise(_NOTHING, _NOTHING, _NEW, "reply confirmed by a result backend of ours, then ack"),
     ),
     Contestant(
         name="dramatiq",
@@ -147,7 +147,7 @@ CONTESTANTS: Final = (
         promise=Promise(
             _NOTHING,
             _NOTHING,
-            _NOTHING,
+            _NEW,
             "reply confirmed, then ack; classic queues (it declares no others)",
             "1 + one for each core, 8 threads in each",
         ),
@@ -158,7 +158,7 @@ CONTESTANTS: Final = (
         title="C, librabbitmq, echo",
         command=(str(C_ECHO),),
         format=Json(QUEUE),
-        promise=Promise("not even parsed", _NOTHING, _NOTHING, _CONFIRMED),
+        promise=Promise("not even parsed", _NOTHING, _NEW, _CONFIRMED),
     ),
 )
 

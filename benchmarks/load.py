@@ -19,12 +19,19 @@ WARM_UP = 256
 
 
 class ClosedLoop:
-    """Keeps `in_flight` of the requests under way; `latencies` are seconds from send to reply."""
+    """Keeps `in_flight` of the requests under way; `latencies` are seconds from send to reply.
 
-    def __init__(self, run: Run, requests: Iterable[Request], in_flight: int) -> None:
+    With `per_second` it sends no faster than that: what takes equally long would else come back in bursts.
+    """
+
+    def __init__(
+        self, run: Run, requests: Iterable[Request], in_flight: int, per_second: float | None = None
+    ) -> None:
         self._run = run
         self._waiting = iter(run.encoded(requests))
         self._in_flight = in_flight
+        self._per_second = per_second
+        self._started = time.perf_counter()
         self._sent: dict[str, tuple[Request, float]] = {}
         self._answered: list[tuple[Request, Reply]] = []
         self.latencies: list[float] = []
@@ -34,9 +41,13 @@ class ClosedLoop:
         return bool(self._sent)
 
     def top_up(self) -> None:
-        batch = list(islice(self._waiting, self._in_flight - len(self._sent)))
+        now = time.perf_counter()
+        room = self._in_flight - len(self._sent)
+        if self._per_second is not None:
+            due = int((now - self._started) * self._per_second)
+            room = max(0, min(room, due - len(self._answered) - len(self._sent)))
+        batch = list(islice(self._waiting, room))
         if batch:
-            now = time.perf_counter()
             self._sent |= {request.id: (request, now) for request, _ in batch}
             self._run.sender.send(b"".join(frames for _, frames in batch))
 

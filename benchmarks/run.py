@@ -39,21 +39,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         failures = _run(plan, options.scenarios or list(SCENARIOS), options.out)
     except SandboxError as error:
-        failures = [str(error)]
-    for failure in failures:
-        print(failure, file=sys.stderr)
+        print(error, file=sys.stderr)
+        return 1
     return 1 if failures else 0
 
 
 def _run(plan: Plan, names: Sequence[str], out: Path | None) -> list[str]:
     """Measure; what failed is left out of the results and returned."""
-    failures = []
+    failures: list[str] = []
     with Stage() as stage:
         results: dict[str, Any] = {
             "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
             "command": " ".join(["python", "-m", "benchmarks.run", *sys.argv[1:]]),
             "repetitions": plan.repetitions,
             "machine": machine.describe(stage),
+            "failures": failures,
             "scenarios": {},
         }
         for name in names:
@@ -64,6 +64,7 @@ def _run(plan: Plan, names: Sequence[str], out: Path | None) -> list[str]:
                     found = measurement.measure()
                 except (ContestantError, WireError) as error:
                     failures.append(f"{name}, {measurement.contestant}: {error}")
+                    print(failures[-1], file=sys.stderr, flush=True)
                     continue
                 for row in found:
                     rows.append(_labelled(measurement, row))

@@ -95,10 +95,10 @@ def aligned(rows: list[list[str]]) -> str:
     )
 
 
-def markdown(rows: list[list[str]]) -> str:
-    """A table for a page."""
+def markdown(rows: list[list[str]], *, figures: bool) -> str:
+    """A table for a page; with `figures` in all columns but the first."""
     head, *rest = rows
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rest]
+    lines = [head, ["---", *["---:" if figures else "---"] * (len(head) - 1)], *rest]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 

@@ -44,6 +44,11 @@ def _measure(stage: Stage, contestant: Contestant, requests: int) -> list[dict[s
 def _fast(run: Run, requests: int, slow_in_flight: int) -> dict[str, Any]:
     """The latencies of the fast ones while so many slow ones are under way."""
     fast = ClosedLoop(run, [new_request(FAST_TITLE) for _ in range(requests)], FAST_IN_FLIGHT)
-    slow = ClosedLoop(run, (new_request(SLOW_TITLE) for _ in count()), slow_in_flight)
+    slow = ClosedLoop(
+        run,
+        (new_request(SLOW_TITLE) for _ in count()),
+        slow_in_flight,
+        per_second=slow_in_flight / float(SLOW_TITLE),
+    )
     drive(run, fast, slow)
     return percentiles(fast.latencies) | {"slow_answered": len(slow.latencies)}

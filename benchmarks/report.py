@@ -1,0 +1,128 @@
+"""`python -m benchmarks.report RESULTS.json`: write docs/benchmarks.md and its pictures from measurements."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks import plots, show
+from benchmarks.bars import bars
+from benchmarks.contestants import CONTESTANTS
+
+DOCS: Final = Path(__file__).parents[1] / "docs"
+INTRODUCTION: Final = """\
+This page was written by `make bench` from `{results}`: every figure on it was measured in one run.
+
+Every contestant is a program in `benchmarks/peers/`, written the way its own documentation recommends, and
+gets the same requests from a queue of its own on the same private broker. Repetitions are interleaved: each
+goes once through all contestants, in an order that turns. A cell is the median of {repetitions} repetitions,
+with the least and the most; a ratio to the bare echo is taken within a repetition, before the median.
+Throughput is of one worker process, unless the table below says that a contestant has more.
+"""
+CONDITIONS: Final = """
+RabbitMQ and PostgreSQL are private, on the same machine, with their default durability: quorum queues, fsync
+on. All of it again is `make bench`; a part of it is `.venv-bench/bin/python -m benchmarks.run --help`.
+This run was
+
+```
+{command}
+```
+"""
+TITLES: Final = {
+    "drain": "Drain",
+    "latency": "Latency",
+    "waiting": "Slow handlers",
+    "mix": "Fast beside slow",
+    "growth": "Growth",
+    "recovery": "Recovery",
+}
+TEXTS: Final = {
+    "drain": """\
+The contestant is started, warmed up and frozen (SIGSTOP); its queue is filled, each request confirmed; it is
+let go, and the clock runs to the last reply. CPU is that of all processes of the contestant, not of broker
+and database, and includes half a second after the last reply. The load generator's own CPU time stands beside
+it, because it runs on the same cores.
+""",
+    "latency": """\
+A closed loop: so many requests in flight, a new one for each reply. `two-commits-…` are an insert and an
+update alone on the same database, each committed: what durability costs at least.
+""",
+    "waiting": """\
+A drain with concurrency 1,000 and a handler that waits. The ideal is 1,000 requests in each such time, or
+what the same process does when nothing waits, whichever is less.
+""",
+    "mix": """\
+Requests of 1 ms, 16 in flight: alone, and beside 250 a second that take 2 s each. Concurrency 1,000.
+""",
+    "growth": """\
+A drain with a ledger that has seen so many requests before.
+""",
+    "recovery": """\
+The broker is stopped and started again. The time runs from its being up to the first answer to a new request;
+60 s or more means that none came.
+""",
+}
+PROMISES: Final = ("validated", "outcome", "duplicates", "delivery", "processes")
+
+
+def main(path: Path) -> None:
+    results = json.loads(path.read_text())
+    page = DOCS / "benchmarks.md"
+    page.write_text("\n".join(_page(results, path)))
+    print(f"{page} is written.")
+
+
+def _page(results: dict[str, Any], path: Path) -> list[str]:
+    scenarios = {name: rows for name, rows in results["scenarios"].items() if rows}
+    resolved = path.resolve()
+    name = resolved.relative_to(DOCS.parent) if resolved.is_relative_to(DOCS.parent) else path.name
+    parts = [
+        "# Benchmarks\n",
+        INTRODUCTION.format(results=name, repetitions=results["repetitions"]),
+        "## In short\n",
+        show.markdown(
+            [["", "measured", "asked for", "met"], *(bar.cells() for bar in bars(scenarios))], figures=True
+        ),
+        "\n## What each one promises\n",
+        show.markdown(_promises(scenarios), figures=False),
+    ]
+    for scenario, rows in scenarios.items():
+        parts += [
+            f"\n## {TITLES[scenario]}\n",
+            TEXTS[scenario],
+            show.markdown(show.table(scenario, rows), figures=True),
+        ]
+        if scenario in plots.PLOTS:
+            picture = Path("img") / f"benchmarks-{scenario}.png"
+            plots.PLOTS[scenario](rows, DOCS / picture)
+            parts.append(f"\n![{TITLES[scenario]}]({picture})")
+    return [*parts, *_conditions(results)]
+
+
+def _promises(scenarios: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
+    present = {row["contestant"] for rows in scenarios.values() for row in rows}
+    entrants = [each for each in CONTESTANTS if each.name in present]
+    return [
+        ["", "what it is", "validated", "outcome kept", "a duplicate is", "delivery", "processes"],
+        *([each.name, each.title, *(getattr(each.promise, name) for name in PROMISES)] for each in entrants),
+    ]
+
+
+def _conditions(results: dict[str, Any]) -> list[str]:
+    machine = dict(results["machine"])
+    versions = ", ".join(f"{name} {version}" for name, version in machine.pop("versions").items())
+    facts = [[name.replace("_", " "), show.number(value)] for name, value in machine.items()]
+    table = [["", ""], ["started", results["started"]], *facts, ["versions", versions]]
+    failures = [f"- {failure.splitlines()[0]}" for failure in results["failures"]]
+    return [
+        "\n## Where and how\n",
+        show.markdown(table, figures=False),
+        CONDITIONS.format(command=results["command"]),
+        *(["Left out, because they failed:\n", *failures, ""] if failures else []),
+    ]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
