@@ -1,0 +1,109 @@
+"""What comes off the socket: which frames are ours, which are aiormq's, and that none is lost or changed."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, cast
+
+import pamqp.frame
+import pytest
+from aiormq.connection import FrameReceiver
+from aiormq.exceptions import AMQPConnectionError
+from hypothesis import given
+from hypothesis import strategies as st
+from pamqp import commands as spec
+from pamqp.body import ContentBody
+from pamqp.heartbeat import Heartbeat
+
+from worker.connection import LinkLostError, _FrameReader, broker_errors
+
+if TYPE_CHECKING:
+    from worker.connection import RawChannel
+
+OURS, THEIRS = 1, 2
+
+
+class Taker:
+    """A raw channel that takes every frame but ``basic.qos-ok``."""
+
+    def __init__(self) -> None:
+        self.taken: list[bytes] = []
+
+    def feed(self, kind: int, payload: bytes) -> bool:
+        if kind == 1 and payload[:4] == (60 << 16 | 11).to_bytes(4, "big"):
+            return False
+        self.taken.append(payload)
+        return True
+
+
+def reader(taker: Taker) -> tuple[asyncio.StreamReader, FrameReceiver]:
+    stream = asyncio.StreamReader()
+    raw = _FrameReader(stream, {OURS: cast("RawChannel", taker)})
+    return stream, FrameReceiver(cast("asyncio.StreamReader", raw))
+
+
+frames = st.lists(
+    st.tuples(st.sampled_from([OURS, THEIRS]), st.none() | st.binary(min_size=1, max_size=40)), max_size=12
+)
+
+
+@given(frames=frames, cuts=st.lists(st.integers(1, 60), max_size=12))
+def test_each_frame_reaches_its_reader_whole_and_in_order(
+    frames: list[tuple[int, bytes | None]], cuts: list[int]
+) -> None:
+    """However the network cuts the stream. A frame is a body, or (None) a method that is left to aiormq."""
+
+    async def play() -> tuple[list[bytes], list[tuple[int, bytes | None]]]:
+        taker = Taker()
+        stream, receiver = reader(taker)
+        data = b"".join(
+            pamqp.frame.marshal(spec.Basic.QosOk() if body is None else ContentBody(body), channel)
+            for channel, body in frames
+        )
+        reading = asyncio.ensure_future(_read_all(receiver))
+        for cut in cuts:
+            stream.feed_data(data[:cut])
+            data = data[cut:]
+            await asyncio.sleep(0)
+        stream.feed_data(data)
+        stream.feed_eof()
+        return taker.taken, await reading
+
+    taken, left = asyncio.run(play())
+    assert taken == [body for channel, body in frames if channel == OURS and body is not None]
+    assert left == [(channel, body) for channel, body in frames if channel == THEIRS or body is None]
+
+
+async def _read_all(receiver: FrameReceiver) -> list[tuple[int, bytes | None]]:
+    found: list[tuple[int, bytes | None]] = []
+    while True:
+        try:
+            _, channel, frame = await receiver.get_frame()
+        except (AMQPConnectionError, StopAsyncIteration):
+            return found
+        if not isinstance(frame, Heartbeat):
+            found.append((channel, cast("Any", frame).value if isinstance(frame, ContentBody) else None))
+
+
+async def test_a_connection_that_only_delivers_shows_signs_of_life() -> None:
+    """aiormq closes a connection on which it sees no frame for a while, and it sees none of ours."""
+    stream, receiver = reader(Taker())
+    stream.feed_data(pamqp.frame.marshal(ContentBody(b"x"), OURS) * 3)
+    _, channel, frame = await asyncio.wait_for(receiver.get_frame(), 5)
+    assert (channel, type(frame)) == (0, Heartbeat)
+
+
+async def test_a_cancellation_that_nobody_asked_for_is_a_lost_link() -> None:
+    """aiormq cancels who waits on a connection that it closes; a cancellation of ours stays one."""
+    with pytest.raises(LinkLostError), broker_errors():
+        raise asyncio.CancelledError
+
+    async def wait() -> None:
+        with broker_errors():
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
