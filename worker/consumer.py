@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from contracts.amqp import BODY_BYTES, BODY_SHA256
 from worker import frames
 from worker.connection import SETUP_SECONDS, RawChannel, broker_errors
-from worker.delivery import NO_HEADERS, Delivery, Lane
+from worker.delivery import CUT_BYTES, NO_HEADERS, Cut, Delivery, Lane
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +25,7 @@ class ConsumeChannel(RawChannel):
 
     lane: Lane
     queue: str
+    max_body_bytes: int
     deliver: Callable[[Delivery], None]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -110,11 +113,9 @@ class ConsumeChannel(RawChannel):
         if self._incoming is None:
             return False
         if kind == frames.HEADER:
-            self._incoming.header = payload
-            self._incoming.missing = frames.body_size(payload)
+            self._incoming.begin(payload, self.max_body_bytes)
         else:
-            self._incoming.parts.append(payload)
-            self._incoming.missing -= len(payload)
+            self._incoming.add(payload)
         if self._incoming.missing <= 0:
             incoming, self._incoming = self._incoming, None
             self.deliver(self._delivery(incoming))
@@ -129,7 +130,8 @@ class ConsumeChannel(RawChannel):
             properties = frames.Properties()
         headers = properties.headers or NO_HEADERS
         return Delivery(
-            body=incoming.parts[0] if len(incoming.parts) == 1 else b"".join(incoming.parts),
+            body=incoming.body,
+            cut=incoming.cut or _cut_before(headers, self.max_body_bytes),
             receipt=_Receipt(self, incoming.tag),
             lane=self.lane,
             queue=self.queue,
@@ -159,6 +161,32 @@ class _Incoming:
     header: bytes = b""
     parts: list[bytes] = field(default_factory=list)
     missing: int = 0
+    size: int = 0
+    digest: hashlib._Hash | None = None
+
+    def begin(self, header: bytes, max_body_bytes: int) -> None:
+        self.header = header
+        self.size = self.missing = frames.body_size(header)
+        if self.size > max_body_bytes:
+            self.digest = hashlib.sha256()
+
+    def add(self, part: bytes) -> None:
+        """Keep the part; of a body that is too large only its beginning, for many may be in flight."""
+        kept = part
+        if self.digest is not None:
+            self.digest.update(part)
+            kept = part[: max(CUT_BYTES - (self.size - self.missing), 0)]
+        self.missing -= len(part)
+        if kept:
+            self.parts.append(kept)
+
+    @property
+    def body(self) -> bytes:
+        return self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
+
+    @property
+    def cut(self) -> Cut | None:
+        return None if self.digest is None else Cut(self.size, self.digest.hexdigest())
 
 
 class _Receipt:
@@ -181,6 +209,14 @@ class _Receipt:
 
 async def _unused(_: object) -> None:
     """aiormq wants a callback; ``feed`` hands deliveries over without it."""
+
+
+def _cut_before(headers: Any, max_body_bytes: int) -> Cut | None:
+    """What the headers say of a body that we cut ourselves, before the copy went round (``settle.py``)."""
+    size, sha256 = headers.get(BODY_BYTES), headers.get(BODY_SHA256)
+    if isinstance(size, int) and size > max_body_bytes and isinstance(sha256, str):
+        return Cut(size, sha256[:64])
+    return None
 
 
 def _died_of_expiry(headers: Any) -> bool:

@@ -36,6 +36,18 @@ class Receipt(Protocol):
     def requeue(self) -> None: ...
 
 
+CUT_BYTES = 4096
+"""What is kept of a body that is too large to be read, or refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What is known of a body of which only ``CUT_BYTES`` were kept: its size in bytes, and its SHA-256."""
+
+    size: int
+    sha256: str
+
+
 NO_HEADERS: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -43,8 +55,9 @@ NO_HEADERS: Mapping[str, Any] = MappingProxyType({})
 class Delivery:
     """One message as the broker handed it over.
 
-    ``legible`` is False when its properties could not be decoded; they are then all missing.
-    ``expired`` says that it is here because the broker saw its ``expiration`` pass.
+    ``legible`` is False when its properties could not be decoded; they are then all missing. ``cut`` is there
+    when the body was too large to be kept. ``expired`` says that it is here because the broker saw its
+    ``expiration`` pass.
     """
 
     body: bytes
@@ -53,6 +66,7 @@ class Delivery:
     queue: str = ""
     redelivered: bool = False
     legible: bool = True
+    cut: Cut | None = None
     expired: bool = False
     correlation_id: str | None = None
     reply_to: str | None = None

@@ -52,18 +52,19 @@ class Link:
             undo.pop_all()
             return cls(consuming, publishing, Publisher(publishing, open_wire))
 
-    async def subscribe(self, names: Names, concurrency: int, deliver: Callable[[Delivery], None]) -> None:
-        """Ask for deliveries, ``concurrency`` at a time.
+    async def subscribe(self, names: Names, settings: Settings, deliver: Callable[[Delivery], None]) -> None:
+        """Ask for deliveries, as many at a time as the settings say.
 
         Raises:
             LinkLostError: a queue is missing, or the broker went away.
         """
         for lane, queue, prefetch in (
-            (Lane.WORK, names.work, concurrency),
+            (Lane.WORK, names.work, settings.concurrency),
             (Lane.SLOW, names.undelivered, 1),
         ):
             channel = await self._consuming.channel(ConsumeChannel, vital=True)
             channel.lane, channel.queue, channel.deliver = lane, queue, deliver
+            channel.max_body_bytes = settings.max_body_bytes
             await channel.subscribe(prefetch)
             self._lanes.append(channel)
 

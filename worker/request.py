@@ -105,10 +105,10 @@ class RequestParser:
                 ErrorCode.UNREADABLE,
                 "the message's properties cannot be decoded; send text as UTF-8 and a timestamp in seconds",
             )
-        if len(delivery.body) > self._max_body_bytes:
+        size = len(delivery.body) if delivery.cut is None else delivery.cut.size
+        if size > self._max_body_bytes:
             raise _Refused(
-                ErrorCode.TOO_LARGE,
-                f"the body takes {len(delivery.body)} bytes; at most {self._max_body_bytes} are read",
+                ErrorCode.TOO_LARGE, f"the body takes {size} bytes; at most {self._max_body_bytes} are read"
             )
         content_type = (delivery.content_type or "application/json").partition(";")[0].strip().lower()
         if content_type != "application/json" and not content_type.endswith("+json"):
@@ -148,7 +148,7 @@ class RequestParser:
         return self._reply_to_allow.fullmatch(reply_to) is not None
 
     def _refusal(self, delivery: Delivery, refused: _Refused) -> Refusal:
-        may_read = not delivery.deadly and len(delivery.body) <= self._max_body_bytes
+        may_read = not delivery.deadly and refused.code is not ErrorCode.TOO_LARGE
         request_id = (_id_from_body(delivery.body) if may_read else None) or _id_from_properties(delivery)
         allowed = self._may_reply_to(delivery.reply_to)
         correlation_id = delivery.correlation_id or (None if request_id is None else str(request_id))

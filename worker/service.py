@@ -134,7 +134,7 @@ class Service:
         link = await Link.build(self._settings, self._topology)
         self._link = link
         try:
-            await link.subscribe(self._names, self._settings.concurrency, self._on_delivery)
+            await link.subscribe(self._names, self._settings, self._on_delivery)
         except BaseException:
             await self._unlink(link)
             raise

@@ -17,6 +17,7 @@ import structlog
 
 from contracts import amqp
 from worker.connection import LinkLostError
+from worker.delivery import CUT_BYTES, Cut
 from worker.frames import Properties
 from worker.identifiers import storable
 from worker.outcome import (
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 REPLY_TRIES = 3
-PARKED_BODY_BYTES = 4096
 TRACE_HEADERS = ("traceparent", "tracestate")
 
 
@@ -228,9 +228,12 @@ def _reply_message(reply: Reply) -> Message:
 def _copy_message(delivery: Delivery, queue: str, headers: dict[str, Any], *, cut: bool = False) -> Message:
     """A copy takes over what is listed here alone: no ``expiration``, ``user_id``, ``x-death`` or CC."""
     body = delivery.body
-    if cut and len(body) > PARKED_BODY_BYTES:
-        headers = headers | {amqp.BODY_SHA256: hashlib.sha256(body).hexdigest(), amqp.BODY_BYTES: len(body)}
-        body = body[:PARKED_BODY_BYTES]
+    known = delivery.cut
+    if cut and known is None and len(body) > CUT_BYTES:
+        known = Cut(len(body), hashlib.sha256(body).hexdigest())
+    if known is not None:
+        headers = headers | {amqp.BODY_BYTES: known.size, amqp.BODY_SHA256: known.sha256}
+        body = body[:CUT_BYTES]
     traces = {
         name: value
         for name in TRACE_HEADERS

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Any
 
 import pamqp.frame
@@ -15,7 +16,7 @@ from pamqp.header import ContentHeader
 
 from tests.unit.worker.wire import FakeWire, as_wire, breathe, feed, open_channel
 from worker.consumer import ConsumeChannel
-from worker.delivery import Delivery, Lane
+from worker.delivery import CUT_BYTES, Cut, Delivery, Lane
 
 
 class Broker:
@@ -44,6 +45,7 @@ async def _channel(lane: Lane = Lane.WORK) -> tuple[ConsumeChannel, FakeWire]:
     wire = FakeWire()
     channel = open_channel(ConsumeChannel)
     channel.wire, channel.lane, channel.queue = as_wire(wire), lane, "session.create"
+    channel.max_body_bytes = 10_000
     return channel, wire
 
 
@@ -182,6 +184,24 @@ async def test_illegible_properties_leave_the_body() -> None:
 
 async def test_empty_body_is_delivered_without_waiting_for_one() -> None:
     assert (await _delivered(ContentHeader(body_size=0), [])).body == b""
+
+
+async def test_body_that_is_too_large_is_not_kept() -> None:
+    """256 of the largest bodies in flight would be the end of the worker: only what they were is kept."""
+    parts = [bytes([number]) * 3000 for number in range(5)]
+    delivery = await _delivered(ContentHeader(body_size=15_000), parts)
+    assert delivery.body == b"".join(parts)[:CUT_BYTES]
+    assert delivery.cut == Cut(15_000, sha256(b"".join(parts)).hexdigest())
+    assert (await _delivered(ContentHeader(body_size=10_000), [b"x" * 10_000])).cut is None
+
+
+async def test_what_was_cut_before_stays_what_it_was() -> None:
+    """A copy of a cut body that comes round again is refused for the same reason, with the same digest."""
+    headers: Any = {"x-body-bytes": 15_000, "x-body-sha256": "abc"}
+    header = ContentHeader(body_size=2, properties=spec.Basic.Properties(headers=headers))
+    assert (await _delivered(header, [b"{}"])).cut == Cut(15_000, "abc")
+    headers["x-body-bytes"] = 9_000
+    assert (await _delivered(header, [b"{}"])).cut is None
 
 
 DIED = {"reason": "expired", "queue": "session.create", "count": 1}

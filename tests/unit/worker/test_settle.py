@@ -12,7 +12,7 @@ from contracts import ErrorCode, amqp
 from tests.unit.worker import parts
 from tests.unit.worker.parts import CountingReceipt
 from worker.connection import LinkLostError
-from worker.delivery import Delivery
+from worker.delivery import CUT_BYTES, Delivery
 from worker.outcome import (
     Busy,
     Completed,
@@ -36,7 +36,7 @@ from worker.publisher import (
     UnroutableError,
 )
 from worker.request import NIL_ID
-from worker.settle import PARKED_BODY_BYTES, Settler
+from worker.settle import Settler
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -313,9 +313,9 @@ async def test_copy_is_tried_until_it_is_taken_and_the_worker_is_not_ready_meanw
 
 async def test_parked_copy_holds_the_body_and_explains_itself() -> None:
     bench = Bench()
-    await bench.settle(Exhausted(REPLY, LETTER), b"x" * (PARKED_BODY_BYTES + 1))
+    await bench.settle(Exhausted(REPLY, LETTER), b"x" * (CUT_BYTES + 1))
     parked = bench.messages[1]
-    assert parked.body == b"x" * (PARKED_BODY_BYTES + 1)
+    assert parked.body == b"x" * (CUT_BYTES + 1)
     headers = cast("dict[str, Any]", parked.properties.headers)
     assert headers.pop(amqp.FAILED_AT).endswith("+00:00")
     assert headers == {
@@ -331,7 +331,7 @@ async def test_parked_copy_holds_the_body_and_explains_itself() -> None:
     }
 
 
-@pytest.mark.parametrize(("size", "cut"), [(PARKED_BODY_BYTES, False), (PARKED_BODY_BYTES + 1, True)])
+@pytest.mark.parametrize(("size", "cut"), [(CUT_BYTES, False), (CUT_BYTES + 1, True)])
 async def test_large_body_of_a_refused_request_is_cut_and_named_by_its_digest(size: int, cut: bool) -> None:
     """Garbage must not fill the parking lot."""
     bench = Bench()
@@ -339,7 +339,7 @@ async def test_large_body_of_a_refused_request_is_cut_and_named_by_its_digest(si
     await bench.settle(Refused(None, REFUSED), content)
     (parked,) = bench.messages
     headers = cast("dict[str, Any]", parked.properties.headers)
-    assert parked.body == content[:PARKED_BODY_BYTES]
+    assert parked.body == content[:CUT_BYTES]
     assert headers.get("x-body-sha256") == (hashlib.sha256(content).hexdigest() if cut else None)
     assert headers.get("x-body-bytes") == (size if cut else None)
     assert "x-request-id" not in headers, "the nil UUID is no id"
