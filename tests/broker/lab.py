@@ -6,7 +6,7 @@ import asyncio
 import json
 import sqlite3
 from collections import Counter
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -161,6 +161,20 @@ class Lab:
 
     def depth(self, queue: str) -> int:
         return self.broker.queue_depths(self.vhost).get(queue, 0)
+
+    def holds(self, queue: str, count: int) -> None:
+        """Wait until a queue holds so many messages; some brokers know it only after seconds."""
+        soon(lambda: self.depth(queue) == count)
+
+    def drop_connections(self) -> None:
+        """Close every connection to the vhost, as an operator does; some brokers list new ones late."""
+
+        def dropped() -> bool:
+            with suppress(OSError):  # one of them was closed just now
+                return self.broker.close_connections(self.vhost) > 0
+            return False
+
+        soon(dropped)
 
     def quiet(self, *but: str, deadline: float = 15.0) -> None:
         """Wait until no queue of the worker's holds anything, acknowledged all; `but` are not looked at."""

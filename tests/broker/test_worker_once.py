@@ -86,7 +86,7 @@ async def test_a_connection_lost_under_200_handlers_runs_none_of_them_twice(lab:
         await asyncio.to_thread(lab.running, MANY)
         match fault:
             case "operator":
-                await asyncio.to_thread(lab.broker.close_connections, lab.vhost)
+                await asyncio.to_thread(lab.drop_connections)
             case "reset":
                 proxy.reset()
             case _:

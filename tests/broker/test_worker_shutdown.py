@@ -40,7 +40,7 @@ def test_sigterm_drains_within_the_grace(lab: Lab) -> None:
     assert worker.wait(15) == 0
     drained = set(lab.runs())
     assert_answered(lab, list(drained))
-    assert lab.depth("session.create") == 10
+    lab.holds("session.create", 10)
     lab.worker()
     assert_answered(lab, list(set(request_ids) - drained))
     assert set(lab.runs().values()) == {1}
@@ -56,7 +56,7 @@ def test_what_does_not_finish_within_the_grace_goes_back_uncounted(lab: Lab) -> 
     entries = lab.entries(request_ids)
     assert {(entry.status, entry.attempt) for entry in entries} == {(RequestStatus.PENDING, 0)}
     assert {entry.history[-1]["detail"] for entry in entries} == {"handed back"}
-    assert lab.depth("session.create") == 20
+    lab.holds("session.create", 20)
     lab.open_gate()
     lab.worker()
     assert_answered(lab, request_ids)
