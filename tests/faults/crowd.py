@@ -49,13 +49,15 @@ LOST: Final = (AMQPError, ChannelInvalidStateError, OSError, RuntimeError, async
 
 
 class Crowd:
-    """Sends ``rate`` messages a second to the broker at ``url`` until ``stop``, by the dice of ``chance``."""
+    """Sends ``rate`` messages a second to the broker at ``url`` until ``stop``, by the dice of ``chance``;
+    also requests that kill their worker, if ``killing``."""
 
-    def __init__(self, url: str, chance: random.Random, rate: float) -> None:
+    def __init__(self, url: str, chance: random.Random, rate: float, *, killing: bool = True) -> None:
         self.book = Book()
         self.longest_gap = 0.0
         self.kinds: dict[str, int] = dict.fromkeys(KINDS, 0)
         self._url = url
+        self._titles = {title: weight for title, weight in TITLES.items() if killing or title != "kill"}
         self._chance = chance
         self._pause = 1 / rate
         self._sending = True
@@ -72,6 +74,11 @@ class Crowd:
     def quiet(self) -> bool:
         """Everything sent was taken, and answered."""
         return not self._doubtful and not self.book.unanswered
+
+    @property
+    def left(self) -> str:
+        """What stands in the way of quiet."""
+        return f"in doubt: {self._doubtful[:3]}; unanswered: {self.book.unanswered[:3]}"
 
     async def run(self) -> None:
         """Come back after every lost connection. Runs until cancelled."""
@@ -154,7 +161,7 @@ class Crowd:
         return str(UUID(int=self._chance.getrandbits(128), version=4))
 
     def _new(self) -> Sending:
-        sending = plan(self._choose(TITLES), self._id())
+        sending = plan(self._choose(self._titles), self._id())
         if sending.body and b"fail:9" in sending.body:
             return replace(sending, outcomes=frozenset({"handler_failed"}), attempts=None)
         return sending
