@@ -58,6 +58,10 @@ class ContestantProcess:
             self._signal(signal.SIGKILL)  # and whoever stayed behind
             self._process.wait()
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def wait_consuming(self, url: str, queue: str) -> None:
         """Wait until somebody consumes from the queue.
 

@@ -37,6 +37,7 @@ TITLES: Final = {
     "mix": "Fast beside slow",
     "growth": "Growth",
     "recovery": "Recovery",
+    "profile": "Where the time goes",
 }
 TEXTS: Final = {
     "drain": """\
@@ -62,6 +63,11 @@ A drain with a ledger that has seen so many requests before.
     "recovery": """\
 The broker is stopped and started again. The time runs from its being up to the first answer to a new request;
 60 s or more means that none came.
+""",
+    "profile": """\
+A drain watched by py-spy; samples that only wait are left out, the others share the CPU time of the drain.
+The standard library and the interpreter count for the file that called them. What is left when all of it is
+taken away is `c-echo` above: what the broker gives when the program on the other side costs next to nothing.
 """,
 }
 PROMISES: Final = ("validated", "outcome", "duplicates", "delivery", "processes")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 YARDSTICK: Final = "echo"
-KEYS: Final = ("in_flight", "wait_seconds", "load", "ledger_rows")
+KEYS: Final = ("in_flight", "wait_seconds", "load", "ledger_rows", "where")
 """What tells the measurements of one contestant in one repetition apart."""
 ORDER: Final = [contestant.name for contestant in CONTESTANTS]
 
@@ -53,6 +53,7 @@ COLUMNS: Final = {
         Column("requests_per_second", "requests/s"),
         Column("cpu_us_per_request", "CPU µs/request"),
     ),
+    "profile": (Column("cpu_us_per_request", "CPU µs/request"),),
     "recovery": (
         Column("outage_seconds", "broker away, s"),
         Column("seconds_to_first_answer", "first answer after, s"),
@@ -115,5 +116,7 @@ def number(value: Any) -> str:
 
 
 def _place(row: dict[str, Any], keys: Sequence[str]) -> tuple[Any, ...]:
+    """Where a row belongs: by level, then contestant; a profile's places stay as they are."""
     name = row["contestant"]
-    return (*(row[key] for key in keys), ORDER.index(name) if name in ORDER else len(ORDER), name)
+    levels = [row[key] for key in keys if key != "where"]
+    return (*levels, ORDER.index(name) if name in ORDER else len(ORDER), name)

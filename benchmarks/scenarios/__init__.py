@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from benchmarks.scenarios import drain, growth, latency, mix, recovery, waiting
+from benchmarks.scenarios import drain, growth, latency, mix, profile, recovery, waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -19,4 +19,5 @@ SCENARIOS: Final[Mapping[str, Callable[[Stage, Plan], Iterator[Measurement]]]] =
     "mix": mix.measurements,
     "growth": growth.measurements,
     "recovery": recovery.measurements,
+    "profile": profile.measurements,
 }
