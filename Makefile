@@ -26,7 +26,7 @@ $(STAMP): requirements-dev.lock pyproject.toml scripts/make-venv
 servers: ## Install RabbitMQ and PostgreSQL (Debian's packages) if they are missing; starts neither
 	@scripts/install-servers
 
-bench: $(BENCH_STAMP) servers ## Measure this worker beside its peers (hours) and write docs/benchmarks.md
+bench: $(BENCH_STAMP) servers ## Measure this worker beside its peers (an hour or two) and write docs/benchmarks.md
 	@$(MAKE) --no-print-directory -C benchmarks/peers
 	@$(BENCH_VENV)/bin/python -m benchmarks.run --out benchmarks/results/latest.json
 	@$(BENCH_VENV)/bin/python -m benchmarks.report benchmarks/results/latest.json
