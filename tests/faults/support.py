@@ -140,6 +140,19 @@ def settled(broker: RabbitMQ | ExternalRabbitMQ, vhost: str) -> bool:
     )
 
 
+def at_rest(broker: RabbitMQ | ExternalRabbitMQ, vhost: str, scribe: Scribe, ledger_url: str) -> bool:
+    """Whether everything is answered, settled and recorded. A broker's figures may be seconds old: the books
+    say more."""
+    scribe.read()
+    if scribe.book.unanswered or not settled(broker, vhost):
+        return False
+    try:
+        audit.check(scribe.book, asyncio.run(audit.read(ledger_url)))
+    except audit.AuditError:
+        return False
+    return True
+
+
 def check(scribe: Scribe, ledger_url: str, *, doubles: int = 0) -> audit.Ledger:
     """Audit everything; ``doubles`` copies on the parking lot at the most are there twice."""
     scribe.read()

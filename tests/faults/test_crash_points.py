@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults.support import Scribe, check, crashing, declare, garbage, plan, settled, start_worker
+from tests.faults.support import Scribe, at_rest, check, crashing, declare, garbage, plan, start_worker
 from tests.support.waiting import soon
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def crash_and_recover(
         try:
             second.wait_up()
             scribe.wait_for_answers()
-            soon(lambda: settled(broker, vhost))
+            soon(lambda: at_rest(broker, vhost, scribe, ledger_url))
             second.terminate()
             assert second.wait() == 0
         finally:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults.book import Sending
 from tests.faults.crashing_worker import PARSER_KILLER
-from tests.faults.support import NAMES, Scribe, check, crashing, declare, plan, settled, start_worker
+from tests.faults.support import NAMES, Scribe, at_rest, check, crashing, declare, plan, start_worker
 from worker.topology import WORK_LIMIT
 
 if TYPE_CHECKING:
@@ -55,8 +55,7 @@ def test_a_request_that_kills_its_worker_is_found_out_and_its_neighbours_complet
         scribe.send_all([*neighbours[:5], killer := plan("kill"), *neighbours[5:]])
 
         def done() -> bool:
-            scribe.read()
-            return not scribe.book.unanswered and settled(rabbitmq, vhost)
+            return at_rest(rabbitmq, vhost, scribe, ledger_url)
 
         deaths = supervise(done, tmp_path, amqp_url=url, ledger_url=ledger_url, max_crashes=3)
         ledger = check(scribe, ledger_url)
@@ -79,8 +78,7 @@ def test_a_message_that_cannot_even_be_read_is_found_out_in_the_slow_lane(
         scribe.send_all([plan("slow:0.1") for _ in range(10)])
 
         def done() -> bool:
-            scribe.read()
-            return not scribe.book.unanswered and settled(rabbitmq, vhost)
+            return at_rest(rabbitmq, vhost, scribe, sqlite_url)
 
         deaths = supervise(done, tmp_path, amqp_url=url, ledger_url=sqlite_url, command=crashing("parser"))
         check(scribe, sqlite_url)
