@@ -29,6 +29,8 @@ CONNECT_SECONDS = 10.0
 SETUP_SECONDS = 15.0
 CLOSE_SECONDS = 2.0
 READ_BYTES = 262_144
+MAX_CHANNELS = 2047
+"""Channels on one connection that RabbitMQ allows by default; only a few are ever open at once."""
 
 # These loggers print whole messages, bodies included. What matters of them is in our own errors.
 logging.getLogger("aiormq").setLevel(logging.CRITICAL)
@@ -228,22 +230,27 @@ class Wire:
         Raises:
             LinkLostError: it could not be opened.
         """
-        self._channel_number += 1
+        number = self._next_channel_number()
         with broker_errors():
             async with asyncio.timeout(SETUP_SECONDS):
-                channel = factory(
-                    self._connection, self._channel_number, publisher_confirms=confirms, frame_buffer=10
-                )
-                self._connection.channels[self._channel_number] = channel
+                channel = factory(self._connection, number, publisher_confirms=confirms, frame_buffer=10)
+                self._connection.channels[number] = channel
                 if isinstance(channel, RawChannel):
                     channel.wire = self
-                    self._transport.channels[self._channel_number] = channel
+                    self._transport.channels[number] = channel
                 await channel.open()
         if vital:
             channel.closing.add_done_callback(lambda future: self.lose(_reason(future)))
         else:
             channel.closing.add_done_callback(_reason)
         return channel
+
+    def _next_channel_number(self) -> int:
+        """A free number, as long unused as can be: the broker may not be done with the last ones."""
+        while True:
+            self._channel_number = self._channel_number % MAX_CHANNELS + 1
+            if self._channel_number not in self._connection.channels:
+                return self._channel_number
 
     def write(self, data: bytes) -> None:
         """Hand whole frames to the socket at once."""

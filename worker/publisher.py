@@ -242,14 +242,19 @@ class _OwnWire:
     def __init__(self, open_wire: Callable[[], Awaitable[Wire]]) -> None:
         self._open = open_wire
         self._wire: Wire | None = None
+        self._closed = False
 
     async def __call__(self) -> Wire:
         if self._wire is None or self._wire.lost.done():
-            await self.close()
+            if self._wire is not None:
+                await self._wire.close()
             self._wire = await self._open()
+            if self._closed:
+                await self._wire.close()
         return self._wire
 
     async def close(self) -> None:
+        self._closed = True
         if self._wire is not None:
             await self._wire.close()
 

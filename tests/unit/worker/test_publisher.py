@@ -435,3 +435,23 @@ async def test_closing_closes_the_connections_opened_besides_the_link() -> None:
     await asyncio.wait({task})
     assert setup.opened["direct replies"][0].closed
     assert not setup.link.closed
+
+
+async def test_connection_that_opens_after_the_publisher_was_closed_is_closed_too() -> None:
+    """A link that is torn down meanwhile leaves no connection behind."""
+    setup = Setup()
+    opening = asyncio.Event()
+
+    async def open_late(purpose: str) -> Any:
+        await opening.wait()
+        return await Setup._open(setup, purpose)
+
+    publisher = Publisher(as_wire(setup.link), open_late)
+    task = asyncio.ensure_future(publisher.publish(_message(DIRECT)))
+    await breathe()
+    await publisher.close()
+    opening.set()
+    await breathe()
+    assert setup.opened["direct replies"][0].closed
+    task.cancel()
+    await asyncio.wait({task})
