@@ -122,7 +122,11 @@ class Run:
 
     def check(self, request: Request, reply: Reply) -> None:
         """Raises ContestantError when the answer is wrong."""
-        if not self.contestant.format.is_right(request, reply):
+        try:
+            right = self.contestant.format.is_right(request, reply)
+        except (ValueError, LookupError, TypeError):  # it has not even the shape of an answer
+            right = False
+        if not right:
             raise ContestantError(f"{self.contestant.name} answered wrongly: {reply.body[:500]!r}")
 
 
