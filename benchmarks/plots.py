@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import matplotlib as mpl
 from matplotlib import pyplot
 
+from benchmarks.bars import CEILING
 from benchmarks.show import ORDER
 from benchmarks.statistics import grouped, summary
 
@@ -24,9 +25,10 @@ mpl.use("Agg")
 
 
 def drain(rows: list[Row], path: Path) -> None:
-    """Throughput and CPU time of each contestant: medians, least to most as a line."""
+    """Throughput and CPU time of each contestant but the ceiling, beside which nobody else could be seen:
+    medians, least to most as a line."""
     groups = grouped(rows, "contestant")
-    names = [name for name in reversed(ORDER) if (name,) in groups]
+    names = [name for name in reversed(ORDER) if (name,) in groups and name != CEILING]
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 0.45 * len(names) + 1.2), sharey=True)
     columns = (("requests_per_second", "requests/s"), ("cpu_us_per_request", "CPU µs/request"))
     for axis, (value, heading) in zip(axes, columns, strict=True):

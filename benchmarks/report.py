@@ -44,7 +44,7 @@ TEXTS: Final = {
 The contestant is started, warmed up and frozen (SIGSTOP); its queue is filled, each request confirmed; it is
 let go, and the clock runs to the last reply. CPU is that of all processes of the contestant, not of broker
 and database, and includes half a second after the last reply. The load generator's own CPU time stands beside
-it, because it runs on the same cores.
+it, because it runs on the same cores. The picture leaves out `c-echo`, the ceiling.
 """,
     "latency": """\
 A closed loop: so many requests in flight, a new one for each reply. `two-commits-…` are an insert and an
