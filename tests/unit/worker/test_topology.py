@@ -1,0 +1,64 @@
+"""What the queues are declared with. Arguments cannot be changed later, so each is here for a reason."""
+
+from __future__ import annotations
+
+import pytest
+
+from contracts import Names
+from worker.topology import NO_LIMIT, SLOW_LANE_LIMIT, WORK_LIMIT, Queue, Topology
+
+TOPOLOGY = Topology.of(Names(), (1, 30))
+QUEUES = {queue.name: queue for queue in TOPOLOGY.queues}
+BY_NAME = pytest.mark.parametrize("queue", TOPOLOGY.queues, ids=QUEUES)
+
+
+@BY_NAME
+def test_every_queue_says_its_type_and_its_delivery_limit(queue: Queue) -> None:
+    """Without the type a vhost's default decides; without the limit RabbitMQ 4 deletes at the 21st delivery,
+    even of a letter that somebody only looks at, and -1 means a single delivery on 3.10."""
+    assert queue.arguments["x-queue-type"] == "quorum"
+    limits = {"session.create": WORK_LIMIT, "session.create.undelivered": SLOW_LANE_LIMIT}
+    assert queue.arguments["x-delivery-limit"] == limits.get(queue.name, NO_LIMIT)
+
+
+@BY_NAME
+def test_what_dies_goes_where_it_is_told_and_is_not_lost_on_the_way(queue: Queue) -> None:
+    """At-least-once dead-lettering needs reject-publish; without a routing key a requester's CC would choose."""
+    target = {
+        "session.create": "session.create.undelivered",
+        "session.create.undelivered": "session.create.dead",
+        "session.create.retry.1s": "session.create",
+        "session.create.retry.30s": "session.create",
+    }.get(queue.name)
+    if target is None:
+        assert not any(name.startswith("x-dead-letter") for name in queue.arguments)
+        return
+    assert target in QUEUES
+    assert queue.arguments["x-dead-letter-exchange"] == ""
+    assert queue.arguments["x-dead-letter-routing-key"] == target
+    assert queue.arguments["x-dead-letter-strategy"] == "at-least-once"
+    assert queue.arguments["x-overflow"] == "reject-publish"
+
+
+def test_each_delay_has_a_queue_that_holds_a_message_so_long() -> None:
+    """The name tells the seconds, the argument the milliseconds."""
+    delays = {
+        name: queue.arguments.get("x-message-ttl") for name, queue in QUEUES.items() if ".retry." in name
+    }
+    assert delays == {"session.create.retry.1s": 1000, "session.create.retry.30s": 30_000}
+
+
+def test_what_people_and_lost_requesters_leave_is_bounded() -> None:
+    """The parking lot refuses when it is full, and loses nothing; default replies lose the oldest."""
+    dead, replies = QUEUES["session.create.dead"].arguments, QUEUES["session.replies"].arguments
+    assert (dead["x-max-length-bytes"] > 0, dead["x-overflow"]) == (True, "reject-publish")
+    assert (replies["x-max-length-bytes"] > 0, replies["x-overflow"]) == (True, "drop-head")
+    assert replies["x-message-ttl"] > 0
+
+
+def test_a_queue_is_declared_after_the_one_it_hands_over_to() -> None:
+    """Otherwise what dies in between would have nowhere to go; the retry queues start empty."""
+    names = list(QUEUES)
+    for queue in TOPOLOGY.queues:
+        target = queue.arguments.get("x-dead-letter-routing-key")
+        assert target is None or names.index(target) < names.index(queue.name)
