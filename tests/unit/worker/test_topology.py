@@ -23,7 +23,7 @@ def test_every_queue_says_its_type_and_its_delivery_limit(queue: Queue) -> None:
 
 @BY_NAME
 def test_what_dies_goes_where_it_is_told_and_is_not_lost_on_the_way(queue: Queue) -> None:
-    """At-least-once dead-lettering needs reject-publish; without a routing key a requester's CC would choose."""
+    """At-least-once needs reject-publish; without a routing key a requester's CC would choose."""
     target = {
         "session.create": "session.create.undelivered",
         "session.create.undelivered": "session.create.dead",
