@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,14 @@ if TYPE_CHECKING:
 
 WIDE = 160
 """Columns of a table that no terminal will show: wide enough that no id is cut."""
+
+# What a terminal obeys instead of showing: control characters, line breaks and changes of direction.
+_COMMANDS = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """Text that others wrote, harmless to a terminal: what it would obey is spelled out (``\\x1b``)."""
+    return _COMMANDS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def results() -> Console:

@@ -157,7 +157,7 @@ def _explain(error: SessionClientError) -> Iterator[Text]:
                 "Nobody takes requests there: start a worker with `session-worker run`, or check --prefix."
             )
         return
-    yield Text.assemble(("failed", "red"), f"  {error.code}: {error.response.error}")
+    yield Text.assemble(("failed", "red"), console.printable(f"  {error.code}: {error.response.error}"))
     if error.code in set(ErrorCode):
         info = ERRORS[ErrorCode(error.code)]
         again = "sending it as a new request may help" if info.retryable else "sending it again does not help"

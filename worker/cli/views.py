@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from worker.cli import durations
+from worker.cli.console import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -57,7 +58,7 @@ def table(entries: Iterable[Entry], now: datetime) -> Table:
             durations.text(max(0.0, (now - entry.received_at).total_seconds())),
             str(entry.request_id),
             _outcome(entry),
-            Text(entry.user_id),
+            Text(printable(entry.user_id)),
         )
     return shown
 
@@ -82,11 +83,11 @@ def _facts(entry: Entry) -> Table:
     facts.add_row("request", str(entry.request_id))
     facts.add_row("status", status(entry.status))
     facts.add_row("session", _session(entry))
-    facts.add_row("user", Text(entry.user_id))
+    facts.add_row("user", Text(printable(entry.user_id)))
     if entry.casefile_id:
         facts.add_row("casefile", entry.casefile_id)
     if entry.error_code:
-        facts.add_row("error", Text(f"{entry.error_code}: {entry.error or ''}"))
+        facts.add_row("error", Text(printable(f"{entry.error_code}: {entry.error or ''}")))
     if entry.next_attempt_at:
         facts.add_row("next try", durations.clock(entry.next_attempt_at))
     facts.add_row("reply", entry.reply or "none recorded")
@@ -113,7 +114,7 @@ def _moves(entry: Entry) -> Table:
             status(move["status"]),
             str(move["attempt"]),
             *([Text(move["worker_id"] or "")] if several else []),
-            Text(move["detail"] or ""),
+            Text(printable(move["detail"] or "")),
         )
     return moves
 

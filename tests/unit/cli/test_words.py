@@ -117,3 +117,14 @@ def test_a_percentile_is_the_least_that_so_many_do_not_exceed(times: list[float]
     assert found in times
     assert sum(time <= found for time in times) >= len(times) * share / 100
     assert sum(time < found for time in times) < len(times) * share / 100
+
+
+@pytest.mark.parametrize("hostile", ["\x1b[2J", "\x9b2J", "\r", "\u202e", "\x7f"], ids=ascii)
+def test_what_others_wrote_gives_the_terminal_no_commands(hostile: str) -> None:
+    """A user id, an error or a handler's exception may hold anything; it is spelled out."""
+    written = f"eve{hostile}"
+    moves = [{**move, "detail": written} for move in entry("w1").history]
+    failed = replace(entry("w1"), user_id=written, error_code="rejected", error=written, history=moves)
+    for text in (shown(views.timeline(failed), 200), shown(views.table([failed], NOON), 200)):
+        assert hostile[0] not in text
+        assert written.encode("unicode_escape").decode() in text
