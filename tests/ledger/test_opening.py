@@ -251,7 +251,8 @@ async def test_postgresql_errors_are_sentences_without_the_password(
     assert "cannot be found" in await refusal(f"{login}nowhere.invalid/ledger")
     assert "has no such database" in await refusal(f"{login}127.0.0.1:{port}/missing")
     assert "refuses the user" in await refusal(f"postgresql://nobody:{PASSWORD}@127.0.0.1:{port}/postgres")
-    assert "cannot be read" in await refusal(f"{login}127.0.0.1:port/ledger")
+    for place in ("127.0.0.1:port", "127.0.0.1:99999", "[::1"):
+        assert "cannot be read" in await refusal(f"{login}{place}/ledger")
 
 
 async def test_postgresql_without_permission_is_a_sentence(

@@ -57,7 +57,7 @@ async def connect_for_people(url: str) -> asyncpg.Connection:
             timeout=CONNECT_TIMEOUT,
             server_settings={"application_name": "session-worker", "timezone": "UTC"},
         )
-    except (*AWAY, ValueError) as error:
+    except (*AWAY, ValueError, OverflowError) as error:  # the last one: a port that is too large
         raise LedgerError(sentence(error, url)) from error
 
 
@@ -70,6 +70,8 @@ async def hang_up(connection: asyncpg.Connection) -> None:
 
 def sentence(error: BaseException, url: str) -> str:
     """What ``error`` means for the ledger at ``url``, without the password."""
+    if isinstance(error, ValueError | OverflowError):
+        return "the ledger's URL cannot be read: write postgresql://user:password@host:5432/database"
     parts = urlsplit(url)
     place = f"{parts.netloc.rpartition('@')[2] or 'localhost'}{parts.path}"
     match error:
@@ -87,8 +89,6 @@ def sentence(error: BaseException, url: str) -> str:
             what = "does not answer in time: check the network and the server"
         case OSError():
             what = "cannot be reached: check that the server runs, and the host and port in the ledger's URL"
-        case ValueError():
-            return "the ledger's URL cannot be read: write postgresql://user:password@host:5432/database"
         case _:
             what = f"cannot be used: {error}".replace("\n", " ")
     return f"the ledger's PostgreSQL at {place} {what}"
@@ -114,7 +114,7 @@ class Line:
         """Connect now. Raises LedgerError."""
         try:
             self._connection = await connect(self._url)
-        except (*AWAY, ValueError) as error:
+        except (*AWAY, ValueError, OverflowError) as error:  # the last one: a port that is too large
             raise LedgerError(sentence(error, self._url)) from error
         return self._connection
 
