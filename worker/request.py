@@ -132,7 +132,7 @@ class RequestParser:
                     ErrorCode.INVALID_REQUEST, "request_id: must not be the nil UUID; use a random one"
                 )
             return model.request_id
-        request_id = _id_from_properties(delivery)
+        request_id = id_from_properties(delivery)
         if request_id is None:
             raise _Refused(
                 ErrorCode.MISSING_REQUEST_ID,
@@ -149,7 +149,7 @@ class RequestParser:
 
     def _refusal(self, delivery: Delivery, refused: _Refused) -> Refusal:
         may_read = not delivery.deadly and refused.code is not ErrorCode.TOO_LARGE
-        request_id = (_id_from_body(delivery.body) if may_read else None) or _id_from_properties(delivery)
+        request_id = (_id_from_body(delivery.body) if may_read else None) or id_from_properties(delivery)
         allowed = self._may_reply_to(delivery.reply_to)
         correlation_id = delivery.correlation_id or (None if request_id is None else str(request_id))
         return Refusal(
@@ -178,9 +178,12 @@ def _id_from_body(body: bytes) -> UUID | None:
     return _uuid(document.get("request_id")) if isinstance(document, dict) else None
 
 
-def _id_from_properties(delivery: Delivery) -> UUID | None:
-    """Our own copies carry the header; requesters may use one of the other two."""
-    for candidate in (delivery.headers.get(REQUEST_ID), delivery.message_id, delivery.correlation_id):
+def id_from_properties(delivery: Delivery) -> UUID | None:
+    """Our own copies carry the header; requesters may use one of the other two. The nil UUID in the header
+    marks a copy of what had no id: its ``message_id`` is the copy's."""
+    named = delivery.headers.get(REQUEST_ID)
+    message_id = None if named == str(NIL_ID) else delivery.message_id
+    for candidate in (named, message_id, delivery.correlation_id):
         if (request_id := _uuid(candidate)) is not None:
             return request_id
     return None

@@ -17,7 +17,7 @@ import structlog
 
 from contracts import amqp
 from worker.connection import LinkLostError
-from worker.delivery import CUT_BYTES, Cut
+from worker.delivery import CUT_BYTES, NO_HEADERS, Cut
 from worker.frames import Properties
 from worker.identifiers import storable
 from worker.outcome import (
@@ -40,10 +40,10 @@ from worker.publisher import (
     UnroutableError,
 )
 from worker.reply import timestamp
-from worker.request import NIL_ID
+from worker.request import NIL_ID, id_from_properties
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
     from uuid import UUID
 
     from worker.delivery import Delivery
@@ -88,10 +88,10 @@ class Settler:
             case Completed(reply=reply) | Declined(reply=reply) | Expired(reply=reply):
                 await self._reply(delivery, reply)
             case RetryLater(request_id=request_id, delay=delay):
-                await self._copy(delivery, self._names.retry(delay), self._copy_headers(request_id))
+                await self._copy(delivery, delay, request_id)
             case Busy(request_id=request_id, delay=delay, lap=lap):
-                headers = self._copy_headers(request_id) | {amqp.BUSY_LAPS: lap}
-                await self._copy(delivery, self._names.retry(delay), headers)
+                known = request_id or id_from_properties(delivery)
+                await self._copy(delivery, delay, known, {amqp.BUSY_LAPS: lap})
             case (
                 Refused(reply=reply, letter=letter)
                 | Replayed(reply=reply, letter=letter)
@@ -147,9 +147,15 @@ class Settler:
 
     # ------------------------------------------------------------------------------------- copies
 
-    async def _copy(self, delivery: Delivery, queue: str, headers: dict[str, Any]) -> None:
-        """Publish a copy of the delivery, however long the broker does not take it."""
-        message = _copy_message(delivery, queue, headers)
+    async def _copy(
+        self, delivery: Delivery, delay: int, request_id: UUID | None, headers: Mapping[str, int] = NO_HEADERS
+    ) -> None:
+        """Publish a copy of the delivery that comes back, however long the broker does not take it.
+
+        Should the request have no id, the copy says so: else its ``message_id`` would be taken for one.
+        """
+        queue = self._names.retry(delay)
+        message = _copy_message(delivery, queue, {amqp.REQUEST_ID: str(request_id or NIL_ID), **headers})
         stuck = False
         try:
             for pause in _pauses():
@@ -172,15 +178,13 @@ class Settler:
         When the lot is full, nobody else's answer waits for it: the copy goes round by the slowest retry
         queue, comes back as a duplicate and is parked then.
         """
-        headers = self._copy_headers(letter.request_id) | self._explanation(delivery, letter)
+        headers = self._explanation(delivery, letter)
         refused = isinstance(outcome, Refused)
         try:
             await self._send(delivery, _copy_message(delivery, self._names.dead, headers, cut=refused))
         except PublishError as error:
             log.error("parking lot refuses", queue=self._names.dead, reason=str(error))
-            await self._copy(
-                delivery, self._names.retry(self._slowest), self._copy_headers(letter.request_id)
-            )
+            await self._copy(delivery, self._slowest, letter.request_id)
             return
         log.warning(
             "request parked",
@@ -193,6 +197,7 @@ class Settler:
 
     def _explanation(self, delivery: Delivery, letter: Letter) -> dict[str, Any]:
         headers = {
+            amqp.REQUEST_ID: None if letter.request_id in (None, NIL_ID) else str(letter.request_id),
             amqp.ERROR_CODE: letter.code.value,
             amqp.EXCEPTION_TYPE: letter.exception_type,
             amqp.EXCEPTION_MESSAGE: storable(letter.message),
@@ -204,10 +209,6 @@ class Settler:
             amqp.WORKER_ID: self._worker_id,
         }
         return {name: value for name, value in headers.items() if value is not None}
-
-    @staticmethod
-    def _copy_headers(request_id: UUID | None) -> dict[str, Any]:
-        return {} if request_id in (None, NIL_ID) else {amqp.REQUEST_ID: str(request_id)}
 
 
 def _reply_message(reply: Reply) -> Message:

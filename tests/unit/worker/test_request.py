@@ -45,12 +45,17 @@ def test_id_is_the_bodys_then_the_headers_then_the_message_ids_then_the_correlat
     assert found.request_id == IDS[first]
 
 
-@pytest.mark.parametrize(
-    "no_id", ["", "7", "x" * 5000, str(NIL_ID), "{}", b"bytes", 7, None, {"a": [1]}, uuid4()]
-)
+@pytest.mark.parametrize("no_id", ["", "7", "x" * 5000, "{}", b"bytes", 7, None, {"a": [1]}, uuid4()])
 def test_header_that_holds_no_id_is_passed_over(no_id: object) -> None:
     found = _request(content=body(), headers={REQUEST_ID: no_id}, message_id=str(IDS[2]))
     assert found.request_id == IDS[2]
+
+
+def test_header_of_a_copy_that_holds_the_nil_uuid_says_that_the_message_id_is_the_copys() -> None:
+    """The copy's ``message_id`` was made when it was published, the ``correlation_id`` is its requester's."""
+    copy: dict[str, Any] = {"headers": {REQUEST_ID: str(NIL_ID)}, "message_id": str(IDS[2])}
+    assert _refusal(body(), correlation_id="call-7", **copy).code is ErrorCode.MISSING_REQUEST_ID
+    assert _request(content=body(), correlation_id=str(IDS[3]), **copy).request_id == IDS[3]
 
 
 def test_request_without_any_id_is_refused_instead_of_getting_a_new_one() -> None:

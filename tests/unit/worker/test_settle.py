@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import time
 from typing import TYPE_CHECKING, Any, cast
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -35,7 +35,7 @@ from worker.publisher import (
     UnconfirmedError,
     UnroutableError,
 )
-from worker.request import NIL_ID
+from worker.request import NIL_ID, Refusal, Request
 from worker.settle import Settler
 
 if TYPE_CHECKING:
@@ -263,7 +263,7 @@ HOSTILE = {
     [
         (RetryLater(REQUEST_ID, 5), {"x-request-id": str(REQUEST_ID)}),
         (Busy(REQUEST_ID, 5, 3), {"x-request-id": str(REQUEST_ID), "x-busy-laps": 3}),
-        (Busy(None, 5, 0), {"x-busy-laps": 0}),
+        (Busy(None, 5, 0), {"x-request-id": str(NIL_ID), "x-busy-laps": 0}),
     ],
 )
 async def test_copy_takes_over_what_is_listed_and_nothing_else(
@@ -281,6 +281,36 @@ async def test_copy_takes_over_what_is_listed_and_nothing_else(
     assert properties.headers == {"traceparent": "00-1", "tracestate": "a=b"} | ours
     others = ("expiration", "content_encoding", "message_id")
     assert [getattr(properties, name) for name in others] == [None] * len(others)
+
+
+async def test_copy_without_an_outcome_keeps_the_id_that_its_properties_name() -> None:
+    """After a defect of ours the request is still the same one: a copy's ``message_id`` is not its id."""
+    bench = Bench()
+    await bench.settle(Busy(None, 5, 0), parts.body(), message_id=str(REQUEST_ID))
+    assert _comes_back(bench.messages[0]).request_id == REQUEST_ID
+
+
+async def test_refused_request_without_an_id_stays_one_when_its_copy_comes_back() -> None:
+    """The parking lot is full, the copy goes round: were its ``message_id`` taken for the id that it lacks, a
+    session would be created that its requester was told does not exist."""
+    bench = Bench(session_create_dead=[NackedError("full")])
+    letter = Letter(ErrorCode.MISSING_REQUEST_ID, "request_id: is required", NIL_ID)
+    await bench.settle(Refused(REFUSAL, letter), parts.body(), correlation_id="call-7")
+    refusal = _comes_back(bench.messages[-1])
+    assert isinstance(refusal, Refusal)
+    assert refusal.code is ErrorCode.MISSING_REQUEST_ID
+
+
+def _comes_back(copy: Message) -> Request | Refusal:
+    """What the parser makes of a copy that the broker delivers, with the id that every publish gets."""
+    properties = copy.properties
+    again = parts.delivery(
+        copy.body,
+        headers=properties.headers,
+        correlation_id=properties.correlation_id,
+        message_id=str(uuid4()),
+    )
+    return parts.parser().parse(again)
 
 
 @pytest.mark.parametrize("trace", [7, None, b"x", ["00-1"], "x" * 1024], ids=repr)
