@@ -41,8 +41,9 @@ class ConsumeChannel(RawChannel):
     def valid(self) -> bool:
         return not self.wire.lost.done() and not self.is_closed
 
-    async def subscribe(self, prefetch: int) -> None:
-        """Ask for deliveries, ``prefetch`` unacknowledged ones at the most.
+    async def subscribe(self, prefetch: int, *, consuming: bool) -> None:
+        """Ask for deliveries, ``prefetch`` unacknowledged ones at the most; if not ``consuming``, from
+        ``resume`` on.
 
         Raises:
             LinkLostError: the queue is missing, consuming is forbidden, or the connection is gone.
@@ -50,6 +51,7 @@ class ConsumeChannel(RawChannel):
         self.on_consumer_cancel_callbacks.add(self._on_cancelled)
         with broker_errors():
             await self.basic_qos(prefetch_count=prefetch, timeout=SETUP_SECONDS)
+        if consuming:
             await self.resume()
 
     async def resume(self) -> None:

@@ -29,6 +29,7 @@ class Link:
         self._publishing = publishing
         self._publisher = publisher
         self._lanes: list[ConsumeChannel] = []
+        self.consuming = False
         self._sweeper = asyncio.create_task(publisher.run(), name="confirm sweeper")
 
     @classmethod
@@ -52,7 +53,9 @@ class Link:
             undo.pop_all()
             return cls(consuming, publishing, Publisher(publishing, open_wire))
 
-    async def subscribe(self, names: Names, settings: Settings, deliver: Callable[[Delivery], None]) -> None:
+    async def subscribe(
+        self, names: Names, settings: Settings, deliver: Callable[[Delivery], None], *, consuming: bool
+    ) -> None:
         """Ask for deliveries, as many at a time as the settings say.
 
         Raises:
@@ -65,8 +68,9 @@ class Link:
             channel = await self._consuming.channel(ConsumeChannel, vital=True)
             channel.lane, channel.queue, channel.deliver = lane, queue, deliver
             channel.max_body_bytes = settings.max_body_bytes
-            await channel.subscribe(prefetch)
+            await channel.subscribe(prefetch, consuming=consuming)
             self._lanes.append(channel)
+        self.consuming = consuming
 
     @property
     def blocked(self) -> bool:
@@ -83,10 +87,12 @@ class Link:
 
     async def pause(self) -> None:
         """No delivery comes after this."""
+        self.consuming = False
         for channel in self._lanes:
             await channel.pause()
 
     async def resume(self) -> None:
+        self.consuming = True
         for channel in self._lanes:
             await channel.resume()
 

@@ -134,7 +134,9 @@ class Service:
         link = await Link.build(self._settings, self._topology)
         self._link = link
         try:
-            await link.subscribe(self._names, self._settings, self._on_delivery)
+            # What is delivered while the ledger is away would count as lost with every link that is.
+            consuming = self._ledger.availability.up
+            await link.subscribe(self._names, self._settings, self._on_delivery, consuming=consuming)
         except BaseException:
             await self._unlink(link)
             raise
@@ -169,16 +171,16 @@ class Service:
             queue=self._names.work,
             concurrency=self._settings.concurrency,
         )
-        lost = asyncio.create_task(link.lost(), name="link watcher")
-        tasks = {
-            lost,
-            asyncio.create_task(self._stop.wait(), name="stop watcher"),
+        lost = {
+            asyncio.create_task(link.lost(), name="link watcher"),
             gate := asyncio.create_task(self._keep_gate(link), name="consuming gate"),
         }
+        tasks = {*lost, asyncio.create_task(self._stop.wait(), name="stop watcher")}
         try:
-            await asyncio.wait(tasks - {gate}, return_when=asyncio.FIRST_COMPLETED)
-            if lost.done():
-                log.warning("link lost", reason=lost.result(), running=len(self._serving))
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            reasons = [task.result() for task in lost if task.done()]
+            if reasons:
+                log.warning("link lost", reason=reasons[0], running=len(self._serving))
             else:
                 gate.cancel()
                 await self._drain(link)
@@ -188,17 +190,16 @@ class Service:
             await asyncio.wait(tasks)
             await self._unlink(link)
 
-    async def _keep_gate(self, link: Link) -> None:
-        """Consume only while the ledger answers and the broker takes what we publish."""
-        consuming = True
+    async def _keep_gate(self, link: Link) -> str:
+        """Consume only while the ledger answers and the broker takes what we publish. Returns, with the reason,
+        when the link does not follow any more."""
         self._gate_changed.set()
         while True:
             await self._gate_changed.wait()
             self._gate_changed.clear()
             wanted = self._ledger.availability.up and not link.blocked
-            if wanted == consuming:
+            if wanted == link.consuming:
                 continue
-            consuming = wanted
             log.warning(
                 "consuming again" if wanted else "consuming paused",
                 ledger="up" if self._ledger.availability.up else self._ledger.availability.reason,
@@ -206,8 +207,8 @@ class Service:
             )
             try:
                 await (link.resume() if wanted else link.pause())
-            except LinkLostError:
-                return
+            except LinkLostError as lost:
+                return f"consuming could not be {'resumed' if wanted else 'paused'}: {lost}"
 
     def _on_ledger(self, _up: bool) -> None:
         self._gate_changed.set()
