@@ -191,8 +191,10 @@ class Service:
             await self._unlink(link)
 
     async def _keep_gate(self, link: Link) -> str:
-        """Consume only while the ledger answers and the broker takes what we publish. Returns, with the reason,
-        when the link does not follow any more."""
+        """Consume only while the ledger answers and the broker takes what we publish.
+
+        Returns, with the reason, when the link does not follow any more.
+        """
         self._gate_changed.set()
         while True:
             await self._gate_changed.wait()
