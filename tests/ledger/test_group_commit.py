@@ -130,6 +130,21 @@ async def test_an_unexpected_error_reaches_every_caller_and_ends_nothing() -> No
     assert await group.do(numbered(2, 1)) == 2
 
 
+@pytest.mark.parametrize("moment", range(6))
+async def test_what_its_caller_does_not_hear_of_is_abandoned(moment: int) -> None:
+    """Cancelled before its transaction, during it, or between the answer and the caller's next turn."""
+    abandoned: list[int] = []
+    group: GroupCommit[Ask, int] = GroupCommit(Database().commit, lambda _, number: abandoned.append(number))
+    task = asyncio.create_task(group.do(numbered(7, 1)))
+    for _ in range(moment):
+        await asyncio.sleep(0)
+    asked, heard = moment > 0, task.done()
+    task.cancel()
+    await asyncio.wait({task})
+    await group.close(10)
+    assert abandoned == ([7] if asked and not heard else [])
+
+
 async def test_closing_commits_what_waits() -> None:
     """Nothing is dropped while there is time; afterwards nothing is accepted."""
     database = Database()

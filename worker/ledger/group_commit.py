@@ -65,7 +65,13 @@ class GroupCommit(Generic[StepT, AnswerT]):
             raise LedgerError("the ledger is closed")
         answer: asyncio.Future[AnswerT] = asyncio.get_running_loop().create_future()
         self._add(step, answer)
-        return await answer
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            # The answer may have been given already, and the cancellation be faster than it.
+            if answer.done() and not answer.cancelled() and answer.exception() is None:
+                self._abandon(step, answer.result())
+            raise
 
     def note(self, step: StepT) -> None:
         """Have ``step`` committed if there is time; nobody waits, and nobody hears if it is not."""
@@ -128,8 +134,12 @@ class GroupCommit(Generic[StepT, AnswerT]):
             for (step, caller), given in zip(batch, answers, strict=True):
                 if caller is not None and not caller.done():
                     caller.set_result(given)
-                elif caller is not None and self._abandoned is not None:
-                    self._abandoned(step, given)
+                elif caller is not None:
+                    self._abandon(step, given)
+
+    def _abandon(self, step: StepT, answer: AnswerT) -> None:
+        if self._abandoned is not None:
+            self._abandoned(step, answer)
 
     async def _find_culprit(
         self, batch: list[tuple[StepT, asyncio.Future[AnswerT] | None]], error: RefusedError
