@@ -269,11 +269,6 @@ class Wire:
         writer = self._transport.writer
         return 0 if writer is None else writer.transport.get_write_buffer_size()
 
-    async def drain(self) -> None:
-        if self._transport.writer is not None:
-            with broker_errors():
-                await self._transport.writer.drain()
-
     def lose(self, reason: str) -> None:
         """Declare the wire lost. The first reason counts."""
         if not self.lost.done():

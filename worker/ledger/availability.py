@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from tenacity import wait_random_exponential
@@ -19,14 +18,9 @@ class Availability:
     """Up or away. Ledgers set it; the service pauses consuming while it is away, and health shows it."""
 
     def __init__(self) -> None:
-        self._up = asyncio.Event()
-        self._up.set()
-        self._watchers: list[Callable[[bool], None]] = []
+        self.up = True
         self.reason = ""
-
-    @property
-    def up(self) -> bool:
-        return self._up.is_set()
+        self._watchers: list[Callable[[bool], None]] = []
 
     def watch(self, watcher: Callable[[bool], None]) -> None:
         """Call ``watcher(up)`` in the event loop at every change."""
@@ -38,16 +32,10 @@ class Availability:
     def back(self) -> None:
         self._change(up=True, reason="")
 
-    async def wait_up(self) -> None:
-        await self._up.wait()
-
     def _change(self, *, up: bool, reason: str) -> None:
         self.reason = reason
         if up == self.up:
             return
-        if up:
-            self._up.set()
-        else:
-            self._up.clear()
+        self.up = up
         for watcher in self._watchers:
             watcher(up)
