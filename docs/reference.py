@@ -29,7 +29,7 @@ def settings_table() -> str:
     lines = ["| Variable | Default | Meaning |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
         default = default_text(field)
-        shown = f"`{default}`" if len(default) <= LONGEST_DEFAULT else "the usual names, see below"
+        shown = f"`{default}`" if len(default) <= LONGEST_DEFAULT else "the usual names (docs/settings.md)"
         lines.append(f"| `SESSION_WORKER_{name.upper()}` | {shown} | {field.description} |")
     return "\n".join(lines) + "\n"
 

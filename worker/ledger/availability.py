@@ -15,7 +15,7 @@ BACKOFF = wait_random_exponential(multiplier=0.1, min=0.05, max=2)
 
 
 class Availability:
-    """Up or away. Ledgers set it; the service pauses consuming while it is away, and health shows it."""
+    """Up, or away for a ``reason``. Ledgers set it; the service pauses consuming while it is away."""
 
     def __init__(self) -> None:
         self.up = True
