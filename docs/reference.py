@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
+from contracts.amqp import Names
 from contracts.errors import ERRORS
 from contracts.status import mermaid
 from worker.cli.flags import LONGEST_DEFAULT, default_text
 from worker.settings import Settings
+from worker.topology import Topology
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,6 +68,14 @@ def _yes(fact: bool) -> str:
     return "yes" if fact else "no"
 
 
+def queues_table() -> str:
+    """What the worker declares at the broker, with the settings' defaults."""
+    topology = Topology.of(Names(), Settings.model_fields["retry_delays"].default)
+    lines = ["| Queue | For |", "|---|---|"]
+    lines += [f"| `{queue.name}` | {queue.purpose} |" for queue in topology.queues]
+    return "\n".join(lines) + "\n"
+
+
 def moves() -> str:
     """The diagram of a request's statuses."""
     return f"```mermaid\n{mermaid()}```\n"
@@ -76,6 +86,7 @@ PARTS = {
     "long_defaults": long_defaults,
     "secrets": secret_settings,
     "errors": errors_table,
+    "queues": queues_table,
     "moves": moves,
 }
 
