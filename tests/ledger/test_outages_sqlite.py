@@ -44,13 +44,28 @@ async def test_sqlite_starts_no_new_ledger_where_its_file_vanished(sqlite_url: s
     elsewhere = path.with_name("elsewhere.db")
     async with worker(sqlite_url) as ledger:
         path.rename(elsewhere)
-        assert isinstance(ledger, SQLiteLedger)
-        ledger._writer._disconnect()
         waiting = asyncio.create_task(ledger.claim(a_claim(claim.request_id)))
         await eventually(lambda: not ledger.availability.up)
         assert not path.exists()
         elsewhere.rename(path)
         assert isinstance(await asyncio.wait_for(waiting, DEADLINE), Claimed)
+
+
+async def test_sqlite_writes_nothing_into_a_file_that_nobody_finds_again(sqlite_url: str) -> None:
+    """The open file was deleted and another put in its place: what comes next stands in that one."""
+    path = path_of(sqlite_url)
+    async with worker(sqlite_url) as ledger:
+        backup = path.with_name("backup.db")
+        with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(backup)) as target:
+            source.backup(target)
+        path.unlink()
+        waiting = asyncio.create_task(ledger.claim(a_claim()))
+        await eventually(lambda: not ledger.availability.up)
+        assert not waiting.done()
+        backup.rename(path)
+        assert isinstance(await asyncio.wait_for(waiting, DEADLINE), Claimed)
+        with closing(sqlite3.connect(path)) as found:
+            assert found.execute("SELECT count(*) FROM requests").fetchone() == (1,)
 
 
 async def test_sqlite_waits_while_its_disk_is_full(sqlite_url: str) -> None:

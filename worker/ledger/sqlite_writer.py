@@ -15,7 +15,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, sleep_us
 from worker.ledger.availability import BACKOFF
 from worker.ledger.base import LedgerError
 from worker.ledger.group_commit import RefusedError
-from worker.ledger.sqlite_file import connect, open_upgraded, sentence
+from worker.ledger.sqlite_file import connect, identity, open_upgraded, sentence
 from worker.ledger.sqlite_steps import Transaction
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class Writer:
         self._membership = membership
         self._changed = changed
         self._database: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None
         self._jobs: queue.SimpleQueue[tuple[Sequence[AnyStep], Future[list[AnyAnswer]]] | None]
         self._jobs = queue.SimpleQueue()
         self._stopping = threading.Event()
@@ -59,6 +60,7 @@ class Writer:
     def open(self) -> None:
         """Open and upgrade the file, register this worker, start the thread. Raises LedgerError."""
         self._database, _ = open_upgraded(self._path)
+        self._file = identity(self._path)
         try:
             self._transact([], sweep=True)
         except sqlite3.Error as error:
@@ -149,6 +151,10 @@ class Writer:
     def _try(self, steps: Sequence[AnyStep], *, sweep: bool, leave: bool) -> list[AnyAnswer]:
         if self._database is None:
             self._database = connect(self._path, "rw")  # a file that vanished is an outage, not a new ledger
+            self._file = identity(self._path)
+        elif identity(self._path) != self._file:
+            # SQLite would go on writing into a file that nobody finds again.
+            raise sqlite3.OperationalError("it was moved or deleted: put it back")
         self._database.execute("BEGIN IMMEDIATE")
         renewing = time.monotonic() >= self._renew_at
         transaction = Transaction(self._database, self._membership)
