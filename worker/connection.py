@@ -340,6 +340,11 @@ def _connect_error(cause: BaseException, url: URL) -> ConnectError:
         return ConnectError(
             f"the broker at {where} did not answer within {CONNECT_SECONDS:g} s", permanent=False
         )
+    if isinstance(cause, StopAsyncIteration) or isinstance(cause.__cause__, asyncio.IncompleteReadError):
+        return ConnectError(
+            f"{where} closed the connection before it was open; is that the broker, and is it up?",
+            permanent=False,
+        )
     return ConnectError(
         f"the broker at {where} cannot be reached ({type(cause).__name__}: {cause}); is it running, and is "
         "amqp_url right?",
