@@ -49,7 +49,7 @@ class ErrorInfo:
 ERRORS: Mapping[ErrorCode, ErrorInfo] = MappingProxyType(
     {
         ErrorCode.UNREADABLE: ErrorInfo(
-            "The body is not a JSON object, or the properties cannot be decoded.", "requester", False
+            "The body is not a plain JSON object, or the properties cannot be decoded.", "requester", False
         ),
         ErrorCode.INVALID_REQUEST: ErrorInfo(
             "A field is missing or breaks its rule; the error names up to ten of them.", "requester", False
@@ -144,9 +144,8 @@ def problems(error: ValidationError) -> str:
 def _rule(kind: str, message: str) -> str:
     if kind == RULE:
         return message
-    if (
-        kind == "json_invalid"
-    ):  # the parser quotes nothing but the place: "Invalid JSON: … at line 1 column 2"
+    if kind == "json_invalid":
+        # The parser quotes nothing but the place: "Invalid JSON: … at line 1 column 2".
         return message[0].lower() + message[1:]
     return _WORDS.get(kind, f"is not valid ({kind})")
 
