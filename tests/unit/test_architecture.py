@@ -1,7 +1,9 @@
 """The rules between the parts that import-linter cannot say; its own are in ``pyproject.toml``."""
 
 import ast
+import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +33,23 @@ def test_contracts_import_pydantic_and_the_standard_library_only() -> None:
     foreign = {path: _imported(module) - allowed for path, module in _modules("contracts")}
     assert len(foreign) > 5
     assert not any(foreign.values()), foreign
+
+
+def test_every_library_that_is_imported_is_declared() -> None:
+    """What comes along with another library may leave with its next release."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {re.split("[^a-z-]", each)[0].replace("-", "_") for each in project["dependencies"]}
+    own = {
+        "contracts",
+        "client",
+        "worker",
+        "pydantic_core",
+        *sys.stdlib_module_names,
+    }  # pydantic pins its core
+    imported = set().union(
+        *(_imported(module) for name in ("contracts", "client", "worker") for _, module in _modules(name))
+    )
+    assert imported - own == declared
 
 
 def test_client_never_imports_the_worker_not_even_for_types() -> None:
