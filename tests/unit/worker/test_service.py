@@ -3,11 +3,14 @@
 import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
+from uuid import UUID
 
 import pytest
 from pydantic import SecretStr
 
+from contracts import amqp
 from tests.unit.worker import parts
+from tests.unit.worker.parts import CountingReceipt
 from worker.connection import LinkLostError
 from worker.service import Service
 
@@ -15,6 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from worker.link import Link
+    from worker.publisher import Message
+
+REQUEST_ID = UUID(int=7)
 
 
 class HalfDeadLink:
@@ -49,12 +55,38 @@ class HalfDeadLink:
         self.closed = True
 
 
-@pytest.mark.parametrize("failing", ["pause", "resume"])
-async def test_link_whose_consuming_cannot_be_switched_is_given_up(failing: str, tmp_path: Path) -> None:
-    """Kept, it would not consume again, or go on against the ledger's outage, for as long as it lives."""
+@pytest.fixture
+def service(tmp_path: Path) -> Service:
+    """A worker whose ledger is not open yet."""
     settings = parts.worker_settings(ledger_url=SecretStr(f"sqlite:///{tmp_path}/ledger.db"))
-    service = Service(settings, asyncio.Event())
+    return Service(settings, asyncio.Event())
+
+
+@pytest.mark.parametrize("failing", ["pause", "resume"])
+async def test_link_whose_consuming_cannot_be_switched_is_given_up(failing: str, service: Service) -> None:
+    """Kept, it would not consume again, or go on against the ledger's outage, for as long as it lives."""
     link = HalfDeadLink(failing)
     async with asyncio.timeout(5):
         await service._stay_linked(cast("Link", link))
     assert link.closed
+
+
+async def test_defect_of_ours_sends_the_delivery_round_instead_of_losing_it(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes back late, under the same id, and holds no slot meanwhile."""
+    published: list[Message] = []
+
+    async def publish(message: "Message") -> None:
+        published.append(message)
+
+    def fail(_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(service._settler, "_publish", publish)
+    monkeypatch.setattr(service._flow, "outcome_of", fail)
+    receipt = CountingReceipt()
+    await service._serve(parts.delivery(parts.body(), receipt=receipt, message_id=str(REQUEST_ID)))
+    (copy,) = published
+    assert (copy.queue, receipt.settled) == ("session.create.retry.600s", ["ack"])
+    assert (copy.properties.headers or {})[amqp.REQUEST_ID] == str(REQUEST_ID)
