@@ -11,7 +11,7 @@ import pydantic
 import pydantic_core
 
 from contracts import CreateSessionRequest, ErrorCode, fingerprint
-from contracts.amqp import REQUEST_ID
+from contracts.amqp import REQUEST_ID, UNREADABLE
 from contracts.errors import problems
 
 if TYPE_CHECKING:
@@ -104,6 +104,11 @@ class RequestParser:
             raise _Refused(
                 ErrorCode.UNREADABLE,
                 "the message's properties cannot be decoded; send text as UTF-8 and a timestamp in seconds",
+            )
+        if UNREADABLE in delivery.headers:
+            raise _Refused(
+                ErrorCode.UNREADABLE,
+                "the message could not be read when it first came; send plain UTF-8 JSON as application/json",
             )
         size = len(delivery.body) if delivery.cut is None else delivery.cut.size
         if size > self._max_body_bytes:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from contracts import amqp
+from contracts import ErrorCode, amqp
 from worker.connection import LinkLostError
 from worker.delivery import CUT_BYTES, NO_HEADERS, Cut
 from worker.frames import Properties
@@ -148,7 +148,7 @@ class Settler:
     # ------------------------------------------------------------------------------------- copies
 
     async def _copy(
-        self, delivery: Delivery, delay: int, request_id: UUID | None, headers: Mapping[str, int] = NO_HEADERS
+        self, delivery: Delivery, delay: int, request_id: UUID | None, headers: Mapping[str, Any] = NO_HEADERS
     ) -> None:
         """Publish a copy of the delivery that comes back, however long the broker does not take it.
 
@@ -184,7 +184,10 @@ class Settler:
             await self._send(delivery, _copy_message(delivery, self._names.dead, headers, cut=refused))
         except PublishError as error:
             log.error("parking lot refuses", queue=self._names.dead, reason=str(error))
-            await self._copy(delivery, self._slowest, letter.request_id)
+            # The copy lacks what made the message unreadable: taken for a request, it would be carried out.
+            unreadable = refused and letter.code is ErrorCode.UNREADABLE
+            headers = {amqp.UNREADABLE: True} if unreadable else {}
+            await self._copy(delivery, self._slowest, letter.request_id, headers)
             return
         log.warning(
             "request parked",

@@ -385,6 +385,20 @@ async def test_full_parking_lot_sends_the_whole_copy_round_by_the_slowest_queue(
     assert round_trip.properties.headers == {"x-request-id": str(REQUEST_ID)}
 
 
+@pytest.mark.parametrize("fields", [{"legible": False}, {"content_encoding": "gzip"}], ids=repr)
+async def test_what_was_unreadable_is_not_carried_out_when_its_copy_comes_back(
+    fields: dict[str, Any],
+) -> None:
+    """The parking lot is full, the copy goes round without the properties that were wrong. Its requester was
+    told that it was refused: it stays so."""
+    bench = Bench(session_create_dead=[NackedError("full")])
+    letter = Letter(ErrorCode.UNREADABLE, "the properties cannot be decoded", REQUEST_ID)
+    await bench.settle(Refused(REFUSAL, letter), parts.body(), **fields)
+    refusal = _comes_back(bench.messages[-1])
+    assert isinstance(refusal, Refusal)
+    assert (refusal.code, refusal.request_id) == (ErrorCode.UNREADABLE, REQUEST_ID)
+
+
 async def test_hostile_message_of_an_exception_fits_into_a_header() -> None:
     bench = Bench()
     await bench.settle(Refused(None, Letter(ErrorCode.INTERNAL_ERROR, "\0\ud800" * 5000, NIL_ID)))
