@@ -197,7 +197,7 @@ class Flow:
             code=code,
             message=detail or error,
             request_id=hold.request.request_id,
-            exception_type=type(failure.error).__name__ if failure else None,
+            exception_type=type(failure.error).__name__[:255] if failure else None,
             stacktrace=failure.stacktrace if failure else None,
             attempts=hold.claimed.attempt,
             first_seen_at=hold.claimed.received_at,

@@ -74,6 +74,8 @@ def publish(
     """
     content = _content(properties, len(body))
     room = max_frame - OVERHEAD
+    if len(content) > room:  # the one frame that cannot be split: the broker would close the connection
+        raise ValueError(f"the properties take {len(content)} bytes; at most {room} fit into a frame")
     parts = [_publish(channel, queue, mandatory), _FRAME.pack(HEADER, channel, len(content)), content, _END]
     for start in range(0, len(body), room):
         piece = body[start : start + room]

@@ -78,11 +78,12 @@ def test_what_we_publish_is_what_pamqp_reads(
         timestamp=timestamp,
         type=kind,
     )
-    data = frames.publish(7, queue, properties, body, mandatory=mandatory, max_frame=100)
+    max_frame = max(100, len(frames._content(properties, len(body))) + frames.OVERHEAD)
+    data = frames.publish(7, queue, properties, body, mandatory=mandatory, max_frame=max_frame)
     publish, header, *pieces = split(data)
     assert (publish.exchange, publish.routing_key, publish.mandatory) == ("", queue, mandatory)
     assert b"".join(piece.value for piece in pieces) == body
-    assert all(0 < len(piece.value) <= 92 for piece in pieces)
+    assert all(0 < len(piece.value) <= max_frame - frames.OVERHEAD for piece in pieces)
     read = header.properties
     assert header.body_size == len(body)
     assert read.content_type == content_type
@@ -207,3 +208,10 @@ def test_a_property_that_does_not_fit_is_refused() -> None:
     """Instead of a frame that would cost the connection."""
     with pytest.raises(ValueError, match="255"):
         frames.publish(7, "q" * 256, frames.Properties(), b"", mandatory=True, max_frame=4096)
+
+
+def test_properties_that_no_frame_holds_are_refused() -> None:
+    """The broker closes the connection over a larger frame, whoever else's messages are on it."""
+    properties = frames.Properties(headers={"x-exception-stacktrace": "x" * 5000})
+    with pytest.raises(ValueError, match="properties"):
+        frames.publish(7, "q", properties, b"", mandatory=True, max_frame=4096)
