@@ -22,7 +22,7 @@ WORKER_ID = "x-worker-id"
 BUSY_LAPS = "x-busy-laps"
 BODY_SHA256 = "x-body-sha256"
 BODY_BYTES = "x-body-bytes"
-UNREADABLE = "x-unreadable"
+REFUSED = "x-refused"
 REPLAY_COUNT = "x-replay-count"
 
 

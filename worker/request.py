@@ -11,8 +11,8 @@ import pydantic
 import pydantic_core
 
 from contracts import CreateSessionRequest, ErrorCode, fingerprint
-from contracts.amqp import REQUEST_ID, UNREADABLE
-from contracts.errors import problems
+from contracts.amqp import REFUSED, REQUEST_ID
+from contracts.errors import ERRORS, problems
 
 if TYPE_CHECKING:
     from contracts.amqp import Names
@@ -105,11 +105,10 @@ class RequestParser:
                 ErrorCode.UNREADABLE,
                 "the message's properties cannot be decoded; send text as UTF-8 and a timestamp in seconds",
             )
-        if UNREADABLE in delivery.headers:
-            raise _Refused(
-                ErrorCode.UNREADABLE,
-                "the message could not be read when it first came; send plain UTF-8 JSON as application/json",
-            )
+        before = delivery.headers.get(REFUSED)
+        if isinstance(before, str) and before in ERRORS:
+            code = ErrorCode(before)
+            raise _Refused(code, f"it was refused when it first came: {ERRORS[code].meaning}")
         size = len(delivery.body) if delivery.cut is None else delivery.cut.size
         if size > self._max_body_bytes:
             raise _Refused(
@@ -153,7 +152,7 @@ class RequestParser:
         return self._reply_to_allow.fullmatch(reply_to) is not None
 
     def _refusal(self, delivery: Delivery, refused: _Refused) -> Refusal:
-        may_read = not delivery.deadly and refused.code is not ErrorCode.TOO_LARGE
+        may_read = refused.code not in (ErrorCode.CRASHED_WORKER, ErrorCode.TOO_LARGE)
         request_id = (_id_from_body(delivery.body) if may_read else None) or id_from_properties(delivery)
         allowed = self._may_reply_to(delivery.reply_to)
         correlation_id = delivery.correlation_id or (None if request_id is None else str(request_id))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from contracts import ErrorCode, amqp
+from contracts import amqp
 from worker.connection import LinkLostError
 from worker.delivery import CUT_BYTES, NO_HEADERS, Cut
 from worker.frames import Properties
@@ -184,9 +184,8 @@ class Settler:
             await self._send(delivery, _copy_message(delivery, self._names.dead, headers, cut=refused))
         except PublishError as error:
             log.error("parking lot refuses", queue=self._names.dead, reason=str(error))
-            # The copy lacks what made the message unreadable: taken for a request, it would be carried out.
-            unreadable = refused and letter.code is ErrorCode.UNREADABLE
-            headers = {amqp.UNREADABLE: True} if unreadable else {}
+            # Its requester was told no. The copy may lack what was wrong, and settings and ledger may change.
+            headers = {amqp.REFUSED: letter.code.value} if refused else {}
             await self._copy(delivery, self._slowest, letter.request_id, headers)
             return
         log.warning(

@@ -399,6 +399,16 @@ async def test_what_was_unreadable_is_not_carried_out_when_its_copy_comes_back(
     assert (refusal.code, refusal.request_id) == (ErrorCode.UNREADABLE, REQUEST_ID)
 
 
+@pytest.mark.parametrize("code", ErrorCode)
+async def test_what_was_refused_stays_refused_when_its_copy_comes_back(code: ErrorCode) -> None:
+    """Whatever has changed meanwhile: settings, the ledger, or the lane by which it comes."""
+    bench = Bench(session_create_dead=[NackedError("full")])
+    await bench.settle(Refused(REFUSAL, Letter(code, "no", REQUEST_ID)), parts.body(REQUEST_ID))
+    refusal = _comes_back(bench.messages[-1])
+    assert isinstance(refusal, Refusal)
+    assert (refusal.code, refusal.request_id) == (code, REQUEST_ID)
+
+
 async def test_hostile_message_of_an_exception_fits_into_a_header() -> None:
     bench = Bench()
     await bench.settle(Refused(None, Letter(ErrorCode.INTERNAL_ERROR, "\0\ud800" * 5000, NIL_ID)))
