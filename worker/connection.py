@@ -195,14 +195,14 @@ class Wire:
         """Connect to the first of ``urls``, in random order, that answers.
 
         Raises:
-            ConnectError: none did.
+            ConnectError: none did; permanent when trying again helps with none of them.
         """
         failure: ConnectError | None = None
         for url in random.sample(urls, len(urls)):
             try:
                 return await cls._open(_prepared(url, purpose))
             except ConnectError as error:
-                failure = error
+                failure = error if failure is None or failure.permanent else failure
         raise failure or ConnectError("no URL given", permanent=True)
 
     @classmethod

@@ -15,9 +15,11 @@ from pamqp import commands as spec
 from pamqp.body import ContentBody
 from pamqp.heartbeat import Heartbeat
 
-from worker.connection import LinkLostError, _FrameReader, broker_errors
+from worker.connection import ConnectError, LinkLostError, Wire, _FrameReader, broker_errors
 
 if TYPE_CHECKING:
+    from yarl import URL
+
     from worker.connection import RawChannel
 
 OURS, THEIRS = 1, 2
@@ -107,3 +109,19 @@ async def test_a_cancellation_that_nobody_asked_for_is_a_lost_link() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+@pytest.mark.parametrize("order", [("amqp://wrong/", "amqp://away/"), ("amqp://away/", "amqp://wrong/")])
+async def test_trying_again_helps_while_one_broker_of_a_cluster_may_come(
+    order: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One refuses the login, another does not answer yet: the worker waits for that one."""
+
+    async def refuse(url: URL) -> Wire:
+        raise ConnectError("no", permanent=url.host == "wrong")
+
+    monkeypatch.setattr(Wire, "_open", refuse)
+    monkeypatch.setattr("random.sample", lambda urls, _: urls)
+    with pytest.raises(ConnectError) as failed:
+        await Wire.open(order, "test")
+    assert not failed.value.permanent
