@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 130 interrupted."""
-    from worker.cli.app import app
-
+    _open_what_is_closed()
     try:
+        from worker.cli.app import app
+
         app()
+    except KeyboardInterrupt:  # while the program is loaded: later on it is seen inside
+        raise SystemExit(130) from None
     except Exception as error:  # noqa: BLE001 - the last place that can turn an error into a sentence
         from worker.cli.problems import report
 
         raise SystemExit(report(error)) from None
+
+
+def _open_what_is_closed() -> None:
+    """The caller may have closed one (``>&-``): its number must not become that of a socket or a ledger."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, PTH123 - open as long as the process

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
+
+from worker.cli import main
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,3 +88,27 @@ def test_a_ledger_that_cannot_be_used_is_a_sentence(run: Run, command: str, url:
     assert (code, out) == (1, "")
     assert words in err
     assert SECRET not in err
+
+
+@pytest.mark.parametrize("name", ["stdin", "stdout", "stderr"])
+def test_an_output_that_the_caller_closed_is_no_mistake(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["session-worker", "schema", "request"])
+    monkeypatch.setattr(sys, name, None)
+
+    with pytest.raises(SystemExit) as ended:
+        main()
+
+    getattr(sys, name).close()
+    assert ended.value.code == 0
+
+
+def test_an_interrupt_that_nobody_else_saw_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("worker.cli.app.app", interrupted)
+
+    with pytest.raises(SystemExit) as ended:
+        main()
+
+    assert ended.value.code == 130
