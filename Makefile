@@ -11,7 +11,7 @@ BENCH_STAMP := $(BENCH_VENV)/.installed
 COMPILE := $(BIN)/pip-compile --quiet --strip-extras --no-annotate --no-header --allow-unsafe \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options
 
-.PHONY: help setup servers bench bench-quick demo test check faults soak run lock clean
+.PHONY: help setup servers bench bench-quick demo test check faults soak fuzz run lock clean
 
 help: ## List the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null \
@@ -60,6 +60,11 @@ SEED ?= 1
 LEDGER ?= both
 soak: setup servers ## A storm of random faults; MINUTES=30 SEED=1 LEDGER=both (or sqlite, postgresql)
 	@$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) --seed $(SEED) --ledger $(LEDGER)
+
+RUNS ?= 1000000
+fuzz: setup ## Fuzz the decoders of bodies and of properties, guided by coverage; RUNS=1000000 each
+	@$(BIN)/python -m pip install --quiet 'atheris>=3,<4'
+	@for target in body properties; do $(BIN)/python -m tests.fuzz $$target -runs=$(RUNS) -max_len=20000; done
 
 run: setup ## Run the worker with the SESSION_WORKER_* settings of the environment
 	@exec $(BIN)/session-worker run

@@ -1,0 +1,53 @@
+"""What hostile bytes can do to the decoders of bodies and of properties: nothing but be refused.
+
+``properties_hold`` and ``body_holds`` are the two targets. ``make fuzz`` drives them with a coverage-guided
+fuzzer; ``test_corpus.py`` runs them over the nasty inputs in ``corpus/``.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, cast
+
+from contracts import CreateSessionResponse, Names
+from contracts.amqp import DEFAULT_REPLY_TO_ALLOW
+from worker import frames
+from worker.delivery import Delivery
+from worker.reply import ReplyBuilder
+from worker.request import NIL_ID, Refusal, RequestParser
+
+if TYPE_CHECKING:
+    from worker.delivery import Receipt
+
+MAX_BODY_BYTES = 16_384
+PARSER = RequestParser(Names(), max_body_bytes=MAX_BODY_BYTES, reply_to_allow=DEFAULT_REPLY_TO_ALLOW)
+REPLIES = ReplyBuilder("fuzz")
+HEADER = b"\x00\x3c\x00\x00" + bytes(8)
+
+
+def body_holds(data: bytes) -> None:
+    """Any body is a request with a lasting identity, or is refused in a schema-valid answer."""
+    delivery = Delivery(body=data, receipt=cast("Receipt", None), correlation_id="fuzz")
+    found = PARSER.parse(delivery)
+    if isinstance(found, Refusal):
+        answer = REPLIES.refused(found)
+        assert CreateSessionResponse.model_validate_json(answer).error == found.error
+        assert 0 < len(found.error) <= 2000
+        return
+    assert found.request_id != NIL_ID
+    assert PARSER.parse(delivery) == found
+    json.dumps(found.model.model_dump(mode="json"), allow_nan=False).encode()
+
+
+def properties_hold(data: bytes) -> None:
+    """Any content header gives properties from which a reply can be made, or an ordinary exception."""
+    try:
+        found = frames.properties(HEADER + data)
+    except Exception:  # as in the consumer: one message is illegible
+        return
+    for text in (found.correlation_id, found.reply_to, found.message_id, found.type, found.content_type):
+        assert text is None or len(text.encode()) <= 255
+    copy = frames.Properties(
+        correlation_id=found.correlation_id, reply_to=found.reply_to, timestamp=found.timestamp
+    )
+    frames.publish(1, "q", copy, b"", mandatory=True, max_frame=4096)
