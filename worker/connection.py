@@ -253,10 +253,17 @@ class Wire:
                 return self._channel_number
 
     def write(self, data: bytes) -> None:
-        """Hand whole frames to the socket at once."""
+        """Hand whole frames to the socket at once.
+
+        Raises:
+            LinkLostError: the connection is gone, whether that was noticed before or not.
+        """
         if self._transport.writer is None or self.lost.done():
             raise LinkLostError("the connection was lost")
-        self._transport.writer.write(data)
+        try:
+            self._transport.writer.write(data)
+        except RuntimeError as error:  # uvloop's end is closed a moment before anybody is told
+            raise LinkLostError("the connection was lost") from error
 
     @property
     def max_frame(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import structlog
 
 from contracts.amqp import BODY_BYTES, BODY_SHA256
 from worker import frames
-from worker.connection import SETUP_SECONDS, RawChannel, broker_errors
+from worker.connection import SETUP_SECONDS, LinkLostError, RawChannel, broker_errors
 from worker.delivery import CUT_BYTES, NO_HEADERS, Cut, Delivery, Lane
 
 if TYPE_CHECKING:
@@ -100,8 +101,9 @@ class ConsumeChannel(RawChannel):
 
     def _write(self, data: bytes) -> None:
         # On a channel that is gone the broker has the messages back already.
-        if self.valid:
-            self.wire.write(data)
+        with suppress(LinkLostError):
+            if self.valid:
+                self.wire.write(data)
 
     # ------------------------------------------------------- what comes off the socket
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pamqp.frame
@@ -93,6 +94,20 @@ async def test_a_connection_that_only_delivers_shows_signs_of_life() -> None:
     stream.feed_data(pamqp.frame.marshal(ContentBody(b"x"), OURS) * 3)
     _, channel, frame = await asyncio.wait_for(receiver.get_frame(), 5)
     assert (channel, type(frame)) == (0, Heartbeat)
+
+
+async def test_writing_to_a_socket_that_was_closed_unnoticed_is_a_lost_link() -> None:
+    """uvloop's transport raises RuntimeError then; it must not end the worker that puts its link away."""
+
+    class Closed:
+        def write(self, _: bytes) -> None:
+            raise RuntimeError("the handler is closed")
+
+    closing = asyncio.get_running_loop().create_future()
+    wire = Wire(cast("Any", SimpleNamespace(closing=closing)), cast("Any", SimpleNamespace(writer=Closed())))
+
+    with pytest.raises(LinkLostError):
+        wire.write(b"frames")
 
 
 async def test_a_cancellation_that_nobody_asked_for_is_a_lost_link() -> None:

@@ -15,6 +15,7 @@ from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 
 from tests.unit.worker.wire import FakeWire, as_wire, breathe, feed, open_channel
+from worker.connection import LinkLostError
 from worker.consumer import ConsumeChannel
 from worker.delivery import CUT_BYTES, Cut, Delivery, Lane
 
@@ -113,6 +114,20 @@ async def test_book_of_tags_does_not_grow() -> None:
             await breathe()
     channel.flush()
     assert (channel._done, channel._settled, channel._lowest) == (set(), set(), 101)
+
+
+async def test_a_connection_that_ends_as_it_is_written_to_takes_nobody_along() -> None:
+    """It was lost and nobody told yet: the broker has the messages back, and the link will be built again."""
+    channel, wire = await _channel()
+
+    def gone(frames: bytes) -> None:
+        raise LinkLostError("the connection was lost")
+
+    wire.write = gone  # type: ignore[method-assign]
+    channel.ack(1)
+    channel.requeue(2)
+    channel.flush()
+    assert channel._lowest == 3
 
 
 async def test_nothing_is_written_on_a_lost_link() -> None:
