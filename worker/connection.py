@@ -22,7 +22,7 @@ from yarl import URL
 from worker import frames
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Coroutine, Iterator, Sequence
 
 DEFAULT_HEARTBEAT = 10
 CONNECT_SECONDS = 10.0
@@ -171,6 +171,7 @@ class _Connection(aiormq.Connection):
 
 
 AnyChannel = TypeVar("AnyChannel", bound=aiormq.Channel)
+T = TypeVar("T")
 
 
 class Wire:
@@ -238,7 +239,7 @@ class Wire:
                 if isinstance(channel, RawChannel):
                     channel.wire = self
                     self._transport.channels[number] = channel
-                await channel.open()
+                await self.unless_lost(channel.open())
         if vital:
             channel.closing.add_done_callback(lambda future: self.lose(_reason(future)))
         else:
@@ -251,6 +252,28 @@ class Wire:
             self._channel_number = self._channel_number % MAX_CHANNELS + 1
             if self._channel_number not in self._connection.channels:
                 return self._channel_number
+
+    async def unless_lost(self, work: Coroutine[Any, Any, T]) -> T:
+        """What ``work`` gives, which waits for the broker by this connection.
+
+        aiormq does not tell everybody who waits for an answer that the connection is gone: they would wait
+        for ``SETUP_SECONDS``.
+
+        Raises:
+            LinkLostError: the connection was lost before.
+        """
+        task = asyncio.ensure_future(work)
+        either: set[asyncio.Future[Any]] = {task, self.lost}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise LinkLostError(self.lost.result())
+            return task.result()
+        finally:
+            if not task.done():
+                task.cancel()
+                task.add_done_callback(_forget_failure)
+                await asyncio.wait({task}, timeout=CLOSE_SECONDS)
 
     def write(self, data: bytes) -> None:
         """Hand whole frames to the socket at once.
@@ -303,6 +326,11 @@ def _prepared(url: str, purpose: str) -> URL:
     parsed = URL(url)
     query = {"heartbeat": str(DEFAULT_HEARTBEAT), **parsed.query, "name": f"session-worker {purpose}"}
     return parsed.with_query(query)
+
+
+def _forget_failure(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 def _reason(future: asyncio.Future[Any]) -> str:

@@ -49,7 +49,8 @@ class Link:
             undo.push_async_callback(consuming.close)
             publishing = await open_wire("publisher")
             undo.push_async_callback(publishing.close)
-            await (topology.apply if settings.declare else topology.verify)(publishing)
+            see_to = topology.apply if settings.declare else topology.verify
+            await publishing.unless_lost(see_to(publishing))
             undo.pop_all()
             return cls(consuming, publishing, Publisher(publishing, open_wire))
 
@@ -68,7 +69,7 @@ class Link:
             channel = await self._consuming.channel(ConsumeChannel, vital=True)
             channel.lane, channel.queue, channel.deliver = lane, queue, deliver
             channel.max_body_bytes = settings.max_body_bytes
-            await channel.subscribe(prefetch, consuming=consuming)
+            await self._consuming.unless_lost(channel.subscribe(prefetch, consuming=consuming))
             self._lanes.append(channel)
         self.consuming = consuming
 

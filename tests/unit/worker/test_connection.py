@@ -110,6 +110,25 @@ async def test_writing_to_a_socket_that_was_closed_unnoticed_is_a_lost_link() ->
         wire.write(b"frames")
 
 
+async def test_who_waits_for_an_answer_hears_at_once_that_the_connection_was_lost() -> None:
+    """aiormq lets some wait for their whole timeout, and the worker would connect again only then."""
+    closing = asyncio.get_running_loop().create_future()
+    wire = Wire(cast("Any", SimpleNamespace(closing=closing)), cast("Any", SimpleNamespace(writer=None)))
+    cancelled = asyncio.Event()
+
+    async def answer() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    asyncio.get_running_loop().call_soon(wire.lose, "reset")
+
+    with pytest.raises(LinkLostError, match="reset"):
+        await wire.unless_lost(answer())
+    assert cancelled.is_set()
+
+
 async def test_a_cancellation_that_nobody_asked_for_is_a_lost_link() -> None:
     """aiormq cancels who waits on a connection that it closes; a cancellation of ours stays one."""
     with pytest.raises(LinkLostError), broker_errors():
