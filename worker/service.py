@@ -44,7 +44,9 @@ START_SECONDS = 10.0
 PAUSE_SECONDS = 2.0
 """How long a shutdown waits for the broker to say that no more deliveries come."""
 RELEASE_SECONDS = 5.0
-"""What giving back, acknowledging and closing may take after the grace."""
+"""What giving back may take after the grace."""
+SHUTDOWN_SECONDS = 25.0
+"""What pausing, giving back, closing the link and closing the ledger may take together, beside the grace."""
 
 
 class StartError(Exception):
@@ -182,8 +184,10 @@ class Service:
             if reasons:
                 log.warning("link lost", reason=reasons[0], running=len(self._serving))
             else:
-                gate.cancel()
-                await self._drain(link)
+                # A broker that is silent takes no more time than this from what runs.
+                self._gate_changed.set()
+                await asyncio.wait({gate}, timeout=PAUSE_SECONDS)
+                await self._drain()
         finally:
             for task in tasks:
                 task.cancel()
@@ -191,26 +195,32 @@ class Service:
             await self._unlink(link)
 
     async def _keep_gate(self, link: Link) -> str:
-        """Consume only while the ledger answers and the broker takes what we publish.
+        """Consume only while the ledger answers, the broker takes what we publish, and we are not to stop.
 
-        Returns, with the reason, when the link does not follow any more.
+        Returns, with the reason, when the link does not follow any more, or is not to consume again.
         """
         self._gate_changed.set()
         while True:
             await self._gate_changed.wait()
             self._gate_changed.clear()
-            wanted = self._ledger.availability.up and not link.blocked
-            if wanted == link.consuming:
-                continue
-            log.warning(
-                "consuming again" if wanted else "consuming paused",
-                ledger="up" if self._ledger.availability.up else self._ledger.availability.reason,
-                broker="blocked" if link.blocked else "up",
-            )
-            try:
-                await (link.resume() if wanted else link.pause())
-            except LinkLostError as lost:
-                return f"consuming could not be {'resumed' if wanted else 'paused'}: {lost}"
+            stopping = self._stop.is_set()
+            wanted = self._ledger.availability.up and not link.blocked and not stopping
+            if wanted != link.consuming:
+                if not stopping:
+                    self._log_gate(link, wanted=wanted)
+                try:
+                    await (link.resume() if wanted else link.pause())
+                except LinkLostError as lost:
+                    return f"consuming could not be {'resumed' if wanted else 'paused'}: {lost}"
+            if stopping:
+                return "the worker is to stop"
+
+    def _log_gate(self, link: Link, *, wanted: bool) -> None:
+        log.warning(
+            "consuming again" if wanted else "consuming paused",
+            ledger="up" if self._ledger.availability.up else self._ledger.availability.reason,
+            broker="blocked" if link.blocked else "up",
+        )
 
     def _on_ledger(self, _up: bool) -> None:
         self._gate_changed.set()
@@ -236,13 +246,8 @@ class Service:
             log.exception("delivery failed unexpectedly")
             await self._settler.settle(delivery, Busy(None, self._settings.retry_delays[-1], 0))
 
-    async def _drain(self, link: Link | None = None) -> None:
-        """1. no new deliveries · 2. let finish what runs · 3. give back the rest. The link closes next."""
-        if link is not None:
-            # A broker that is silent takes no time from what runs: the pause ends with the link then.
-            pausing = asyncio.create_task(link.pause(), name="last pause")
-            pausing.add_done_callback(_forget_failure)
-            await asyncio.wait({pausing}, timeout=PAUSE_SECONDS)
+    async def _drain(self) -> None:
+        """Let finish what runs, for the grace; then give back the rest. No deliveries come any more."""
         if not self._serving:
             return
         log.info("draining", running=len(self._serving), grace=self._settings.shutdown_grace)
@@ -289,7 +294,19 @@ def run(settings: Settings) -> int:
     else:
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(serve(settings))
+        code = runner.run(serve(settings))
+        if runner.run(_stubborn()):
+            # Their requests were handed back, and everything is closed: waiting for them would have no end.
+            _exit_now("some handlers do not end", code)
+    return code
+
+
+async def _stubborn() -> bool:
+    """Whether tasks are left that go on although they were cancelled."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    return bool(left) and bool((await asyncio.wait(left, timeout=1))[1])
 
 
 def _on_signal(stop: asyncio.Event, grace: float) -> None:
@@ -297,20 +314,15 @@ def _on_signal(stop: asyncio.Event, grace: float) -> None:
     if stop.is_set():
         _exit_now("second signal")
     stop.set()
-    deadline = threading.Timer(grace + 2 * RELEASE_SECONDS, _exit_now, ["the shutdown took too long"])
+    deadline = threading.Timer(grace + SHUTDOWN_SECONDS, _exit_now, ["the shutdown took too long"])
     deadline.daemon = True
     deadline.start()
 
 
-def _exit_now(reason: str) -> None:
+def _exit_now(reason: str, code: int = 1) -> None:
     log.error("worker ends at once", reason=reason)
     sys.stderr.flush()
-    os._exit(1)
-
-
-def _forget_failure(task: asyncio.Task[None]) -> None:
-    if not task.cancelled():
-        task.exception()
+    os._exit(code)
 
 
 def _log_stray_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from contracts import RequestStatus
@@ -73,5 +74,8 @@ class PostgreSQLReader:
 def _entry(row: asyncpg.Record) -> Entry:
     columns: dict[str, Any] = dict(row)
     columns["status"] = RequestStatus(columns["status"])
-    columns["history"] = json.loads(columns["history"])
+    history = json.loads(columns["history"])
+    for move in history:  # PostgreSQL leaves out the zeros at the end of a second's fraction
+        move["at"] = datetime.fromisoformat(move["at"]).isoformat(timespec="microseconds")
+    columns["history"] = history
     return Entry(**columns)

@@ -62,7 +62,7 @@ class Register:
                 try:
                     await self._renew(gap=gap)
                     gap = False
-                except AWAY as error:
+                except Exception as error:  # noqa: BLE001 - without it the living worker would look dead
                     self._drop()
                     gap = True
                     if not self._joined.done():
