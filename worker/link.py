@@ -97,6 +97,10 @@ class Link:
         for channel in self._lanes:
             await channel.resume()
 
+    def lose(self, reason: str) -> None:
+        """Give the link up: something that only a new one sets right."""
+        self._publishing.lose(reason)
+
     async def lost(self) -> str:
         """Wait until the link is lost; the reason."""
         done, _ = await asyncio.wait(

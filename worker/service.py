@@ -22,6 +22,7 @@ from worker.ledger import open_ledger
 from worker.ledger.base import LedgerError
 from worker.link import Link
 from worker.outcome import Busy
+from worker.publisher import UnroutableError
 from worker.reply import ReplyBuilder
 from worker.request import RequestParser
 from worker.settle import Settler
@@ -226,9 +227,15 @@ class Service:
         self._gate_changed.set()
 
     async def _publish(self, message: Message) -> None:
-        if self._link is None:
+        link = self._link
+        if link is None:
             raise LinkLostError("the connection was lost")
-        await self._link.publish(message)
+        try:
+            await link.publish(message)
+        except UnroutableError:
+            if self._settings.declare and message.queue.startswith(f"{self._names.work}."):
+                link.lose(f"queue {message.queue} is gone; it is declared again with a new link")
+            raise
 
     # ------------------------------------------------------------------------------ deliveries
 

@@ -75,6 +75,16 @@ def test_a_deleted_work_queue_is_declared_anew(lab: Lab) -> None:
     assert_all_completed_at_the_first_attempt(lab, send(lab, 5))
 
 
+def test_a_deleted_retry_queue_is_declared_anew_when_it_is_missed(lab: Lab) -> None:
+    """The copy that found no queue is not lost: its request comes again, and goes on to its next attempt."""
+    lab.worker()
+    with lab.requester() as requester:
+        requester.channel.queue_delete("session.create.retry.1s")
+        reply = requester.ask(request(fails=1), deadline=30)
+    assert code_of(reply) is None
+    lab.quiet()
+
+
 def test_a_memory_alarm_pauses_consuming_and_loses_nothing(own_rabbitmq: RabbitMQ, own_lab: Lab) -> None:
     """Replies in flight wait until the broker takes them; the link lives on."""
     worker = own_lab.worker(concurrency=5)
