@@ -7,8 +7,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from contracts.amqp import BODY_BYTES, BODY_SHA256
 from worker import frames
 from worker.connection import SETUP_SECONDS, LinkLostError, RawChannel, broker_errors
@@ -16,9 +14,6 @@ from worker.delivery import CUT_BYTES, NO_HEADERS, Cut, Delivery, Lane
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-
-log = structlog.get_logger()
 
 
 class ConsumeChannel(RawChannel):

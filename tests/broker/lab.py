@@ -214,6 +214,15 @@ class Lab:
             worker.close()
 
 
+def send(lab: Lab, count: int, **script: Any) -> list[str]:
+    """Requests that are answered on the default reply queue; their ids."""
+    request_ids = [str(uuid4()) for _ in range(count)]
+    with lab.requester() as requester:
+        for request_id in request_ids:
+            requester.send(request(request_id, **script), reply_to=None)
+    return request_ids
+
+
 @contextmanager
 def open_lab(broker: Broker, ledger_url: str, folder: Path) -> Iterator[Lab]:
     """A lab with a vhost of its own; its workers are gone afterwards."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import re
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
 
 from contracts import RequestStatus
-from tests.broker.lab import code_of, lock_ledger, open_lab, request
+from tests.broker.lab import code_of, lock_ledger, open_lab, request, send
 from tests.support.tcp_proxy import TcpProxy
 from worker.ledger import upgrade
 from worker.sandbox import PostgreSQL
@@ -38,15 +38,6 @@ def own_postgresql() -> Iterator[PostgreSQL]:
     """A server that may be stopped."""
     with PostgreSQL(durable=False) as server:
         yield server
-
-
-def send(lab: Lab, count: int, **script: Any) -> list[str]:
-    """Requests that are answered on the default reply queue; their ids."""
-    request_ids = [str(uuid4()) for _ in range(count)]
-    with lab.requester() as requester:
-        for request_id in request_ids:
-            requester.send(request(request_id, **script), reply_to=None)
-    return request_ids
 
 
 def assert_all_completed_at_the_first_attempt(lab: Lab, request_ids: list[str]) -> None:

@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any
-from uuid import uuid4
+from typing import TYPE_CHECKING
 
 from contracts import RequestStatus
-from tests.broker.lab import code_of, lock_ledger, request
+from tests.broker.lab import code_of, lock_ledger, send
 from tests.support.tcp_proxy import TcpProxy
 
 if TYPE_CHECKING:
     from tests.broker.lab import Lab
-
-
-def send(lab: Lab, count: int, **script: Any) -> list[str]:
-    request_ids = [str(uuid4()) for _ in range(count)]
-    with lab.requester() as requester:
-        for request_id in request_ids:
-            requester.send(request(request_id, **script), reply_to=None)
-    return request_ids
 
 
 def assert_answered(lab: Lab, request_ids: list[str]) -> None:
