@@ -83,6 +83,8 @@ class _FrameReader:
     """Stands between the socket's stream and aiormq, which reads from it frame by frame.
 
     It reads in large pieces, and hands the frames that a raw channel takes to that channel at once.
+    ``farewell`` is what the broker said when it closed the connection; during the handshake aiormq
+    does not tell.
     """
 
     def __init__(self, stream: asyncio.StreamReader, channels: dict[int, RawChannel]) -> None:
@@ -92,6 +94,7 @@ class _FrameReader:
         self._position = 0
         self._left = 0
         self._alive_at = 0.0
+        self.farewell = ""
 
     def at_eof(self) -> bool:
         return self._position == len(self._buffer) and self._stream.at_eof()
@@ -117,7 +120,10 @@ class _FrameReader:
                 continue
             kind, number, end = found
             channel = self._channels.get(number)
-            if channel is None or not channel.feed(kind, self._buffer[self._position + 7 : end - 1]):
+            payload = self._buffer[self._position + 7 : end - 1]
+            if channel is None or not channel.feed(kind, payload):
+                if payload.startswith(frames.CLOSE_CONNECTION):
+                    self.farewell = frames.reply_text(payload)
                 return end - self._position
             self._position = end
             fed = True
@@ -149,12 +155,14 @@ class _Transport(aiormq.connection.TransportFactory):
             if scheme == "amqps"
             else aiormq.connection.TCPTransportFactory()
         )
+        self.reader: _FrameReader | None = None
         self.writer: asyncio.StreamWriter | None = None
         self.channels: dict[int, RawChannel] = {}
 
     async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         stream, self.writer = await self._inner.create(url, **kwargs)
-        return cast("asyncio.StreamReader", _FrameReader(stream, self.channels)), self.writer
+        self.reader = _FrameReader(stream, self.channels)
+        return cast("asyncio.StreamReader", self.reader), self.writer
 
 
 class _Connection(aiormq.Connection):
@@ -217,7 +225,8 @@ class Wire:
                     await connection.connect()
         except LinkLostError as error:
             _abort(transport)
-            raise _connect_error(error.__cause__ or error, url) from error
+            farewell = transport.reader.farewell if transport.reader else ""
+            raise _connect_error(error.__cause__ or error, url, farewell) from error
         except BaseException:
             _abort(transport)
             raise
@@ -346,19 +355,20 @@ def _abort(transport: _Transport) -> None:
             transport.writer.transport.abort()
 
 
-def _connect_error(cause: BaseException, url: URL) -> ConnectError:
+def _connect_error(cause: BaseException, url: URL, farewell: str) -> ConnectError:
     where = f"{url.host}:{url.port or (5671 if url.scheme == 'amqps' else 5672)}"
     user = url.user or "guest"
-    text = str(cause)
+    text = farewell or str(cause)
+    vhost = url.path.lstrip("/") or "/"
     if isinstance(cause, ProbableAuthenticationError | AuthenticationError) or "ACCESS_REFUSED" in text:
         return ConnectError(
             f"the broker at {where} refused the login of user {user}; check user and password in amqp_url, "
             "and that the user may enter the vhost",
             permanent=True,
         )
-    # aiormq tells of a refused Connection.Open only that the answer was another one.
-    if any(sign in text for sign in ("vhost", "NOT_ALLOWED", "Connection.OpenOk")):
-        vhost = URL(url).path.lstrip("/") or "/"
+    if "INTERNAL_ERROR" in text:  # its vhost is down, as it is while the node boots
+        return ConnectError(f"the broker at {where} is not ready for vhost {vhost}: {text}", permanent=False)
+    if "NOT_ALLOWED" in text:
         return ConnectError(
             f"the broker at {where} has no vhost {vhost}, or user {user} may not enter it; create it "
             "(rabbitmqctl add_vhost) or correct amqp_url",

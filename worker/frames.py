@@ -22,6 +22,7 @@ HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 OVERHEAD = 8
 """Bytes of a frame beside its payload: type, channel, size and end."""
 
+CLOSE_CONNECTION = b"\x00\x0a\x00\x32"
 PUBLISH = b"\x00\x3c\x00\x28"
 RETURN = b"\x00\x3c\x00\x32"
 DELIVER = b"\x00\x3c\x00\x3c"
@@ -228,3 +229,9 @@ _PROPERTIES: tuple[tuple[int, str, Callable[[bytes, int], tuple[int, Any]]], ...
     (1 << 2, "", _read_text),  # cluster id
 )
 """In the order of the wire; those without a name are read over."""
+
+
+def reply_text(payload: bytes) -> str:
+    """Why the broker closes the connection, in its own words."""
+    size = int.from_bytes(payload[6:7], "big")
+    return payload[7 : 7 + size].decode(errors="replace")
