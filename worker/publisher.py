@@ -12,13 +12,13 @@ import itertools
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 from aiormq.exceptions import ConnectionClosed
 
 from contracts.amqp import is_direct_reply_to
 from worker import frames
 from worker.connection import LinkLostError, RawChannel, Wire
+from worker.identifiers import new_message_id
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -102,7 +102,7 @@ class PublishChannel(RawChannel):
         """
         if self._gone is not None:
             raise ChannelLostError(str(self._gone), accused=False)
-        message_id = str(uuid4())
+        message_id = new_message_id()
         data = self._encode(message, message_id)
         self._tag += 1
         pending = _Pending(message_id, self.loop.create_future())

@@ -12,7 +12,7 @@ from worker.identifiers import new_session_id, storable
 
 @given(day=st.dates(date(2000, 1, 1), date(2099, 12, 31)))
 def test_session_id_names_its_day_and_is_one_the_contract_accepts(day: date) -> None:
-    session_id = new_session_id(datetime(day.year, day.month, day.day, tzinfo=UTC))
+    session_id = new_session_id(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())
     prefix, named, code = session_id.split("_")
     assert (prefix, named) == ("ts", f"{day:%y%m%d}")
     assert len(code) == 12
