@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from hashlib import sha256
-from json import JSONEncoder
 from typing import Annotated, Literal
 
 from pydantic import Field
+from pydantic_core import to_json
 
 from contracts.envelopes import BaseRequest, BaseResponse, Contract
 from contracts.types import CasefileId, Rule, Title
@@ -53,18 +53,16 @@ class CreateSessionResponse(BaseResponse[SessionCreatedPayload]):
     """Response for session creation."""
 
 
-_canonical = JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
-
-
 def fingerprint(request: CreateSessionRequest) -> bytes:
     """What is asked, by whom: SHA-256 (32 bytes) over operation, user and payload as canonical JSON.
 
     A payload field that is null counts as absent, so a fingerprint outlives fields that are added later.
     Text is compared as it was sent: the composed and the decomposed form of a letter differ.
     """
+    given = sorted(vars(request.payload).items())
     asked = {
         "operation": request.operation,
-        "payload": {name: value for name, value in request.payload if value is not None},
+        "payload": {name: value for name, value in given if value is not None},
         "user_id": request.user_id,
     }
-    return sha256(_canonical(asked).encode()).digest()
+    return sha256(to_json(asked)).digest()

@@ -27,7 +27,7 @@ def _read(body: bytes) -> dict[str, Any]:
     """The answer, once it has passed the published schema and our own model."""
     document: dict[str, Any] = json.loads(body)
     VALIDATOR.validate(document)
-    CreateSessionResponse.model_validate_json(body)
+    assert CreateSessionResponse.model_validate_json(body).model_dump_json().encode() == body
     return document
 
 
