@@ -69,13 +69,20 @@ async def run(
     The handler runs in a task of its own: what it does to its task (cancel it, leave by ``SystemExit``) fails
     the attempt and nothing else. When the caller is cancelled, the handler is cancelled with it.
     """
-    task = asyncio.ensure_future(_call(handler, request, context))
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(_call(handler, request, context))
+    # What asyncio.wait does for one task, at a third of its price.
+    over = loop.create_future()
+    timer = loop.call_later(timeout, _set, over)
+    task.add_done_callback(lambda _: _set(over))
     try:
-        done, _ = await asyncio.wait({task}, timeout=timeout)
+        await over
     except asyncio.CancelledError:
         await _cut_off(task)
         raise
-    if not done:
+    finally:
+        timer.cancel()
+    if not task.done():
         await _cut_off(task)
         return Failure(
             ErrorCode.HANDLER_TIMEOUT, TimeoutError(f"no result within {timeout:g} s"), transient=True
@@ -142,6 +149,11 @@ def _plain(result: object) -> dict[str, Any]:
             f"the handler's result takes {len(data)} bytes as JSON; at most {MAX_RESULT_BYTES} fit"
         )
     return plain
+
+
+def _set(over: asyncio.Future[None]) -> None:
+    if not over.done():
+        over.set_result(None)
 
 
 async def _cut_off(task: asyncio.Task[Any]) -> None:

@@ -9,11 +9,9 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal
-from uuid import uuid4
 
 import structlog
 
@@ -43,7 +41,7 @@ from worker.request import Refusal, Request, RequestParser
 from worker.turns import Turns
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import Awaitable, Callable
     from uuid import UUID
 
     from contracts import CreateSessionRequest
@@ -52,6 +50,8 @@ if TYPE_CHECKING:
     from worker.ledger.base import Ledger
     from worker.outcome import Outcome
     from worker.settings import Settings
+
+    Settle = Callable[[Delivery, Outcome], Awaitable[None]]
 
 log = structlog.get_logger()
 
@@ -95,15 +95,14 @@ class Flow:
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._suspects = asyncio.Lock()
 
-    @asynccontextmanager
-    async def outcome_of(self, delivery: Delivery) -> AsyncIterator[Outcome]:
-        """What becomes of a delivery. The request's next delivery has its turn when the block ends."""
+    async def settled(self, delivery: Delivery, settle: Settle) -> None:
+        """Decide what becomes of a delivery and have it settled; then its request's next one has its turn."""
         request = self._parser.parse(delivery)
         if isinstance(request, Refusal):
-            yield self._refuse(request)
+            await settle(delivery, self._refuse(request))
             return
         async with self._turns.take(request.request_id):
-            yield await self._decide(request, _laps(delivery))
+            await settle(delivery, await self._decide(request, _laps(delivery)))
 
     async def _decide(self, request: Request, laps: int) -> Outcome:
         async with self._slots:
@@ -114,7 +113,7 @@ class Flow:
                     log.warning("request was taken over", request_id=str(request.request_id))
 
     async def _claim(self, request: Request, laps: int, *, alone: bool = False) -> Outcome:
-        token = uuid4()
+        token = identifiers.new_token()
         try:
             answer = await self._ledger.claim(self._claim_step(request, token, alone=alone))
         except EntryRejectedError as error:
@@ -346,6 +345,8 @@ def _for_handler(hold: Hold) -> CreateSessionRequest:
     """The request as the handler sees it: with the id and time that hold for every delivery, where its
     sender gave none."""
     model = hold.request.model
+    if model.model_fields_set >= {"request_id", "timestamp"}:
+        return model
     stable = {"request_id": hold.request.request_id, "timestamp": hold.claimed.received_at.isoformat()}
     missing = {name: value for name, value in stable.items() if name not in model.model_fields_set}
-    return model.model_copy(update=missing) if missing else model
+    return model.model_copy(update=missing)

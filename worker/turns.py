@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from uuid import UUID
 
 
@@ -22,17 +20,24 @@ class Turns:
     def __init__(self) -> None:
         self._waiting: dict[UUID, deque[asyncio.Future[None]]] = {}
 
-    @asynccontextmanager
-    async def take(self, request_id: UUID) -> AsyncIterator[None]:
+    def take(self, request_id: UUID) -> Turn:
+        return Turn(self, request_id)
+
+    async def begin(self, request_id: UUID) -> None:
         queue = self._waiting.get(request_id)
         if queue is None:
             self._waiting[request_id] = deque()
         else:
             await self._wait(request_id, queue)
-        try:
-            yield
-        finally:
-            self._pass_on(request_id)
+
+    def end(self, request_id: UUID) -> None:
+        queue = self._waiting[request_id]
+        while queue:
+            turn = queue.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        del self._waiting[request_id]
 
     async def _wait(self, request_id: UUID, queue: deque[asyncio.Future[None]]) -> None:
         turn = asyncio.get_running_loop().create_future()
@@ -42,14 +47,21 @@ class Turns:
         except asyncio.CancelledError:
             # A turn that was never given stays in the queue: whoever passes on skips it.
             if not turn.cancelled():
-                self._pass_on(request_id)
+                self.end(request_id)
             raise
 
-    def _pass_on(self, request_id: UUID) -> None:
-        queue = self._waiting[request_id]
-        while queue:
-            turn = queue.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        del self._waiting[request_id]
+
+class Turn:
+    """The block in which it is a delivery's turn."""
+
+    __slots__ = ("_request_id", "_turns")
+
+    def __init__(self, turns: Turns, request_id: UUID) -> None:
+        self._turns = turns
+        self._request_id = request_id
+
+    async def __aenter__(self) -> None:
+        await self._turns.begin(self._request_id)
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._turns.end(self._request_id)

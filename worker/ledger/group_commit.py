@@ -52,6 +52,7 @@ class GroupCommit(Generic[StepT, AnswerT]):
         self._abandoned = abandoned
         self._waiting: deque[tuple[StepT, asyncio.Future[AnswerT] | None]] = deque()
         self._worker: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
     async def do(self, step: StepT) -> AnswerT:
@@ -63,7 +64,8 @@ class GroupCommit(Generic[StepT, AnswerT]):
         """
         if self._closed:
             raise LedgerError("the ledger is closed")
-        answer: asyncio.Future[AnswerT] = asyncio.get_running_loop().create_future()
+        loop = self._loop = self._loop or asyncio.get_running_loop()
+        answer: asyncio.Future[AnswerT] = loop.create_future()
         self._add(step, answer)
         try:
             return await answer

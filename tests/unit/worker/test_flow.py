@@ -13,6 +13,7 @@ from contracts import CreateSessionRequest, ErrorCode, RequestStatus
 from contracts.amqp import BUSY_LAPS
 from contracts.errors import ERRORS
 from tests.unit.worker import parts
+from worker.delivery import Delivery
 from worker.flow import Flow
 from worker.handlers import Context, Handler, Rejected
 from worker.ledger.base import (
@@ -105,8 +106,14 @@ def _flow(ledger: ScriptedLedger, handler: Handler | None = None, **settings: An
 
 async def _outcome(flow: Flow, content: bytes | None = None, **fields: Any) -> Outcome:
     delivery = parts.delivery(parts.body(REQUEST_ID) if content is None else content, **fields)
-    async with flow.outcome_of(delivery) as outcome:
-        return outcome
+    outcomes: list[Outcome] = []
+
+    async def settle(_: Delivery, outcome: Outcome) -> None:
+        outcomes.append(outcome)
+
+    await flow.settled(delivery, settle)
+    (outcome,) = outcomes
+    return outcome
 
 
 def _finished(code: ErrorCode | None = None, *, parked: bool = False, settling: bool = False) -> Finished:

@@ -56,7 +56,7 @@ class HalfDeadLink:
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Service:
+async def service(tmp_path: Path) -> Service:
     """A worker whose ledger is not open yet."""
     settings = parts.worker_settings(ledger_url=SecretStr(f"sqlite:///{tmp_path}/ledger.db"))
     return Service(settings, asyncio.Event())
@@ -80,11 +80,11 @@ async def test_defect_of_ours_sends_the_delivery_round_instead_of_losing_it(
     async def publish(message: "Message") -> None:
         published.append(message)
 
-    def fail(_: object) -> None:
+    def fail(*_: object) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(service._settler, "_publish", publish)
-    monkeypatch.setattr(service._flow, "outcome_of", fail)
+    monkeypatch.setattr(service._flow, "settled", fail)
     receipt = CountingReceipt()
     await service._serve(parts.delivery(parts.body(), receipt=receipt, message_id=str(REQUEST_ID)))
     (copy,) = published
