@@ -89,6 +89,18 @@ class Release:
     token: UUID
 
 
+@dataclass(frozen=True, slots=True)
+class Reopen:
+    """Begin a new round for a request that failed, as an operator wishes: ``failed`` → ``pending``.
+
+    ``token`` is fresh: who repeats a late step of the old round must not reach into the new one.
+    """
+
+    request_id: UUID
+    fingerprint: bytes
+    token: UUID
+
+
 # ----------------------------------------------------------------------------------------- answers
 
 
@@ -161,6 +173,19 @@ class Step(Enum):
     OVERDUE = "overdue"
 
 
+class Reopened(Enum):
+    """What ``reopen`` found: it wrote only for the first of these."""
+
+    REOPENED = "reopened"
+    OPEN = "open"
+    """It waits or runs already: re-opened before, or asked for again by its requester since."""
+    FINISHED = "finished"
+    """It has an outcome that is nobody's fault: completed, or a business answer."""
+    MISMATCH = "mismatch"
+    """The id is another request's (another fingerprint)."""
+    UNKNOWN = "unknown"
+
+
 class EntryRejectedError(Exception):
     """The database refused this one entry's data (never its neighbours' in the same batch)."""
 
@@ -224,6 +249,10 @@ class Ledger(Protocol):
 
     async def note_parked(self, request_id: UUID) -> None:
         """Record that the request's copy is on the parking lot."""
+
+    async def reopen(self, request_id: UUID, fingerprint: bytes) -> Reopened:
+        """Give a failed request that was meant for people a new round: attempts and crashes count from 0, it
+        is due at once and never expires, and of the old answer nothing is left but the history."""
 
 
 class LedgerReader(Protocol):

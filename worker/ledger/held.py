@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from contracts import ErrorCode, RequestStatus
+from contracts.errors import ERRORS
 from worker.ledger.base import (
     SETTLING_SECONDS,
     Claimed,
@@ -14,6 +15,7 @@ from worker.ledger.base import (
     InOtherHands,
     Mismatch,
     Postpone,
+    Reopened,
     Step,
     Suspect,
 )
@@ -22,9 +24,13 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
-    from worker.ledger.base import Claim, ClaimAnswer, Release
+    from worker.ledger.base import Claim, ClaimAnswer, Release, Reopen
 
 FINAL = frozenset({RequestStatus.COMPLETED, RequestStatus.FAILED})
+REOPENABLE = "status = 'failed' AND error_code NOT IN ({})".format(
+    ", ".join(f"'{code}'" for code, info in sorted(ERRORS.items()) if not info.parked)
+)
+"""The SQL for entries that an operator may re-open: those whose failure was meant for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +110,19 @@ def repeated(step: Finish | Postpone | Release, entry: tuple[UUID, str] | None) 
         return Step.APPLIED
     overdue = isinstance(step, Postpone) and entry[1] == RequestStatus.PROCESSING
     return Step.OVERDUE if overdue else Step.FENCED
+
+
+def reopened(step: Reopen, entry: tuple[UUID, str, bytes] | None) -> Reopened:
+    """What a step found that wrote nothing; ``entry``: token, status and fingerprint."""
+    if entry is None:
+        return Reopened.UNKNOWN
+    token, status, fingerprint = entry
+    if fingerprint != step.fingerprint:
+        return Reopened.MISMATCH
+    if status in FINAL:
+        return Reopened.FINISHED
+    # Under our own token it had been written before, by a commit whose answer was lost.
+    return Reopened.REOPENED if token == step.token else Reopened.OPEN
 
 
 def condition(status: RequestStatus | None) -> str:

@@ -5,16 +5,36 @@ from __future__ import annotations
 import asyncio
 from operator import attrgetter
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from worker.ledger.availability import Availability
-from worker.ledger.base import Claim, Claimed, Finish, InOtherHands, Postpone, Release, Step
+from worker.ledger.base import (
+    Claim,
+    Claimed,
+    Finish,
+    InOtherHands,
+    Postpone,
+    Release,
+    Reopen,
+    Reopened,
+    Step,
+)
 from worker.ledger.group_commit import GroupCommit
-from worker.ledger.held import Held, repeated
+from worker.ledger.held import Held, reopened, repeated
 from worker.ledger.notes import LazyNotes, Note
 from worker.ledger.postgresql_line import Line
 from worker.ledger.postgresql_register import Register
 from worker.ledger.postgresql_schema import check_schema, upgrade_database
-from worker.ledger.postgresql_statements import CLAIM, FINISH, FOUND, HELD, NOTE, POSTPONE, RELEASE
+from worker.ledger.postgresql_statements import (
+    CLAIM,
+    FINISH,
+    FOUND,
+    HELD,
+    NOTE,
+    POSTPONE,
+    RELEASE,
+    REOPEN,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +54,7 @@ _CLAIM = attrgetter(
 _FINISH = attrgetter("request_id", "token", "status", "response", "error_code", "error", "detail")
 _POSTPONE = attrgetter("request_id", "token", "delay", "error_code", "detail")
 _RELEASE = attrgetter("request_id", "token")
+_REOPEN = attrgetter("request_id", "fingerprint", "token")
 _NOTE = attrgetter("request_id", "kind")
 
 
@@ -56,6 +77,7 @@ class PostgreSQLLedger:
         self._finishes: GroupCommit[Finish, Step] = GroupCommit(self._finish)
         self._postpones: GroupCommit[Postpone, Step] = GroupCommit(self._postpone)
         self._releases: GroupCommit[Release, Step] = GroupCommit(self._release)
+        self._reopens: GroupCommit[Reopen, Reopened] = GroupCommit(self._reopen)
         self._notes: GroupCommit[Note, Step] = GroupCommit(self._note)
         self._lazy_notes = LazyNotes(self._notes.note)
 
@@ -73,7 +95,7 @@ class PostgreSQLLedger:
         self._lazy_notes.flush()
         timeout = CLOSE_TIMEOUT if self.availability.up else 0
         await self._claims.close(timeout)  # first: what it took for a cancelled caller is released
-        groups = (self._finishes, self._postpones, self._releases, self._notes)
+        groups = (self._finishes, self._postpones, self._releases, self._reopens, self._notes)
         await asyncio.gather(*(group.close(timeout) for group in groups))
         await asyncio.gather(self._register.leave(), *(line.close() for line in self._lines))
 
@@ -97,6 +119,9 @@ class PostgreSQLLedger:
 
     async def note_parked(self, request_id: UUID) -> None:
         await self._notes.do(Note(request_id, "parked"))
+
+    async def reopen(self, request_id: UUID, fingerprint: bytes) -> Reopened:
+        return await self._reopens.do(Reopen(request_id, fingerprint, uuid4()))
 
     async def _claim(self, claims: Sequence[Claim]) -> list[ClaimAnswer]:
         limits = [_NO_LIMIT if claim.alone else claim.suspect_after for claim in claims]
@@ -137,6 +162,14 @@ class PostgreSQLLedger:
             RELEASE, *zip(*map(_RELEASE, steps), strict=True), self._me.worker_id
         )
         return await self._outcomes(self._other, steps, {row[0] for row in written})
+
+    async def _reopen(self, steps: Sequence[Reopen]) -> list[Reopened]:
+        written = await self._other.fetch(REOPEN, *zip(*map(_REOPEN, steps), strict=True), self._me.worker_id)
+        answers = dict.fromkeys((row[0] for row in written), Reopened.REOPENED)
+        others = [step.request_id for step in steps if step.request_id not in answers]
+        rows = await self._other.fetch(FOUND, others) if others else []
+        found = {request_id: tuple(columns) for request_id, *columns in rows}
+        return [answers.get(step.request_id) or reopened(step, found.get(step.request_id)) for step in steps]
 
     async def _note(self, notes: Sequence[Note]) -> list[Step]:
         await self._other.fetch(NOTE, *zip(*map(_NOTE, notes), strict=True))

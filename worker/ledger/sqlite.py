@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, cast
+from uuid import uuid4
 
 from worker.ledger.availability import Availability
-from worker.ledger.base import Claim, Claimed, Release, Step
+from worker.ledger.base import Claim, Claimed, Release, Reopen, Reopened, Step
 from worker.ledger.group_commit import GroupCommit
 from worker.ledger.notes import LazyNotes, Note
 from worker.ledger.sqlite_writer import Writer
@@ -64,6 +65,9 @@ class SQLiteLedger:
 
     async def note_parked(self, request_id: UUID) -> None:
         await self._steps.do(Note(request_id, "parked"))
+
+    async def reopen(self, request_id: UUID, fingerprint: bytes) -> Reopened:
+        return cast("Reopened", await self._steps.do(Reopen(request_id, fingerprint, uuid4())))
 
     async def _commit(self, steps: Sequence[AnyStep]) -> Sequence[AnyAnswer]:
         return await asyncio.wrap_future(self._writer.commit(steps))

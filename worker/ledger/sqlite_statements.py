@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contracts import MOVES, RequestStatus
+from worker.ledger.held import REOPENABLE
 
 HELD = """
 SELECT requests.*, its.gone_at AS holder_gone_at, mine.steady_since AS my_steady_since,
@@ -51,6 +52,13 @@ WHERE request_id = :request_id AND token = :token AND status = 'processing'
 RELEASE = f"""
 UPDATE requests SET {_MOVE.format(attempt="attempt - 1")}, holder = NULL
 WHERE request_id = :request_id AND token = :token AND status = 'processing'
+"""  # noqa: S608
+FOUND = "SELECT token, status, fingerprint FROM requests WHERE request_id = ?"
+REOPEN = f"""
+UPDATE requests SET {_MOVE.format(attempt="0")}, token = :token, holder = NULL, crashes = 0,
+    next_attempt_at = NULL, expires_at = NULL, finished_at = NULL, error_code = NULL, error = NULL,
+    detail = NULL, response = NULL, reply = NULL, parked_at = NULL
+WHERE request_id = :request_id AND fingerprint = :fingerprint AND {REOPENABLE}
 """  # noqa: S608
 NOTES = {
     "sent": "reply = 'sent'",

@@ -8,12 +8,24 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from contracts import RequestStatus
-from worker.ledger.base import Claim, ClaimAnswer, Claimed, Finish, Postpone, Release, Step
-from worker.ledger.held import Held, repeated
+from contracts.status import REASONS
+from worker.ledger.base import (
+    Claim,
+    ClaimAnswer,
+    Claimed,
+    Finish,
+    Postpone,
+    Release,
+    Reopen,
+    Reopened,
+    Step,
+)
+from worker.ledger.held import Held, reopened, repeated
 from worker.ledger.notes import Note
 from worker.ledger.sqlite_statements import (
     CREATE_SESSION,
     FINISH,
+    FOUND,
     HELD,
     HOLD,
     INSERT,
@@ -21,6 +33,7 @@ from worker.ledger.sqlite_statements import (
     POSTPONE,
     RELEASE,
     RENEW,
+    REOPEN,
     SOURCES,
     TAKE,
 )
@@ -36,8 +49,8 @@ def iso(moment: datetime) -> str:
     return moment.isoformat(timespec="microseconds")
 
 
-AnyStep = Claim | Finish | Postpone | Release | Note
-AnyAnswer = ClaimAnswer | Step
+AnyStep = Claim | Finish | Postpone | Release | Note | Reopen
+AnyAnswer = ClaimAnswer | Step | Reopened
 
 
 class Transaction:
@@ -76,6 +89,8 @@ class Transaction:
                 return self._postpone(step)
             case Release():
                 return self._release(step)
+            case Reopen():
+                return self._reopen(step)
 
     def renew(self, *, gap: bool) -> None:
         """Register this worker until one holder timeout from now; ``gap``: the last renewal failed."""
@@ -192,11 +207,25 @@ class Transaction:
         )
         return Step.APPLIED if written else self._repeated(release)
 
+    def _reopen(self, reopen: Reopen) -> Reopened:
+        written = self._execute(
+            REOPEN,
+            request_id=str(reopen.request_id),
+            fingerprint=reopen.fingerprint,
+            token=str(reopen.token),
+            status=RequestStatus.PENDING,
+            detail=REASONS[RequestStatus.FAILED, RequestStatus.PENDING],
+        )
+        return Reopened.REOPENED if written else reopened(reopen, self._found(reopen.request_id))
+
     def _repeated(self, step: Finish | Postpone | Release) -> Step:
-        row = self._database.execute(
-            "SELECT token, status FROM requests WHERE request_id = ?", (str(step.request_id),)
-        ).fetchone()
-        return repeated(step, row and (UUID(row[0]), row[1]))
+        found = self._found(step.request_id)
+        return repeated(step, found and found[:2])
+
+    def _found(self, request_id: UUID) -> tuple[UUID, str, bytes] | None:
+        """Token, status and fingerprint."""
+        row = self._database.execute(FOUND, (str(request_id),)).fetchone()
+        return row and (UUID(row[0]), row[1], row[2])
 
     def _note(self, note: Note) -> Step:
         self._execute(
