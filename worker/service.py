@@ -6,19 +6,18 @@ import asyncio
 import gc
 import os
 import secrets
-import signal
 import socket
-import sys
-import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from contracts.amqp import Names
-from worker import handlers, retry
+from worker import handlers, ops, retry
 from worker.connection import LinkLostError
 from worker.flow import Flow
 from worker.handlers import HandlerNotFoundError
+from worker.health import STARTING, TOLD_TO_STOP, Board, Report, Reporter
 from worker.ledger import open_ledger
 from worker.ledger.base import LedgerError
 from worker.link import Link
@@ -27,11 +26,12 @@ from worker.publisher import UnroutableError
 from worker.reply import ReplyBuilder
 from worker.request import RequestParser
 from worker.settle import Settler
+from worker.stopping import StartError, Stop, exit_now
 from worker.telemetry import log as telemetry_log
 from worker.topology import Topology, TopologyError
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
     import tenacity
 
@@ -49,12 +49,6 @@ PAUSE_SECONDS = 2.0
 """How long a shutdown waits for the broker to say that no more deliveries come."""
 RELEASE_SECONDS = 5.0
 """What giving back may take after the grace."""
-SHUTDOWN_SECONDS = 25.0
-"""What pausing, giving back, closing the link and closing the ledger may take together, beside the grace."""
-
-
-class StartError(Exception):
-    """The worker cannot start; the message says why and what to do."""
 
 
 class Service:
@@ -89,12 +83,15 @@ class Service:
             slowest_retry=settings.retry_delays[-1],
         )
         self._link: Link | None = None
+        self._no_link = self._no_ledger = STARTING
+        self._started = False
         self._loop = asyncio.get_running_loop()
         self._serving: set[asyncio.Task[None]] = set()
         self._gate_changed = asyncio.Event()
 
-    async def run(self) -> None:
-        """Work until ``stop`` is set, then finish what runs.
+    async def run(self, *, patient: bool = False) -> None:
+        """Work until ``stop`` is set, then finish what runs. ``patient``: the broker is waited for without
+        end from the start.
 
         Raises:
             StartError: the worker could not start.
@@ -103,15 +100,43 @@ class Service:
             await self._ledger.open()
         except LedgerError as error:
             raise StartError(str(error)) from error
+        self._no_ledger = ""
         self._ledger.availability.watch(self._on_ledger)
         try:
-            link = await self._connect(first=True)
+            link = await self._connect(first=not patient)
             while link is not None:
                 await self._stay_linked(link)
                 link = await self._connect()
             await self._drain()
         finally:
             await self._ledger.close()
+
+    def report(self) -> Report:
+        """How the worker is at this moment."""
+        ledger = self._ledger.availability
+        stuck = self._settler.stuck
+        return Report(
+            pid=os.getpid(),
+            worker_id=self.worker_id,
+            started=self._started,
+            checks={
+                "broker": self._no_link if self._link is None else "",
+                "consumer": self._why_not_consuming(),
+                "ledger": self._no_ledger or ledger.reason,
+                "copies": f"the broker does not take {stuck} of them" if stuck else "",
+                "shutdown": TOLD_TO_STOP if self._stop.is_set() else "",
+            },
+            metrics={},
+        )
+
+    def _why_not_consuming(self) -> str:
+        if self._link is None:
+            return self._no_link
+        if self._link.consuming:
+            return ""
+        if not self._ledger.availability.up:
+            return "paused: the ledger is away"
+        return "paused: the broker has an alarm" if self._link.blocked else "paused"
 
     # ------------------------------------------------------------------------------ the link
 
@@ -128,7 +153,7 @@ class Service:
             tried_until = (state.seconds_since_start or 0) + state.upcoming_sleep
             return first and (permanent or tried_until > START_SECONDS)
 
-        trying = retry.until_stopped(self._stop, (LinkLostError, TopologyError), _log_link_failure, hopeless)
+        trying = retry.until_stopped(self._stop, (LinkLostError, TopologyError), self._on_no_link, hopeless)
         try:
             return await self._unless_stopped(trying(self._build_link))
         except (LinkLostError, TopologyError) as error:
@@ -172,6 +197,7 @@ class Service:
     async def _stay_linked(self, link: Link) -> None:
         """Serve until the link is lost or it is time to stop."""
         link.watch_blocked(self._gate_changed.set)
+        self._started = True
         log.info(
             "worker up",
             worker_id=self.worker_id,
@@ -187,6 +213,7 @@ class Service:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             reasons = [task.result() for task in lost if task.done()]
             if reasons:
+                self._no_link = f"the connection was lost: {reasons[0]}"
                 log.warning("link lost", reason=reasons[0], running=len(self._serving))
             else:
                 # A broker that is silent takes no more time than this from what runs.
@@ -226,6 +253,11 @@ class Service:
             ledger="up" if self._ledger.availability.up else self._ledger.availability.reason,
             broker="blocked" if link.blocked else "up",
         )
+
+    def _on_no_link(self, state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        self._no_link = str(error)
+        log.warning("no link to the broker", reason=str(error), retry_in=round(state.upcoming_sleep, 2))
 
     def _on_ledger(self, _up: bool) -> None:
         self._gate_changed.set()
@@ -269,34 +301,46 @@ class Service:
             await asyncio.wait(self._serving, timeout=RELEASE_SECONDS)
 
 
-def _log_link_failure(state: tenacity.RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    log.warning("no link to the broker", reason=str(error), retry_in=round(state.upcoming_sleep, 2))
-
-
-async def serve(settings: Settings) -> int:
-    """Run a worker until SIGTERM or SIGINT; the process's exit code.
+async def serve(
+    settings: Settings, reporter: Reporter, obey: Callable[[Stop], None], *, patient: bool
+) -> int:
+    """Run a worker until SIGTERM or SIGINT; the process's exit code. ``obey`` may have it stop otherwise.
 
     Raises:
         StartError: it cannot start; a sentence for people.
     """
     telemetry_log.configure(settings.log_level)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    loop.set_exception_handler(_log_stray_error)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _on_signal, stop, settings.shutdown_grace)
+    asyncio.get_running_loop().set_exception_handler(_log_stray_error)
+    stop = Stop(settings.shutdown_grace)
     try:
-        service = Service(settings, stop)
+        service = Service(settings, stop.asked)
     except (HandlerNotFoundError, LedgerError) as error:
         raise StartError(str(error)) from error
+    stop.listen()
+    obey(stop)
     _relax_collector()
-    await service.run()
+    reporting = asyncio.create_task(reporter.run(service.report), name="reporter")
+    try:
+        await service.run(patient=patient)
+    finally:
+        reporting.cancel()
+        await asyncio.wait({reporting})
     log.info("worker stopped", worker_id=service.worker_id)
     return 0
 
 
 def run(settings: Settings) -> int:
+    """A worker that is a process of its own, with an ops port if the settings name one; its exit code."""
+    board = Board(1)
+    reporter = Reporter(partial(board.put, 1))
+    board.ask = reporter.ask
+    with ops.serving(settings.ops_host, settings.ops_port, board):
+        return run_loop(settings, reporter, lambda _: None)
+
+
+def run_loop(
+    settings: Settings, reporter: Reporter, obey: Callable[[Stop], None], *, patient: bool = False
+) -> int:
     """``serve`` on the fastest event loop there is."""
     try:
         import uvloop
@@ -305,10 +349,10 @@ def run(settings: Settings) -> int:
     else:
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
-        code = runner.run(serve(settings))
+        code = runner.run(serve(settings, reporter, obey, patient=patient))
         if runner.run(_stubborn()):
             # Their requests were handed back, and everything is closed: waiting for them would have no end.
-            _exit_now("some handlers do not end", code)
+            exit_now("some handlers do not end", code)
     return code
 
 
@@ -326,22 +370,6 @@ async def _stubborn() -> bool:
     for task in left:
         task.cancel()
     return bool(left) and bool((await asyncio.wait(left, timeout=1))[1])
-
-
-def _on_signal(stop: asyncio.Event, grace: float) -> None:
-    """The first signal drains; the second one, or a drain that does not end, ends the process at once."""
-    if stop.is_set():
-        _exit_now("second signal")
-    stop.set()
-    deadline = threading.Timer(grace + SHUTDOWN_SECONDS, _exit_now, ["the shutdown took too long"])
-    deadline.daemon = True
-    deadline.start()
-
-
-def _exit_now(reason: str, code: int = 1) -> None:
-    log.error("worker ends at once", reason=reason)
-    sys.stderr.flush()
-    os._exit(code)
 
 
 def _log_stray_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -58,6 +58,13 @@ class Settings(BaseSettings):
     handler_timeout: float = Field(
         default=30.0, gt=0, le=86_400, description="Time for one attempt, its immediate retries included."
     )
+    processes: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Worker processes, each with `concurrency` and connections of its own. "
+        "More than one need a PostgreSQL ledger.",
+    )
     max_attempts: int = Field(
         default=6, ge=1, le=1000, description="Attempts before a request is answered `failed` and parked."
     )
@@ -94,6 +101,17 @@ class Settings(BaseSettings):
     )
     migrate: bool = Field(
         default=False, description="Upgrade a PostgreSQL ledger's schema at start (SQLite always does)."
+    )
+    ops_port: int = Field(
+        default=0,
+        ge=0,
+        le=65_535,
+        description="Port of `/livez`, `/readyz` and `/metrics`, by HTTP. 0: none is opened.",
+    )
+    ops_host: str = Field(
+        default="127.0.0.1",
+        min_length=1,
+        description="Address at which `ops_port` is open; `0.0.0.0` for everybody who can reach this machine.",
     )
     log_level: str = Field(
         default="info", pattern=r"^(debug|info|warning|error)$", description="debug, info, warning or error."
@@ -155,6 +173,15 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"handler_timeout plus shutdown_grace must stay under {CONSUMER_TIMEOUT:.0f} s, after which "
                 "the broker takes an unfinished request away"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_processes(self) -> Settings:
+        if self.processes > 1 and self.ledger_url.get_secret_value().startswith("sqlite:"):
+            raise ValueError(
+                "processes above 1 need a PostgreSQL ledger (ledger_url): a SQLite file takes one writer at a "
+                "time, and more of them only wait for each other"
             )
         return self
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 130 interrupted."""
-    _open_what_is_closed()
+    if sys.argv[1:2] == ["run"]:
+        leave_when_told(signal.SIGTERM, signal.SIGINT)
+    open_what_is_closed()
     try:
         from worker.cli.app import app
 
@@ -21,7 +24,13 @@ def main() -> None:
         raise SystemExit(report(error)) from None
 
 
-def _open_what_is_closed() -> None:
+def leave_when_told(*numbers: signal.Signals) -> None:
+    """Until a worker is there that can stop in order, there is nothing to put in order."""
+    for number in numbers:
+        signal.signal(number, lambda *_: os._exit(0))
+
+
+def open_what_is_closed() -> None:
     """The caller may have closed one (``>&-``): its number must not become that of a socket or a ledger."""
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:

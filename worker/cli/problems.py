@@ -41,8 +41,9 @@ def _expected() -> tuple[type[Exception], ...]:
     from worker.connection import LinkLostError
     from worker.handlers import HandlerNotFoundError
     from worker.ledger.base import LedgerError
+    from worker.ops import OpsPortError
     from worker.sandbox import SandboxError
-    from worker.service import StartError
+    from worker.stopping import StartError
     from worker.topology import TopologyError
 
     return (
@@ -50,6 +51,7 @@ def _expected() -> tuple[type[Exception], ...]:
         HandlerNotFoundError,
         LedgerError,
         LinkLostError,
+        OpsPortError,
         SandboxError,
         SessionClientError,
         StartError,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ def run(
     """Runs `session-worker ARGUMENTS`, settings by environment; exit code, standard output and error."""
     for name in [name for name in os.environ if name.startswith("SESSION_WORKER_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # those of the tests stay
 
     def run(*arguments: object, **settings: object) -> tuple[int, str, str]:
         for name, value in settings.items():
