@@ -19,11 +19,27 @@ CREATE_SESSIONS: Final = f"""
 INSERT INTO sessions ({SESSION}, created_at) SELECT {SESSION}, received_at FROM requests
 WHERE request_id NOT IN (SELECT request_id FROM sessions)
 """
+FILLFACTOR: Final = """
+SELECT split_part(reloption, '=', 2) FROM pg_class, unnest(reloptions) AS reloption
+WHERE oid = 'requests'::regclass AND reloption LIKE 'fillfactor=%'
+"""
+# Keys first, as statements that take them away and bring them back: one sort is quicker than ten million
+# insertions at random places of an index.
+KEYS: Final = """
+SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname),
+    format('ALTER TABLE %s ADD CONSTRAINT %I %s', conrelid::regclass, conname, pg_get_constraintdef(oid))
+FROM pg_constraint WHERE contype IN ('p', 'u') AND conrelid IN ('requests'::regclass, 'sessions'::regclass)
+UNION ALL
+SELECT format('DROP INDEX %s', indexrelid::regclass), pg_get_indexdef(indexrelid)
+FROM pg_index WHERE indrelid IN ('requests'::regclass, 'sessions'::regclass)
+    AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid)
+"""
 
 
 def postgresql(server: PostgreSQL, url: str, rows: int) -> None:
     """Fill a PostgreSQL ledger that holds a finished entry."""
     database = url.rpartition("/")[2]
+    keys = [line.split("|", 1) for line in server.execute(KEYS, database).splitlines()]
     names = server.execute(
         "SELECT column_name FROM information_schema.columns WHERE table_name = 'requests'", database
     ).split()
@@ -32,12 +48,21 @@ def postgresql(server: PostgreSQL, url: str, rows: int) -> None:
         names,
         {
             "request_id": "gen_random_uuid()",
-            "session_id": "'ts_251013_' || substr(md5(random()::text || n), 1, 12)",
+            "session_id": f"'ts_' || to_char({time}, 'YYMMDD_') || substr(md5(random()::text || n), 1, 12)",
         }
         | dict.fromkeys(TIMES, time),
     )
-    server.execute(f"{copy} FROM generate_series(1, {rows}) AS series (n), {_TEMPLATE}", database)
+    fillfactor = server.execute(FILLFACTOR, database).strip()
+    for drop, _ in keys:
+        server.execute(drop, database)
+    # Pages as full as they are when the first versions of their entries are gone.
+    server.execute(f"ALTER TABLE requests SET (fillfactor = {2 * int(fillfactor)})", database)
+    # The oldest first, as a ledger grows.
+    server.execute(f"{copy} FROM generate_series({rows}, 1, -1) AS series (n), {_TEMPLATE}", database)
     server.execute(CREATE_SESSIONS, database)
+    for _, restore in keys:
+        server.execute(f"SET maintenance_work_mem = '1GB'; {restore}", database)
+    server.execute(f"ALTER TABLE requests SET (fillfactor = {fillfactor})", database)
     for statement in ("VACUUM ANALYZE", "CHECKPOINT"):
         server.execute(statement, database)
 
@@ -49,12 +74,14 @@ def sqlite(url: str, rows: int) -> None:
         database.create_function("new_id", 1, _new_id)
         database.execute("PRAGMA synchronous = OFF")
         names = [name for _, name, *_ in database.execute("PRAGMA table_info(requests)")]
-        time = f"strftime('%Y-%m-%dT%H:%M:%f000+00:00', 'now', '-' || (n * {SPACING_SECONDS}) || ' seconds')"
+        ago = f"'now', '-' || (n * {SPACING_SECONDS}) || ' seconds'"
+        time = f"strftime('%Y-%m-%dT%H:%M:%f000+00:00', {ago})"
+        day = f"substr(strftime('%Y%m%d', {ago}), 3)"
         copy = _copy(
             names,
             {
                 "request_id": "new_id(template.request_id)",
-                "session_id": "'ts_251013_' || lower(hex(randomblob(6)))",
+                "session_id": f"'ts_' || {day} || '_' || lower(hex(randomblob(6)))",
             }
             | dict.fromkeys(TIMES, time),
         )

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from worker.ledger.base import Claim, ClaimAnswer, Release, Reopen
 
 FINAL = frozenset({RequestStatus.COMPLETED, RequestStatus.FAILED})
+FINISHED = "status IN ({})".format(", ".join(f"'{status}'" for status in sorted(FINAL)))
+"""The SQL for entries that have their outcome."""
 REOPENABLE = "status = 'failed' AND error_code NOT IN ({})".format(
     ", ".join(f"'{code}'" for code, info in sorted(ERRORS.items()) if not info.parked)
 )
@@ -129,6 +131,9 @@ def condition(status: RequestStatus | None) -> str:
     """The SQL that finds entries of ``status`` among the others, in every ledger's reader."""
     if status is None:
         return ""
-    # Failed entries have an error code, and entries that have one have an index of their own.
-    indexed = "AND error_code IS NOT NULL" if status is RequestStatus.FAILED else ""
-    return f"AND status = '{RequestStatus(status)}' {indexed}"
+    # Some are found by an index of few entries: what failed has an error code, what waits has no holder.
+    indexed = {
+        RequestStatus.FAILED: "AND error_code IS NOT NULL",
+        RequestStatus.PENDING: "AND holder IS NULL",
+    }
+    return f"AND status = '{RequestStatus(status)}' {indexed.get(status, '')}"

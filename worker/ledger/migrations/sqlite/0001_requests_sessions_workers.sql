@@ -29,6 +29,8 @@ CREATE TABLE requests (
 );
 CREATE INDEX requests_received_at ON requests (received_at);
 CREATE INDEX requests_with_error ON requests (received_at) WHERE error_code IS NOT NULL;
+-- Nobody holds what waits; a success is held from its first moment, so this index costs it nothing.
+CREATE INDEX requests_without_holder ON requests (received_at) WHERE holder IS NULL;
 CREATE TABLE sessions (
     session_id  TEXT PRIMARY KEY NOT NULL,
     request_id  TEXT NOT NULL UNIQUE,
