@@ -23,6 +23,7 @@ BUSY_LAPS = "x-busy-laps"
 BODY_SHA256 = "x-body-sha256"
 BODY_BYTES = "x-body-bytes"
 REFUSED = "x-refused"
+REPLAY_COUNT = "x-replay-count"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,6 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from contracts import amqp
 from worker.connection import LinkLostError
 from worker.delivery import CUT_BYTES, NO_HEADERS, Cut
@@ -40,7 +38,16 @@ from worker.publisher import (
     UnroutableError,
 )
 from worker.reply import timestamp
-from worker.request import NIL_ID, id_from_properties
+from worker.request import NIL_ID, age, id_from_properties
+from worker.telemetry.events import (
+    CopyNotTaken,
+    DeliveryLeft,
+    ParkingLotRefused,
+    ReplyConfirmed,
+    ReplyUndeliverable,
+    RequestFinished,
+    RequestParked,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -49,8 +56,7 @@ if TYPE_CHECKING:
     from worker.delivery import Delivery
     from worker.ledger.base import Ledger
     from worker.outcome import Letter, Outcome, Reply
-
-log = structlog.get_logger()
+    from worker.telemetry.events import Emit
 
 REPLY_TRIES = 3
 TRACE_HEADERS = ("traceparent", "tracestate")
@@ -68,12 +74,14 @@ class Settler:
         *,
         worker_id: str,
         slowest_retry: int,
+        emit: Emit,
     ) -> None:
         self._publish = publish
         self._ledger = ledger
         self._names = names
         self._worker_id = worker_id
         self._slowest = slowest_retry
+        self._emit = emit
         self.stuck = 0
 
     async def settle(self, delivery: Delivery, outcome: Outcome) -> None:
@@ -81,26 +89,31 @@ class Settler:
         try:
             await self._settle(delivery, outcome)
         except LinkLostError as lost:
-            log.info("delivery left to the broker", outcome=type(outcome).__name__, reason=str(lost))
+            self._emit(DeliveryLeft(*_subject(outcome), type(outcome).__name__, str(lost)))
 
     async def _settle(self, delivery: Delivery, outcome: Outcome) -> None:
         match outcome:
             case Completed(reply=reply) | Declined(reply=reply) | Expired(reply=reply):
-                await self._reply(delivery, reply)
-            case RetryLater(request_id=request_id, delay=delay):
-                await self._copy(delivery, delay, request_id)
+                await self._reply(delivery, outcome, reply)
+            case RetryLater(request_id=request_id, delay=delay, attempt=attempt):
+                await self._copy(delivery, delay, request_id, attempt)
             case Busy(request_id=request_id, delay=delay, lap=lap):
                 known = request_id or id_from_properties(delivery)
-                await self._copy(delivery, delay, known, {amqp.BUSY_LAPS: lap})
-            case (
-                Refused(reply=reply, letter=letter)
-                | Replayed(reply=reply, letter=letter)
-                | Exhausted(reply=reply, letter=letter)
-            ):
-                if reply is not None:
-                    await self._reply(delivery, reply)
+                await self._copy(delivery, delay, known, 0, {amqp.BUSY_LAPS: lap})
+            case Replayed(reply=reply, letter=letter, error_code=code):
+                await self._reply(delivery, outcome, reply)
+                self._emit(RequestFinished(reply.request_id, reply.attempt, "replayed", code))
                 if letter is not None:
                     await self._park(delivery, outcome, letter)
+            case Exhausted(reply=reply, letter=letter):
+                await self._reply(delivery, outcome, reply)
+                await self._park(delivery, outcome, letter)
+            case Refused(reply=reply, letter=letter):
+                if reply is not None:
+                    await self._reply(delivery, outcome, reply)
+                if await self._park(delivery, outcome, letter):
+                    about = _subject(outcome)
+                    self._emit(RequestFinished(*about, "refused", letter.code, letter.message))
             case Interrupted():
                 delivery.receipt.requeue()
                 return
@@ -117,7 +130,7 @@ class Settler:
 
     # ------------------------------------------------------------------------------------ replies
 
-    async def _reply(self, delivery: Delivery, reply: Reply) -> None:
+    async def _reply(self, delivery: Delivery, outcome: Outcome, reply: Reply) -> None:
         """Deliver an answer, or record that it cannot be delivered; never fail."""
         message = _reply_message(reply)
         for tries in itertools.count(1):
@@ -125,37 +138,39 @@ class Settler:
                 await self._send(delivery, message)
             except (NackedError, UnconfirmedError) as error:
                 if tries == REPLY_TRIES:
-                    return await self._undeliverable(reply, error)
+                    return await self._undeliverable(outcome, reply, error)
                 await asyncio.sleep(0.1 * 2**tries)
             except (UnroutableError, RefusedError) as error:
-                return await self._undeliverable(reply, error)
+                return await self._undeliverable(outcome, reply, error)
             else:
                 break
+        critical = None if reply.published is None else age(reply.published)
+        self._emit(ReplyConfirmed(*_subject(outcome), critical))
         if reply.request_id is not None and message.mandatory:
             self._ledger.note_sent(reply.request_id)
         return None
 
-    async def _undeliverable(self, reply: Reply, error: PublishError) -> None:
-        log.warning(
-            "reply undeliverable",
-            request_id=str(reply.request_id) if reply.request_id else None,
-            reply_to=reply.reply_to,
-            reason=str(error),
-        )
+    async def _undeliverable(self, outcome: Outcome, reply: Reply, error: PublishError) -> None:
+        self._emit(ReplyUndeliverable(*_subject(outcome), reply.reply_to, str(error)))
         if reply.request_id is not None:
             await self._ledger.note_undeliverable(reply.request_id)
 
     # ------------------------------------------------------------------------------------- copies
 
     async def _copy(
-        self, delivery: Delivery, delay: int, request_id: UUID | None, headers: Mapping[str, Any] = NO_HEADERS
+        self,
+        delivery: Delivery,
+        delay: int,
+        request_id: UUID | None,
+        attempt: int,
+        headers: Mapping[str, Any] = NO_HEADERS,
     ) -> None:
         """Publish a copy of the delivery that comes back, however long the broker does not take it.
 
         Should the request have no id, the copy says so: else its ``message_id`` would be taken for one.
         """
         queue = self._names.retry(delay)
-        message = _copy_message(delivery, queue, {amqp.REQUEST_ID: str(request_id or NIL_ID), **headers})
+        message = copy_message(delivery, queue, {amqp.REQUEST_ID: str(request_id or NIL_ID), **headers})
         stuck = False
         try:
             for pause in _pauses():
@@ -165,15 +180,15 @@ class Settler:
                     if not stuck:
                         stuck = True
                         self.stuck += 1
-                        log.error("copy not taken", queue=queue, reason=str(error))
+                        self._emit(CopyNotTaken(request_id, attempt, queue, str(error)))
                     await asyncio.sleep(pause)
         finally:
             self.stuck -= stuck
 
     async def _park(
         self, delivery: Delivery, outcome: Refused | Replayed | Exhausted, letter: Letter
-    ) -> None:
-        """Put a copy on the parking lot, and note it.
+    ) -> bool:
+        """Put a copy on the parking lot, and note it; whether it is there.
 
         When the lot is full, nobody else's answer waits for it: the copy goes round by the slowest retry
         queue, comes back as a duplicate and is parked then.
@@ -181,21 +196,17 @@ class Settler:
         headers = self._explanation(delivery, letter)
         refused = isinstance(outcome, Refused)
         try:
-            await self._send(delivery, _copy_message(delivery, self._names.dead, headers, cut=refused))
+            await self._send(delivery, copy_message(delivery, self._names.dead, headers, cut=refused))
         except PublishError as error:
-            log.error("parking lot refuses", queue=self._names.dead, reason=str(error))
+            self._emit(ParkingLotRefused(*_subject(outcome), self._names.dead, str(error)))
             # Its requester was told no. The copy may lack what was wrong, and settings and ledger may change.
             headers = {amqp.REFUSED: letter.code.value} if refused else {}
-            await self._copy(delivery, self._slowest, letter.request_id, headers)
-            return
-        log.warning(
-            "request parked",
-            request_id=str(letter.request_id),
-            error_code=letter.code.value,
-            reason=letter.message,
-        )
+            await self._copy(delivery, self._slowest, letter.request_id, letter.attempts, headers)
+            return False
+        self._emit(RequestParked(*_subject(outcome), letter.code, letter.message))
         if letter.request_id is not None and not refused:
             await self._ledger.note_parked(letter.request_id)
+        return True
 
     def _explanation(self, delivery: Delivery, letter: Letter) -> dict[str, Any]:
         headers = {
@@ -213,6 +224,23 @@ class Settler:
         return {name: value for name, value in headers.items() if value is not None}
 
 
+def _subject(outcome: Outcome) -> tuple[UUID | None, int]:
+    """The request that an outcome is about, and its attempt."""
+    match outcome:
+        case Completed(reply=reply) | Declined(reply=reply) | Expired(reply=reply):
+            return reply.request_id, reply.attempt
+        case Replayed(reply=reply) | Exhausted(reply=reply):
+            return reply.request_id, reply.attempt
+        case Refused(letter=letter):
+            return (None if letter.request_id == NIL_ID else letter.request_id), 0
+        case RetryLater(request_id=request_id, attempt=attempt):
+            return request_id, attempt
+        case Busy(request_id=request_id):
+            return request_id, 0
+        case Interrupted():
+            return None, 0
+
+
 def _reply_message(reply: Reply) -> Message:
     properties = Properties(
         content_type=amqp.CONTENT_TYPE,
@@ -228,7 +256,7 @@ def _reply_message(reply: Reply) -> Message:
     )
 
 
-def _copy_message(delivery: Delivery, queue: str, headers: dict[str, Any], *, cut: bool = False) -> Message:
+def copy_message(delivery: Delivery, queue: str, headers: dict[str, Any], *, cut: bool = False) -> Message:
     """A copy takes over what is listed here alone: no ``expiration``, ``user_id``, ``x-death`` or CC."""
     body = delivery.body
     known = delivery.cut
@@ -237,20 +265,28 @@ def _copy_message(delivery: Delivery, queue: str, headers: dict[str, Any], *, cu
     if known is not None:
         headers = headers | {amqp.BODY_BYTES: known.size, amqp.BODY_SHA256: known.sha256}
         body = body[:CUT_BYTES]
-    traces = {
+    kept: dict[str, Any] = {
         name: value
         for name in TRACE_HEADERS
         if isinstance(value := delivery.headers.get(name), str) and len(value) < 1024
     }
+    if replays := replays_of(delivery):
+        kept[amqp.REPLAY_COUNT] = replays
     properties = Properties(
         content_type=delivery.content_type,
         correlation_id=delivery.correlation_id,
         reply_to=delivery.reply_to,
         type=delivery.type,
         persistent=True,
-        headers=traces | headers,
+        headers=kept | headers,
     )
     return Message(queue, body, properties)
+
+
+def replays_of(delivery: Delivery) -> int:
+    """How often an operator replayed it; the header of a requester's own message may say anything."""
+    count = delivery.headers.get(amqp.REPLAY_COUNT)
+    return min(int(count), 1_000_000) if isinstance(count, int) and count > 0 else 0
 
 
 def _pauses() -> Iterator[float]:

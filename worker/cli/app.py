@@ -27,6 +27,12 @@ topology = typer.Typer(
 ledger = typer.Typer(
     help="The database of requests and sessions.", rich_markup_mode=None, no_args_is_help=True
 )
+dead = typer.Typer(
+    help="Requests that failed for good and wait for people: their letters on the parking lot.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
+)
+app.add_typer(dead, name="dead")
 app.add_typer(topology, name="topology")
 app.add_typer(ledger, name="ledger")
 
@@ -51,6 +57,30 @@ RetryDelays = Annotated[
 Json = Annotated[
     bool, typer.Option("--json", help="One JSON document per line on standard output, and nothing else.")
 ]
+
+
+Code = Annotated[
+    str | None, typer.Option(metavar="CODE", help="Only with this error code.", show_default=False)
+]
+ExceptionType = Annotated[
+    str | None,
+    typer.Option("--exception", metavar="TYPE", help="Only with this exception.", show_default=False),
+]
+FailedSince = Annotated[
+    str | None,
+    typer.Option("--since", metavar="TIME", help="Only younger than 30s, 15m, 1h, 7d.", show_default=False),
+]
+OfUser = Annotated[
+    str | None, typer.Option("--user", metavar="TEXT", help="Only of this user.", show_default=False)
+]
+OfRequest = Annotated[
+    str | None,
+    typer.Option(metavar="UUID", help="Only of this request (or this letter's own id).", show_default=False),
+]
+AtMost = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="The oldest N; else all.", show_default=False)
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
 
 
 class SettingsCommand(TyperCommand):
@@ -158,6 +188,104 @@ def requests(
     raise typer.Exit(requests(status, since, limit, ledger_url=ledger_url, json=json))
 
 
+@dead.command("list")
+def dead_list(
+    code: Code = None,
+    exception: ExceptionType = None,
+    since: FailedSince = None,
+    user: OfUser = None,
+    request_id: OfRequest = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, metavar="N", help="At most so many.")] = 50,
+    amqp_url: AmqpUrl = None,
+    prefix: Prefix = None,
+    json: Json = False,
+) -> None:
+    """List letters, the oldest first. Looking changes nothing."""
+    from worker.cli.dead import Choice, Place, show_list
+
+    choice = Choice(code, exception, since, user, request_id)
+    raise typer.Exit(show_list(choice, limit, Place(amqp_url, prefix), json=json))
+
+
+@dead.command("groups")
+def dead_groups(
+    code: Code = None,
+    exception: ExceptionType = None,
+    since: FailedSince = None,
+    user: OfUser = None,
+    amqp_url: AmqpUrl = None,
+    prefix: Prefix = None,
+    json: Json = False,
+) -> None:
+    """Count letters by error code and exception."""
+    from worker.cli.dead import Choice, Place, show_groups
+
+    choice = Choice(code, exception, since, user)
+    raise typer.Exit(show_groups(choice, Place(amqp_url, prefix), json=json))
+
+
+@dead.command("show")
+def dead_show(
+    request_id: Annotated[str, typer.Argument(metavar="ID", show_default=False)],
+    amqp_url: AmqpUrl = None,
+    prefix: Prefix = None,
+    ledger_url: LedgerUrl = None,
+    json: Json = False,
+) -> None:
+    """Show a request's letter, and what the ledger knows of it. Exit code 1 when there is no letter."""
+    from worker.cli.dead import Place, show_one
+
+    raise typer.Exit(show_one(request_id, Place(amqp_url, prefix, ledger_url), json=json))
+
+
+@dead.command("replay")
+def dead_replay(
+    code: Code = None,
+    exception: ExceptionType = None,
+    since: FailedSince = None,
+    user: OfUser = None,
+    request_id: OfRequest = None,
+    limit: AtMost = None,
+    unknown: Annotated[
+        bool, typer.Option("--unknown", help="Also what the ledger does not know, as new requests.")
+    ] = False,
+    dry_run: DryRun = False,
+    amqp_url: AmqpUrl = None,
+    prefix: Prefix = None,
+    ledger_url: LedgerUrl = None,
+    json: Json = False,
+) -> None:
+    """Send requests through the worker again. Interrupted or killed, it can simply be run again.
+
+    Exit code 1 when some letters cannot be replayed; they stay where they are."""
+    from worker.cli.dead import Choice, Place, replay
+
+    choice = Choice(code, exception, since, user, request_id)
+    place = Place(amqp_url, prefix, ledger_url)
+    raise typer.Exit(replay(choice, limit, place, unknown=unknown, dry_run=dry_run, json=json))
+
+
+@dead.command("purge")
+def dead_purge(
+    code: Code = None,
+    exception: ExceptionType = None,
+    since: FailedSince = None,
+    user: OfUser = None,
+    request_id: OfRequest = None,
+    limit: AtMost = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    dry_run: DryRun = False,
+    amqp_url: AmqpUrl = None,
+    prefix: Prefix = None,
+    json: Json = False,
+) -> None:
+    """Drop letters for good. What the ledger knows of the requests stays."""
+    from worker.cli.dead import Choice, Place, purge
+
+    choice = Choice(code, exception, since, user, request_id)
+    raise typer.Exit(purge(choice, limit, Place(amqp_url, prefix), yes=yes, dry_run=dry_run, json=json))
+
+
 @topology.command("apply")
 def topology_apply(amqp_url: AmqpUrl = None, prefix: Prefix = None, retry_delays: RetryDelays = None) -> None:
     """Declare the exchange and the queues. Doing it twice changes nothing."""
@@ -180,6 +308,24 @@ def ledger_upgrade(ledger_url: LedgerUrl = None) -> None:
     from worker.cli.admin import ledger_upgrade
 
     ledger_upgrade(ledger_url=ledger_url)
+
+
+@ledger.command("prune")
+def ledger_prune(
+    older_than: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="Finished so long ago: 30d; else SESSION_WORKER_RETENTION.", show_default=False
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count them, delete none.")] = False,
+    ledger_url: LedgerUrl = None,
+    json: Json = False,
+) -> None:
+    """Delete requests that finished long ago, bit by bit beside the workers. Their sessions stay."""
+    from worker.cli.prune import prune
+
+    raise typer.Exit(prune(older_than, dry_run=dry_run, ledger_url=ledger_url, json=json))
 
 
 @app.command()

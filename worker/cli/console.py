@@ -43,5 +43,6 @@ def _console(*, stderr: bool) -> Console:
 
 
 def document(content: Mapping[str, Any]) -> None:
-    """Print one JSON document on one line of standard output."""
-    sys.stdout.write(json.dumps(content, ensure_ascii=False) + "\n")
+    """Print one JSON document on one line of standard output, harmless to a terminal as well."""
+    text = json.dumps(content, ensure_ascii=False)
+    sys.stdout.write(_COMMANDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")

@@ -39,6 +39,12 @@ def clock(moment: datetime | str, *, milliseconds: bool = False) -> str:
     return local.time().isoformat("milliseconds") if milliseconds else local.isoformat(" ", "seconds")
 
 
+def ago(moment: datetime | str, now: datetime) -> str:
+    """How long before ``now``."""
+    parsed = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
+    return text(max(0.0, (now - parsed).total_seconds()))
+
+
 def spread(durations: list[float]) -> str:
     """The percentiles people ask for."""
     if not durations:

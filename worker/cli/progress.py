@@ -21,7 +21,7 @@ RECENT = 200
 class Progress:
     """A context manager; shows nothing where there is no terminal or ``shown`` is False."""
 
-    def __init__(self, total: int, *, shown: bool = True) -> None:
+    def __init__(self, total: int, *, shown: bool = True, what: str = "answers") -> None:
         screen = console.notices()
         self._bar = Bar(
             TextColumn("{task.description}"),
@@ -32,7 +32,7 @@ class Progress:
             disable=not (shown and screen.is_terminal),
             expand=True,
         )
-        self._task = self._bar.add_task("answers", total=total, note="")
+        self._task = self._bar.add_task(what, total=total, note="")
         self._recent: deque[float] = deque(maxlen=RECENT)
         self._failed = 0
 
@@ -50,6 +50,10 @@ class Progress:
         self._failed += failed
         if not self._bar.disable:
             self._bar.update(self._task, advance=1, note=self._note(self._bar.tasks[0]))
+
+    def advanced(self, count: int) -> None:
+        """So many more, of which nothing else is known."""
+        self._bar.update(self._task, advance=count)
 
     def _note(self, task: Task) -> str:
         rate = (task.completed + 1) / task.elapsed if task.elapsed else 0.0

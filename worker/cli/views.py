@@ -55,7 +55,7 @@ def table(entries: Iterable[Entry], now: datetime) -> Table:
     shown.add_column("user", overflow="fold")
     for entry in entries:
         shown.add_row(
-            durations.text(max(0.0, (now - entry.received_at).total_seconds())),
+            durations.ago(entry.received_at, now),
             str(entry.request_id),
             _outcome(entry),
             Text(printable(entry.user_id)),

@@ -1,0 +1,183 @@
+"""How dead letters look: one with all its headers, a table of many, a table of groups."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pydantic_core
+from rich.console import Group as Lines
+from rich.table import Table
+from rich.text import Text
+
+from contracts.errors import ERRORS, ErrorCode
+from worker.cli import durations
+from worker.cli.console import printable
+from worker.dead import Fate, outlook
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
+    from rich.console import RenderableType
+
+    from worker.dead import DeadLetter, Group
+
+SHOWN = 4096
+"""Characters of a body, and of a stack trace, that a person is shown; ``--json`` has them whole."""
+
+OUTLOOKS = {
+    Fate.REOPENED: "re-opens the request and sends it again",
+    Fate.RESENT: "sends it again; it was refused, so there is nothing to re-open",
+    Fate.CUT: "cannot be: only the beginning of the body was kept",
+    Fate.ILLEGIBLE: "cannot be: its properties cannot be decoded",
+}
+
+
+def document(letter: DeadLetter) -> dict[str, Any]:
+    """A letter as ``--json`` prints it; the names are part of the interface."""
+    return {
+        "request_id": _str(letter.request_id),
+        "letter_id": _str(letter.letter_id),
+        "error_code": letter.code,
+        "exception_type": letter.exception_type,
+        "message": letter.message,
+        "attempts": letter.attempts,
+        "replays": letter.replays,
+        "user_id": letter.user_id,
+        "reply_to": letter.delivery.reply_to,
+        "correlation_id": letter.delivery.correlation_id,
+        "failed_at": _iso(letter.failed_at),
+        "first_seen_at": _iso(letter.first_seen_at),
+        "worker_id": letter.worker_id,
+        "queue": letter.queue,
+        "body_bytes": letter.size,
+        "replay": str(outlook(letter)),
+    }
+
+
+def whole(letter: DeadLetter) -> dict[str, Any]:
+    """``document`` with what may be long."""
+    body = letter.delivery.body.decode("utf-8", "backslashreplace")
+    return document(letter) | {"stacktrace": letter.stacktrace, "body": body}
+
+
+def group_document(group: Group) -> dict[str, Any]:
+    return {
+        "error_code": group.code,
+        "exception_type": group.exception_type,
+        "count": group.count,
+        "first": _iso(group.first),
+        "last": _iso(group.last),
+        "example": _str(group.example),
+        "message": group.message,
+    }
+
+
+def table(rows: Iterable[dict[str, Any]], now: datetime) -> Table:
+    """One line for each document; why it failed gets the room that is left."""
+    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in ("ago", "request", "code"):
+        shown.add_column(column, no_wrap=True)
+    shown.add_column("user", overflow="fold")
+    shown.add_column("why", overflow="fold", ratio=1)
+    for row in rows:
+        shown.add_row(
+            _ago(row["failed_at"], now),
+            row["request_id"] or f"none; letter {row['letter_id']}",
+            Text(printable(row["error_code"] or "none"), style="red"),
+            Text(printable(row["user_id"] or "")),
+            Text(_brief(row["exception_type"], row["message"])),
+        )
+    return shown
+
+
+def group_table(groups: Iterable[Group], now: datetime) -> Table:
+    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    shown.add_column("letters", no_wrap=True, justify="right")
+    for column in ("code", "exception", "first", "last", "for example"):
+        shown.add_column(column, no_wrap=True)
+    shown.add_column("newest message", overflow="fold", ratio=1)
+    for group in groups:
+        shown.add_row(
+            f"{group.count:,}",
+            Text(printable(group.code or "none"), style="red"),
+            Text(printable(group.exception_type or "")),
+            f"{_ago(_iso(group.first), now)} ago",
+            f"{_ago(_iso(group.last), now)} ago",
+            _str(group.example) or "",
+            Text(_brief(None, group.message)),
+        )
+    return shown
+
+
+def sheet(letter: DeadLetter) -> RenderableType:
+    """All that the letter says."""
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column(overflow="fold")
+    for name, value in _facts(letter):
+        if value:
+            facts.add_row(name, Text(printable(value)))
+    parts: list[RenderableType] = [facts]
+    if letter.stacktrace:
+        parts += [Text(), *_block(letter.stacktrace)]
+    return Lines(*parts, Text(), *_block(_body(letter)))
+
+
+def _facts(letter: DeadLetter) -> Iterable[tuple[str, str | None]]:
+    yield "request", _str(letter.request_id) or "its id is not known"
+    yield "letter", _str(letter.letter_id)
+    yield "error", _error(letter.code)
+    yield "exception", letter.exception_type
+    yield "message", letter.message
+    yield "attempts", str(letter.attempts or "none, it was refused")
+    yield "failed", durations.clock(letter.failed_at) if letter.failed_at else None
+    yield "first seen", durations.clock(letter.first_seen_at) if letter.first_seen_at else None
+    yield "worker", letter.worker_id
+    yield "from queue", letter.queue
+    yield "user", letter.user_id
+    yield "answer to", letter.delivery.reply_to or "the default reply queue"
+    yield "correlation", letter.delivery.correlation_id
+    yield "replayed", f"{letter.replays} times before" if letter.replays else None
+    yield "a replay", OUTLOOKS[outlook(letter)]
+    yield "body", f"{letter.size:,} bytes" + (f", {len(letter.delivery.body):,} kept" if letter.cut else "")
+
+
+def _error(code: str | None) -> str:
+    if code is None:
+        return "none: the broker put it there, having lost it too often"
+    return f"{code}: {ERRORS[ErrorCode(code)].meaning}" if code in set(ErrorCode) else code
+
+
+def _body(letter: DeadLetter) -> str:
+    """The body, as JSON on many lines where it is some."""
+    try:
+        return json.dumps(pydantic_core.from_json(letter.delivery.body), indent=2, ensure_ascii=False)
+    except ValueError:
+        return letter.delivery.body.decode("utf-8", "backslashreplace")
+
+
+def _block(text: str) -> Iterable[Text]:
+    for line in text[:SHOWN].splitlines():
+        yield Text(printable(line))
+    if len(text) > SHOWN:
+        yield Text(f"… {len(text) - SHOWN:,} more characters: --json", style="dim")
+
+
+def _brief(exception_type: str | None, message: str) -> str:
+    text = " ".join(message.split())
+    text = f"{exception_type}: {text}" if exception_type and not text.startswith(exception_type) else text
+    return printable(text if len(text) <= 200 else text[:199] + "…")
+
+
+def _ago(moment: str | None, now: datetime) -> str:
+    return durations.ago(moment, now) if moment else "?"
+
+
+def _str(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()
