@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
@@ -111,7 +111,7 @@ class Settings(BaseSettings):
     ops_host: str = Field(
         default="127.0.0.1",
         min_length=1,
-        description="Address at which `ops_port` is open; `0.0.0.0` for everybody who can reach this machine.",
+        description="Address of `ops_port`; `0.0.0.0` opens it to everybody who can reach this machine.",
     )
     log_level: str = Field(
         default="info", pattern=r"^(debug|info|warning|error)$", description="debug, info, warning or error."
@@ -180,10 +180,15 @@ class Settings(BaseSettings):
     def _check_processes(self) -> Settings:
         if self.processes > 1 and self.ledger_url.get_secret_value().startswith("sqlite:"):
             raise ValueError(
-                "processes above 1 need a PostgreSQL ledger (ledger_url): a SQLite file takes one writer at a "
-                "time, and more of them only wait for each other"
+                "processes above 1 need a PostgreSQL ledger (ledger_url): a SQLite file takes one writer at "
+                "a time, and more of them only wait for each other"
             )
         return self
+
+    def revealed(self) -> dict[str, Any]:
+        """All values as plain data, passwords included."""
+        secrets = {name: value.get_secret_value() for name, value in self if isinstance(value, SecretStr)}
+        return self.model_dump(mode="json") | secrets
 
     @property
     def amqp_urls(self) -> tuple[str, ...]:

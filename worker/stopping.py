@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 import threading
+from typing import TYPE_CHECKING
 
 import structlog
+
+from worker.telemetry.log import flush
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 log = structlog.get_logger()
 
@@ -21,12 +26,14 @@ class StartError(Exception):
 
 
 class Stop:
-    """The order to stop. Made in the event loop; ``asked`` is set there."""
+    """The order to stop. Made in the event loop; ``asked`` is set there. ``last`` is called before the
+    process is ended at once."""
 
-    def __init__(self, grace: float) -> None:
+    def __init__(self, grace: float, last: Callable[[], None] = lambda: None) -> None:
         self.asked = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._grace = grace
+        self._last = last
         self._deadline: threading.Timer | None = None
         self._signalled = False
 
@@ -40,7 +47,7 @@ class Stop:
         if self._deadline is not None:
             return
         self._deadline = threading.Timer(
-            self._grace + SHUTDOWN_SECONDS, exit_now, ["the shutdown took too long"]
+            self._grace + SHUTDOWN_SECONDS, self._end, ["the shutdown took too long"]
         )
         self._deadline.daemon = True
         self._deadline.start()
@@ -48,13 +55,17 @@ class Stop:
 
     def _on_signal(self) -> None:
         if self._signalled:
-            exit_now("second signal")
+            self._end("second signal")
         self._signalled = True
         self.ask()
+
+    def _end(self, reason: str) -> None:
+        self._last()
+        exit_now(reason)
 
 
 def exit_now(reason: str, code: int = 1) -> None:
     """End the process, whatever runs."""
     log.error("worker ends at once", reason=reason)
-    sys.stderr.flush()
+    flush()
     os._exit(code)

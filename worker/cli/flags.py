@@ -26,6 +26,8 @@ def default_text(field: FieldInfo) -> str:
     default = field.default
     if isinstance(default, SecretStr):
         return default.get_secret_value()
+    if default is None:
+        return "off"
     if isinstance(default, bool):
         return "on" if default else "off"
     if isinstance(default, tuple):
@@ -34,7 +36,7 @@ def default_text(field: FieldInfo) -> str:
 
 
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
-    kind = field.annotation if field.annotation in (bool, int, float) else str
+    kind = type(field.default) if type(field.default) in (bool, int, float) else str
     default = default_text(field)
     shown = default if len(default) <= LONGEST_DEFAULT else "see docs/settings.md"
     option = typer.Option(help=f"{field.description}  [default: {shown}]", show_default=False)
@@ -51,9 +53,13 @@ def command() -> Any:
         loaded = settings.load(**flags)
         # A handler in the folder where the worker is started is found; last, so that it shadows nothing.
         sys.path.append(str(Path.cwd()))
-        from worker.service import run as run_worker
+        if loaded.processes > 1:
+            from worker import supervisor
 
-        raise typer.Exit(run_worker(loaded))
+            raise typer.Exit(supervisor.run(loaded))
+        from worker import service
+
+        raise typer.Exit(service.run(loaded))
 
     parameters = [_parameter(name, field) for name, field in Settings.model_fields.items()]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
