@@ -18,7 +18,7 @@ from worker.connection import LinkLostError
 from worker.flow import Flow
 from worker.handlers import HandlerNotFoundError
 from worker.health import STARTING, TOLD_TO_STOP, Board, Report, Reporter
-from worker.ledger import open_ledger
+from worker.ledger import open_ledger, open_pruner, prune
 from worker.ledger.base import LedgerError
 from worker.link import Link
 from worker.outcome import Busy
@@ -102,12 +102,14 @@ class Service:
             raise StartError(str(error)) from error
         self._no_ledger = ""
         self._ledger.availability.watch(self._on_ledger)
+        url = self._settings.ledger_url.get_secret_value()
         try:
-            link = await self._connect(first=not patient)
-            while link is not None:
-                await self._stay_linked(link)
-                link = await self._connect()
-            await self._drain()
+            async with prune.in_background(lambda: open_pruner(url), self._settings.retention):
+                link = await self._connect(first=not patient)
+                while link is not None:
+                    await self._stay_linked(link)
+                    link = await self._connect()
+                await self._drain()
         finally:
             await self._ledger.close()
 

@@ -13,17 +13,26 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from contracts.amqp import DEFAULT_REPLY_TO_ALLOW
+from worker.cli import durations
 
 CONSUMER_TIMEOUT = 1800.0
 """Seconds after which RabbitMQ takes an unacknowledged message away, by default (``consumer_timeout``)."""
 
 
+def _duration(value: object) -> object:
+    return durations.seconds(value) if isinstance(value, str) else value
+
+
+def _duration_or_off(value: object) -> object:
+    return None if value == "off" else _duration(value)
+
+
 class Settings(BaseSettings):
-    """The worker's settings. Durations are in seconds, sizes in bytes."""
+    """The worker's settings. Durations are in seconds (or have a unit where it says so), sizes in bytes."""
 
     model_config = SettingsConfigDict(
         env_prefix="SESSION_WORKER_",
@@ -102,6 +111,17 @@ class Settings(BaseSettings):
     migrate: bool = Field(
         default=False, description="Upgrade a PostgreSQL ledger's schema at start (SQLite always does)."
     )
+    retention: Annotated[float | None, BeforeValidator(_duration_or_off)] = Field(
+        default=None,
+        description="The worker deletes from the ledger, bit by bit, requests that finished longer ago, for "
+        "example `30d`; their sessions stay. `off`: nothing is deleted.",
+    )
+    dedupe_window: Annotated[float, BeforeValidator(_duration)] = Field(
+        default="7d",  # type: ignore[assignment]
+        ge=86_400,  # longer than a copy may wait in a retry queue
+        description="How long a request id is remembered at least, for example `7d`: what finished later is "
+        "never deleted.",
+    )
     ops_port: int = Field(
         default=0,
         ge=0,
@@ -173,6 +193,16 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"handler_timeout plus shutdown_grace must stay under {CONSUMER_TIMEOUT:.0f} s, after which "
                 "the broker takes an unfinished request away"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_retention(self) -> Settings:
+        if self.retention is not None and self.retention < self.dedupe_window:
+            raise ValueError(
+                f"retention ({durations.text(self.retention)}) must not be shorter than dedupe_window "
+                f"({durations.text(self.dedupe_window)}), within which a request that is sent again gets the "
+                "answer it had"
             )
         return self
 

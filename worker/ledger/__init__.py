@@ -10,8 +10,9 @@ from worker.ledger.membership import Membership
 
 if TYPE_CHECKING:
     from worker.ledger.base import Ledger, LedgerReader
+    from worker.ledger.prune import Pruner
 
-__all__ = ["LedgerError", "open_ledger", "open_reader", "upgrade"]
+__all__ = ["LedgerError", "open_ledger", "open_pruner", "open_reader", "upgrade"]
 
 
 def open_ledger(
@@ -53,6 +54,18 @@ def open_reader(url: str) -> LedgerReader:
     from worker.ledger.postgresql_reader import PostgreSQLReader
 
     return PostgreSQLReader(url)
+
+
+def open_pruner(url: str) -> Pruner:
+    """Who forgets old entries of the ledger at ``url``, not yet opened. Raises LedgerError as above."""
+    if _is_sqlite(url):
+        from worker.ledger.sqlite_file import path_of
+        from worker.ledger.sqlite_pruner import SQLitePruner
+
+        return SQLitePruner(path_of(url))
+    from worker.ledger.postgresql_pruner import PostgreSQLPruner
+
+    return PostgreSQLPruner(url)
 
 
 async def upgrade(url: str) -> tuple[int, int]:

@@ -81,7 +81,7 @@ def open_upgraded(path: Path) -> tuple[sqlite3.Connection, int]:
     if not path.parent.is_dir():
         raise LedgerError(f"the ledger's folder {path.parent} does not exist: make it, or name another")
     retrying = Retrying(
-        retry=retry_if_exception(_is_busy),
+        retry=retry_if_exception(is_busy),
         stop=stop_after_delay(OPEN_TIMEOUT),
         wait=wait_random(0.01, 0.1),
         reraise=True,
@@ -98,7 +98,8 @@ def version_of(database: sqlite3.Connection) -> int:
     return database.execute("SELECT max(version) FROM schema_version").fetchone()[0] or 0 if found else 0
 
 
-def _is_busy(error: BaseException) -> bool:
+def is_busy(error: BaseException) -> bool:
+    """Whether ``error`` says that another process is writing to the file."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
