@@ -144,6 +144,7 @@ class ConsumeChannel(RawChannel):
             content_encoding=properties.content_encoding,
             type=properties.type,
             expiration=properties.expiration,
+            timestamp=properties.timestamp,
             headers=headers,
         )
 

@@ -75,6 +75,7 @@ class Delivery:
     content_encoding: str | None = None
     type: str | None = None
     expiration: str | None = None
+    timestamp: int | None = None
     headers: Mapping[str, Any] = field(default_factory=lambda: NO_HEADERS)
 
     @property

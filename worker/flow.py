@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
-import structlog
-
 from contracts import ErrorCode, RequestStatus
 from contracts.amqp import BUSY_LAPS
 from contracts.errors import ERRORS
@@ -37,11 +35,19 @@ from worker.outcome import (
     RetryLater,
 )
 from worker.reply import ReplyBuilder, sentence
-from worker.request import Refusal, Request, RequestParser
+from worker.request import Refusal, Request, RequestParser, age
+from worker.telemetry.events import (
+    AttemptEnded,
+    AttemptFailed,
+    OutcomeNotRecorded,
+    RequestFinished,
+    RequestHandedBack,
+    RequestTakenOver,
+)
 from worker.turns import Turns
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
     from uuid import UUID
 
     from contracts import CreateSessionRequest
@@ -50,10 +56,16 @@ if TYPE_CHECKING:
     from worker.ledger.base import Ledger
     from worker.outcome import Outcome
     from worker.settings import Settings
+    from worker.telemetry.events import Emit, Ending
 
     Settle = Callable[[Delivery, Outcome], Awaitable[None]]
 
-log = structlog.get_logger()
+ENDINGS: Mapping[ErrorCode | None, Ending] = {
+    None: "completed",
+    ErrorCode.REJECTED: "declined",
+    ErrorCode.EXPIRED: "expired",
+}
+"""What the outcome of a claimed request is called, by its error code; with any other it is exhausted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +79,27 @@ class Hold:
 
     @property
     def seconds(self) -> float:
-        return time.monotonic() - self.since
+        return round(time.monotonic() - self.since, 6)
+
+    @property
+    def published(self) -> float:
+        """As the requester says; else the first claim, so that every attempt counts from the same moment."""
+        return self.request.published or self.claimed.received_at.timestamp()
+
+    @property
+    def queue_wait(self) -> float | None:
+        """Seconds in the queue before the first attempt, where the requester said when it published."""
+        if self.claimed.attempt > 1 or self.claimed.crashes or self.request.published is None:
+            return None
+        return max(age(self.request.published) - self.seconds, 0.0)
 
 
 class FencedError(Exception):
     """Another worker has taken the request over; what was done here no longer counts."""
+
+    def __init__(self, hold: Hold) -> None:
+        super().__init__(hold)
+        self.attempt = hold.claimed.attempt
 
 
 class Flow:
@@ -85,12 +113,14 @@ class Flow:
         parser: RequestParser,
         replies: ReplyBuilder,
         settings: Settings,
+        emit: Emit,
     ) -> None:
         self._ledger = ledger
         self._handler = handler
         self._parser = parser
         self._replies = replies
         self._settings = settings
+        self._emit = emit
         self._turns = Turns()
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._suspects = asyncio.Lock()
@@ -109,8 +139,8 @@ class Flow:
             while True:
                 try:
                     return await self._claim(request, laps)
-                except FencedError:
-                    log.warning("request was taken over", request_id=str(request.request_id))
+                except FencedError as fenced:
+                    self._emit(RequestTakenOver(request.request_id, fenced.attempt))
 
     async def _claim(self, request: Request, laps: int, *, alone: bool = False) -> Outcome:
         token = identifiers.new_token()
@@ -151,9 +181,9 @@ class Flow:
             return await self._conclude(hold, result)
         except FencedError:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             # Left as it is, the entry would look like one that this worker still runs: nobody would answer.
-            log.exception("outcome could not be recorded", request_id=str(hold.request.request_id))
+            self._emit(OutcomeNotRecorded(hold.request.request_id, hold.claimed.attempt, error))
             return await self._conclude(hold, Failure(ErrorCode.INTERNAL_ERROR, error, transient=False))
 
     async def _attempt(self, hold: Hold) -> Success | Failure | Rejected:
@@ -164,7 +194,9 @@ class Flow:
             attempt=hold.claimed.attempt,
             deadline=datetime.now(UTC) + timedelta(seconds=timeout),
         )
-        return await attempt.run(self._handler, _for_handler(hold), context, timeout)
+        result = await attempt.run(self._handler, _for_handler(hold), context, timeout)
+        self._emit(AttemptEnded(hold.request.request_id, hold.claimed.attempt, hold.seconds, hold.queue_wait))
+        return result
 
     async def _conclude(self, hold: Hold, result: Success | Failure | Rejected) -> Outcome:
         match result:
@@ -213,17 +245,11 @@ class Flow:
             case Step.OVERDUE:
                 return await self._expire(hold)
             case Step.FENCED:
-                raise FencedError
+                raise FencedError(hold)
             case Step.APPLIED:
-                log.warning(
-                    "attempt failed",
-                    request_id=str(hold.request.request_id),
-                    attempt=hold.claimed.attempt,
-                    error_code=failure.code.value,
-                    error=failure.message,
-                    next_attempt_in=delay,
-                )
-                return RetryLater(hold.request.request_id, delay)
+                request_id, number = hold.request.request_id, hold.claimed.attempt
+                self._emit(AttemptFailed(request_id, number, failure.code, failure.message, delay))
+                return RetryLater(request_id, delay, number)
 
     async def _interrupt(self, hold: Hold) -> Outcome:
         """Shutdown is nobody's failure: the attempt is not counted."""
@@ -231,6 +257,7 @@ class Flow:
         if current is not None:
             current.uncancel()
         await self._ledger.release(ledger_steps.Release(hold.request.request_id, hold.token))
+        self._emit(RequestHandedBack(hold.request.request_id, hold.claimed.attempt))
         return Interrupted()
 
     def _replay(self, request: Request, laps: int, finished: Finished) -> Outcome:
@@ -246,7 +273,15 @@ class Flow:
                 attempts=finished.attempt,
                 first_seen_at=finished.received_at,
             )
-        return Replayed(self._reply(request, finished.response, replayed=True), letter)
+        reply = Reply(
+            finished.response,
+            request.reply_to,
+            request.correlation_id,
+            request.request_id,
+            replayed=True,
+            attempt=finished.attempt,
+        )
+        return Replayed(reply, letter, code)
 
     def _refuse(self, refusal: Refusal, error: Exception | None = None) -> Outcome:
         reply = None
@@ -291,21 +326,18 @@ class Flow:
             ledger_steps.Finish(request_id, hold.token, status, body, code, error, detail)
         )
         if step is Step.FENCED:
-            raise FencedError
-        log.info(
-            "request finished",
-            request_id=str(request_id),
-            status=status.value,
-            attempt=hold.claimed.attempt,
-            error_code=code.value if code else None,
-            error=detail,
-            ms=round(hold.seconds * 1000, 1),
+            raise FencedError(hold)
+        number = hold.claimed.attempt
+        ending = ENDINGS.get(code, "exhausted")
+        self._emit(RequestFinished(request_id, number, ending, code, detail, hold.seconds))
+        return Reply(
+            body,
+            hold.request.reply_to,
+            hold.request.correlation_id,
+            request_id,
+            attempt=number,
+            published=hold.published,
         )
-        return self._reply(hold.request, body)
-
-    @staticmethod
-    def _reply(request: Request, body: bytes, *, replayed: bool = False) -> Reply:
-        return Reply(body, request.reply_to, request.correlation_id, request.request_id, replayed)
 
     def _claim_step(self, request: Request, token: UUID, *, alone: bool) -> ledger_steps.Claim:
         return ledger_steps.Claim(

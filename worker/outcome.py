@@ -17,6 +17,7 @@ class Reply:
     """An answer on its way out: the bytes, and where they go.
 
     ``request_id`` is None for a refusal: nothing was claimed, so the ledger has no entry to note it on.
+    ``published`` (seconds since 1970) is there when this is the first answer to the request.
     """
 
     body: bytes
@@ -24,6 +25,8 @@ class Reply:
     correlation_id: str
     request_id: UUID | None = None
     replayed: bool = False
+    attempt: int = 0
+    published: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,7 @@ class Replayed:
 
     reply: Reply
     letter: Letter | None = None
+    error_code: ErrorCode | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,7 @@ class RetryLater:
 
     request_id: UUID
     delay: int
+    attempt: int
 
 
 @dataclass(frozen=True, slots=True)

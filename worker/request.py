@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -11,7 +13,7 @@ import pydantic
 import pydantic_core
 
 from contracts import CreateSessionRequest, ErrorCode, fingerprint
-from contracts.amqp import REFUSED, REQUEST_ID
+from contracts.amqp import REFUSED, REPLAY_COUNT, REQUEST_ID
 from contracts.errors import ERRORS, problems
 
 if TYPE_CHECKING:
@@ -21,11 +23,14 @@ if TYPE_CHECKING:
 NIL_ID = UUID(int=0)
 MAX_PATIENCE = 10 * 365 * 86_400.0
 """Seconds; a longer expiration is as good as this one, and fits into every database's timestamps."""
+MAX_AGE = 30 * 86_400.0
+"""Seconds; a request that says it is older is counted with these, and spoils no sum."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request that was understood. ``patience`` is in seconds, None for ever, 0 when it is over."""
+    """A request that was understood. ``patience`` is in seconds, None for ever, 0 when it is over;
+    ``published`` in seconds since 1970, None when the requester did not say."""
 
     request_id: UUID
     model: CreateSessionRequest
@@ -33,6 +38,7 @@ class Request:
     reply_to: str
     correlation_id: str
     patience: float | None
+    published: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +98,7 @@ class RequestParser:
             reply_to=delivery.reply_to or self._names.replies,
             correlation_id=delivery.correlation_id or str(request_id),
             patience=_patience(delivery),
+            published=_published(model, delivery),
         )
 
     def _check_envelope(self, delivery: Delivery) -> None:
@@ -209,3 +216,20 @@ def _patience(delivery: Delivery) -> float | None:
     if delivery.expiration and delivery.expiration.isascii() and delivery.expiration.isdigit():
         return min(int(delivery.expiration) / 1000, MAX_PATIENCE)
     return None
+
+
+def age(published: float) -> float:
+    """Seconds since then. Clocks differ, and a requester's may say anything."""
+    return round(min(max(time.time() - published, 0.0), MAX_AGE), 6)
+
+
+def _published(model: CreateSessionRequest, delivery: Delivery) -> float | None:
+    """The body's time, if it has an offset; else the property, which knows whole seconds only. What an
+    operator replays is published by the operator: now."""
+    if REPLAY_COUNT in delivery.headers:
+        return time.time()
+    if "timestamp" in model.model_fields_set:
+        moment = datetime.fromisoformat(model.timestamp)
+        if moment.tzinfo is not None:
+            return moment.timestamp()
+    return delivery.timestamp

@@ -24,10 +24,23 @@ from worker.link import Link
 from worker.outcome import Busy
 from worker.publisher import UnroutableError
 from worker.reply import ReplyBuilder
-from worker.request import RequestParser
+from worker.request import RequestParser, id_from_properties
 from worker.settle import Settler
 from worker.stopping import StartError, Stop, exit_now
 from worker.telemetry import log as telemetry_log
+from worker.telemetry.events import (
+    ConsumingPaused,
+    ConsumingResumed,
+    DeliveryFailed,
+    Draining,
+    GivingBack,
+    LinkFailed,
+    LinkLost,
+    WorkerStopped,
+    WorkerUp,
+    emitter,
+)
+from worker.telemetry.metrics import Metrics
 from worker.topology import Topology, TopologyError
 
 if TYPE_CHECKING:
@@ -60,11 +73,18 @@ class Service:
         self._names = Names(settings.prefix)
         self._topology = Topology.of(self._names, settings.retry_delays)
         self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._metrics = Metrics(
+            inflight=lambda: len(self._serving),
+            broker_connected=lambda: self._link is not None,
+            consumer_active=lambda: self._link is not None and self._link.consuming,
+        )
+        self._emit = emitter(telemetry_log.listeners(self.worker_id), self._metrics.listeners)
         self._ledger = open_ledger(
             settings.ledger_url.get_secret_value(),
             worker_id=self.worker_id,
             holder_timeout=settings.holder_timeout,
             migrate=settings.migrate,
+            emit=self._emit,
         )
         self._flow = Flow(
             ledger=self._ledger,
@@ -74,6 +94,7 @@ class Service:
             ),
             replies=ReplyBuilder(self.worker_id),
             settings=settings,
+            emit=self._emit,
         )
         self._settler = Settler(
             self._publish,
@@ -81,6 +102,7 @@ class Service:
             self._names,
             worker_id=self.worker_id,
             slowest_retry=settings.retry_delays[-1],
+            emit=self._emit,
         )
         self._link: Link | None = None
         self._no_link = self._no_ledger = STARTING
@@ -112,6 +134,7 @@ class Service:
                 await self._drain()
         finally:
             await self._ledger.close()
+        self._emit(WorkerStopped())
 
     def report(self) -> Report:
         """How the worker is at this moment."""
@@ -128,7 +151,7 @@ class Service:
                 "copies": f"the broker does not take {stuck} of them" if stuck else "",
                 "shutdown": TOLD_TO_STOP if self._stop.is_set() else "",
             },
-            metrics={},
+            metrics=self._metrics.snapshot(),
         )
 
     def _why_not_consuming(self) -> str:
@@ -200,12 +223,7 @@ class Service:
         """Serve until the link is lost or it is time to stop."""
         link.watch_blocked(self._gate_changed.set)
         self._started = True
-        log.info(
-            "worker up",
-            worker_id=self.worker_id,
-            queue=self._names.work,
-            concurrency=self._settings.concurrency,
-        )
+        self._emit(WorkerUp(self._names.work, self._settings.concurrency))
         lost = {
             asyncio.create_task(link.lost(), name="link watcher"),
             gate := asyncio.create_task(self._keep_gate(link), name="consuming gate"),
@@ -216,7 +234,7 @@ class Service:
             reasons = [task.result() for task in lost if task.done()]
             if reasons:
                 self._no_link = f"the connection was lost: {reasons[0]}"
-                log.warning("link lost", reason=reasons[0], running=len(self._serving))
+                self._emit(LinkLost(reasons[0], len(self._serving)))
             else:
                 # A broker that is silent takes no more time than this from what runs.
                 self._gate_changed.set()
@@ -250,16 +268,14 @@ class Service:
                 return "the worker is to stop"
 
     def _log_gate(self, link: Link, *, wanted: bool) -> None:
-        log.warning(
-            "consuming again" if wanted else "consuming paused",
-            ledger="up" if self._ledger.availability.up else self._ledger.availability.reason,
-            broker="blocked" if link.blocked else "up",
-        )
+        ledger = "up" if self._ledger.availability.up else self._ledger.availability.reason
+        broker = "blocked" if link.blocked else "up"
+        self._emit(ConsumingResumed(ledger, broker) if wanted else ConsumingPaused(ledger, broker))
 
     def _on_no_link(self, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         self._no_link = str(error)
-        log.warning("no link to the broker", reason=str(error), retry_in=round(state.upcoming_sleep, 2))
+        self._emit(LinkFailed(str(error), round(state.upcoming_sleep, 2)))
 
     def _on_ledger(self, _up: bool) -> None:
         self._gate_changed.set()
@@ -285,21 +301,21 @@ class Service:
     async def _serve(self, delivery: Delivery) -> None:
         try:
             await self._flow.settled(delivery, self._settler.settle)
-        except Exception:
+        except Exception as error:  # noqa: BLE001
             # Ours to mend. Until then the message goes round slowly, and the worker lives.
-            log.exception("delivery failed unexpectedly")
+            self._emit(DeliveryFailed(id_from_properties(delivery), 0, error))
             await self._settler.settle(delivery, Busy(None, self._settings.retry_delays[-1], 0))
 
     async def _drain(self) -> None:
         """Let finish what runs, for the grace; then give back the rest. No deliveries come any more."""
         if not self._serving:
             return
-        log.info("draining", running=len(self._serving), grace=self._settings.shutdown_grace)
+        self._emit(Draining(len(self._serving), self._settings.shutdown_grace))
         await asyncio.wait(self._serving, timeout=self._settings.shutdown_grace)
         for task in tuple(self._serving):
             task.cancel()
         if self._serving:
-            log.warning("giving back", running=len(self._serving))
+            self._emit(GivingBack(len(self._serving)))
             await asyncio.wait(self._serving, timeout=RELEASE_SECONDS)
 
 
@@ -327,7 +343,6 @@ async def serve(
     finally:
         reporting.cancel()
         await asyncio.wait({reporting})
-    log.info("worker stopped", worker_id=service.worker_id)
     return 0
 
 

@@ -108,16 +108,19 @@ class Settler:
             case Exhausted(reply=reply, letter=letter):
                 await self._reply(delivery, outcome, reply)
                 await self._park(delivery, outcome, letter)
-            case Refused(reply=reply, letter=letter):
-                if reply is not None:
-                    await self._reply(delivery, outcome, reply)
-                if await self._park(delivery, outcome, letter):
-                    about = _subject(outcome)
-                    self._emit(RequestFinished(*about, "refused", letter.code, letter.message))
+            case Refused():
+                await self._refuse(delivery, outcome)
             case Interrupted():
                 delivery.receipt.requeue()
                 return
         delivery.receipt.ack()
+
+    async def _refuse(self, delivery: Delivery, refused: Refused) -> None:
+        if refused.reply is not None:
+            await self._reply(delivery, refused, refused.reply)
+        letter = refused.letter
+        if await self._park(delivery, refused, letter):
+            self._emit(RequestFinished(*_subject(refused), "refused", letter.code, letter.message))
 
     async def _send(self, delivery: Delivery, message: Message) -> None:
         """Publish, unless the delivery can no longer be acknowledged: then it comes again, and so would this.

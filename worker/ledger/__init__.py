@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 from worker.ledger.base import LedgerError
 from worker.ledger.membership import Membership
+from worker.telemetry.events import unheard
 
 if TYPE_CHECKING:
     from worker.ledger.base import Ledger, LedgerReader
     from worker.ledger.prune import Pruner
+    from worker.telemetry.events import Emit
 
 __all__ = ["LedgerError", "open_ledger", "open_pruner", "open_reader", "upgrade"]
 
@@ -22,6 +24,7 @@ def open_ledger(
     holder_timeout: float,
     migrate: bool = False,
     takeover_grace: float | None = None,
+    emit: Emit = unheard,
 ) -> Ledger:
     """The ledger at ``url``, not yet opened. ``worker_id`` must be new for every process.
 
@@ -38,10 +41,10 @@ def open_ledger(
         from worker.ledger.sqlite import SQLiteLedger
         from worker.ledger.sqlite_file import path_of
 
-        return SQLiteLedger(path_of(url), membership)
+        return SQLiteLedger(path_of(url), membership, emit)
     from worker.ledger.postgresql import PostgreSQLLedger
 
-    return PostgreSQLLedger(url, membership, migrate=migrate)
+    return PostgreSQLLedger(url, membership, emit, migrate=migrate)
 
 
 def open_reader(url: str) -> LedgerReader:

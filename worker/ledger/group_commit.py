@@ -8,14 +8,18 @@ request id, so that the overlapping batches of two workers take their locks in t
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from worker.ledger.base import EntryRejectedError, LedgerError
+from worker.telemetry.events import LedgerCommitted, unheard
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
     from uuid import UUID
+
+    from worker.telemetry.events import Emit
 
 MAX_BATCH = 500
 """Steps in one transaction, at most: bounds what a failure repeats and how long the first one waits."""
@@ -47,9 +51,11 @@ class GroupCommit(Generic[StepT, AnswerT]):
         self,
         commit: Callable[[Sequence[StepT]], Awaitable[Sequence[AnswerT]]],
         abandoned: Callable[[StepT, AnswerT], None] | None = None,
+        emit: Emit = unheard,
     ) -> None:
         self._commit = commit
         self._abandoned = abandoned
+        self._emit = emit
         self._waiting: deque[tuple[StepT, asyncio.Future[AnswerT] | None]] = deque()
         self._worker: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -124,6 +130,7 @@ class GroupCommit(Generic[StepT, AnswerT]):
         return [batch[key] for key in sorted(batch)]
 
     async def _settle(self, batch: list[tuple[StepT, asyncio.Future[AnswerT] | None]]) -> None:
+        began = time.monotonic()
         try:
             answers = await self._commit([step for step, _ in batch])
         except RefusedError as error:
@@ -133,6 +140,7 @@ class GroupCommit(Generic[StepT, AnswerT]):
                 if answer is not None and not answer.done():
                     answer.set_exception(error)
         else:
+            self._emit(LedgerCommitted(len(batch), round(time.monotonic() - began, 6)))
             for (step, caller), given in zip(batch, answers, strict=True):
                 if caller is not None and not caller.done():
                     caller.set_result(given)

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from worker.ledger.base import ClaimAnswer
     from worker.ledger.membership import Membership
+    from worker.telemetry.events import Emit
 
 CLOSE_TIMEOUT = 5.0
 """Seconds that ``close`` lets waiting steps be committed."""
@@ -64,21 +65,21 @@ class PostgreSQLLedger:
     Three connections: claims, outcomes, everything else; and one of the register's own.
     """
 
-    def __init__(self, url: str, membership: Membership, *, migrate: bool) -> None:
+    def __init__(self, url: str, membership: Membership, emit: Emit, *, migrate: bool) -> None:
         self.availability = Availability()
         self._url = url
         self._me = membership
         self._migrate = migrate
-        self._away: set[Line] = set()
+        self._away: set[Line | Register] = set()
         self._lines = [Line(url, self._lost, self._back) for _ in range(3)]
         self._claiming, self._finishing, self._other = self._lines
-        self._register = Register(url, membership)
-        self._claims: GroupCommit[Claim, ClaimAnswer] = GroupCommit(self._claim, self._abandoned)
-        self._finishes: GroupCommit[Finish, Step] = GroupCommit(self._finish)
-        self._postpones: GroupCommit[Postpone, Step] = GroupCommit(self._postpone)
-        self._releases: GroupCommit[Release, Step] = GroupCommit(self._release)
-        self._reopens: GroupCommit[Reopen, Reopened] = GroupCommit(self._reopen)
-        self._notes: GroupCommit[Note, Step] = GroupCommit(self._note)
+        self._register = Register(url, membership, self._lost, self._back)
+        self._claims: GroupCommit[Claim, ClaimAnswer] = GroupCommit(self._claim, self._abandoned, emit)
+        self._finishes: GroupCommit[Finish, Step] = GroupCommit(self._finish, emit=emit)
+        self._postpones: GroupCommit[Postpone, Step] = GroupCommit(self._postpone, emit=emit)
+        self._releases: GroupCommit[Release, Step] = GroupCommit(self._release, emit=emit)
+        self._reopens: GroupCommit[Reopen, Reopened] = GroupCommit(self._reopen, emit=emit)
+        self._notes: GroupCommit[Note, Step] = GroupCommit(self._note, emit=emit)
         self._lazy_notes = LazyNotes(self._notes.note)
 
     async def open(self) -> None:
@@ -192,12 +193,12 @@ class PostgreSQLLedger:
         if isinstance(answer, Claimed):
             self._releases.note(Release(claim.request_id, claim.token))
 
-    def _lost(self, line: Line, reason: str) -> None:
-        self._away.add(line)
+    def _lost(self, who: Line | Register, reason: str) -> None:
+        self._away.add(who)
         self.availability.lost(reason)
 
-    def _back(self, line: Line) -> None:
+    def _back(self, who: Line | Register) -> None:
         if self._away:
-            self._away.discard(line)
+            self._away.discard(who)
             if not self._away:
                 self.availability.back()

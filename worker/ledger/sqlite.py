@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from worker.ledger.base import ClaimAnswer, Finish, Postpone
     from worker.ledger.membership import Membership
     from worker.ledger.sqlite_steps import AnyAnswer, AnyStep
+    from worker.telemetry.events import Emit
 
 CLOSE_TIMEOUT = 5.0
 """Seconds that ``close`` lets waiting steps be committed."""
@@ -29,10 +30,10 @@ CLOSE_TIMEOUT = 5.0
 class SQLiteLedger:
     """``Ledger`` in a SQLite file. Steps of all kinds share its transactions, written by one thread."""
 
-    def __init__(self, path: Path, membership: Membership) -> None:
+    def __init__(self, path: Path, membership: Membership, emit: Emit) -> None:
         self.availability = Availability()
         self._writer = Writer(path, membership, self._changed)
-        self._steps: GroupCommit[AnyStep, AnyAnswer] = GroupCommit(self._commit, self._abandoned)
+        self._steps: GroupCommit[AnyStep, AnyAnswer] = GroupCommit(self._commit, self._abandoned, emit)
         self._notes = LazyNotes(self._steps.note)
         self._loop: asyncio.AbstractEventLoop | None = None
 

@@ -1,7 +1,7 @@
 """What happens in a worker, as types. Logs and metrics only listen; a class's docstring is its documentation.
 
-Times are in seconds. ``attempt`` counts from 1; it is 0 while nothing was attempted, and None where it is not
-known. ``request_id`` is None where none could be read.
+Times are in seconds. ``attempt`` counts from 1; it is 0 where nothing was attempted. ``request_id`` is None
+where none could be read.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class CopyNotTaken(Event):
     """The broker does not take a copy that must not be lost; it is tried again until it does."""
 
     request_id: UUID | None
-    attempt: int | None
+    attempt: int
     queue: str
     reason: str
 
@@ -120,7 +120,7 @@ class DeliveryLeft(Event):
     """The link was lost before a delivery was settled: the broker delivers it again."""
 
     request_id: UUID | None
-    attempt: int | None
+    attempt: int
     outcome: str
     reason: str
 
@@ -155,7 +155,7 @@ class DeliveryFailed(Event):
     """A delivery met a defect of the worker's: it goes round by the slowest retry queue."""
 
     request_id: UUID | None
-    attempt: int | None
+    attempt: int
     exc_info: Exception
 
 

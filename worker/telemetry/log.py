@@ -1,38 +1,123 @@
-"""How the worker's log looks: JSON lines for machines, readable lines on a terminal."""
+"""The worker's log: a line for each event. JSON for machines, readable on a terminal."""
 
 from __future__ import annotations
 
+import atexit
+import json
 import logging
+import re
 import sys
-from typing import TYPE_CHECKING
+import time
+from dataclasses import fields
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import pydantic_core
 import structlog
 
+from worker.telemetry import events
+from worker.telemetry.stderr import Stderr
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from structlog.typing import EventDict, WrappedLogger
+
+    from worker.telemetry.events import Event, Listeners
+
+LINES: dict[type[Event], tuple[str, str]] = {
+    events.AttemptEnded: ("debug", "attempt ended"),
+    events.AttemptFailed: ("warning", "attempt failed"),
+    events.RequestFinished: ("info", "request finished"),
+    events.ReplyConfirmed: ("debug", "reply confirmed"),
+    events.ReplyUndeliverable: ("warning", "reply undeliverable"),
+    events.RequestParked: ("warning", "request parked"),
+    events.ParkingLotRefused: ("error", "parking lot refuses"),
+    events.CopyNotTaken: ("error", "copy not taken"),
+    events.DeliveryLeft: ("info", "delivery left to the broker"),
+    events.RequestTakenOver: ("warning", "request was taken over"),
+    events.RequestHandedBack: ("info", "request handed back"),
+    events.OutcomeNotRecorded: ("error", "outcome could not be recorded"),
+    events.DeliveryFailed: ("error", "delivery failed unexpectedly"),
+    events.LedgerCommitted: ("debug", "ledger committed"),
+    events.WorkerUp: ("info", "worker up"),
+    events.LinkFailed: ("warning", "no link to the broker"),
+    events.LinkLost: ("warning", "link lost"),
+    events.ConsumingPaused: ("warning", "consuming paused"),
+    events.ConsumingResumed: ("warning", "consuming again"),
+    events.Draining: ("info", "draining"),
+    events.GivingBack: ("warning", "giving back"),
+    events.WorkerStopped: ("info", "worker stopped"),
+}
+"""The level and the text of each event's line; its fields follow."""
+
+_SECRET = re.compile(r"(://[^/?#\s\"'@:]*):[^/?#\s\"']*@")
 
 
 def configure(level: str) -> None:
     """Log to standard error from ``level`` (debug, info, warning, error) on."""
-    terminal = sys.stderr.isatty()
+    out = Stderr()
+    atexit.register(out.flush)
     structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *(
-                [structlog.dev.ConsoleRenderer()]
-                if terminal
-                else [structlog.processors.format_exc_info, _json]
-            ),
-        ],
+        processors=[_readable if sys.stderr.isatty() else _json],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr)
-        if terminal
-        else structlog.BytesLoggerFactory(sys.stderr.buffer),
+        logger_factory=lambda *_: out,
         cache_logger_on_first_use=True,
     )
 
 
-def _json(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:
-    return pydantic_core.to_json(event, fallback=str)
+def flush() -> None:
+    """Write out what waits: the process is about to end without further ado."""
+    out = structlog.get_logger().bind()._logger  # noqa: SLF001
+    if isinstance(out, Stderr):
+        out.flush()
+
+
+def listeners(worker_id: str) -> Listeners:
+    """What writes a line for each event of a level that is on."""
+    log = structlog.get_logger().bind(worker_id=worker_id)
+    return {
+        kind: _writer(getattr(log, level), text, [field.name for field in fields(kind)])  # type: ignore[arg-type]
+        for kind, (level, text) in LINES.items()
+        if log.is_enabled_for(logging.getLevelNamesMapping()[level.upper()])
+    }
+
+
+def _writer(write: Callable[..., Any], text: str, names: list[str]) -> Callable[[Event], None]:
+    def tell(event: Event) -> None:
+        write(text, **{name: getattr(event, name) for name in names})
+
+    return tell
+
+
+def _json(_logger: WrappedLogger, level: str, event: EventDict) -> bytes:
+    if "exc_info" in event:
+        structlog.processors.format_exc_info(_logger, level, event)
+    line = {"timestamp": _now(), "level": level, "event": event.pop("event"), **event}
+    try:
+        data = pydantic_core.to_json(line, fallback=str)
+    except ValueError:  # half a surrogate pair, in an exception's text for example
+        data = json.dumps(line, default=str).encode()
+    if b"://" in data:
+        data = _SECRET.sub(r"\1:***@", data.decode()).encode()
+    return data + b"\n"
+
+
+_console = structlog.dev.ConsoleRenderer()
+
+
+def _readable(_logger: WrappedLogger, level: str, event: EventDict) -> bytes:
+    known = {name: value for name, value in event.items() if value is not None}
+    text = _console(_logger, level, {"timestamp": _now(), "level": level, **known})
+    return _SECRET.sub(r"\1:***@", str(text)).encode("utf-8", "replace") + b"\n"
+
+
+def _now() -> str:
+    now = time.time()
+    second = int(now)
+    return f"{_second(second)}.{int((now - second) * 1e6):06}Z"
+
+
+@lru_cache(maxsize=2)
+def _second(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))

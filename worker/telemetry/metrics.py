@@ -1,8 +1,8 @@
 """The worker's numbers: counted here without a library, written as Prometheus's text when somebody asks.
 
-``Metrics.snapshot()`` is plain data that fits into JSON. Whoever serves ``/metrics`` asks each process for one
-and answers ``render(merge(snapshots))``. What a process counted stays in the sum when it is gone: go on merging
-``counted(its last snapshot)``, which is the snapshot without the gauges.
+``Metrics.snapshot()`` is plain data that fits into JSON. Whoever serves ``/metrics`` asks each process for
+one and answers ``render(merge(snapshots))``. What a process counted stays in the sum when it is gone: go on
+merging ``counted(its last snapshot)``, which is the snapshot without the gauges.
 """
 
 from __future__ import annotations

@@ -44,6 +44,7 @@ from worker.outcome import (
 )
 from worker.reply import ReplyBuilder
 from worker.retry import PermanentError
+from worker.telemetry.events import Emit, unheard
 
 REQUEST_ID = UUID(int=7)
 LedgerStep = Claim | Finish | Postpone | Release
@@ -94,13 +95,16 @@ class CountingHandler:
         return self.result
 
 
-def _flow(ledger: ScriptedLedger, handler: Handler | None = None, **settings: Any) -> Flow:
+def _flow(
+    ledger: ScriptedLedger, handler: Handler | None = None, emit: Emit = unheard, **settings: Any
+) -> Flow:
     return Flow(
         ledger=cast("Ledger", ledger),
         handler=handler or CountingHandler(),
         parser=parts.parser(),
         replies=ReplyBuilder("w"),
         settings=parts.worker_settings(**settings),
+        emit=emit,
     )
 
 
@@ -187,7 +191,7 @@ async def test_rejection_of_any_content_is_answered(rejected: Rejected) -> None:
 async def test_failure_with_attempts_left_is_postponed_by_the_delay_of_its_outcome() -> None:
     ledger = ScriptedLedger(parts.claimed(attempt=3))
     outcome = await _outcome(_flow(ledger, CountingHandler(PassingError()), retry_delays=(7,)))
-    assert outcome == RetryLater(REQUEST_ID, 7)
+    assert outcome == RetryLater(REQUEST_ID, 7, 3)
     postpone = ledger.steps[-1]
     assert isinstance(postpone, Postpone)
     assert (postpone.delay, postpone.error_code) == (7, ErrorCode.HANDLER_FAILED)

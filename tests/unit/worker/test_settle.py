@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from worker.ledger.base import Ledger
+    from worker.telemetry.events import Event
 
 REQUEST_ID = UUID(int=7)
 DIRECT = "amq.rabbitmq.reply-to.g1h2"
@@ -64,7 +65,7 @@ OUTCOMES: dict[str, tuple[Outcome, list[str]]] = {
     "exhausted": (Exhausted(REPLY, LETTER), ["app.reply", "sent", "session.create.dead", "parked", "ack"]),
     "refused": (Refused(REFUSAL, REFUSED), ["app.reply", "session.create.dead", "ack"]),
     "refused, unanswerable": (Refused(None, REFUSED), ["session.create.dead", "ack"]),
-    "retry": (RetryLater(REQUEST_ID, 5), ["session.create.retry.5s", "ack"]),
+    "retry": (RetryLater(REQUEST_ID, 5, 1), ["session.create.retry.5s", "ack"]),
     "busy": (Busy(REQUEST_ID, 30, 2), ["session.create.retry.30s", "ack"]),
     "busy without id": (Busy(None, 30, 2), ["session.create.retry.30s", "ack"]),
     "interrupted": (Interrupted(), ["requeue"]),
@@ -78,11 +79,17 @@ class Bench:
     def __init__(self, **faults: list[Exception]) -> None:
         self.log: list[str] = []
         self.messages: list[Message] = []
+        self.events: list[Event] = []
         self.faults = {name.replace("_", "."): errors for name, errors in faults.items()}
         self.receipt = self._receipt()
         self.on_publish: Callable[[], None] = lambda: None
         self.settler = Settler(
-            self._publish, cast("Ledger", self), parts.NAMES, worker_id="worker-7", slowest_retry=600
+            self._publish,
+            cast("Ledger", self),
+            parts.NAMES,
+            worker_id="worker-7",
+            slowest_retry=600,
+            emit=self.events.append,
         )
 
     def _receipt(self) -> CountingReceipt:
@@ -143,7 +150,7 @@ async def test_nothing_is_published_for_a_delivery_that_cannot_be_acknowledged(o
     assert await bench.settle(outcome) == []
 
 
-@pytest.mark.parametrize("outcome", [Completed(REPLY), RetryLater(REQUEST_ID, 5)], ids=["reply", "copy"])
+@pytest.mark.parametrize("outcome", [Completed(REPLY), RetryLater(REQUEST_ID, 5, 1)], ids=["reply", "copy"])
 async def test_nothing_is_tried_again_once_the_delivery_cannot_be_acknowledged(outcome: Outcome) -> None:
     """The link may have been rebuilt between two tries: the delivery comes again, and with it the message."""
     full: list[Exception] = [NackedError("full")] * 2
@@ -261,7 +268,7 @@ HOSTILE = {
 @pytest.mark.parametrize(
     ("outcome", "ours"),
     [
-        (RetryLater(REQUEST_ID, 5), {"x-request-id": str(REQUEST_ID)}),
+        (RetryLater(REQUEST_ID, 5, 1), {"x-request-id": str(REQUEST_ID)}),
         (Busy(REQUEST_ID, 5, 3), {"x-request-id": str(REQUEST_ID), "x-busy-laps": 3}),
         (Busy(None, 5, 0), {"x-request-id": str(NIL_ID), "x-busy-laps": 0}),
     ],
@@ -316,7 +323,7 @@ def _comes_back(copy: Message) -> Request | Refusal:
 @pytest.mark.parametrize("trace", [7, None, b"x", ["00-1"], "x" * 1024], ids=repr)
 async def test_trace_header_that_is_no_short_text_is_dropped(trace: object) -> None:
     bench = Bench()
-    await bench.settle(RetryLater(REQUEST_ID, 5), headers={"traceparent": trace, "tracestate": "a=b"})
+    await bench.settle(RetryLater(REQUEST_ID, 5, 1), headers={"traceparent": trace, "tracestate": "a=b"})
     assert bench.messages[0].properties.headers == {"tracestate": "a=b", "x-request-id": str(REQUEST_ID)}
 
 
@@ -332,7 +339,7 @@ async def test_copy_is_tried_until_it_is_taken_and_the_worker_is_not_ready_meanw
     bench = Bench(session_create_retry_5s=cast("list[Exception]", errors))
     seen: list[int] = []
     bench.on_publish = lambda: seen.append(bench.settler.stuck)
-    assert await bench.settle(RetryLater(REQUEST_ID, 5)) == ["session.create.retry.5s"] * 13 + ["ack"]
+    assert await bench.settle(RetryLater(REQUEST_ID, 5, 1)) == ["session.create.retry.5s"] * 13 + ["ack"]
     assert seen == [0] + [1] * 12
     assert bench.settler.stuck == 0
     assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, *[5.0] * 6]

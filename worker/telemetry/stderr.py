@@ -1,0 +1,94 @@
+"""Standard error as the log's way out: one write a turn of the loop, and nobody waits for the reader."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import sys
+import time
+from collections import deque
+
+PIPE_BUF = select.PIPE_BUF
+"""What a pipe that is said to be writable takes at once and in one piece, whoever else writes to it."""
+MAX_BYTES = 4 * 1024 * 1024
+"""What is kept for a reader that has stopped reading; lines beyond it are dropped, and counted."""
+PATIENCE = 1.0
+"""Seconds that ``flush`` gives such a reader."""
+_AGAIN = 0.1
+
+
+class Stderr:
+    """Takes lines of bytes. A reader that is gone, or that has stopped reading, never holds up the worker."""
+
+    def __init__(self) -> None:
+        self._fd = sys.stderr.fileno()
+        self._writable = select.poll()
+        self._writable.register(self._fd, select.POLLOUT)
+        self._lines: deque[bytes] = deque()
+        self._bytes = 0
+        self._dropped = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def write(self, line: bytes) -> None:
+        """Write the line, with others, at the end of the loop's turn; without a loop at once."""
+        if self._bytes > MAX_BYTES:
+            self._dropped += 1
+            return
+        self._lines.append(line)
+        self._bytes += len(line)
+        if self._loop is None:
+            try:
+                loop = asyncio.get_running_loop()
+            except RuntimeError:
+                self.flush()
+            else:
+                self._loop = loop
+                loop.call_soon(self._turn, loop)
+
+    debug = info = warning = error = critical = write
+
+    def flush(self) -> None:
+        """Write what waits, for ``PATIENCE`` seconds at most."""
+        self._loop = None
+        deadline = time.monotonic() + PATIENCE
+        while not self._drain() and (left := deadline - time.monotonic()) > 0:
+            self._writable.poll(left * 1000)
+
+    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._drain():
+            self._loop = None
+        else:
+            loop.call_later(_AGAIN, self._turn, loop)
+
+    def _drain(self) -> bool:
+        """Write what can be written without waiting; whether that was all."""
+        try:
+            while self._lines:
+                if not self._writable.poll(0):
+                    return False
+                self._write_piece()
+        except BlockingIOError:
+            return False
+        except OSError:  # the reader is gone: so is what it did not read
+            self._lines.clear()
+            self._bytes = 0
+        return True
+
+    def _write_piece(self) -> None:
+        """Write whole lines, as many as a pipe takes in one piece; of a longer line its beginning."""
+        piece = self._lines.popleft()
+        while self._lines and len(piece) + len(self._lines[0]) <= PIPE_BUF:
+            piece += self._lines.popleft()
+        try:
+            written = os.write(self._fd, piece[:PIPE_BUF])
+        except BlockingIOError:
+            self._lines.appendleft(piece)
+            raise
+        self._bytes -= written
+        if written < len(piece):
+            self._lines.appendleft(piece[written:])
+        if self._dropped and not self._lines:
+            self._lines.append(b'{"event":"log lines dropped","count":%d}\n' % self._dropped)
+            self._bytes += len(self._lines[0])
+            self._dropped = 0
