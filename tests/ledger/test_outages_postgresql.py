@@ -121,6 +121,17 @@ async def test_postgresql_commit_whose_answer_never_arrives_is_found_out(postgre
     assert await sql(postgresql_url, "SELECT DISTINCT attempt, crashes FROM requests") == [(1, 0)]
 
 
+async def test_postgresql_is_missed_by_a_worker_with_nothing_to_do(postgresql_url: str) -> None:
+    """It renews itself all the time: so it does not take a request for which there is no ledger."""
+    async with TcpProxy(postgresql_url) as proxy, worker(proxy.url, holder_timeout=1) as ledger:
+        await proxy.refuse()
+        proxy.reset()
+        await eventually(lambda: not ledger.availability.up)
+        assert "cannot be reached" in ledger.availability.reason
+        await proxy.accept()
+        await eventually(lambda: ledger.availability.up)
+
+
 async def test_postgresql_takes_nothing_from_a_worker_that_came_while_it_waited(postgresql_url: str) -> None:
     """A claim that waits for a lock still sees the register as it was before: whoever registered and took a
     request meanwhile is no gone holder."""

@@ -1,6 +1,7 @@
 """Keeps this worker in the register of a PostgreSQL ledger, from a thread of its own.
 
-So a blocked event loop does not look like a dead worker.
+So a blocked event loop does not look like a dead worker, and a worker that has nothing to do learns that the
+ledger is away.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from worker.ledger.postgresql_line import AWAY, CLOSE_TIMEOUT, connect, hang_up,
 from worker.ledger.postgresql_statements import LEAVE, RENEW, SWEEP
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import asyncpg
 
     from worker.ledger.membership import Membership
@@ -25,19 +28,32 @@ _RETRY = 0.5
 
 
 class Register:
-    """This worker's row in ``workers``; a thread renews it from ``join`` to ``leave``."""
+    """This worker's row in ``workers``; a thread renews it from ``join`` to ``leave``.
 
-    def __init__(self, url: str, membership: Membership) -> None:
+    The loop of ``join`` hears by ``away`` when renewing goes on failing, and by ``here`` when it succeeds again.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        membership: Membership,
+        away: Callable[[Register, str], None],
+        here: Callable[[Register], None],
+    ) -> None:
         self._url = url
         self._me = membership
+        self._away = away
+        self._here = here
         self._thread = threading.Thread(target=self._run, name="ledger register", daemon=True)
         self._joined: Future[None] = Future()
+        self._home: asyncio.AbstractEventLoop | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._connection: asyncpg.Connection | None = None
 
     async def join(self) -> None:
         """Register. Raises LedgerError."""
+        self._home = asyncio.get_running_loop()
         self._thread.start()
         await asyncio.wrap_future(self._joined)
 
@@ -61,9 +77,13 @@ class Register:
             while True:
                 try:
                     await self._renew(gap=gap)
+                    if gap:
+                        self._report(self._here, self)
                     gap = False
                 except Exception as error:  # noqa: BLE001 - without it the living worker would look dead
                     self._drop()
+                    if gap:  # not only this one connection was lost
+                        self._report(self._away, self, sentence(error, self._url))
                     gap = True
                     if not self._joined.done():
                         self._joined.set_exception(LedgerError(sentence(error, self._url)))
@@ -82,6 +102,11 @@ class Register:
         if not self._joined.done():
             await self._connection.execute(SWEEP)
             self._joined.set_result(None)
+
+    def _report(self, callback: Callable[..., None], *arguments: object) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            if self._home is not None:
+                self._home.call_soon_threadsafe(callback, *arguments)
 
     async def _leave(self) -> None:
         if self._connection is not None:
