@@ -30,7 +30,7 @@ _RETRY = 0.5
 class Register:
     """This worker's row in ``workers``; a thread renews it from ``join`` to ``leave``.
 
-    The loop of ``join`` hears by ``away`` when renewing goes on failing, and by ``here`` when it succeeds again.
+    The loop of ``join`` hears by ``away`` that renewing goes on failing, by ``here`` that it succeeds again.
     """
 
     def __init__(
