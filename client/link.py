@@ -24,10 +24,13 @@ from aiormq.exceptions import (
 )
 from pamqp.exceptions import PAMQPException
 
+from client import tls
 from contracts import DIRECT_REPLY_TO, Names
+from contracts.trouble import access_trouble, tls_hang_up, tls_trouble
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from ssl import SSLContext
 
     from aiormq.abc import DeliveredMessage
     from aiormq.channel import Channel
@@ -72,6 +75,18 @@ def _guard() -> Iterator[None]:
         raise LinkLostError(_reason(error)) from error
 
 
+@contextmanager
+def _tls(url: URL) -> Iterator[None]:
+    try:
+        yield
+    except (AMQPError, OSError, StopAsyncIteration) as error:
+        if url.scheme == "amqps":
+            trouble = tls_trouble(error, "this broker", "cafile") or tls_hang_up(error, "this broker")
+            if trouble:
+                raise LinkLostError(trouble) from error
+        raise
+
+
 def _reason(error: BaseException | None) -> str:
     match error:
         case ProbableAuthenticationError():
@@ -80,6 +95,8 @@ def _reason(error: BaseException | None) -> str:
             return "there is no such vhost, or the user may not enter it"
         case TimeoutError():
             return f"no answer within {OPEN_SECONDS:g} s"
+        case ChannelAccessRefused():
+            return access_trouble(str(error), queue="configure or read", exchange="write") or str(error)
     return str(error or "") or "the connection was lost"
 
 
@@ -100,7 +117,12 @@ class Link:
     _channel: Channel
 
     def __init__(
-        self, url: URL, names: Names, reply_queue: str | None, on_reply: Callable[[DeliveredMessage], None]
+        self,
+        url: URL,
+        context: SSLContext | None,
+        names: Names,
+        reply_queue: str | None,
+        on_reply: Callable[[DeliveredMessage], None],
     ) -> None:
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.reply_to = reply_queue or DIRECT_REPLY_TO
@@ -108,7 +130,7 @@ class Link:
         self._names = names
         self._on_reply = on_reply
         self._transport = _Transport()
-        self._connection = aiormq.Connection(url, transport_factory=self._transport)
+        self._connection = aiormq.Connection(url, context=context, transport_factory=self._transport)
         self._unheard_since: float | None = None
         self._was_blocked = False
 
@@ -130,9 +152,13 @@ class Link:
         Raises:
             LinkLostError: it cannot be built, or not within ``OPEN_SECONDS``; the message says why.
         """
-        link = cls(url, names, reply_queue, on_reply)
         try:
-            with _guard():
+            context = await tls.context_for(url)
+        except tls.UnusableError as error:
+            raise LinkLostError(str(error)) from error
+        link = cls(url, context, names, reply_queue, on_reply)
+        try:
+            with _guard(), _tls(url):
                 async with asyncio.timeout(OPEN_SECONDS):
                     await link._build(priority)
         except BaseException:

@@ -10,15 +10,21 @@ import asyncio
 import logging
 import random
 import socket
-import ssl
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import aiormq
 import aiormq.connection
-from aiormq.exceptions import AMQPError, AuthenticationError, ProbableAuthenticationError
+from aiormq.exceptions import (
+    AMQPError,
+    AuthenticationError,
+    ChannelAccessRefused,
+    ProbableAuthenticationError,
+)
 from yarl import URL
 
+from client import tls
+from contracts.trouble import access_trouble, tls_hang_up, tls_trouble
 from worker import frames
 
 if TYPE_CHECKING:
@@ -49,6 +55,12 @@ class ConnectError(LinkLostError):
         self.permanent = permanent
 
 
+class ForbiddenError(LinkLostError):
+    """The broker's user lacks a permission; the message says which. Trying again at once cannot help."""
+
+    permanent = True
+
+
 @contextmanager
 def broker_errors() -> Iterator[None]:
     """Turn every way in which aiormq says that a connection or channel is gone into ``LinkLostError``.
@@ -60,6 +72,8 @@ def broker_errors() -> Iterator[None]:
         yield
     except LinkLostError:
         raise
+    except ChannelAccessRefused as error:
+        raise ForbiddenError(access_trouble(str(error), queue="read") or str(error)) from error
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
@@ -217,7 +231,11 @@ class Wire:
     @classmethod
     async def _open(cls, url: URL) -> Wire:
         transport = _Transport(url.scheme)
-        connection = _Connection(url, transport_factory=transport)
+        try:
+            context = await tls.context_for(url)
+        except tls.UnusableError as error:
+            raise ConnectError(str(error), permanent=True) from None
+        connection = _Connection(url, context=context, transport_factory=transport)
         connection.on_blocked = lambda _: None
         try:
             with broker_errors():
@@ -374,11 +392,11 @@ def _connect_error(cause: BaseException, url: URL, farewell: str) -> ConnectErro
             "(rabbitmqctl add_vhost) or correct amqp_url",
             permanent=True,
         )
-    if isinstance(cause, ssl.SSLError) or isinstance(cause.__cause__, ssl.SSLError):
-        return ConnectError(
-            f"no secure connection to {where}: {cause}; check amqps://, the port and the certificates",
-            permanent=True,
-        )
+    if url.scheme == "amqps":
+        if trouble := tls_trouble(cause, where, "cafile"):
+            return ConnectError(trouble, permanent=True)
+        if trouble := tls_hang_up(cause, where):
+            return ConnectError(trouble, permanent=False)
     if isinstance(cause, socket.gaierror) or isinstance(cause.__cause__, socket.gaierror):
         return ConnectError(f"the host name {url.host} is not known; check amqp_url", permanent=False)
     if isinstance(cause, TimeoutError):

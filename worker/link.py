@@ -37,7 +37,7 @@ class Link:
         """Connect, and see to the topology.
 
         Raises:
-            LinkLostError: the broker cannot be reached, or went away meanwhile.
+            LinkLostError: the broker cannot be reached, went away meanwhile, or does not let us publish.
             TopologyError: the queues are not what they must be.
         """
 
@@ -51,8 +51,11 @@ class Link:
             undo.push_async_callback(publishing.close)
             see_to = topology.apply if settings.declare else topology.verify
             await publishing.unless_lost(see_to(publishing))
+            publisher = Publisher(publishing, open_wire)
+            undo.push_async_callback(publisher.close)
+            await publisher.probe()
             undo.pop_all()
-            return cls(consuming, publishing, Publisher(publishing, open_wire))
+            return cls(consuming, publishing, publisher)
 
     async def subscribe(
         self, names: Names, settings: Settings, deliver: Callable[[Delivery], None], *, consuming: bool

@@ -10,14 +10,16 @@ from __future__ import annotations
 import asyncio
 import itertools
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aiormq.exceptions import ConnectionClosed
 
 from contracts.amqp import is_direct_reply_to
+from contracts.trouble import access_trouble
 from worker import frames
-from worker.connection import LinkLostError, RawChannel, Wire
+from worker.connection import ForbiddenError, LinkLostError, RawChannel, Wire
 from worker.identifiers import new_message_id
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 CONFIRM_SECONDS = 10.0
 UNSENT_BYTES = 1_048_576
 SWEEP_SECONDS = 1.0
+PROBE_SECONDS = 5.0
 
 
 class PublishError(Exception):
@@ -288,6 +291,17 @@ class Publisher:
                 raise LinkLostError(self._wire.lost.result()) from None
             await self._publish_alone(message)
 
+    async def probe(self) -> None:
+        """Publish to no queue: a broker that refuses even this would refuse everything.
+
+        Raises:
+            ForbiddenError: the user may not publish.
+            LinkLostError: the link is gone.
+        """
+        with suppress(PublishError, TimeoutError):  # no answer while there is an alarm
+            async with asyncio.timeout(PROBE_SECONDS):
+                await self.publish(Message("", b"", frames.Properties(), mandatory=False))
+
     async def run(self) -> None:
         """Give up on confirms that do not come. Runs as long as the link."""
         while True:
@@ -311,7 +325,14 @@ class Publisher:
                 raise
             # A connection of our own did not come about, and the link lives: its delivery must be settled.
             raise UnconfirmedError(f"there is no channel to send it on: {lost}") from lost
-        await channel.send(message)
+        try:
+            await channel.send(message)
+        except ChannelLostError as lost:
+            # The message is not to blame, and none must be given up: the link waits for the permission.
+            if trouble := access_trouble(str(lost), exchange="write"):
+                self._wire.lose(trouble)
+                raise ForbiddenError(trouble) from lost
+            raise
 
     async def _publish_alone(self, message: Message) -> None:
         async with self._alone_turn:

@@ -14,6 +14,7 @@ from aiormq.exceptions import (
     ChannelPreconditionFailed,
 )
 
+from contracts.trouble import access_trouble
 from worker.connection import SETUP_SECONDS, LinkLostError, broker_errors
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class Topology:
         for part in self._parts():
             await _step(part.name, part.declare(channel))
         bind = channel.queue_bind(self.work, self.exchange, self.routing_key, timeout=SETUP_SECONDS)
-        await _step(f"queue {self.work}", bind)
+        await _step(f"queue {self.work}", bind, queue="write", exchange="read")
         await _close(channel)
 
     async def verify(self, wire: Wire) -> None:
@@ -201,7 +202,10 @@ def _quorum(*, to: str | None = None, limit: int = NO_LIMIT) -> dict[str, Any]:
     return arguments
 
 
-async def _step(what: str, call: Awaitable[object]) -> None:
+async def _step(
+    what: str, call: Awaitable[object], *, queue: str = "configure or read", exchange: str = "configure"
+) -> None:
+    """Do one thing; ``queue`` and ``exchange`` are the permissions that it takes on either."""
     try:
         with broker_errors():
             await call
@@ -219,8 +223,8 @@ async def _step(what: str, call: Awaitable[object]) -> None:
             ) from cause
         if isinstance(cause, ChannelAccessRefused):
             raise _ForbiddenError(
-                f"{what}: this user may not declare it; grant the configure permission, or have an operator "
-                "run `session-worker topology apply` and set SESSION_WORKER_DECLARE=false"
+                f"{what}: {access_trouble(str(cause), queue=queue, exchange=exchange) or cause}, or have an "
+                "operator run `session-worker topology apply` and set SESSION_WORKER_DECLARE=false"
             ) from cause
         if isinstance(cause, ChannelLockedResource):
             raise TopologyError(

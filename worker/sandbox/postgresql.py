@@ -7,7 +7,7 @@ import subprocess
 import time
 from typing import Final
 
-from worker.sandbox.workspace import SandboxError, Server, Workspace, find, free_port, tail
+from worker.sandbox.workspace import Certificate, SandboxError, Server, Workspace, find, free_port, tail
 
 START_TIMEOUT: Final = 60.0
 _QUICK: Final = ("-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off")
@@ -16,18 +16,20 @@ _QUICK: Final = ("-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_
 class PostgreSQL(Server):
     """A private PostgreSQL on a free port of 127.0.0.1, without passwords.
 
-    Not `durable` it skips every fsync: quicker, and good enough where only processes die.
+    Not `durable` it skips every fsync: quicker, and good enough where only processes die. With `tls` clients
+    may connect by TLS.
 
     Raises:
         SandboxError: PostgreSQL is not installed, or does not start.
     """
 
-    def __init__(self, *, durable: bool = True) -> None:
+    def __init__(self, *, durable: bool = True, tls: Certificate | None = None) -> None:
         pattern = "usr/lib/postgresql/*/bin/"
         self._postgres = find("postgres", "postgresql", pattern + "postgres")
         self._initdb = find("initdb", "postgresql", pattern + "initdb")
         self._psql = find("psql", "postgresql", pattern + "psql")
         self._durable = durable
+        self._tls = tls
         self._workspace = Workspace("postgresql", "postgres")
         self._process: subprocess.Popen[bytes] | None = None
         self.port = free_port()
@@ -107,6 +109,12 @@ class PostgreSQL(Server):
             "dynamic_shared_memory_type=mmap",
             "max_connections=200",
         ]
+        if self._tls is not None:
+            names = {"ssl_ca_file": "cacertfile", "ssl_cert_file": "certfile", "ssl_key_file": "keyfile"}
+            files = {option: folder / name for option, name in names.items()}
+            for name, text in self._tls._asdict().items():
+                self._workspace.write(name, text)
+            settings += ["ssl=on", *(f"{option}={path}" for option, path in files.items())]
         options = [part for setting in settings for part in ("-c", setting)]
         with log.open("ab") as output:
             self._process = self._workspace.start(

@@ -10,7 +10,7 @@ from typing import Final
 from urllib.parse import quote
 
 from worker.sandbox.control import PROGRAM, Control
-from worker.sandbox.workspace import SandboxError, Server, Workspace, find, free_port, tail
+from worker.sandbox.workspace import Certificate, SandboxError, Server, Workspace, find, free_port, tail
 
 START_TIMEOUT: Final = 90.0
 
@@ -18,13 +18,14 @@ START_TIMEOUT: Final = 90.0
 class RabbitMQ(Server):
     """A private node on free ports of 127.0.0.1, with a name, a cookie, a port mapper and folders of its own.
 
-    With `management`, its HTTP interface answers at `management_url` (a second more to start).
+    With `management`, its HTTP interface answers at `management_url` (a second more to start). With `tls` it
+    also speaks TLS, at `tls_url`, and asks every client there for a certificate.
 
     Raises:
         SandboxError: RabbitMQ is not installed, or does not start.
     """
 
-    def __init__(self, *, management: bool = False) -> None:
+    def __init__(self, *, management: bool = False, tls: Certificate | None = None) -> None:
         # Not Debian's wrapper in /usr/sbin: that one insists on the machine's own folders and users.
         self._program = find(
             "rabbitmq-server",
@@ -34,6 +35,7 @@ class RabbitMQ(Server):
         self._epmd_program = find("epmd", "rabbitmq-server")
         find("erl", "rabbitmq-server")
         self._management = management
+        self._tls = tls
         self._workspace = Workspace("rabbitmq", "rabbitmq")
         self._name = f"session-worker-{secrets.token_hex(4)}@localhost"
         self._process: subprocess.Popen[bytes] | None = None
@@ -60,6 +62,10 @@ class RabbitMQ(Server):
         login = f"{quote(user, safe='')}:{quote(password, safe='')}"
         return f"amqp://{login}@127.0.0.1:{self.port}/{quote(vhost, safe='')}"
 
+    def tls_url(self, vhost: str, host: str = "localhost") -> str:
+        """The URL of a vhost by TLS, without the client's certificate; the host is a name of 127.0.0.1."""
+        return f"amqps://guest:guest@{host}:{self._tls_port}/{quote(vhost, safe='')}"
+
     def start(self) -> None:
         for attempt in range(5):
             log = self._launch()
@@ -82,6 +88,12 @@ class RabbitMQ(Server):
     def close(self) -> None:
         self._workspace.close()
         self._process = self._epmd = None
+
+    def set_certificate(self, tls: Certificate) -> None:
+        """Show another certificate to the clients that connect from now on."""
+        self._tls = tls
+        self._write_certificate(tls)
+        self.eval("ssl:clear_pem_cache()")
 
     def stop_app(self) -> None:
         """Stop the broker inside the node, as an operator does: connections are closed, the node stays."""
@@ -195,6 +207,14 @@ class RabbitMQ(Server):
         lines += ["disk_free_limit.absolute = 1MB"]  # else a small disk blocks every publisher
         if self._management:
             lines += ["management.tcp.ip = 127.0.0.1", f"management.tcp.port = {self._management_port}"]
+        if self._tls is not None:
+            self._write_certificate(self._tls)
+            lines += [
+                f"listeners.ssl.1 = 127.0.0.1:{self._tls_port}",
+                *(f"ssl_options.{name} = {folder / name}" for name in self._tls._fields),
+                "ssl_options.verify = verify_peer",
+                "ssl_options.fail_if_no_peer_cert = true",
+            ]
         self._workspace.write("rabbitmq.conf", "\n".join(lines) + "\n")
         self._workspace.write("enabled_plugins", "[rabbitmq_management]." if self._management else "[].")
         self._workspace.write(".erlang.cookie", secrets.token_hex(16), mode=0o400)
@@ -216,9 +236,13 @@ class RabbitMQ(Server):
             " -kernel inet_dist_use_interface {127,0,0,1}",
         }
 
+    def _write_certificate(self, tls: Certificate) -> None:
+        for name, text in tls._asdict().items():
+            self._workspace.write(name, text)
+
     def _take_ports(self) -> None:
-        self.port, self._distribution_port, self._epmd_port, self._management_port = (
-            free_port() for _ in range(4)
+        self.port, self._distribution_port, self._epmd_port, self._management_port, self._tls_port = (
+            free_port() for _ in range(5)
         )
         if self._epmd is not None:
             self._workspace.kill(self._epmd)

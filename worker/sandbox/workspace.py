@@ -11,7 +11,7 @@ import socket
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any, NamedTuple, Self
 
 # Waits for the end of its standard input: the kernel closes it when our process is gone, be it by SIGKILL.
 # Then it ends every process group noted in the folder (a file "<pid>.<signal>" each) and removes the folder.
@@ -34,6 +34,14 @@ until rm -rf -- "$1" || [ "$tries" -ge 100 ]; do tries=$((tries + 1)); sleep 0.0
 
 class SandboxError(Exception):
     """A private server cannot be had: one sentence that says why and what to do."""
+
+
+class Certificate(NamedTuple):
+    """What a server shows to its clients, and the authority of theirs; each as PEM."""
+
+    cacertfile: str
+    certfile: str
+    keyfile: str
 
 
 class Workspace:
