@@ -82,7 +82,9 @@ class Lab:
         self.workers: list[WorkerProcess] = []
         self._runs = folder / "runs"
 
-    def worker(self, *, wait: bool = True, **settings: object) -> WorkerProcess:
+    def worker(
+        self, *, wait: bool = True, env: dict[str, str] | None = None, **settings: object
+    ) -> WorkerProcess:
         """Start a worker with the scripted handler; `settings` win over quick retries and short times."""
         given: dict[str, Any] = {
             "amqp_url": self.url,
@@ -92,8 +94,8 @@ class Lab:
             "holder_timeout": 2,
             "shutdown_grace": 5,
         } | settings
-        env = {"PYTHONPATH": str(ROOT), "TEST_RUNS": str(self._runs)}
-        worker = WorkerProcess(env=env, folder=self.folder, **given)
+        needed = {"PYTHONPATH": str(ROOT), "TEST_RUNS": str(self._runs)}
+        worker = WorkerProcess(env=needed | (env or {}), folder=self.folder, **given)
         self.workers.append(worker)
         if wait:
             worker.wait_up()
