@@ -11,6 +11,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponen
 from yarl import URL
 
 from client.link import Link, LinkLostError
+from contracts.trouble import splits_login
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -152,8 +153,10 @@ def parse_urls(text: str, connection_name: str) -> tuple[URL, ...]:
             url = URL(each)
         except ValueError:
             url = URL()
-        if url.scheme not in {"amqp", "amqps"} or not url.host:
-            raise ValueError("url: write amqp://user:password@host:port/vhost, or amqps://…")
+        if url.scheme not in {"amqp", "amqps"} or not url.host or splits_login(each):
+            raise ValueError(
+                "url: write amqp://user:password@host:port/vhost, or amqps://…, the password percent-encoded"
+            )
         if url.explicit_port is None:
             url = url.with_port(5671 if url.scheme == "amqps" else 5672)
         urls.append(url.with_query({"heartbeat": HEARTBEAT, "name": connection_name, **url.query}))

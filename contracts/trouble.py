@@ -17,6 +17,14 @@ _EXPIRED, _NOT_YET_VALID, _OTHER_HOST, _OTHER_ADDRESS = 10, 9, 62, 64
 """OpenSSL's numbers (X509_V_ERR_…), which Python has no names for."""
 
 
+def splits_login(url: str) -> bool:
+    """Whether a ``/``, ``?`` or ``#`` of the password, not percent-encoded, cuts the URL's login in two.
+
+    Its user would be taken for the host then, and pieces of its password be printed as port and vhost.
+    """
+    return re.search(r"//[^/?#]*[/?#].*@", url) is not None
+
+
 def access_trouble(text: str, *, queue: str = "", exchange: str = "") -> str | None:
     """What RabbitMQ's ACCESS_REFUSED on a channel means, or None when ``text`` is none.
 

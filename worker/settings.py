@@ -17,6 +17,7 @@ from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_v
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from contracts.amqp import DEFAULT_REPLY_TO_ALLOW
+from contracts.trouble import splits_login
 from worker.cli import durations
 
 CONSUMER_TIMEOUT = 1800.0
@@ -151,8 +152,11 @@ class Settings(BaseSettings):
     @field_validator("ledger_url")
     @classmethod
     def _check_ledger_url(cls, value: SecretStr) -> SecretStr:
-        if not value.get_secret_value().startswith(("sqlite:///", "postgresql://", "postgres://")):
+        url = value.get_secret_value()
+        if not url.startswith(("sqlite:///", "postgresql://", "postgres://")):
             raise ValueError("write sqlite:///path.db or postgresql://user:password@host/database")
+        if not url.startswith("sqlite") and splits_login(url):
+            raise ValueError("percent-encode the special characters of the password (%2F for /, %40 for @)")
         return value
 
     @field_validator("retry_delays", mode="before")
@@ -232,7 +236,12 @@ def _split(urls: str) -> tuple[str, ...]:
 def _names_a_broker(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        return parts.scheme in ("amqp", "amqps") and bool(parts.hostname) and parts.port != 0
+        return (
+            not splits_login(url)
+            and parts.scheme in ("amqp", "amqps")
+            and bool(parts.hostname)
+            and parts.port != 0
+        )
     except ValueError:  # the port is no number, or the host no address
         return False
 

@@ -263,7 +263,8 @@ async def test_postgresql_without_permission_is_a_sentence(
     postgresql.execute(f"CREATE ROLE {database} LOGIN")
     try:
         url = postgresql_url.replace("postgres@", f"{database}@")
-        assert "does not permit it (permission denied for table schema_version)" in await refusal(url)
+        said = await refusal(url)
+        assert f"does not permit it to user {database} (permission denied for table schema_version)" in said
     finally:
         postgresql.execute(f"DROP ROLE {database}")
 

@@ -24,7 +24,7 @@ from worker.ledger.held import Held, reopened, repeated
 from worker.ledger.notes import LazyNotes, Note
 from worker.ledger.postgresql_line import Line
 from worker.ledger.postgresql_register import Register
-from worker.ledger.postgresql_schema import check_schema, upgrade_database
+from worker.ledger.postgresql_schema import check_grants, check_schema, upgrade_database
 from worker.ledger.postgresql_statements import (
     CLAIM,
     FINISH,
@@ -86,7 +86,9 @@ class PostgreSQLLedger:
         if self._migrate:
             await upgrade_database(self._url)
         try:
-            await check_schema(await self._claiming.open(), self._url)
+            connection = await self._claiming.open()
+            await check_schema(connection, self._url)
+            await check_grants(connection, self._url)
             await self._register.join()
         except BaseException:
             await self.close()

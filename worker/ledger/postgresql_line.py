@@ -6,11 +6,12 @@ import asyncio
 import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import asyncpg
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
+from contracts.trouble import tls_trouble
 from worker.ledger.availability import BACKOFF
 from worker.ledger.base import LedgerError
 from worker.ledger.group_commit import RefusedError
@@ -70,17 +71,21 @@ async def hang_up(connection: asyncpg.Connection) -> None:
 
 def sentence(error: BaseException, url: str) -> str:
     """What ``error`` means for the ledger at ``url``, without the password."""
-    if isinstance(error, ValueError | OverflowError):
+    # Two of ours are ValueErrors as well: a certificate that is refused, and a parameter of the URL.
+    if isinstance(error, ValueError | OverflowError) and not isinstance(error, AWAY):
         return "the ledger's URL cannot be read: write postgresql://user:password@host:5432/database"
     parts = urlsplit(url)
     place = f"{parts.netloc.rpartition('@')[2] or 'localhost'}{parts.path}"
+    if trouble := _about_tls(error, place, parts.query):
+        return trouble
     match error:
         case asyncpg.InvalidAuthorizationSpecificationError():
             what = "refuses the user or the password: correct them in the ledger's URL"
         case asyncpg.InvalidCatalogNameError():
             what = "has no such database: create it, or correct the ledger's URL"
         case asyncpg.InsufficientPrivilegeError():
-            what = f"does not permit it ({error}): grant the user what it needs on the ledger's tables"
+            user = f"user {unquote(parts.username)}" if parts.username else "this user"
+            what = f"does not permit it to {user} ({error}): docs/security.md has the grants for each role"
         case asyncpg.ReadOnlySQLTransactionError():
             what = "is read-only, as a standby is: name the primary in the ledger's URL"
         case socket.gaierror():
@@ -92,6 +97,22 @@ def sentence(error: BaseException, url: str) -> str:
         case _:
             what = f"cannot be used: {error}".replace("\n", " ")
     return f"the ledger's PostgreSQL at {place} {what}"
+
+
+def _about_tls(error: BaseException, place: str, query: str) -> str | None:
+    if trouble := tls_trouble(error, place, "sslrootcert"):
+        return f"the ledger's PostgreSQL: {trouble}"
+    match error:
+        case asyncpg.ClientConfigurationError():
+            return f"the ledger's URL cannot be used: {error}".partition("\n")[0]
+        case FileNotFoundError() | PermissionError() if "ssl" in query:
+            return f"a file that the ledger's URL names cannot be read ({error.strerror}): correct its path"
+        case ConnectionError() if "SSL" in str(error):
+            return (
+                f"the ledger's PostgreSQL at {place} does not offer TLS: switch it on there (ssl = on), or "
+                "change sslmode in the ledger's URL"
+            )
+    return None
 
 
 class Line:

@@ -17,6 +17,17 @@ if TYPE_CHECKING:
 _LOCK = 0x5E55_1035
 """Key of the advisory lock under which one process upgrades."""
 
+GRANTS = {
+    "requests": ("SELECT", "INSERT", "UPDATE"),
+    "sessions": ("INSERT",),
+    "workers": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+}
+"""What a worker does to each table; reading ``schema_version`` aside, which comes first."""
+_LACKING = """
+SELECT quote_ident(current_user), a.* FROM unnest($1::text[], $2::text[]) AS a (its, privilege)
+WHERE NOT has_table_privilege(its, privilege)
+"""
+
 
 async def version_of(connection: asyncpg.Connection) -> int:
     """The recorded version of the schema; 0 when there is none."""
@@ -31,6 +42,18 @@ async def check_schema(connection: asyncpg.Connection, url: str) -> None:
         check_current("postgresql", await version_of(connection))
     except AWAY as error:
         raise LedgerError(sentence(error, url)) from error
+
+
+async def check_grants(connection: asyncpg.Connection, url: str) -> None:
+    """Raises LedgerError unless the user may do all that a worker does: better now than at some request."""
+    needed = [(table, privilege) for table, all_ in GRANTS.items() for privilege in all_]
+    try:
+        lacking = await connection.fetch(_LACKING, *zip(*needed, strict=True))
+    except AWAY as error:
+        raise LedgerError(sentence(error, url)) from error
+    if lacking:
+        grants = "; ".join(f"GRANT {privilege} ON {table} TO {user}" for user, table, privilege in lacking)
+        raise LedgerError(f"the ledger's user lacks privileges: {grants} (docs/security.md has all of them)")
 
 
 async def upgrade_database(url: str) -> tuple[int, int]:
