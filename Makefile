@@ -29,6 +29,11 @@ $(STAMP): requirements-dev.lock pyproject.toml scripts/make-venv
 servers: ## Install RabbitMQ and PostgreSQL (Debian's packages) if they are missing; starts neither
 	@scripts/install-servers
 
+# Without it the tests of the alert rules are skipped; it does not keep the others from running.
+.PHONY: promtool
+promtool: setup
+	@scripts/install-servers promtool || true
+
 bench: $(BENCH_STAMP) servers ## Measure this worker beside its peers (an hour or two) and write docs/benchmarks.md
 	@$(MAKE) --no-print-directory -C benchmarks/peers
 	@$(BENCH_VENV)/bin/python -m benchmarks.run --out benchmarks/results/latest.json
@@ -45,10 +50,10 @@ $(BENCH_STAMP): requirements-bench.lock pyproject.toml scripts/make-venv
 demo: setup servers ## Send 1,000 requests through a private broker and see what becomes of them
 	@$(BIN)/session-worker demo
 
-test: setup servers ## Run all tests, against private servers
+test: setup servers promtool ## Run all tests, against private servers
 	@$(PYTEST)
 
-check: setup servers ## What must pass before a commit: format, lint, types, import rules, tests
+check: setup servers promtool ## What must pass before a commit: format, lint, types, import rules, tests
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy

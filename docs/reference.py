@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,9 @@ from contracts.errors import ERRORS
 from contracts.status import mermaid
 from worker.cli.flags import LONGEST_DEFAULT, default_text
 from worker.settings import Settings
+from worker.telemetry.events import EVENTS
+from worker.telemetry.log import LINES
+from worker.telemetry.metrics import METRICS
 from worker.topology import Topology
 
 if TYPE_CHECKING:
@@ -76,6 +80,29 @@ def queues_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def events_table() -> str:
+    """Every event: its line in the log, its level, when it happens, and the line's fields."""
+    lines = ["| Event | Line in the log | Level | When | Fields |", "|---|---|---|---|---|"]
+    for event in EVENTS:
+        level, text = LINES[event]
+        names = (field.name for field in fields(event))  # type: ignore[arg-type]
+        shown = ", ".join(f"`{'exception' if name == 'exc_info' else name}`" for name in names)
+        when = " ".join((event.__doc__ or "").split())
+        lines.append(f"| `{event.__name__}` | `{text}` | {level} | {when} | {shown} |")
+    return "\n".join(lines) + "\n"
+
+
+def metrics_table() -> str:
+    """Every metric: its type, its labels, its meaning."""
+    lines = ["| Metric | Type | Labels | Meaning |", "|---|---|---|---|"]
+    lines += [
+        f"| `{metric.name}` | {metric.kind} | {', '.join(f'`{label}`' for label in metric.labels)} "
+        f"| {metric.meaning} |"
+        for metric in METRICS
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def moves() -> str:
     """The diagram of a request's statuses."""
     return f"```mermaid\n{mermaid()}```\n"
@@ -88,6 +115,8 @@ PARTS = {
     "errors": errors_table,
     "queues": queues_table,
     "moves": moves,
+    "events": events_table,
+    "metrics": metrics_table,
 }
 
 

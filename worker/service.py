@@ -126,7 +126,7 @@ class Service:
         self._ledger.availability.watch(self._on_ledger)
         url = self._settings.ledger_url.get_secret_value()
         try:
-            async with prune.in_background(lambda: open_pruner(url), self._settings.retention):
+            async with prune.in_background(lambda: open_pruner(url), self._settings.retention, self._emit):
                 link = await self._connect(first=not patient)
                 while link is not None:
                     await self._stay_linked(link)

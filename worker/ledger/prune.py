@@ -11,15 +11,14 @@ import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
 
-import structlog
-
 from worker.ledger.base import LedgerError
+from worker.telemetry.events import LedgerNotPruned, LedgerPruned, unheard
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from datetime import datetime
 
-log = structlog.get_logger()
+    from worker.telemetry.events import Emit
 
 BATCH = 500
 """Entries in one transaction."""
@@ -64,12 +63,14 @@ async def in_batches(pruner: Pruner) -> AsyncIterator[int]:
 
 
 @asynccontextmanager
-async def in_background(make: Callable[[], Pruner], retention: float | None) -> AsyncIterator[None]:
+async def in_background(
+    make: Callable[[], Pruner], retention: float | None, emit: Emit = unheard
+) -> AsyncIterator[None]:
     """Within the block, forget what is older than ``retention`` seconds (None: nothing)."""
     if retention is None:
         yield
         return
-    pruning = asyncio.create_task(_keep_pruning(make, retention), name="ledger pruner")
+    pruning = asyncio.create_task(_keep_pruning(make, retention, emit), name="ledger pruner")
     try:
         yield
     finally:
@@ -77,16 +78,16 @@ async def in_background(make: Callable[[], Pruner], retention: float | None) -> 
         await asyncio.wait({pruning})
 
 
-async def _keep_pruning(make: Callable[[], Pruner], retention: float) -> None:
+async def _keep_pruning(make: Callable[[], Pruner], retention: float, emit: Emit) -> None:
     while True:
         try:
             deleted = await _prune(make(), retention)
         except LedgerError as error:
-            log.info("ledger not pruned", reason=str(error))
-        except Exception:
-            log.exception("pruning failed unexpectedly")
+            emit(LedgerNotPruned(str(error), None))
+        except Exception as error:  # noqa: BLE001
+            emit(LedgerNotPruned(type(error).__name__, error))
         else:
-            log.info("ledger pruned", requests=deleted)
+            emit(LedgerPruned(deleted))
         await asyncio.sleep(ROUND_SECONDS)
 
 

@@ -170,6 +170,21 @@ class LedgerCommitted(Event):
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class LedgerPruned(Event):
+    """A round of pruning is over: `requests` old ones were forgotten."""
+
+    requests: int
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerNotPruned(Event):
+    """A round of pruning was broken off; the next one goes on."""
+
+    reason: str
+    exc_info: Exception | None
+
+
 # -------------------------------------------------------------------------------------- the worker
 
 

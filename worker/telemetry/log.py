@@ -40,6 +40,8 @@ LINES: dict[type[Event], tuple[str, str]] = {
     events.OutcomeNotRecorded: ("error", "outcome could not be recorded"),
     events.DeliveryFailed: ("error", "delivery failed unexpectedly"),
     events.LedgerCommitted: ("debug", "ledger committed"),
+    events.LedgerPruned: ("info", "ledger pruned"),
+    events.LedgerNotPruned: ("warning", "ledger not pruned"),
     events.WorkerUp: ("info", "worker up"),
     events.LinkFailed: ("warning", "no link to the broker"),
     events.LinkLost: ("warning", "link lost"),
