@@ -316,6 +316,12 @@ class Wire:
             raise LinkLostError("the connection was lost") from error
 
     @property
+    def server(self) -> tuple[str, str]:
+        """What the broker calls itself: product and version."""
+        told = self._connection.server_properties
+        return str(told.get("product") or "unknown"), str(told.get("version") or "unknown")
+
+    @property
     def max_frame(self) -> int:
         """Bytes of the largest frame that the broker takes."""
         return int(self._connection.connection_tune.frame_max or 131_072)

@@ -45,14 +45,15 @@ def serving(host: str, port: int, board: Board) -> Iterator[None]:
     if port == 0:
         yield
         return
-    server = _Server(_listen(host, port), board)
+    server = _Server(listen(host, port), board)
     try:
         yield
     finally:
         server.close()
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """Raises OpsPortError like ``serving``."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)

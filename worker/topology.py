@@ -13,12 +13,13 @@ from aiormq.exceptions import (
     ChannelNotFoundEntity,
     ChannelPreconditionFailed,
 )
+from pamqp import commands as spec
 
 from contracts.trouble import access_trouble
 from worker.connection import SETUP_SECONDS, LinkLostError, broker_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Coroutine, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
 
     from contracts.amqp import Names
     from worker.connection import Wire
@@ -36,11 +37,28 @@ class TopologyError(Exception):
     """Exchange or queues are not what the worker needs; the message says which, and what to do."""
 
 
+class NotPermittedError(TopologyError):
+    """The broker does not let this user declare it, or look at it; the message says which permission is
+    missing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Queue:
     name: str
     arguments: dict[str, Any]
     purpose: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is at the broker in place of one exchange or queue, ``part``. ``messages``: those that wait;
+    None, as ``consumers``, where nothing can be counted. ``trouble``: it is not what it must be; of the class
+    ``NotPermittedError``: this user may not know."""
+
+    part: str
+    messages: int | None
+    consumers: int | None
+    trouble: TopologyError | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +133,7 @@ class Topology:
             channel = await wire.channel(aiormq.Channel)
             try:
                 await _step(part.name, part.look(channel))
-            except _ForbiddenError:
+            except NotPermittedError:
                 continue
             await _close(channel)
 
@@ -125,17 +143,28 @@ class Topology:
         Raises:
             LinkLostError: the connection is gone.
         """
-        found = []
+        return [str(found.trouble) async for found in self.inspect(wire) if found.trouble]
+
+    async def inspect(self, wire: Wire) -> AsyncIterator[Found]:
+        """Compare one part after another with what the worker needs; changes nothing.
+
+        Raises:
+            LinkLostError: the connection is gone.
+        """
         for part in self._parts():
             channel = await wire.channel(aiormq.Channel)
+            seen, trouble = None, None
             try:
-                await _step(part.name, part.look(channel))
+                seen = await _step(part.name, part.look(channel))
                 await _step(part.name, part.declare(channel))
             except TopologyError as error:
-                found.append(str(error))
+                trouble = error
             else:
                 await _close(channel)
-        return found
+            if isinstance(seen, spec.Queue.DeclareOk):
+                yield Found(part.name, seen.message_count, seen.consumer_count, trouble)
+            else:
+                yield Found(part.name, None, None, trouble)
 
     def _parts(self) -> list[_Part]:
         return [_Exchange(self.exchange), *(_DeclaredQueue(queue) for queue in self.queues)]
@@ -181,10 +210,6 @@ class _DeclaredQueue:
         return await channel.queue_declare(self._queue.name, passive=True, timeout=SETUP_SECONDS)
 
 
-class _ForbiddenError(TopologyError):
-    pass
-
-
 def _quorum(*, to: str | None = None, limit: int = NO_LIMIT) -> dict[str, Any]:
     """A durable, replicated queue. ``to`` names the queue that gets what dies here, by an explicit routing
     key: without one a requester's CC header would choose."""
@@ -204,11 +229,11 @@ def _quorum(*, to: str | None = None, limit: int = NO_LIMIT) -> dict[str, Any]:
 
 async def _step(
     what: str, call: Awaitable[object], *, queue: str = "configure or read", exchange: str = "configure"
-) -> None:
+) -> object:
     """Do one thing; ``queue`` and ``exchange`` are the permissions that it takes on either."""
     try:
         with broker_errors():
-            await call
+            return await call
     except LinkLostError as lost:
         cause = lost.__cause__
         if isinstance(cause, ChannelNotFoundEntity):
@@ -222,7 +247,7 @@ async def _step(
                 "`session-worker topology apply`"
             ) from cause
         if isinstance(cause, ChannelAccessRefused):
-            raise _ForbiddenError(
+            raise NotPermittedError(
                 f"{what}: {access_trouble(str(cause), queue=queue, exchange=exchange) or cause}, or have an "
                 "operator run `session-worker topology apply` and set SESSION_WORKER_DECLARE=false"
             ) from cause
