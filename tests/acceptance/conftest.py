@@ -55,7 +55,7 @@ def cli(tmp_path: Path) -> Cli:
             timeout=120,
             check=False,
         )
-        assert "Traceback" not in done.stdout + done.stderr, done.stderr
+        assert "Traceback" not in done.stderr, done.stderr
         return Ran(done.returncode, done.stdout, done.stderr)
 
     return run

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worker.handlers import Context, Rejected
+from worker.retry import PermanentError
 
 if TYPE_CHECKING:
     from contracts import CreateSessionRequest
@@ -23,8 +24,13 @@ RESULTS: dict[str, dict[str, Any]] = {
 }
 
 
+class BugError(PermanentError):
+    """What trying again does not mend."""
+
+
 async def scripted(request: CreateSessionRequest, context: Context) -> dict[str, Any] | None:
-    """`fails`: attempts that fail; `gate`: a file to wait for; `do`: see `_act`."""
+    """`fails`: attempts that fail; `gate`: a file to wait for; `bug`: a file that makes it fail while it is
+    there; `do`: see `_act`."""
     script = request.metadata
     _write_down(f"{context.request_id} {context.attempt}")
     if isinstance(gate := script.get("gate"), str):
@@ -32,6 +38,8 @@ async def scripted(request: CreateSessionRequest, context: Context) -> dict[str,
             await asyncio.sleep(0.02)
     if context.attempt <= int(str(script.get("fails", 0))):
         raise RuntimeError(f"attempt {context.attempt} fails, as the request says")
+    if isinstance(bug := script.get("bug"), str) and Path(bug).exists():
+        raise BugError("the bug")
     return await _act(str(script.get("do", "")))
 
 

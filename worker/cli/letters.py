@@ -167,7 +167,8 @@ def _block(text: str) -> Iterable[Text]:
 
 def _brief(exception_type: str | None, message: str) -> str:
     text = " ".join(message.split())
-    text = f"{exception_type}: {text}" if exception_type and not text.startswith(exception_type) else text
+    if exception_type and exception_type not in text.partition(":")[0]:
+        text = f"{exception_type}: {text}"
     return printable(text if len(text) <= 200 else text[:199] + "…")
 
 

@@ -32,6 +32,7 @@ LARGEST = 16_777_216
 QUIET_SECONDS = 0.2
 """How long the broker may be silent before it is asked whether there are any more."""
 STUCK_SECONDS = 30.0
+GIVE_BACK_SECONDS = 1.0
 
 
 class ParkingLot:
@@ -43,6 +44,7 @@ class ParkingLot:
     def __init__(self, wire: Wire, channel: ConsumeChannel, count: int) -> None:
         self._wire = wire
         self._channel = channel
+        self._held = 0
         self.count = count
 
     @classmethod
@@ -58,8 +60,9 @@ class ParkingLot:
             count = await _ready(wire, queue)
             channel = await wire.channel(ConsumeChannel, vital=True)
             channel.lane, channel.queue, channel.max_body_bytes = Lane.WORK, queue, LARGEST
-            yield cls(wire, channel, count)
-            channel.flush()
+            lot = cls(wire, channel, count)
+            yield lot
+            await lot._give_back()
         finally:
             await wire.close()
 
@@ -77,10 +80,10 @@ class ParkingLot:
             left -= len(page)
             yield [DeadLetter.of(delivery) for delivery in page]
 
-    @staticmethod
-    def drop(letter: DeadLetter) -> None:
+    def drop(self, letter: DeadLetter) -> None:
         """Take the letter away for good."""
         letter.delivery.receipt.ack()
+        self._held -= 1
 
     async def _page(self, size: int) -> list[Delivery]:
         page: list[Delivery] = []
@@ -88,6 +91,7 @@ class ParkingLot:
 
         def deliver(delivery: Delivery) -> None:
             page.append(delivery)
+            self._held += 1
             if len(page) == size:
                 full.set()
 
@@ -108,6 +112,16 @@ class ParkingLot:
                 raise LinkLostError(f"queue {self._channel.queue} holds letters and hands none out")
         await self._wire.unless_lost(self._channel.pause())
         return page
+
+    async def _give_back(self) -> None:
+        """Put the letters back, and see them there: else who looks at once would find none."""
+        self._channel.flush()
+        with broker_errors():
+            await self._channel.basic_nack(0, multiple=True, requeue=True)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GIVE_BACK_SECONDS):
+                while await _ready(self._wire, self._channel.queue) < self._held:  # noqa: ASYNC110 -- nobody tells
+                    await asyncio.sleep(0.01)
 
 
 class Sender:

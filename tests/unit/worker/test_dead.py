@@ -1,0 +1,176 @@
+"""Dead letters without a broker: what their headers say, and the order of a replay."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts import Names, amqp
+from worker import dead
+from worker.dead import DeadLetter, Fate, Wanted
+from worker.delivery import Delivery
+from worker.ledger.base import Reopened
+from worker.publisher import NackedError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+ID = uuid4()
+BODY = json.dumps({"request_id": str(ID), "user_id": "ada@example.com", "payload": {}}).encode()
+HEADERS = {
+    amqp.REQUEST_ID: str(ID),
+    amqp.ERROR_CODE: "handler_failed",
+    amqp.ATTEMPTS: 6,
+    amqp.FAILED_AT: "2026-11-22T10:00:00.000+00:00",
+}
+
+
+class Receipt:
+    valid = True
+
+    def __init__(self, steps: list[str]) -> None:
+        self.steps = steps
+
+    def ack(self) -> None:
+        self.steps.append("dropped")
+
+    def requeue(self) -> None:
+        raise AssertionError("the lot gives back by itself")
+
+
+def letter(headers: dict[str, Any] = HEADERS, body: bytes = BODY, **properties: Any) -> DeadLetter:
+    return DeadLetter.of(Delivery(body, Receipt([]), headers=headers, **properties))
+
+
+class Replaying:
+    """A replay of one letter; ``steps`` tells what was done, in order."""
+
+    def __init__(self, answer: Reopened = Reopened.REOPENED, failure: Exception | None = None) -> None:
+        self.steps: list[str] = []
+        self.names = Names()
+        self._answer = answer
+        self._failure = failure
+
+    async def reopen(self, request_id: UUID, fingerprint: bytes) -> Reopened:
+        assert (request_id, len(fingerprint)) == (ID, 32)
+        await asyncio.sleep(0)
+        self.steps.append("re-opened")
+        return self._answer
+
+    async def send(self, letter: DeadLetter) -> None:
+        await asyncio.sleep(0)
+        if self._failure:
+            raise self._failure
+        self.steps.append("confirmed")
+
+    def drop(self, letter: DeadLetter) -> None:
+        self.steps.append("dropped")
+
+    async def pages(self) -> AsyncIterator[list[DeadLetter]]:
+        yield [self.letter]
+
+    async def run(self, letter: DeadLetter, *, unknown: bool = False) -> list[Fate]:
+        self.letter = letter
+        replaying: Any = dead.replay(
+            *(self, Wanted(), None, lambda _: None),  # type: ignore[arg-type]
+            ledger=self,  # type: ignore[arg-type]
+            sender=self,  # type: ignore[arg-type]
+            unknown=unknown,
+        )
+        return [fate async for fate in replaying]
+
+
+async def test_a_letter_is_dropped_after_its_copy_is_confirmed_and_that_is_sent_after_the_commit() -> None:
+    replaying = Replaying()
+    assert await replaying.run(letter()) == [Fate.REOPENED]
+    assert replaying.steps == ["re-opened", "confirmed", "dropped"]
+
+
+async def test_a_letter_whose_copy_is_not_confirmed_is_kept() -> None:
+    """The entry is open by then; the next replay goes on."""
+    replaying = Replaying(failure=NackedError("full"))
+    with pytest.raises(NackedError):
+        await replaying.run(letter())
+    assert replaying.steps == ["re-opened"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "fate", "steps"),
+    [
+        (Reopened.OPEN, Fate.RESENT, ["re-opened", "confirmed", "dropped"]),
+        (Reopened.FINISHED, Fate.RESENT, ["re-opened", "confirmed", "dropped"]),
+        (Reopened.UNKNOWN, Fate.UNKNOWN, ["re-opened"]),
+        (Reopened.MISMATCH, Fate.CONFLICT, ["re-opened"]),
+    ],
+)
+async def test_what_is_open_or_answered_is_sent_again_and_what_is_foreign_stays(
+    answer: Reopened, fate: Fate, steps: list[str]
+) -> None:
+    replaying = Replaying(answer)
+    assert await replaying.run(letter()) == [fate]
+    assert replaying.steps == steps
+
+
+async def test_what_the_ledger_does_not_know_is_sent_as_new_when_the_operator_says_so() -> None:
+    replaying = Replaying(Reopened.UNKNOWN)
+    assert await replaying.run(letter(), unknown=True) == [Fate.RESENT]
+    assert replaying.steps == ["re-opened", "confirmed", "dropped"]
+
+
+async def test_the_ledger_is_not_asked_for_what_was_refused() -> None:
+    replaying = Replaying()
+    refused = letter({**HEADERS, amqp.ATTEMPTS: 0, amqp.ERROR_CODE: "idempotency_conflict"})
+    assert await replaying.run(refused) == [Fate.RESENT]
+    assert replaying.steps == ["confirmed", "dropped"]
+
+
+@pytest.mark.parametrize(
+    ("given", "fate"),
+    [
+        (letter({**HEADERS, amqp.BODY_BYTES: 10_000}), Fate.CUT),
+        (letter({}, legible=False), Fate.ILLEGIBLE),
+    ],
+)
+async def test_what_cannot_be_sent_is_left_alone(given: DeadLetter, fate: Fate) -> None:
+    replaying = Replaying()
+    assert await replaying.run(given) == [fate]
+    assert replaying.steps == []
+
+
+def test_the_id_of_a_copys_own_message_is_not_the_requests() -> None:
+    """A refused message without an id has none on the parking lot either; it is found by the copy's."""
+    own = uuid4()
+    nobody = letter({amqp.ERROR_CODE: "missing_request_id"}, b"{}", message_id=str(own))
+    assert (nobody.request_id, nobody.letter_id) == (None, own)
+    assert Wanted(letter=own).fits(nobody)
+
+
+def test_a_letter_of_the_brokers_own_tells_why_it_is_there() -> None:
+    death = {"reason": "delivery_limit", "queue": "session.create.undelivered", "time": datetime(2026, 1, 2)}  # noqa: DTZ001 -- as pamqp may give it
+    given = letter({"x-death": [death]}, message_id=str(ID))
+    assert (given.code, given.request_id, given.queue) == (None, ID, "session.create.undelivered")
+    assert given.failed_at == datetime(2026, 1, 2, tzinfo=UTC)
+    assert "delivery_limit" in given.message
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text() | st.binary() | st.datetimes(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=5,
+)
+names = st.sampled_from([value for name, value in vars(amqp).items() if str(value).startswith("x-")])
+
+
+@given(headers=st.dictionaries(names | st.just("x-death"), anything), body=st.binary() | st.just(BODY))
+def test_no_header_is_too_strange_to_be_read(headers: dict[str, Any], body: bytes) -> None:
+    """Some letters were not made by us, and requesters write what they like."""
+    strange = letter(headers, body)
+    Wanted(user="ada", since=datetime(2026, 1, 1, tzinfo=UTC)).fits(strange)
+    assert dead.outlook(strange) in set(Fate)
