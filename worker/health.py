@@ -19,8 +19,6 @@ BEAT_SECONDS = 1.0
 """Between two reports of a process, unless it is asked for one."""
 STUCK_SECONDS = 5.0
 """An event loop that has not turned for so long is stuck: a handler blocks it."""
-FRESH_SECONDS = 0.1
-"""A report younger than this is not asked for again."""
 STARTING = "starting"
 TOLD_TO_STOP = "the worker was told to stop"
 
@@ -52,6 +50,7 @@ class Reporter:
         self._tell = tell
         self._loop: asyncio.AbstractEventLoop | None = None
         self._report: Callable[[], Report] | None = None
+        self._asked = False
 
     async def run(self, report: Callable[[], Report]) -> None:
         """Tell what ``report`` says until cancelled, and then once more."""
@@ -66,11 +65,13 @@ class Reporter:
 
     def ask(self) -> None:
         """Have a report told soon, if the loop turns; from any thread."""
-        with suppress(RuntimeError):  # the loop is closed
-            if self._loop is not None:
+        if self._loop is not None and not self._asked:
+            self._asked = True
+            with suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._now)
 
     def _now(self) -> None:
+        self._asked = False
         if self._report is not None:
             self._tell(self._report())
 
@@ -121,9 +122,6 @@ class Board:
     async def refresh(self, patience: float) -> None:
         """Have every process report that can do so within ``patience`` seconds."""
         asked = time.monotonic()
-        wanted = [place for place in self._places.values() if place.report is not None]
-        if all(asked - place.at < FRESH_SECONDS for place in wanted):
-            return
         self.ask()
         while any(place.report is not None and place.at < asked for place in self._places.values()):
             if time.monotonic() > asked + patience:

@@ -145,8 +145,8 @@ class Supervisor:
             else:
                 in_vain = 0 if time.monotonic() - began > STEADY_SECONDS else in_vain + 1
                 pause = random.uniform(0.5, 1) * min(2.0**in_vain, LONGEST_PAUSE) if in_vain > 1 else 0.0  # noqa: S311
-                log.error("process ended", process=place, exit_code=code, next_in=round(pause, 2))
                 self._board.gone(place, f"ended with exit code {code}")
+                log.error("process ended", process=place, exit_code=code, next_in=round(pause, 2))
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._stop.asked.wait(), pause)
                 again = True

@@ -12,7 +12,7 @@ import pytest
 from tests.broker.lab import open_lab, request, send
 from tests.support.ops import Ops
 from tests.support.tcp_proxy import TcpProxy
-from tests.support.waiting import eventually, soon
+from tests.support.waiting import soon
 from worker.sandbox.workspace import free_port
 
 if TYPE_CHECKING:
@@ -41,16 +41,12 @@ def ops() -> Ops:
 async def red(ops: Ops, *names: str) -> dict[str, str]:
     """Wait until just these checks are red; their reasons."""
 
-    async def as_wanted() -> dict[str, str]:
-        found = await asyncio.to_thread(ops.red)
-        assert found.keys() == set(names)
-        return found
-
-    return await eventually(as_wanted) if names else await eventually(lambda: asyncio.to_thread(ops.red))
+    await asyncio.to_thread(soon, lambda: ops.red().keys() == set(names))
+    return await asyncio.to_thread(ops.red)
 
 
 async def green(ops: Ops) -> None:
-    await eventually(lambda: asyncio.to_thread(ops.ready))
+    await asyncio.to_thread(soon, ops.ready)
 
 
 async def test_a_worker_is_live_but_not_ready_until_it_consumes(lab: Lab, ops: Ops) -> None:

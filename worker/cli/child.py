@@ -30,12 +30,14 @@ class Pipe:
         self._unsent = b""
         self._stop: Stop | None = None
 
-    def settings(self) -> bytes:
-        """The line that the supervisor sends first; without its end when there is no supervisor any more."""
-        line = b""
-        while not line.endswith(b"\n") and (data := self._end.recv(65_536)):
-            line += data
-        return line
+    def first_line(self) -> bytes:
+        """What the supervisor sends first; nothing when there is no supervisor any more."""
+        received = b""
+        while b"\n" not in received:
+            if not (data := self._end.recv(65_536)):
+                return b""
+            received += data
+        return received.partition(b"\n")[0]  # it may have asked for a report already
 
     def put(self, report: Report) -> None:
         """Send a report, unless the supervisor does not read; never wait."""
@@ -81,8 +83,8 @@ def main() -> None:
 
 
 def _run(pipe: Pipe) -> int:
-    line = pipe.settings()
-    if not line.endswith(b"\n"):
+    line = pipe.first_line()
+    if not line:
         return 0
     from worker.health import Reporter
 
