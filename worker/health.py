@@ -147,16 +147,26 @@ class Board:
     def ready(self) -> tuple[bool, dict[str, Any]]:
         """Whether every process works; for each check "ok" or the reason why not."""
         now = time.monotonic()
-        checks: dict[str, list[str]] = {}
+        found: dict[str, dict[str, list[int]]] = {}
         for number, place in self._places.items():
-            who = f"process {number}: " if self.processes > 1 else ""
             for name, reason in _checks(place, now, stopping=self._stopping).items():
-                checks.setdefault(name, []).extend([who + reason] if reason else [])
-        ready = not any(checks.values())
-        return ready, {
-            "ready": ready,
-            "checks": {name: "; ".join(reasons) or "ok" for name, reasons in checks.items()},
-        }
+                said = found.setdefault(name, {})
+                if reason:
+                    said.setdefault(reason, []).append(number)
+        ready = not any(found.values())
+        return ready, {"ready": ready, "checks": {name: self._say(said) for name, said in found.items()}}
+
+    def _say(self, said: dict[str, list[int]]) -> str:
+        """ "ok", or each reason, with the processes that give it unless all of them do."""
+        return (
+            "; ".join(
+                reason
+                if len(numbers) == self.processes
+                else f"process {', '.join(map(str, numbers))}: {reason}"
+                for reason, numbers in said.items()
+            )
+            or "ok"
+        )
 
     def metrics(self) -> bytes:
         """What all processes counted, those that are gone included, as Prometheus reads it."""
