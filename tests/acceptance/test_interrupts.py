@@ -27,11 +27,14 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def started(*arguments: str, env: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+def started(
+    *arguments: str, env: dict[str, str], folder: Path | None = None
+) -> Iterator[subprocess.Popen[str]]:
     """`session-worker ARGUMENTS`, running; killed in the end if it still does."""
     process = subprocess.Popen(
         [PROGRAM, *arguments],
         env=env,
+        cwd=folder,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -92,6 +95,19 @@ def test_a_worker_that_is_interrupted_stops_in_order(
     assert worker.wait(30) == 0
     assert worker.logs[-1]["event"] == "worker stopped"
     assert "Traceback" not in "".join(worker.output)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_worker_that_is_told_to_stop_while_its_program_is_loaded_does(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """It had nothing to put in order: exit code 0. A library that takes its time holds it up."""
+    (tmp_path / "typer.py").write_text("open('loading', 'w').close(); import time; time.sleep(60)")
+    with started("run", env=environment() | {"PYTHONPATH": str(tmp_path)}, folder=tmp_path) as process:
+        soon((tmp_path / "loading").exists)
+        process.send_signal(number)
+        assert process.communicate(timeout=15) == ("", "")
+    assert process.returncode == 0
 
 
 @pytest.mark.parametrize(

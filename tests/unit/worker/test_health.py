@@ -77,6 +77,7 @@ def test_a_silent_process_is_stuck_whatever_it_said_last(monkeypatch: pytest.Mon
     board = Board(2)
     board.put(1, report())
     monkeypatch.setattr(health, "STUCK_SECONDS", 0.3)
+    monkeypatch.setattr(ops, "REFRESH_SECONDS", 0.0)
     with serving(board) as port:
         soon(lambda: not port.live())
         board.put(2, report())

@@ -1,5 +1,6 @@
 """The settings: where they come from, and every rule with its sentence."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -204,3 +205,25 @@ def test_refusal_prints_no_password() -> None:
 
 def test_every_setting_says_what_it_is_for() -> None:
     assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_several_processes_on_one_sqlite_file_are_refused_with_the_reason() -> None:
+    reason = _refused(processes=2)
+    assert "PostgreSQL" in reason
+    assert "one writer at a time" in reason
+    assert load(processes=2, ledger_url="postgresql://localhost/ledger").processes == 2
+
+
+def test_settings_survive_being_handed_to_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passwords, units and lists included; what the other one finds in its environment does not count."""
+    settings = load(
+        amqp_url=f"amqp://ada:{PASSWORD}@localhost/",
+        ledger_url=f"postgresql://ada:{PASSWORD}@localhost/ledger",
+        processes=3,
+        retry_delays="2,4",
+        retention="30d",
+    )
+    handed_over = json.dumps(settings.revealed())
+    for name in Settings.model_fields:
+        monkeypatch.setenv(f"SESSION_WORKER_{name.upper()}", "7")
+    assert Settings(**json.loads(handed_over)) == settings
