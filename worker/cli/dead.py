@@ -21,6 +21,7 @@ from worker import dead, settings
 from worker.cli import console, durations, interrupts, letters, views
 from worker.cli.problems import Failure
 from worker.cli.progress import Progress
+from worker.connection import LinkLostError
 from worker.dead import Fate, ParkingLot, Sender, Wanted
 from worker.ledger import open_ledger, open_reader
 from worker.ledger.base import LedgerError
@@ -184,10 +185,9 @@ def replay(
 
     try:
         _run(foresee() if dry_run else work())
-    except PublishError as error:
-        raise Failure(
-            f"{error}. {_sent(fates):,} letters were sent before; the others are still there."
-        ) from error
+    except (PublishError, LinkLostError) as error:
+        before = f". {_letters(_sent(fates))} sent before; the others are still there." if fates else ""
+        raise Failure(f"{error}{before}") from error
     _report(fates, dry_run=dry_run, json=json)
     return 1 if any(fate.stays for fate in fates) else 0
 

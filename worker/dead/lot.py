@@ -51,8 +51,8 @@ class ParkingLot:
     @asynccontextmanager
     async def open(cls, settings: Settings) -> AsyncIterator[Self]:
         """Raises:
-        LinkLostError: the broker cannot be reached.
-        TopologyError: there is no parking lot, or this user may not read it.
+        LinkLostError: the broker cannot be reached, or (when it is read) does not let this user read it.
+        TopologyError: there is no parking lot.
         """
         queue = Names(settings.prefix).dead
         wire = await Wire.open(settings.amqp_urls, "dead letters")
@@ -136,7 +136,7 @@ class Sender:
     @asynccontextmanager
     async def open(cls, settings: Settings) -> AsyncIterator[Self]:
         """Raises:
-        LinkLostError: the broker cannot be reached.
+        LinkLostError: the broker cannot be reached, or does not let this user publish.
         TopologyError: there is no work queue.
         """
 
@@ -149,6 +149,7 @@ class Sender:
         sweeper = asyncio.create_task(publisher.run(), name="confirm sweeper")
         try:
             await _ready(wire, names.work)
+            await publisher.probe()  # before anything is re-opened in vain
             yield cls(wire, publisher, names)
         finally:
             sweeper.cancel()
@@ -186,9 +187,5 @@ def _queue_errors(queue: str) -> Iterator[None]:
             raise TopologyError(
                 f"queue {queue}: missing; check the prefix and the vhost, or create it with "
                 "`session-worker topology apply`"
-            ) from lost
-        if "ACCESS_REFUSED" in str(lost):
-            raise TopologyError(
-                f"queue {queue}: this user may not read it; grant the read permission on it"
             ) from lost
         raise
