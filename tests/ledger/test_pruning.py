@@ -24,6 +24,7 @@ from tests.ledger.support import (
     take,
     worker,
 )
+from tests.support.waiting import eventually
 from worker.ledger import LedgerError, open_pruner, prune, sqlite_file, sqlite_pruner, upgrade
 from worker.ledger.base import Claimed, EntryRejectedError, Finished, Step
 from worker.ledger.prune import in_batches
@@ -278,6 +279,25 @@ async def test_a_worker_prunes_in_the_background_and_tries_again(
         await age(sqlite_url, 40, "received_at", "finished_at", where=old)
         await becomes(sqlite_url, COUNT, [(1,)])
     assert await left(sqlite_url) == {claims[1].request_id}
+
+
+async def test_a_worker_leaves_it_to_the_one_that_prunes(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is nothing to report; it looks again in the next round."""
+    monkeypatch.setattr(prune, "ROUND_SECONDS", 0.01)
+    heard: list[object] = []
+    tried: list[Pruner] = []
+
+    def make() -> Pruner:
+        tried.append(open_pruner(postgresql_url))
+        return tried[-1]
+
+    await upgrade(postgresql_url)
+    background = prune.in_background(make, 30 * DAY, heard.append)
+    async with pruner(postgresql_url), background:
+        await eventually(lambda: len(tried) > 2)
+        assert heard == []
 
 
 async def test_without_a_retention_nothing_is_pruned() -> None:

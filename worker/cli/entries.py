@@ -30,7 +30,7 @@ def status(request_id: str, *, ledger_url: str | None, json: bool) -> int:
         else:
             console.results().print("unknown")
         console.notices().print(
-            f"The ledger has no request {request_id}: it never arrived, or another ledger has it."
+            f"The ledger has no request {request_id}: it never arrived, was pruned, or another ledger has it."
         )
         return 1
     if json:

@@ -8,6 +8,7 @@ from worker.ledger.base import LedgerError
 from worker.ledger.held import FINISHED
 from worker.ledger.postgresql_line import AWAY, connect_for_people, hang_up, sentence
 from worker.ledger.postgresql_schema import check_schema
+from worker.ledger.prune import PrunedElsewhereError
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -52,7 +53,7 @@ class PostgreSQLPruner:
         await check_schema(self._connection, self._url)
         ((free, self.finished_before),) = await self._fetch(_BEGIN, _LOCK, older_than)
         if not free:
-            raise LedgerError("somebody else is pruning this ledger: let that end")
+            raise PrunedElsewhereError("somebody else is pruning this ledger: let that end")
 
     async def close(self) -> None:
         if self._connection is not None:

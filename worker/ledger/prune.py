@@ -29,6 +29,10 @@ ROUND_SECONDS = 3600.0
 """How often a worker with a retention looks for old entries; what fails is tried again then."""
 
 
+class PrunedElsewhereError(LedgerError):
+    """Somebody else is pruning this ledger at the moment."""
+
+
 class Pruner(Protocol):
     """The old entries of a ledger: those that finished before ``finished_before``."""
 
@@ -38,7 +42,8 @@ class Pruner(Protocol):
         """Connect, and let old mean: finished at least ``older_than`` seconds ago by the ledger's clock.
 
         Raises:
-            LedgerError: as when a ledger is opened; or another pruner is at work (PostgreSQL).
+            LedgerError: as when a ledger is opened.
+            PrunedElsewhereError: another one is at work (PostgreSQL).
         """
 
     async def close(self) -> None: ...
@@ -82,6 +87,8 @@ async def _keep_pruning(make: Callable[[], Pruner], retention: float, emit: Emit
     while True:
         try:
             deleted = await _prune(make(), retention)
+        except PrunedElsewhereError:
+            pass  # one of the workers is enough
         except LedgerError as error:
             emit(LedgerNotPruned(str(error), None))
         except Exception as error:  # noqa: BLE001
