@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from tests.acceptance.conftest import Cli
     from tests.support.worker_process import WorkerProcess
+    from worker.sandbox import RabbitMQ
 
 HANDLER = """
 from pathlib import Path
@@ -112,3 +113,24 @@ def test_what_cannot_be_done_is_said_in_a_sentence(cli: Cli, amqp_url: str, sqli
         wrong = cli("dead", "list", *arguments, amqp_url=amqp_url)
         assert wrong.code == 2
         assert arguments[0] in wrong.err
+
+
+def test_who_may_not_read_or_publish_is_told_so_and_re_opens_nothing(
+    cli: Cli, rabbitmq: RabbitMQ, vhost: str, amqp_url: str, sqlite_url: str
+) -> None:
+    """Before the first letter is touched."""
+    cli("topology", "apply", amqp_url=amqp_url)
+    cli("ledger", "upgrade", ledger_url=sqlite_url)
+    with Requester(amqp_url) as requester:
+        requester.send(b"a letter", routing_key="session.create.dead")
+    blind = rabbitmq.add_user(f"blind-{vhost}", "secret", vhost, write="amq.default")
+    mute = rabbitmq.add_user(f"mute-{vhost}", "secret", vhost, read="session.*")
+
+    unread = cli("dead", "list", amqp_url=blind)
+    assert unread.code == 1
+    assert f"user blind-{vhost} has no read permission on queue session.create.dead" in unread.err
+    unsent = cli("dead", "replay", amqp_url=mute, ledger_url=sqlite_url)
+    assert unsent.code == 1
+    assert f"user mute-{vhost} has no write permission on exchange amq.default" in unsent.err
+    assert "secret" not in unread.err + unsent.err
+    assert len(cli("dead", "list", "--json", amqp_url=amqp_url).documents) == 1
