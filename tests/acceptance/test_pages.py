@@ -1,56 +1,90 @@
-"""The programs on the pages do what the pages say."""
+"""The pages do what they say: every command on them is run, in order, as a reader would."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tests.support.pages import blocks, follow, mentions
+from worker.handlers import Context
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.acceptance.conftest import Cli
     from tests.support.worker_process import WorkerProcess
 
 ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+BROKER = "amqp://guest:guest@localhost:5672/"
+PROGRAMS = {"session-worker", "make", "docker", "python", "pip", "export"}
+MADE_ELSEWHERE = {
+    # Installing takes minutes. Of the next two this test sees only that they can be made: test_demo.py runs
+    # the first, and the second runs this test.
+    "make setup": f"ln -s {sys.prefix} .venv",
+    "make demo": f"make -C {ROOT} --dry-run demo",
+    "make test": f"make -C {ROOT} --dry-run test",
+    # There is no Docker here: tests/unit/test_compose.py looks at the files.
+    "docker compose up --build": f"test -f {ROOT}/docker-compose.yml",
+}
 
 
-def program(page: str) -> str:
-    """The one Python program on a page."""
-    (found,) = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
-    return str(found)
+def test_getting_started_can_be_followed_word_by_word(
+    amqp_url: str, empty_postgresql_url: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "reader"
+    folder.mkdir()
+
+    printed = follow(
+        DOCS / "getting-started.md",
+        folder,
+        replace={
+            BROKER: amqp_url,
+            "postgresql://sessions:password@localhost/sessions": empty_postgresql_url,
+            **MADE_ELSEWHERE,
+        },
+        capture={"REQUEST_ID": r"request ([0-9a-f-]{36})", "SESSION_ID": r"completed +(ts_\w+)"},
+    )
+
+    assert "went from version 0" in printed
+    assert (folder / "session-worker.db").is_file()
+
+
+def test_no_command_of_getting_started_is_only_told_of() -> None:
+    """What the running text names stands in a block as well, and is run."""
+    page = (DOCS / "getting-started.md").read_text()
+    run = "\n".join(block.text for block in blocks(page))
+
+    assert [command for command in mentions(page, PROGRAMS) if command not in run] == []
+
+
+def test_the_handlers_page_has_a_handler_whose_tests_pass(tmp_path: Path) -> None:
+    folder = tmp_path / "reader"
+    folder.mkdir()
+
+    follow(DOCS / "handlers.md", folder, replace={"python -m": f"{sys.executable} -m"})
+
+
+def test_the_handlers_page_names_all_that_a_handler_gets() -> None:
+    page = (DOCS / "handlers.md").read_text()
+
+    assert re.findall(r"^\| `context\.(\w+)`", page, re.MULTILINE) == [each.name for each in fields(Context)]
 
 
 def test_the_first_request_of_the_readme_prints_a_session(
     worker_process: Callable[..., WorkerProcess], amqp_url: str, sqlite_url: str
 ) -> None:
     worker_process(amqp_url=amqp_url, ledger_url=sqlite_url)
-    there = program("README.md").replace("amqp://guest:guest@localhost:5672/", amqp_url)
-    assert amqp_url in there
+    (there,) = [
+        block.text for block in blocks((ROOT / "README.md").read_text()) if block.language == "python"
+    ]
+    assert BROKER in there
 
-    done = subprocess.run([sys.executable, "-c", there], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", there.replace(BROKER, amqp_url)], capture_output=True, text=True, check=True
+    )
 
     assert re.fullmatch(r"ts_\d{6}_[0-9a-z]{12}\n", done.stdout)
-
-
-def test_the_handler_of_getting_started_rejects_and_adds_as_it_says(
-    cli: Cli,
-    worker_process: Callable[..., WorkerProcess],
-    amqp_url: str,
-    sqlite_url: str,
-    tmp_path: Path,
-) -> None:
-    """Found in the folder in which the worker is started."""
-    (tmp_path / "shop").mkdir()
-    (tmp_path / "shop" / "sessions.py").write_text(program("docs/getting-started.md"))
-    worker_process(amqp_url=amqp_url, ledger_url=sqlite_url, handler="shop.sessions:handle")
-
-    (welcome,) = cli("send", "--user", "ada@example.com", "--json", amqp_url=amqp_url).documents
-    (refused,) = cli("send", "--user", "ada@example.org", "--json", amqp_url=amqp_url).documents
-
-    assert (welcome["status"], welcome["metadata"]["region"]) == ("completed", "eu-1")
-    assert (refused["status"], refused["metadata"]["error_code"]) == ("failed", "rejected")
-    assert refused["metadata"]["rejection_code"] == "organisation"
-    assert refused["error"] == "no sessions for this organisation"

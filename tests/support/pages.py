@@ -20,6 +20,7 @@ import re
 import shlex
 import signal
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -159,13 +160,17 @@ class _Reader:
         start = len(terminal.printed)
         typed = self._meant(command.text)
         terminal.type(typed)
-        said = f"{where}: {typed}"
-        if until is None:
-            soon(lambda: not terminal.busy or terminal.gone, DEADLINE)
-        else:
-            soon(lambda: until in terminal.printed[start:] or terminal.gone, DEADLINE)
+        behind = typed.endswith("&")
+
+        def over() -> bool:
+            seen = until is not None and until in terminal.printed[start:]
+            return seen or terminal.gone or (not terminal.busy and not (until and behind))
+
+        with suppress(AssertionError):  # what it printed until then says more
+            soon(over, DEADLINE)
         output = terminal.printed[start:]
-        assert until is None or until in output, f"{said}\nended without {until!r}:\n{output}"
+        said = f"{where}: {typed}"
+        assert until is None or until in output, f"{said}\ndid not come to print {until!r}:\n{output}"
         assert until is not None or terminal.code == code, f"{said}\nended with {terminal.code}:\n{output}"
         rest = iter(output.splitlines())
         for line in command.prints:
@@ -229,7 +234,7 @@ class _Terminal:
 
     @property
     def code(self) -> int | None:
-        """How the last command ended; None when it took the shell with it (a mistake in its syntax)."""
+        """How the last command ended; None when it did not, or took the shell with it (by wrong syntax)."""
         return None if self.busy else int(self._codes.read_text().split()[-1])
 
     def type(self, command: str) -> None:

@@ -113,7 +113,8 @@ def test_what_is_replaced_must_be_on_the_page(run: Follow) -> None:
         ("```console\n$ echo b; echo a\na\nb\n```\n", "did not print\nb"),
         ("```console\noutput\n```\n", "begins with a command"),
         ("```sh skip=yes\ntrue\n```\n", "may stand there"),
-        ("```sh until=up\necho down; exit 1\n```\n", "ended without 'up'"),
+        ("```sh until=up\necho down; false\n```\n", "did not come to print 'up':\ndown"),
+        ("```sh until=up\nexit 1\n```\n", "did not come to print 'up'"),
         ("```sh\necho NUMBER\n```\n", "nothing was printed for NUMBER"),
     ],
 )

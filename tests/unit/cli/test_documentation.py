@@ -42,7 +42,7 @@ def test_links_to_files_and_headings_lead_somewhere(page: Path) -> None:
 def test_every_command_line_on_a_page_is_one(page: Path) -> None:
     """Commands and options that the pages mention exist."""
     root = typer.main.get_command(app)
-    for line in re.findall(r"(?:^|`|/)session-worker ([a-z][^`\n]*)", page.read_text(), re.MULTILINE):
+    for line in re.findall(r"(?:^|`|/|\$ )session-worker ([a-z][^`\n]*)", page.read_text(), re.MULTILINE):
         command, words = root, line.rstrip("\\ ").split()
         while words and hasattr(command, "commands") and words[0] in command.commands:
             command = command.commands[words.pop(0)]
