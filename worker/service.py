@@ -65,11 +65,14 @@ RELEASE_SECONDS = 5.0
 
 
 class Service:
-    """One worker."""
+    """One worker. ``up`` is called whenever it has begun to consume."""
 
-    def __init__(self, settings: Settings, stop: asyncio.Event) -> None:
+    def __init__(
+        self, settings: Settings, stop: asyncio.Event, up: Callable[[], None] = lambda: None
+    ) -> None:
         self._settings = settings
         self._stop = stop
+        self._up = up
         self._names = Names(settings.prefix)
         self._topology = Topology.of(self._names, settings.retry_delays)
         self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
@@ -78,7 +81,7 @@ class Service:
             broker_connected=lambda: self._link is not None,
             consumer_active=lambda: self._link is not None and self._link.consuming,
         )
-        self._emit = emitter(telemetry_log.listeners(self.worker_id), self._metrics.listeners)
+        self._emit = emitter(telemetry_log.listeners(), self._metrics.listeners)
         self._ledger = open_ledger(
             settings.ledger_url.get_secret_value(),
             worker_id=self.worker_id,
@@ -223,6 +226,7 @@ class Service:
         """Serve until the link is lost or it is time to stop."""
         link.watch_blocked(self._gate_changed.set)
         self._started = True
+        self._up()
         self._emit(WorkerUp(self._names.work, self._settings.concurrency))
         lost = {
             asyncio.create_task(link.lost(), name="link watcher"),
@@ -331,9 +335,10 @@ async def serve(
     asyncio.get_running_loop().set_exception_handler(_log_stray_error)
     stop = Stop(settings.shutdown_grace)
     try:
-        service = Service(settings, stop.asked)
+        service = Service(settings, stop.asked, up=reporter.ask)
     except (HandlerNotFoundError, LedgerError) as error:
         raise StartError(str(error)) from error
+    telemetry_log.identify(service.worker_id)
     stop.listen()
     obey(stop)
     _relax_collector()
