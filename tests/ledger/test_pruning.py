@@ -29,6 +29,7 @@ from worker.ledger import LedgerError, open_pruner, prune, sqlite_file, sqlite_p
 from worker.ledger.base import Claimed, EntryRejectedError, Finished, Step
 from worker.ledger.prune import in_batches
 from worker.ledger.sqlite_file import path_of
+from worker.telemetry.events import LedgerNotPruned, LedgerPruned
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from worker.ledger.base import Claim, Ledger
     from worker.ledger.prune import Pruner
+    from worker.telemetry.events import Event
 
 DAY = 86_400.0
 COUNT = "SELECT count(*) FROM requests"
@@ -272,13 +274,16 @@ async def test_a_worker_prunes_in_the_background_and_tries_again(
 ) -> None:
     """A ledger that cannot be pruned now is no reason to stop; the block ends at once."""
     monkeypatch.setattr(prune, "ROUND_SECONDS", 0.01)
-    background = prune.in_background(lambda: open_pruner(sqlite_url), 30 * DAY)
+    heard: list[Event] = []
+    background = prune.in_background(lambda: open_pruner(sqlite_url), 30 * DAY, heard.append)
     async with background, worker(sqlite_url) as ledger:
         claims = await done(ledger, 2)
         old = f"request_id = '{claims[0].request_id}'"
         await age(sqlite_url, 40, "received_at", "finished_at", where=old)
         await becomes(sqlite_url, COUNT, [(1,)])
     assert await left(sqlite_url) == {claims[1].request_id}
+    assert {type(event) for event in heard} == {LedgerNotPruned, LedgerPruned}
+    assert LedgerPruned(1) in heard
 
 
 async def test_a_worker_leaves_it_to_the_one_that_prunes(

@@ -53,12 +53,13 @@ LINES: dict[type[Event], tuple[str, str]] = {
 }
 """The level and the text of each event's line; its fields follow."""
 
-_SECRET = re.compile(r"(://[^/?#\s\"'@:]*):[^/?#\s\"']*@")
+_identity: dict[str, Any] = {}
+_SECRET = re.compile(r"(://[^/?#\s\"'@:]*:)[^/?#\s\"']*(?=@)|([?&]password=)[^&\s\"']*")
 
 
 def configure(level: str) -> None:
     """Log to standard error from ``level`` (debug, info, warning, error) on."""
-    out = Stderr()
+    out = Stderr(sys.stderr.fileno())
     atexit.register(out.flush)
     structlog.configure(
         processors=[_readable if sys.stderr.isatty() else _json],
@@ -75,9 +76,14 @@ def flush() -> None:
         out.flush()
 
 
-def listeners(worker_id: str) -> Listeners:
+def identify(worker_id: str) -> None:
+    """From now on every line says whose it is."""
+    _identity["worker_id"] = worker_id
+
+
+def listeners() -> Listeners:
     """What writes a line for each event of a level that is on."""
-    log = structlog.get_logger().bind(worker_id=worker_id)
+    log = structlog.get_logger().bind()
     return {
         kind: _writer(getattr(log, level), text, [field.name for field in fields(kind)])  # type: ignore[arg-type]
         for kind, (level, text) in LINES.items()
@@ -95,13 +101,13 @@ def _writer(write: Callable[..., Any], text: str, names: list[str]) -> Callable[
 def _json(_logger: WrappedLogger, level: str, event: EventDict) -> bytes:
     if "exc_info" in event:
         structlog.processors.format_exc_info(_logger, level, event)
-    line = {"timestamp": _now(), "level": level, "event": event.pop("event"), **event}
+    line = {"timestamp": _now(), "level": level, "event": event.pop("event"), **_identity, **event}
     try:
         data = pydantic_core.to_json(line, fallback=str)
     except ValueError:  # half a surrogate pair, in an exception's text for example
         data = json.dumps(line, default=str).encode()
     if b"://" in data:
-        data = _SECRET.sub(r"\1:***@", data.decode()).encode()
+        data = _SECRET.sub(r"\1\2***", data.decode()).encode()
     return data + b"\n"
 
 
@@ -109,9 +115,9 @@ _console = structlog.dev.ConsoleRenderer()
 
 
 def _readable(_logger: WrappedLogger, level: str, event: EventDict) -> bytes:
-    known = {name: value for name, value in event.items() if value is not None}
+    known = {name: value for name, value in {**_identity, **event}.items() if value is not None}
     text = _console(_logger, level, {"timestamp": _now(), "level": level, **known})
-    return _SECRET.sub(r"\1:***@", str(text)).encode("utf-8", "replace") + b"\n"
+    return _SECRET.sub(r"\1\2***", str(text)).encode("utf-8", "replace") + b"\n"
 
 
 def _now() -> str:

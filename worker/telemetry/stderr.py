@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import select
-import sys
 import time
 from collections import deque
 
@@ -21,8 +20,8 @@ _AGAIN = 0.1
 class Stderr:
     """Takes lines of bytes. A reader that is gone, or that has stopped reading, never holds up the worker."""
 
-    def __init__(self) -> None:
-        self._fd = sys.stderr.fileno()
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
         self._writable = select.poll()
         self._writable.register(self._fd, select.POLLOUT)
         self._lines: deque[bytes] = deque()

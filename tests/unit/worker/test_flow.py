@@ -1,7 +1,9 @@
 """The path of one request: every answer of the ledger, every end of an attempt, and its outcome."""
 
 import asyncio
+import dataclasses
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -10,11 +12,11 @@ from uuid import UUID, uuid4
 import pytest
 
 from contracts import CreateSessionRequest, ErrorCode, RequestStatus
-from contracts.amqp import BUSY_LAPS
+from contracts.amqp import BUSY_LAPS, REPLAY_COUNT
 from contracts.errors import ERRORS
 from tests.unit.worker import parts
 from worker.delivery import Delivery
-from worker.flow import Flow
+from worker.flow import Flow, Hold
 from worker.handlers import Context, Handler, Rejected
 from worker.ledger.base import (
     Claim,
@@ -43,8 +45,19 @@ from worker.outcome import (
     RetryLater,
 )
 from worker.reply import ReplyBuilder
+from worker.request import MAX_AGE, age
 from worker.retry import PermanentError
-from worker.telemetry.events import Emit, unheard
+from worker.telemetry.events import (
+    AttemptEnded,
+    AttemptFailed,
+    Emit,
+    Event,
+    OutcomeNotRecorded,
+    RequestFinished,
+    RequestHandedBack,
+    RequestTakenOver,
+    unheard,
+)
 
 REQUEST_ID = UUID(int=7)
 LedgerStep = Claim | Finish | Postpone | Release
@@ -341,9 +354,11 @@ async def test_outcome_that_cannot_be_recorded_is_recorded_as_failed(error: Exce
     """Left as it is, the entry would stay ``processing`` under a live worker, and nobody would answer."""
     ledger = ScriptedLedger()
     ledger.ends = [error]
-    outcome = await _outcome(_flow(ledger))
+    events: list[Event] = []
+    outcome = await _outcome(_flow(ledger, emit=events.append))
     assert isinstance(outcome, Exhausted)
     assert (outcome.letter.code, ledger.names) == (ErrorCode.INTERNAL_ERROR, ["Claim", "Finish", "Finish"])
+    assert OutcomeNotRecorded(REQUEST_ID, 1, error) in events
     assert b'response"' not in outcome.reply.body
 
 
@@ -432,8 +447,10 @@ async def _cancel(task: asyncio.Task[Outcome]) -> None:
 async def test_interrupted_attempt_is_handed_back_and_its_delivery_settled_afterwards() -> None:
     """The task goes on after its release: it still has to requeue the delivery."""
     gate, ledger = Gate(), ScriptedLedger()
-    async with _serving(_flow(ledger, gate), [REQUEST_ID]) as (task,):
+    events: list[Event] = []
+    async with _serving(_flow(ledger, gate, events.append), [REQUEST_ID]) as (task,):
         await _cancel(task)
+    assert events == [RequestHandedBack(REQUEST_ID, 1)]
     assert isinstance(task.result(), Interrupted)
     assert ledger.names == ["Claim", "Release"]
     assert task.cancelling() == 0
@@ -447,3 +464,132 @@ async def test_waiting_delivery_that_is_cancelled_claims_nothing() -> None:
     assert second.cancelled()
     assert isinstance(first.result(), Completed)
     assert ledger.names == ["Claim", "Finish"]
+
+
+# ------------------------------------------------------------------------------------------- events
+
+
+NOW = parts.RECEIVED_AT.timestamp() + 60
+"""When these requests are handled; they were first claimed a minute before."""
+STAMPED = parts.body(REQUEST_ID, timestamp="2026-01-02T03:04:00+00:00")
+"""Published five seconds before its first claim."""
+
+
+def _rounded(event: Event) -> Event:
+    """The event without its times, which differ from run to run."""
+    times = {name: 0.0 for name in ("seconds", "queue_wait") if getattr(event, name, None) is not None}
+    return dataclasses.replace(event, **times)  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize(
+    ("ledger", "result", "told"),
+    [
+        (
+            [],
+            None,
+            [
+                AttemptEnded(REQUEST_ID, 1, 0.0, 0.0),
+                RequestFinished(REQUEST_ID, 1, "completed", None, None, 0.0),
+            ],
+        ),
+        (
+            [parts.claimed(attempt=3)],
+            Rejected("no"),
+            [
+                AttemptEnded(REQUEST_ID, 3, 0.0, None),
+                RequestFinished(REQUEST_ID, 3, "declined", ErrorCode.REJECTED, None, 0.0),
+            ],
+        ),
+        (
+            [parts.claimed(expired=True)],
+            None,
+            [RequestFinished(REQUEST_ID, 1, "expired", ErrorCode.EXPIRED, None, 0.0)],
+        ),
+        (
+            [],
+            PermanentError("bug"),
+            [
+                AttemptEnded(REQUEST_ID, 1, 0.0, 0.0),
+                RequestFinished(
+                    REQUEST_ID,
+                    1,
+                    "exhausted",
+                    ErrorCode.HANDLER_FAILED,
+                    "worker.retry.PermanentError: bug",
+                    0.0,
+                ),
+            ],
+        ),
+        (
+            [parts.claimed(crashes=99)],
+            None,
+            [RequestFinished(REQUEST_ID, 1, "exhausted", ErrorCode.CRASHED_WORKER, None, 0.0)],
+        ),
+        (
+            [Step.FENCED, parts.claimed(attempt=2)],
+            None,
+            [
+                AttemptEnded(REQUEST_ID, 1, 0.0, 0.0),
+                RequestTakenOver(REQUEST_ID, 1),
+                AttemptEnded(REQUEST_ID, 2, 0.0, None),
+                RequestFinished(REQUEST_ID, 2, "completed", None, None, 0.0),
+            ],
+        ),
+        ([InOtherHands(5, running=True)], None, []),
+        ([Mismatch()], None, []),
+    ],
+    ids=["completed", "declined", "expired", "exhausted", "crashed", "taken over", "busy", "conflict"],
+)
+async def test_each_end_of_a_claimed_request_is_told_once(
+    ledger: list[Any], result: object, told: list[Event]
+) -> None:
+    """What is refused, or has its answer already, is told by whoever settles it."""
+    events: list[Event] = []
+    flow = _flow(
+        ScriptedLedger(parts.claimed(), *ledger) if Step.FENCED in ledger else ScriptedLedger(*ledger),
+        CountingHandler(result),
+        events.append,
+    )
+    await _outcome(flow, STAMPED)
+    assert [_rounded(event) for event in events] == told
+
+
+async def test_failed_attempt_that_is_followed_by_another_is_told() -> None:
+    events: list[Event] = []
+    await _outcome(_flow(ScriptedLedger(), CountingHandler(PassingError()), events.append, retry_delays=(7,)))
+    assert isinstance(events[0], AttemptEnded)
+    (failed,) = events[1:]
+    assert isinstance(failed, AttemptFailed)
+    assert (failed.request_id, failed.attempt, failed.next_attempt_in) == (REQUEST_ID, 1, 7)
+    assert (failed.error_code, "PassingError" in failed.error) == (ErrorCode.HANDLER_FAILED, True)
+
+
+@pytest.mark.parametrize(
+    ("content", "fields", "critical", "wait"),
+    [
+        (STAMPED, {"timestamp": 1}, 65.0, 65.0),
+        (parts.body(REQUEST_ID), {"timestamp": int(NOW) - 70}, 70.0, 70.0),
+        (parts.body(REQUEST_ID, timestamp="2026-01-02T03:04:00"), {}, 60.0, None),
+        (parts.body(REQUEST_ID), {}, 60.0, None),
+        (parts.body(REQUEST_ID, timestamp="2099-01-02T03:04:00Z"), {}, 0.0, 0.0),
+        (parts.body(REQUEST_ID, timestamp="0001-01-01T00:00:00Z"), {}, MAX_AGE, MAX_AGE),
+        (STAMPED, {"headers": {REPLAY_COUNT: 1}}, 0.0, 0.0),
+    ],
+    ids=["body", "property", "no offset", "unknown", "future", "ancient", "replayed by an operator"],
+)
+async def test_times_count_from_when_the_requester_says_that_it_published(
+    content: bytes,
+    fields: dict[str, Any],
+    critical: float,
+    wait: float | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(time, "time", lambda: NOW)
+    monkeypatch.setattr(Hold, "seconds", 0.0)
+    events: list[Event] = []
+    outcome = await _outcome(_flow(ScriptedLedger(), emit=events.append), content, **fields)
+    assert isinstance(outcome, Completed)
+    assert outcome.reply.published is not None
+    assert age(outcome.reply.published) == pytest.approx(critical)
+    assert isinstance(events[0], AttemptEnded)
+    assert events[0].queue_wait == (wait if wait is None else pytest.approx(wait))

@@ -13,12 +13,14 @@ from tests.unit.worker import parts
 from tests.unit.worker.parts import CountingReceipt
 from worker.connection import LinkLostError
 from worker.service import Service
+from worker.telemetry.events import DeliveryFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from worker.link import Link
     from worker.publisher import Message
+    from worker.telemetry.events import Event
 
 REQUEST_ID = UUID(int=7)
 
@@ -83,6 +85,8 @@ async def test_defect_of_ours_sends_the_delivery_round_instead_of_losing_it(
     def fail(*_: object) -> None:
         raise ZeroDivisionError
 
+    told: list[Event] = []
+    monkeypatch.setattr(service, "_emit", told.append)
     monkeypatch.setattr(service._settler, "_publish", publish)
     monkeypatch.setattr(service._flow, "settled", fail)
     receipt = CountingReceipt()
@@ -90,3 +94,6 @@ async def test_defect_of_ours_sends_the_delivery_round_instead_of_losing_it(
     (copy,) = published
     assert (copy.queue, receipt.settled) == ("session.create.retry.600s", ["ack"])
     assert (copy.properties.headers or {})[amqp.REQUEST_ID] == str(REQUEST_ID)
+    (failed,) = told
+    assert isinstance(failed, DeliveryFailed)
+    assert (failed.request_id, type(failed.exc_info)) == (REQUEST_ID, ZeroDivisionError)

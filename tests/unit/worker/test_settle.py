@@ -1,6 +1,7 @@
 """What is done about an outcome: in which order, with which properties, and always exactly once."""
 
 import asyncio
+import dataclasses
 import hashlib
 import time
 from typing import TYPE_CHECKING, Any, cast
@@ -37,12 +38,20 @@ from worker.publisher import (
 )
 from worker.request import NIL_ID, Refusal, Request
 from worker.settle import Settler
+from worker.telemetry.events import (
+    CopyNotTaken,
+    DeliveryLeft,
+    Event,
+    ReplyConfirmed,
+    ReplyUndeliverable,
+    RequestFinished,
+    RequestParked,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from worker.ledger.base import Ledger
-    from worker.telemetry.events import Event
 
 REQUEST_ID = UUID(int=7)
 DIRECT = "amq.rabbitmq.reply-to.g1h2"
@@ -51,6 +60,7 @@ REFUSAL = Reply(b"refusal", "app.reply", "call-7")
 LETTER = Letter(
     ErrorCode.HANDLER_FAILED, "ValueError: x", REQUEST_ID, "ValueError", "Traceback", 6, parts.RECEIVED_AT
 )
+PUBLISHED = 1_000_000.0
 REFUSED = Letter(ErrorCode.UNREADABLE, "body: is not JSON", NIL_ID)
 
 OUTCOMES: dict[str, tuple[Outcome, list[str]]] = {
@@ -421,3 +431,71 @@ async def test_hostile_message_of_an_exception_fits_into_a_header() -> None:
     await bench.settle(Refused(None, Letter(ErrorCode.INTERNAL_ERROR, "\0\ud800" * 5000, NIL_ID)))
     headers = cast("dict[str, Any]", bench.messages[0].properties.headers)
     assert len(headers["x-exception-message"].encode()) <= 4000
+
+
+# ------------------------------------------------------------------------------------------- events
+
+
+@pytest.mark.parametrize(
+    ("outcome", "told"),
+    [
+        (
+            Completed(dataclasses.replace(REPLY, attempt=2, published=PUBLISHED)),
+            [ReplyConfirmed(REQUEST_ID, 2, 5.0)],
+        ),
+        (
+            Exhausted(dataclasses.replace(REPLY, attempt=6, published=PUBLISHED), LETTER),
+            [
+                ReplyConfirmed(REQUEST_ID, 6, 5.0),
+                RequestParked(REQUEST_ID, 6, LETTER.code, LETTER.message),
+            ],
+        ),
+        (
+            Replayed(REPLY, None, ErrorCode.REJECTED),
+            [
+                ReplyConfirmed(REQUEST_ID, 0, None),
+                RequestFinished(REQUEST_ID, 0, "replayed", ErrorCode.REJECTED),
+            ],
+        ),
+        (
+            Refused(REFUSAL, REFUSED),
+            [
+                ReplyConfirmed(None, 0, None),
+                RequestParked(None, 0, REFUSED.code, REFUSED.message),
+                RequestFinished(None, 0, "refused", REFUSED.code, REFUSED.message),
+            ],
+        ),
+        (RetryLater(REQUEST_ID, 5, 1), []),
+    ],
+    ids=["completed", "exhausted", "replayed", "refused", "retry"],
+)
+async def test_what_was_done_is_told(
+    outcome: Outcome, told: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "time", lambda: PUBLISHED + 5.0)
+    bench = Bench()
+    await bench.settle(outcome)
+    assert bench.events == told
+
+
+async def test_a_refusal_is_told_once_however_long_the_parking_lot_is_full() -> None:
+    """Its copy goes round meanwhile, and is answered each time it comes."""
+    bench = Bench(session_create_dead=[NackedError("full"), NackedError("full")])
+    for _ in range(3):
+        await bench.settle(Refused(REFUSAL, dataclasses.replace(REFUSED, request_id=REQUEST_ID)))
+    kinds = [type(event).__name__ for event in bench.events]
+    assert kinds.count("ParkingLotRefused") == 2
+    assert kinds.count("RequestFinished") == kinds.count("RequestParked") == 1
+    assert {getattr(event, "request_id", None) for event in bench.events} == {REQUEST_ID}
+
+
+async def test_trouble_with_the_broker_is_told_with_the_request_that_it_concerns() -> None:
+    gone = [UnroutableError("312 NO_ROUTE")]
+    bench = Bench(app_reply=list(gone), session_create_retry_5s=[*gone, *gone, LinkLostError("reset")])
+    await bench.settle(Completed(dataclasses.replace(REPLY, attempt=1)))
+    await bench.settle(RetryLater(REQUEST_ID, 5, 2))
+    assert bench.events == [
+        ReplyUndeliverable(REQUEST_ID, 1, "app.reply", "312 NO_ROUTE"),
+        CopyNotTaken(REQUEST_ID, 2, "session.create.retry.5s", "312 NO_ROUTE"),
+        DeliveryLeft(REQUEST_ID, 2, "RetryLater", "reset"),
+    ]

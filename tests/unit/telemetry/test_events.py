@@ -1,0 +1,98 @@
+"""Every event is emitted somewhere, nothing else is, and logs and metrics hear what they listen to."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from worker.telemetry.events import EVENTS, Event, RequestHandedBack, RequestTakenOver, WorkerStopped, emitter
+from worker.telemetry.log import LINES
+
+ROOT = Path(__file__).resolve().parents[3]
+WORKER = ROOT / "worker"
+DOCUMENTED = {event.__name__ for event in EVENTS}
+DIRECTLY = {"service.py", "stopping.py", "supervisor.py"}
+"""These log what befalls the process when no worker is there to tell it: a stray error, an end at once."""
+
+
+def _trees() -> list[tuple[Path, ast.Module]]:
+    return [
+        (path, ast.parse(path.read_text()))
+        for path in sorted(WORKER.rglob("*.py"))
+        if path.parent.name != "telemetry"
+    ]
+
+
+def _emitted(value: ast.expr) -> set[str]:
+    """The names of the classes that an argument of `emit` may be an instance of."""
+    match value:
+        case ast.IfExp(body=first, orelse=second):
+            return _emitted(first) | _emitted(second)
+        case ast.Call(func=ast.Name(id=name)):
+            return {name}
+    raise AssertionError(f"line {value.lineno}: write the event where it is emitted")
+
+
+def _called(call: ast.Call) -> str:
+    match call.func:
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name
+    return ""
+
+
+def test_every_documented_event_is_emitted_and_every_emitted_one_documented() -> None:
+    calls = [node for _, tree in _trees() for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    emitted = set().union(*(_emitted(call.args[0]) for call in calls if _called(call) in ("emit", "_emit")))
+    assert emitted == DOCUMENTED
+    made = [call for call in calls if _called(call) in DOCUMENTED]
+    told = [node for call in calls if _called(call) in ("emit", "_emit") for node in ast.walk(call)]
+    assert [call.lineno for call in made if call not in told] == []
+
+
+def test_nothing_but_the_telemetry_logs() -> None:
+    importing = {
+        path.relative_to(WORKER).as_posix()
+        for path, tree in _trees()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import) and any(name.name == "structlog" for name in node.names)
+    }
+    assert {path for path in importing if not path.startswith("cli/")} == DIRECTLY
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.__name__)
+def test_every_event_has_a_line_of_its_own_and_says_when_it_happens(event: type[Event]) -> None:
+    assert event.__doc__ is not None
+    assert not event.__doc__.startswith(event.__name__)
+    names = {field.name for field in fields(event)}  # type: ignore[arg-type]
+    assert ("request_id" in names) == ("attempt" in names)
+    assert not names & {"event", "level", "timestamp", "worker_id"}  # those are the line's own
+
+
+def test_no_two_events_have_the_same_line() -> None:
+    assert LINES.keys() == set(EVENTS)
+    assert len({text for _, text in LINES.values()}) == len(EVENTS)
+
+
+def test_events_do_not_change() -> None:
+    event = RequestHandedBack(uuid4(), 1)
+    with pytest.raises(FrozenInstanceError):
+        event.attempt = 2  # type: ignore[misc]
+
+
+def test_subscribers_hear_what_they_listen_to_at_once_and_in_order() -> None:
+    heard: list[tuple[str, Event]] = []
+    back, over = RequestHandedBack(uuid4(), 1), RequestTakenOver(uuid4(), 2)
+    emit = emitter(
+        {RequestHandedBack: lambda event: heard.append(("first", event))},
+        {
+            RequestHandedBack: lambda event: heard.append(("second", event)),
+            RequestTakenOver: lambda event: heard.append(("second", event)),
+        },
+    )
+    for event in (back, WorkerStopped(), over):
+        emit(event)
+    assert heard == [("first", back), ("second", back), ("second", over)]

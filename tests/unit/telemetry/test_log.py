@@ -1,0 +1,279 @@
+"""The log: one JSON line for an event, no secret in it, and a reader that cannot hold up the worker."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from contextlib import suppress
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import pytest
+import structlog
+
+from contracts import ErrorCode
+from worker.telemetry import log, stderr
+from worker.telemetry.events import (
+    AttemptEnded,
+    Emit,
+    LinkFailed,
+    OutcomeNotRecorded,
+    RequestFinished,
+    WorkerStopped,
+    emitter,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+REQUEST_ID = UUID(int=7)
+
+
+class Pipe:
+    """Standard error as a pipe whose other end is the test."""
+
+    def __init__(self) -> None:
+        self.reader, self._writer = os.pipe()
+        os.set_blocking(self.reader, False)
+
+    def fileno(self) -> int:
+        return self._writer
+
+    def isatty(self) -> bool:
+        return False
+
+    def read(self) -> bytes:
+        """All that is there."""
+        parts = []
+        try:
+            while part := os.read(self.reader, 65_536):
+                parts.append(part)
+        except BlockingIOError:
+            pass
+        return b"".join(parts)
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.read().splitlines()]
+
+    def close(self) -> None:
+        for end in (self.reader, self._writer):
+            with suppress(OSError):  # a test has closed it
+                os.close(end)
+
+
+@pytest.fixture
+def pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipe]:
+    pipe = Pipe()
+    monkeypatch.setattr(log, "sys", SimpleNamespace(stderr=pipe))  # pytest has a standard error of its own
+    yield pipe
+    pipe.close()
+
+
+@pytest.fixture
+def logging(pipe: Pipe) -> Iterator[Callable[[str], Emit]]:
+    """Configures the log for a level; what events are emitted to then."""
+
+    def configure(level: str) -> Emit:
+        log.configure(level)
+        log.identify("host-1")
+        return emitter(log.listeners())
+
+    yield configure
+    structlog.reset_defaults()
+    log._identity.clear()
+
+
+def test_an_event_is_one_line_with_its_fields(pipe: Pipe, logging: Callable[[str], Emit]) -> None:
+    emit = logging("info")
+    emit(RequestFinished(REQUEST_ID, 2, "declined", ErrorCode.REJECTED, None, 0.25))
+    emit(AttemptEnded(REQUEST_ID, 2, 0.1, None))  # for those who debug
+    (line,) = pipe.lines()
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {
+        "level": "info",
+        "event": "request finished",
+        "worker_id": "host-1",
+        "request_id": str(REQUEST_ID),
+        "attempt": 2,
+        "outcome": "declined",
+        "error_code": "rejected",
+        "error": None,
+        "seconds": 0.25,
+    }
+
+
+def test_debug_says_more_and_error_less(pipe: Pipe, logging: Callable[[str], Emit]) -> None:
+    for level, expected in (("debug", ["attempt ended", "worker stopped"]), ("error", [])):
+        emit = logging(level)
+        emit(AttemptEnded(REQUEST_ID, 2, 0.1, None))
+        emit(WorkerStopped())
+        assert [line["event"] for line in pipe.lines()] == expected
+
+
+def test_times_are_times(pipe: Pipe, logging: Callable[[str], Emit], monkeypatch: pytest.MonkeyPatch) -> None:
+    emit = logging("info")
+    for now, text in ((0.0, "1970-01-01T00:00:00.000000Z"), (1e9 + 0.25, "2001-09-09T01:46:40.250000Z")):
+        monkeypatch.setattr(time, "time", lambda now=now: now)
+        emit(WorkerStopped())
+        assert [line["timestamp"] for line in pipe.lines()] == [text]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("amqp://ada:s3cret@host:5672/vhost refused", "amqp://ada:***@host:5672/vhost refused"),
+        ("postgresql://ada:s3:cret@[::1]/db", "postgresql://ada:***@[::1]/db"),
+        ("postgresql://host/db?user=a&password=s3cret&x=1", "postgresql://host/db?user=a&password=***&x=1"),
+        ("redis://:s3cret@host and amqps://b:s3cret@c", "redis://:***@host and amqps://b:***@c"),
+        (
+            "see https://example.com/a:b and mail@example.com",
+            "see https://example.com/a:b and mail@example.com",
+        ),
+    ],
+)
+def test_a_password_in_a_url_is_never_shown(
+    pipe: Pipe, logging: Callable[[str], Emit], text: str, shown: str
+) -> None:
+    """Whoever put it there: a library's exception, for example."""
+    emit = logging("info")
+    emit(LinkFailed(text, 1.0))
+    emit(OutcomeNotRecorded(REQUEST_ID, 1, ValueError(text)))
+    failed, crashed = pipe.lines()
+    assert failed["reason"] == shown
+    assert crashed["exception"].splitlines()[-1] == f"ValueError: {shown}"
+
+
+def test_a_terminal_gets_a_line_for_people(
+    pipe: Pipe, logging: Callable[[str], Emit], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipe, "isatty", lambda: True)
+    logging("info")(LinkFailed("amqp://ada:s3cret@host", 1.0))
+    text = pipe.read().decode()
+    assert "no link to the broker" in text
+    assert "ada:***@host" in text
+    assert not text.startswith("{")
+
+
+def test_text_that_no_encoding_has_is_logged_all_the_same(pipe: Pipe, logging: Callable[[str], Emit]) -> None:
+    logging("info")(LinkFailed("half a pair: \ud800", 1.0))
+    assert pipe.lines()[0]["reason"] == "half a pair: \ud800"
+
+
+# ------------------------------------------------------------------------------- standard error
+
+
+async def test_the_lines_of_one_turn_of_the_loop_are_one_write(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[bytes] = []
+    write = os.write
+
+    def remember(fd: int, data: bytes) -> int:
+        written.append(data)
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "write", remember)
+    out = stderr.Stderr(pipe.fileno())
+    for _ in range(3):
+        out.write(b"line\n")
+    assert pipe.read() == b""
+    await asyncio.sleep(0)
+    out.write(b"later\n")
+    await asyncio.sleep(0)
+    assert written == [b"line\nline\nline\n", b"later\n"]
+    assert pipe.read() == b"line\nline\nline\nlater\n"
+
+
+async def test_a_reader_that_stops_reading_holds_up_nobody_and_gets_the_rest_later(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond a bound lines are dropped, and how many is said."""
+    monkeypatch.setattr(stderr, "_AGAIN", 0)
+    monkeypatch.setattr(stderr, "MAX_BYTES", 200_000)
+    line = b"x" * 999 + b"\n"
+    out = stderr.Stderr(pipe.fileno())
+    for _ in range(300):
+        out.write(line)
+        await asyncio.sleep(0)  # a write that waits for the reader would wait here for ever
+    got = b""
+    async with asyncio.timeout(10):
+        while b"dropped" not in got:
+            got += pipe.read()
+            await asyncio.sleep(0)
+    *kept, last = got.splitlines(keepends=True)
+    assert set(kept) == {line}
+    assert json.loads(last) == {"event": "log lines dropped", "count": 300 - len(kept)}
+    assert 200 < len(kept) < 300
+
+
+async def test_a_line_that_is_longer_than_a_pipe_takes_at_once_stays_whole(pipe: Pipe) -> None:
+    line = b"x" * (2 * stderr.PIPE_BUF + 100) + b"\n"
+    out = stderr.Stderr(pipe.fileno())
+    out.write(line)
+    out.write(b"next\n")
+    await asyncio.sleep(0)
+    assert pipe.read() == line + b"next\n"
+
+
+def test_flushing_gives_up_on_a_reader_that_does_not_read(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stderr, "PATIENCE", 0.01)
+    out = stderr.Stderr(pipe.fileno())
+    for _ in range(1000):
+        out._lines.append(b"x" * 1000)
+    out.flush()
+    assert out._lines
+
+
+async def test_a_reader_that_is_gone_is_no_error(pipe: Pipe) -> None:
+    out = stderr.Stderr(pipe.fileno())
+    os.close(pipe.reader)
+    for _ in range(3):
+        out.write(b"line\n")
+        await asyncio.sleep(0)
+    assert not out._lines
+    out.flush()
+
+
+async def test_standard_error_that_was_closed_is_no_error(pipe: Pipe) -> None:
+    out = stderr.Stderr(pipe.fileno())
+    pipe.close()
+    out.write(b"line\n")
+    await asyncio.sleep(0)
+    assert not out._lines
+
+
+async def test_a_pipe_that_somebody_made_not_to_block_loses_nothing(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the parent may have done, whose end it is too."""
+    monkeypatch.setattr(stderr, "_AGAIN", 0)
+    os.set_blocking(pipe.fileno(), False)
+    out = stderr.Stderr(pipe.fileno())
+    lines = [b"%04d" % number + b"x" * 995 + b"\n" for number in range(200)]
+    for line in lines:
+        out.write(line)
+    got = b""
+    async with asyncio.timeout(10):
+        while len(got) < 200_000:
+            got += pipe.read()
+            await asyncio.sleep(0)
+    assert got == b"".join(lines)
+
+
+def test_what_is_logged_last_is_written_before_an_end_at_once(
+    pipe: Pipe, logging: Callable[[str], Emit]
+) -> None:
+    """The loop does not turn any more."""
+
+    async def work() -> list[dict[str, Any]]:
+        logging("info")(WorkerStopped())
+        before = pipe.lines()
+        log.flush()
+        return [*before, *pipe.lines()]
+
+    assert [line["event"] for line in asyncio.run(work())] == ["worker stopped"]
