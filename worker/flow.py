@@ -79,7 +79,7 @@ class Hold:
 
     @property
     def seconds(self) -> float:
-        return round(time.monotonic() - self.since, 6)
+        return time.monotonic() - self.since
 
     @property
     def published(self) -> float:
@@ -329,7 +329,7 @@ class Flow:
             raise FencedError(hold)
         number = hold.claimed.attempt
         ending = ENDINGS.get(code, "exhausted")
-        self._emit(RequestFinished(request_id, number, ending, code, detail, hold.seconds))
+        self._emit(RequestFinished(request_id, number, ending, code, detail, round(hold.seconds, 6)))
         return Reply(
             body,
             hold.request.reply_to,

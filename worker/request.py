@@ -220,7 +220,7 @@ def _patience(delivery: Delivery) -> float | None:
 
 def age(published: float) -> float:
     """Seconds since then. Clocks differ, and a requester's may say anything."""
-    return round(min(max(time.time() - published, 0.0), MAX_AGE), 6)
+    return min(max(time.time() - published, 0.0), MAX_AGE)
 
 
 def _published(model: CreateSessionRequest, delivery: Delivery) -> float | None:
