@@ -1,8 +1,9 @@
 """``run --processes N``: worker processes, each replaced when it dies, and one place that answers for all.
 
-The first process starts alone. What is wrong with the settings it says once, and what is to be declared or
-upgraded is there before the others come. Settings go to a process by a socket pair, never by its arguments or
-its environment, which others can read. The pair is also how a process learns that its supervisor is gone.
+All load their program at once, but the first one begins alone. What is wrong with the settings it says once,
+and what is to be declared or upgraded is there before the others begin. Settings go to a process by a socket
+pair, never by its arguments or its environment, which others can read. The pair is also how a process learns
+that its supervisor is gone.
 """
 
 from __future__ import annotations
@@ -55,11 +56,11 @@ class _Process:
         self._process = process
         self._reader = reader
         self._writer = writer
-        self.pid = process.pid
+        self._knows = False
 
     @classmethod
-    async def start(cls, settings: Settings, *, again: bool) -> _Process:
-        """``again``: another one was in its place before. Raises OSError."""
+    async def start(cls) -> _Process:
+        """A process that loads its program and waits for its settings. Raises OSError."""
         ours, theirs = socket.socketpair()
         try:
             with theirs:
@@ -73,9 +74,13 @@ class _Process:
             ours.close()
             raise
         reader, writer = await asyncio.open_connection(sock=ours, limit=REPORT_BYTES)
-        given = {"settings": settings.revealed(), "path": sys.path, "again": again}
-        writer.write(json.dumps(given).encode() + b"\n")
         return cls(process, reader, writer)
+
+    def hand_over(self, settings: Settings, *, again: bool) -> None:
+        """Let it begin. ``again``: another one was in its place before."""
+        given = {"settings": settings.revealed(), "path": sys.path, "again": again}
+        self._writer.write(json.dumps(given).encode() + b"\n")
+        self._knows = True
 
     async def listen(self, put: Callable[[Report], None]) -> int:
         """Hand on its reports until it ends; its exit code, or minus the signal that killed it."""
@@ -86,7 +91,7 @@ class _Process:
         return await self._process.wait()
 
     def ask(self) -> None:
-        if self._writer.transport.get_write_buffer_size() == 0:
+        if self._knows and self._writer.transport.get_write_buffer_size() == 0:
             self._writer.write(b"report\n")
 
     def release(self) -> None:
@@ -131,8 +136,6 @@ class Supervisor:
 
     async def _keep(self, place: int) -> None:
         """Have a process in this place for as long as we work."""
-        if place > 1:
-            await self._first_is_up.wait()
         again, in_vain = False, 0
         while not self._stop.asked.is_set():
             began = time.monotonic()
@@ -154,13 +157,17 @@ class Supervisor:
     async def _run_one(self, place: int, *, again: bool) -> int:
         """Start a process and stay with it to its end; its exit code."""
         try:
-            process = await _Process.start(self._settings, again=again)
+            process = await _Process.start()
         except OSError as error:
             log.error("process not started", process=place, reason=str(error))
             return 1
         self._processes[place] = process
+        if place > 1:
+            await self._first_is_up.wait()
         if self._stop.asked.is_set():
             process.release()
+        else:
+            process.hand_over(self._settings, again=again)
 
         def put(report: Report) -> None:
             self._board.put(place, report)

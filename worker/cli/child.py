@@ -83,18 +83,17 @@ def main() -> None:
 
 
 def _run(pipe: Pipe) -> int:
+    from worker.health import Reporter
+    from worker.service import run_loop
+    from worker.settings import Settings
+
     line = pipe.first_line()
     if not line:
         return 0
-    from worker.health import Reporter
-
     reporter = Reporter(pipe.put)
     pipe.listen(reporter)
     given = json.loads(line)
     sys.path[:] = given["path"]
-    from worker.service import run_loop
-    from worker.settings import Settings
-
     return run_loop(Settings(**given["settings"]), reporter, pipe.obey, patient=given["again"])
 
 
