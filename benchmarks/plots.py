@@ -57,6 +57,16 @@ def latency(rows: list[Row], path: Path) -> None:
     _save(figure, path)
 
 
+def processes(rows: list[Row], path: Path) -> None:
+    """Throughput by the number of processes."""
+    figure, axis = pyplot.subplots(figsize=(6, 4))
+    _lines(axis, rows, "worker_processes", "requests_per_second")
+    levels = sorted({row["worker_processes"] for row in rows})
+    axis.set(xlabel="processes", title="requests/s", xticks=levels, xlim=(0, None), ylim=(0, None))
+    axis.legend(frameon=False)
+    _save(figure, path)
+
+
 def growth(rows: list[Row], path: Path) -> None:
     """Throughput by the number of requests in the ledger."""
     figure, axis = pyplot.subplots(figsize=(6, 4))
@@ -67,7 +77,7 @@ def growth(rows: list[Row], path: Path) -> None:
     _save(figure, path)
 
 
-PLOTS: Final = {"drain": drain, "latency": latency, "growth": growth}
+PLOTS: Final = {"drain": drain, "latency": latency, "processes": processes, "growth": growth}
 
 
 def _lines(axis: Any, rows: list[Row], key: str, value: str) -> None:

@@ -26,7 +26,7 @@ class ContestantError(Exception):
 
 
 class ContestantProcess:
-    """A command and all its children, in a session of their own; SIGTERM at the end, SIGKILL if need be."""
+    """A command and all its descendants, in sessions of their own; SIGTERM at the end, SIGKILL if need be."""
 
     def __init__(self, name: str, command: Sequence[str], environment: dict[str, str], log: Path) -> None:
         self._name = name
@@ -62,14 +62,14 @@ class ContestantProcess:
     def pid(self) -> int:
         return self._process.pid
 
-    def wait_consuming(self, url: str, queue: str) -> None:
-        """Wait until somebody consumes from the queue.
+    def wait_consuming(self, url: str, queue: str, consumers: int = 1) -> None:
+        """Wait until so many consume from the queue.
 
         Raises:
             ContestantError: the process ended, or took too long.
         """
         deadline = time.monotonic() + START_SECONDS
-        while not wire.consumers(url, queue):
+        while wire.consumers(url, queue) < consumers:
             self.check()
             if time.monotonic() > deadline:
                 raise ContestantError(
@@ -100,10 +100,14 @@ class ContestantProcess:
         return [_peak_rss(pid) for pid in self._pids()]
 
     def _pids(self) -> list[int]:
-        """Those of the session, which children keep and which we gave to the first one alone."""
+        """The first one, those of its session, which children keep, and all who descend from them."""
         first = self._process.pid
-        pids = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit())
-        return [pid for pid in pids if pid == first or _session(pid) == first]
+        pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+        found = {pid for pid in pids if pid == first or _session(pid) == first}
+        parents = {pid: _parent(pid) for pid in pids}
+        while more := {pid for pid, parent in parents.items() if parent in found} - found:
+            found |= more
+        return sorted(found)
 
     def _signal(self, number: signal.Signals) -> None:
         for pid in self._pids():
@@ -121,6 +125,14 @@ def _session(pid: int) -> int | None:
         return os.getsid(pid)
     except ProcessLookupError:
         return None
+
+
+def _parent(pid: int) -> int:
+    """0 when it has just ended."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
 
 
 def _cpu_seconds(pid: int) -> float:

@@ -35,6 +35,7 @@ TITLES: Final = {
     "latency": "Latency",
     "waiting": "Slow handlers",
     "mix": "Fast beside slow",
+    "processes": "Several processes",
     "growth": "Growth",
     "recovery": "Recovery",
     "profile": "Where the time goes",
@@ -56,6 +57,11 @@ what the same process does when nothing waits, whichever is less.
 """,
     "mix": """\
 Requests of 1 ms, 16 in flight: alone, and beside 250 a second that take 2 s each. Concurrency 1,000.
+""",
+    "processes": """\
+A drain by `run --processes N` on one PostgreSQL ledger. Memory and CPU time are those of all processes and of the
+supervisor together. Broker, database and load generator run on the same cores: where these are fewer than the
+processes, more of them only share what is left.
 """,
     "growth": """\
 A drain with a ledger that has seen so many requests before.

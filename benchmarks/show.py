@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 YARDSTICK: Final = "echo"
-KEYS: Final = ("in_flight", "wait_seconds", "load", "ledger_rows", "where")
+KEYS: Final = ("in_flight", "wait_seconds", "load", "worker_processes", "ledger_rows", "where")
 """What tells the measurements of one contestant in one repetition apart."""
 ORDER: Final = [contestant.name for contestant in CONTESTANTS]
 
@@ -48,6 +48,12 @@ COLUMNS: Final = {
         Column("p50_ms", "p50 of the fast, ms"),
         Column("p99_ms", "p99 of the fast, ms"),
         Column("slow_answered", "slow ones answered meanwhile"),
+    ),
+    "processes": (
+        Column("requests_per_second", "requests/s"),
+        Column("cpu_us_per_request", "CPU µs/request"),
+        Column("peak_rss_mb", "peak memory, MB"),
+        Column("generator_cpu_us_per_request", "generator's CPU, µs/request"),
     ),
     "growth": (
         Column("requests_per_second", "requests/s"),

@@ -72,19 +72,23 @@ class Stage:
         ledger_url: str | None = None,
         concurrency: int = CONCURRENCY,
         waiting: bool = False,
+        processes: int = 1,
     ) -> Iterator[Run]:
-        """A contestant that consumes, on a fresh vhost; `waiting`: with a handler that waits."""
+        """A contestant that consumes, on a fresh vhost; `waiting`: with a handler that waits; `processes`: of
+        ours."""
         vhost = f"bench-{next(self._numbers)}"
         url = self.node.vhost(vhost)
         database = self.new_ledger(contestant.ledger) if ledger_url is None else ledger_url
         environment = _environment(url, database, contestant, concurrency, waiting)
+        if processes > 1:
+            environment["SESSION_WORKER_PROCESSES"] = str(processes)
         log = self.folder / f"{vhost}.log"
         try:
             with (
                 ReplyQueue(url, REPLIES, contestant.reply_arguments) as replies,
                 ContestantProcess(contestant.name, contestant.argv, environment, log) as process,
             ):
-                process.wait_consuming(url, contestant.queue)
+                process.wait_consuming(url, contestant.queue, processes)
                 with Connection(url) as sender:
                     yield Run(contestant, url, process, replies, sender)
         finally:

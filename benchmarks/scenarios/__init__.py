@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from benchmarks.scenarios import drain, growth, latency, mix, profile, recovery, waiting
+from benchmarks.scenarios import drain, growth, latency, mix, processes, profile, recovery, waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +17,7 @@ SCENARIOS: Final[Mapping[str, Callable[[Stage, Plan], Iterator[Measurement]]]] =
     "latency": latency.measurements,
     "waiting": waiting.measurements,
     "mix": mix.measurements,
+    "processes": processes.measurements,
     "growth": growth.measurements,
     "recovery": recovery.measurements,
     "profile": profile.measurements,

@@ -50,6 +50,13 @@ def test_the_table_shows_medians_and_ratios_of_what_was_measured_only() -> None:
     assert ours[:3] == ["ours-postgresql", "150", "1.50 (1.50 to 1.50)"]
 
 
+def test_levels_of_one_contestant_are_told_apart() -> None:
+    rows = [row("ours-postgresql", 0, 100 * count) | {"worker_processes": count} for count in (4, 1, 2)]
+    head, *levels = table("processes", rows)
+    assert head[:3] == ["", "worker processes", "requests/s"]
+    assert [cells[:3] for cells in levels] == [["ours-postgresql", str(n), f"{100 * n}"] for n in (1, 2, 4)]
+
+
 def test_bars_are_those_for_which_there_are_figures() -> None:
     assert bars({}) == []
     found = {bar.claim: bar for bar in bars({"drain": [row("ours-sqlite", 0, 90), row("echo", 0, 100)]})}
