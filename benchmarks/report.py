@@ -59,9 +59,9 @@ what the same process does when nothing waits, whichever is less.
 Requests of 1 ms, 16 in flight: alone, and beside 250 a second that take 2 s each. Concurrency 1,000.
 """,
     "processes": """\
-A drain by `run --processes N` on one PostgreSQL ledger. Memory and CPU time are those of all processes and of the
-supervisor together. Broker, database and load generator run on the same cores: where these are fewer than the
-processes, more of them only share what is left.
+A drain by `run --processes N` on one PostgreSQL ledger. Memory and CPU time are those of all processes and of
+the supervisor together. Broker, database and load generator run on the same cores: where these are fewer than
+the processes, more of them only share what is left.
 """,
     "growth": """\
 A drain with a ledger that has seen so many requests before.
