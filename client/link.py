@@ -215,7 +215,7 @@ class Link:
             case PublishError():
                 return NotRoutedError(
                     f"no queue is bound to exchange {self._names.exchange!r} for "
-                    f"{self._names.routing_key!r}; start a worker, or apply its topology"
+                    f"{self._names.routing_key!r}; start a worker, apply its topology, or correct the prefix"
                 )
             case DeliveryError():
                 return NotAcceptedError("the broker does not accept the request, its queue may be full")

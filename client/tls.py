@@ -79,7 +79,7 @@ def _naming(what: str, expected: str) -> Iterator[None]:
         ) from None
     except ssl.SSLError as error:
         raise UnusableError(
-            f"{what} in the broker's URL must be {expected} ({error.reason or error})"
+            f"{what} in the broker's URL must be {expected} ({getattr(error, 'reason', None) or error})"
         ) from None
     except OSError as error:
         raise UnusableError(f"{what} in the broker's URL cannot be read: {error.strerror}") from None

@@ -52,7 +52,7 @@ def tls_trouble(error: BaseException, where: str, authority: str) -> str | None:
         return None
     if isinstance(refused, ssl.SSLCertVerificationError):
         return _refused_certificate(refused, where, authority)
-    reason = refused.reason or str(refused)
+    reason = getattr(refused, "reason", None) or str(refused)  # one made in Python has none
     if "ALERT" in reason:
         return f"{where} ended the TLS handshake ({reason}); {_CLIENT_CERTIFICATE}"
     if reason in {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"}:

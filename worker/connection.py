@@ -209,6 +209,7 @@ class Wire:
         self._channel_number = 0
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.blocked = False
+        self._forbidden = False
         self.watchers: list[Callable[[], None]] = []
         connection.on_blocked = self._on_blocked
         connection.closing.add_done_callback(lambda future: self.lose(_reason(future)))
@@ -268,7 +269,7 @@ class Wire:
                     self._transport.channels[number] = channel
                 await self.unless_lost(channel.open())
         if vital:
-            channel.closing.add_done_callback(lambda future: self.lose(_reason(future)))
+            channel.closing.add_done_callback(self._on_vital_closed)
         else:
             channel.closing.add_done_callback(_reason)
         return channel
@@ -294,7 +295,7 @@ class Wire:
         try:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
-                raise LinkLostError(self.lost.result())
+                raise (ForbiddenError if self._forbidden else LinkLostError)(self.lost.result())
             return task.result()
         finally:
             if not task.done():
@@ -348,6 +349,12 @@ class Wire:
             await asyncio.wait({closing}, timeout=CLOSE_SECONDS)
         if closing.done() and not closing.cancelled():
             closing.exception()
+
+    def _on_vital_closed(self, closing: asyncio.Future[Any]) -> None:
+        reason = _reason(closing)
+        trouble = access_trouble(reason, queue="read")
+        self._forbidden = trouble is not None
+        self.lose(trouble or reason)
 
     def _on_blocked(self, blocked: bool) -> None:
         self.blocked = blocked

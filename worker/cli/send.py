@@ -12,7 +12,7 @@ import typer
 from pydantic import ValidationError
 from rich.text import Text
 
-from client import RequestFailed, RequestNotRouted, SessionClientError
+from client import RequestFailed, SessionClientError
 from contracts import ERRORS, CreateSessionPayload, CreateSessionRequest, ErrorCode, problems
 from worker import settings
 from worker.cli import console, durations, interrupts
@@ -152,10 +152,6 @@ def _explain(error: SessionClientError) -> Iterator[Text]:
     """Code, sentence, and what to do."""
     if not isinstance(error, RequestFailed):
         yield Text(str(error), style="red")
-        if isinstance(error, RequestNotRouted):
-            yield Text(
-                "Nobody takes requests there: start a worker with `session-worker run`, or check --prefix."
-            )
         return
     yield Text.assemble(("failed", "red"), console.printable(f"  {error.code}: {error.response.error}"))
     if error.code in set(ErrorCode):

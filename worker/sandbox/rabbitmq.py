@@ -53,6 +53,15 @@ class RabbitMQ(Server):
         return f"http://127.0.0.1:{self._management_port}"
 
     @property
+    def control_environment(self) -> dict[str, str]:
+        """The variables with which ``rabbitmqctl`` talks to this node."""
+        return {
+            "HOME": str(self._workspace.data),
+            "RABBITMQ_NODENAME": self._name,
+            "ERL_EPMD_PORT": str(self._epmd_port),
+        }
+
+    @property
     def pid(self) -> int:
         """The process id of the running node."""
         return self._running().pid
@@ -64,7 +73,7 @@ class RabbitMQ(Server):
 
     def tls_url(self, vhost: str, host: str = "localhost") -> str:
         """The URL of a vhost by TLS, without the client's certificate; the host is a name of 127.0.0.1."""
-        return f"amqps://guest:guest@{host}:{self._tls_port}/{quote(vhost, safe='')}"
+        return f"amqps://guest:guest@{host}:{self.tls_port}/{quote(vhost, safe='')}"
 
     def start(self) -> None:
         for attempt in range(5):
@@ -210,7 +219,7 @@ class RabbitMQ(Server):
         if self._tls is not None:
             self._write_certificate(self._tls)
             lines += [
-                f"listeners.ssl.1 = 127.0.0.1:{self._tls_port}",
+                f"listeners.ssl.1 = 127.0.0.1:{self.tls_port}",
                 *(f"ssl_options.{name} = {folder / name}" for name in self._tls._fields),
                 "ssl_options.verify = verify_peer",
                 "ssl_options.fail_if_no_peer_cert = true",
@@ -241,7 +250,7 @@ class RabbitMQ(Server):
             self._workspace.write(name, text)
 
     def _take_ports(self) -> None:
-        self.port, self._distribution_port, self._epmd_port, self._management_port, self._tls_port = (
+        self.port, self._distribution_port, self._epmd_port, self._management_port, self.tls_port = (
             free_port() for _ in range(5)
         )
         if self._epmd is not None:

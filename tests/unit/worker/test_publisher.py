@@ -316,6 +316,22 @@ async def test_publish_returns_when_confirmed_and_not_before() -> None:
     assert (len(setup.link.channels), setup.opened) == (1, {})
 
 
+async def test_no_message_is_given_up_for_want_of_a_permission() -> None:
+    """The link is given up in its place, also when it was a direct reply that was refused."""
+    text = "403 ACCESS_REFUSED - access to exchange 'amq.default' in vhost '/' refused for user 'ada'"
+    setup = Setup()
+    queued, direct = setup.publish(_message(), _message(DIRECT, mandatory=False))
+    await breathe()
+    _channel_of(setup.opened["direct replies"][0])._lose(ChannelLostError(text, accused=True))
+    await breathe()
+    _channel_of(setup.link)._lose(ChannelLostError("closed", accused=False))
+    for task in (direct, queued):
+        with pytest.raises(LinkLostError, match="no write permission on exchange amq.default"):
+            await asyncio.wait_for(task, 5)
+    assert "suspects" not in setup.opened
+    assert "user ada" in setup.link.lost.result()
+
+
 async def test_direct_replies_have_a_connection_of_their_own() -> None:
     """A malformed address makes the broker close it: losing it is not losing the link."""
     setup = Setup()

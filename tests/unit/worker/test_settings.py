@@ -173,6 +173,7 @@ def test_urls_of_a_cluster_are_separated_by_commas() -> None:
         f"amqp://user:{PASSWORD}@broker:port/",
         f"amqp://user:{PASSWORD}@broker:99999/",
         f"amqp://user:{PASSWORD}@[broker/",
+        f"amqp://user:1/{PASSWORD}@broker/",
         f"amqp://good/,broker,amqp://user:{PASSWORD}@other/",
     ],
 )
@@ -194,6 +195,14 @@ def test_other_ledger_is_refused_by_naming_the_two(url: str) -> None:
     said = _refused(ledger_url=url)
     assert "sqlite:///" in said
     assert "postgresql://" in said
+    assert PASSWORD not in said
+
+
+@pytest.mark.parametrize("cut", "/?#")
+def test_ledger_url_whose_password_cuts_it_in_two_is_refused(cut: str) -> None:
+    """What follows the cut would be taken for a database, and printed."""
+    said = _refused(ledger_url=f"postgresql://u:1{cut}{PASSWORD}@h/d")
+    assert "percent-encode" in said
     assert PASSWORD not in said
 
 

@@ -1,0 +1,67 @@
+"""What servers' refusals mean."""
+
+from __future__ import annotations
+
+import ssl
+
+import pytest
+
+from contracts.trouble import access_trouble, splits_login, tls_hang_up, tls_trouble
+
+REFUSED = "ACCESS_REFUSED - {}access to {} in vhost '/' refused for user 'ada'"
+
+
+@pytest.mark.parametrize(
+    ("text", "permission"),
+    [
+        (REFUSED.format("", "queue 'session.create'"), "read permission on queue session.create in vhost /"),
+        (REFUSED.format("", "exchange 'session'"), "configure permission on exchange session in vhost /"),
+        (REFUSED.format("", "exchange 'amq.default'"), "write permission on exchange amq.default in vhost /"),
+        (REFUSED.format("write ", "queue 'session.create'"), "write permission on queue session.create"),
+    ],
+)
+def test_a_missing_permission_is_named(text: str, permission: str) -> None:
+    """The one that was asked for, unless the broker names it; the default exchange is only written to."""
+    said = access_trouble(text, queue="read", exchange="configure")
+    assert said is not None
+    assert said.startswith(f"user ada has no {permission}")
+
+
+def test_other_troubles_are_no_missing_permission() -> None:
+    assert access_trouble("NOT_FOUND - no queue 'access to queue' in vhost '/'", queue="read") is None
+
+
+def test_a_failed_handshake_is_found_behind_other_errors() -> None:
+    error = ConnectionError("the library's own words")
+    error.__context__ = ssl.SSLError(1, "[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED] alert")
+    said = tls_trouble(error, "mq:5671", "cafile")
+    assert said is not None
+    assert "client certificate" in said
+
+
+def test_errors_that_cause_each_other_are_looked_at_once() -> None:
+    first, second = ConnectionError(), OSError()
+    first.__cause__, second.__context__ = second, first
+    assert tls_trouble(first, "mq:5671", "cafile") is None
+    assert tls_hang_up(first, "mq:5671") is None
+
+
+def test_a_hang_up_before_the_first_word_is_about_the_clients_certificate() -> None:
+    assert "certfile" in (tls_hang_up(ConnectionResetError(), "mq:5671") or "")
+    assert tls_hang_up(ConnectionRefusedError(), "mq:5671") is None
+
+
+@pytest.mark.parametrize(
+    ("url", "splits"),
+    [
+        ("amqp://ada:12/34@mq/", True),
+        ("amqp://ada:12#34@mq/", True),
+        ("amqp://ada:12?34@mq/", True),
+        ("amqp://ada:1@2/34@mq/", True),
+        ("amqp://ada:12%2F34@mq/", False),
+        ("amqp://ada:1@2@mq/v?name=ada", False),
+        ("amqp://mq/v", False),
+    ],
+)
+def test_a_password_that_cuts_the_url_is_found(url: str, splits: bool) -> None:
+    assert splits_login(url) is splits
