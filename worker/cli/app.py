@@ -315,7 +315,7 @@ def ledger_prune(
     older_than: Annotated[
         str | None,
         typer.Option(
-            metavar="TIME", help="Finished so long ago: 30d; else SESSION_WORKER_RETENTION.", show_default=False
+            metavar="TIME", help="How old: 30d; else SESSION_WORKER_RETENTION.", show_default=False
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count them, delete none.")] = False,
@@ -326,6 +326,27 @@ def ledger_prune(
     from worker.cli.prune import prune
 
     raise typer.Exit(prune(older_than, dry_run=dry_run, ledger_url=ledger_url, json=json))
+
+
+@app.command()
+def doctor(
+    amqp_url: AmqpUrl = None,
+    ledger_url: LedgerUrl = None,
+    prefix: Prefix = None,
+    retry_delays: RetryDelays = None,
+    handler: Annotated[
+        str | None,
+        typer.Option(metavar="MODULE:NAME", help="Else SESSION_WORKER_HANDLER.", show_default=False),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Check settings, handler, broker, queues, ledger and workers; say how to put right what is wrong.
+
+    Looking changes nothing. Exit code 1 when a check failed, 2 when the settings are refused."""
+    from worker.cli.doctor import doctor
+
+    flags = {"amqp_url": amqp_url, "ledger_url": ledger_url, "prefix": prefix}
+    raise typer.Exit(doctor(json=json, retry_delays=retry_delays, handler=handler, **flags))
 
 
 @app.command()

@@ -1,0 +1,34 @@
+"""Is this set-up in order? Checks that a person, or a program, can ask for; they print and change nothing.
+
+They look with the worker's own rights and settings, and each ends within a bounded time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from worker.doctor import at_broker, at_home, at_ledger, together
+from worker.doctor.result import Result, State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from worker.settings import Settings
+
+__all__ = ["Result", "State", "examine"]
+
+
+async def examine(settings: Settings, clock: Callable[[], float] = time.time) -> list[Result]:
+    """The results of all checks, in the order in which to put things right. ``clock``: this machine's."""
+    home, ledger, broker = await asyncio.gather(
+        at_home.examine(settings), at_ledger.examine(settings, clock), at_broker.examine(settings)
+    )
+    return [
+        *home,
+        *ledger.results,
+        *broker.results,
+        together.workers(settings, ledger, broker),
+        await together.retention(settings, broker, clock),
+    ]

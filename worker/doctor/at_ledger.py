@@ -1,0 +1,165 @@
+"""What can be checked at the ledger, without being registered there and without writing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from worker.cli import durations
+from worker.doctor.result import CHECK_SECONDS, Result, at_a_loss, failed, ok, refused, skipped, warning
+from worker.ledger.base import LedgerError
+from worker.ledger.migrate import check_current
+from worker.ledger.sqlite_file import connect, path_of, sentence, version_of
+from worker.ledger.sqlite_steps import iso
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from worker.settings import Settings
+
+SKEW_SECONDS = 2.0
+LARGE_BYTES = 10 * 1024**3
+NETWORK_FILE_SYSTEMS = {
+    "9p",
+    "afs",
+    "ceph",
+    "cifs",
+    "fuse.sshfs",
+    "glusterfs",
+    "nfs",
+    "nfs4",
+    "smb3",
+    "smbfs",
+}
+"""Those whose locks SQLite must not rely on, or whose shared memory other machines do not see."""
+
+
+_WORKERS = """
+SELECT count(*) FILTER (WHERE gone_at > :now), count(*) FILTER (WHERE gone_at <= :now) FROM workers
+"""
+# To count them would take its time. The oldest ones are deleted first.
+_ROWS = """
+SELECT coalesce((SELECT max(rowid) FROM requests) - (SELECT min(rowid) FROM requests) + 1, 0)
+"""
+
+
+@dataclass(slots=True)
+class AtLedger:
+    """``alive``, ``gone``: the workers that are registered (None: nobody knows)."""
+
+    results: list[Result] = field(default_factory=list)
+    alive: int | None = None
+    gone: int | None = None
+
+
+async def examine(settings: Settings, clock: Callable[[], float]) -> AtLedger:
+    here = AtLedger()
+    url = settings.ledger_url.get_secret_value()
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            if url.startswith("sqlite:"):
+                await asyncio.to_thread(_examine_file, path_of(url), settings, here)
+            else:
+                from worker.doctor import at_postgresql
+
+                await at_postgresql.examine(url, settings, clock, here)
+    except TimeoutError:
+        here.results.append(at_a_loss("ledger", "the ledger"))
+    except LedgerError as error:
+        here.results.append(refused("ledger", error, "look into the log of the database"))
+    if len(here.results) == 1:
+        why = "the ledger has to be right first"
+        here.results += [skipped(name, why) for name in ("ledger size", "ledger durability", "ledger clock")]
+    return here
+
+
+def _examine_file(path: Path, settings: Settings, here: AtLedger) -> None:
+    if not path.is_file():
+        raise LedgerError(
+            f"there is no ledger file {path.absolute()}; make it with `session-worker ledger upgrade`, or "
+            "name the file that the worker uses (SESSION_WORKER_LEDGER_URL)"
+        )
+    try:
+        with closing(connect(path, "ro")) as database:
+            version = version_of(database)
+            check_current("sqlite", version)
+            now = iso(datetime.now(UTC))
+            here.alive, here.gone = database.execute(_WORKERS, {"now": now}).fetchone()
+            rows = database.execute(_ROWS).fetchone()[0]
+            mode = database.execute("PRAGMA journal_mode").fetchone()[0]
+    except sqlite3.Error as error:
+        raise LedgerError(sentence(error, path)) from error
+    here.results.append(_file(path, version))
+    here.results.append(size(rows, path.stat().st_size, settings.retention))
+    here.results.append(_file_durability(path, mode))
+    here.results.append(ok("ledger clock", "this machine's own"))
+
+
+def _file(path: Path, version: int) -> Result:
+    for place, what in ((path, "file"), (path.parent, "folder")):
+        if not os.access(place, os.W_OK):
+            return failed(
+                "ledger",
+                f"the ledger's {what} {place.absolute()} cannot be written by this user",
+                "give the worker's user write permission for both, and run this as that user",
+            )
+    return ok("ledger", f"SQLite file {path}, schema {version}")
+
+
+def _file_durability(path: Path, mode: str) -> Result:
+    kind = file_system(path, Path("/proc/mounts"))
+    if kind in NETWORK_FILE_SYSTEMS:
+        return warning(
+            "ledger durability",
+            f"the ledger's file is on a network file system ({kind}), whose locks may not hold",
+            "move it to a disk of this machine, or use PostgreSQL",
+        )
+    if mode != "wal":
+        return warning(
+            "ledger durability",
+            f"another program set the file's journal mode to {mode}",
+            "keep other programs from writing to it; a worker that starts sets it right (wal)",
+        )
+    return ok("ledger durability", "a commit survives a power cut, as far as the disk keeps its word")
+
+
+def file_system(path: Path, mounts: Path) -> str:
+    """The kind of file system that ``path`` is on, as Linux's list of mounts has it; else empty."""
+    folder = path.resolve().parent
+    try:
+        lines = [line.split() for line in mounts.read_text().splitlines()]
+    except OSError:
+        return ""
+    places = {Path(line[1].replace("\\040", " ")): line[2] for line in lines if len(line) > 2}
+    return next((places[place] for place in (folder, *folder.parents) if place in places), "")
+
+
+def size(rows: int, count: int, retention: float | None) -> Result:
+    """``rows``: about how many requests; ``count``: bytes."""
+    found = f"about {rows:,} requests, {count / 1024**2:,.0f} MiB"
+    if retention is None and count > LARGE_BYTES:
+        return warning(
+            "ledger size", f"{found}, and nothing is ever deleted", "set SESSION_WORKER_RETENTION, to 30d say"
+        )
+    kept = (
+        "nothing is deleted" if retention is None else f"deleted {durations.text(retention)} after their end"
+    )
+    return ok("ledger size", f"{found}; {kept}")
+
+
+def clock_skew(seconds: float) -> Result:
+    """``seconds``: how far the ledger's clock is ahead of this machine's."""
+    if abs(seconds) <= SKEW_SECONDS:
+        return ok("ledger clock", f"within {SKEW_SECONDS:g} s of this machine's")
+    return warning(
+        "ledger clock",
+        f"{abs(seconds):.1f} s {'ahead of' if seconds > 0 else 'behind'} this machine's: attempts and expiry "
+        "go by the ledger's, but the times in answers, in letters and in the log are this machine's",
+        "have both machines keep time by NTP",
+    )

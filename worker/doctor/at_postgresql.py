@@ -1,0 +1,114 @@
+"""What can be checked at a PostgreSQL ledger, over a connection like the worker's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from worker.doctor.at_ledger import clock_skew, size
+from worker.doctor.result import failed, ok, refused, warning
+from worker.ledger.base import LedgerError
+from worker.ledger.postgresql_line import AWAY, connect, hang_up, sentence
+from worker.ledger.postgresql_schema import check_grants, check_schema, version_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import asyncpg
+
+    from worker.doctor.at_ledger import AtLedger
+    from worker.doctor.result import Result
+    from worker.settings import Settings
+
+_SERVER = """
+SELECT current_setting('server_version') AS version, current_database() AS database,
+    pg_is_in_recovery() AS standby, current_setting('default_transaction_read_only') AS read_only,
+    current_setting('plan_cache_mode') AS plans, current_setting('fsync') AS fsync,
+    current_setting('synchronous_commit') AS synchronous_commit,
+    current_setting('full_page_writes') AS full_page_writes
+"""
+_SIZE = """
+SELECT greatest(reltuples, pg_stat_get_live_tuples(oid))::bigint AS rows,
+    pg_total_relation_size(oid) + pg_total_relation_size('sessions') AS bytes
+FROM pg_class WHERE oid = 'requests'::regclass
+"""
+_WORKERS = """
+SELECT count(*) FILTER (WHERE gone_at > now()), count(*) FILTER (WHERE gone_at <= now()) FROM workers
+"""
+
+
+async def examine(url: str, settings: Settings, clock: Callable[[], float], here: AtLedger) -> None:
+    """Raises LedgerError: it cannot be used."""
+    try:
+        connection = await connect(url)
+    except (*AWAY, ValueError, OverflowError) as error:  # the last one: a port that is too large
+        raise _no_connection(error, url) from error
+    try:
+        await _examine(connection, url, settings, clock, here)
+    except AWAY as error:
+        raise LedgerError(sentence(error, url)) from error
+    finally:
+        await hang_up(connection)
+
+
+async def _examine(
+    connection: asyncpg.Connection, url: str, settings: Settings, clock: Callable[[], float], here: AtLedger
+) -> None:
+    await check_schema(connection, url)
+    about = dict((await connection.fetch(_SERVER))[0])
+    here.results.append(server(about, await version_of(connection)))
+    lacking = await _lacking(connection, url)
+    here.results.append(lacking or ok("ledger grants", "this user may do all that a worker does"))
+    (room,) = await connection.fetch(_SIZE)
+    here.results.append(size(room["rows"], room["bytes"], settings.retention))
+    here.results.append(durability(about))
+    before = clock()
+    moment = await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())::float8")
+    here.results.append(clock_skew(moment - (before + clock()) / 2))
+    if lacking is None:
+        ((here.alive, here.gone),) = await connection.fetch(_WORKERS)
+
+
+def _no_connection(error: BaseException, url: str) -> LedgerError:
+    if "startup parameter" in str(error):
+        return LedgerError(f"the ledger's PostgreSQL is behind a connection pooler ({error}); {_NO_POOLER}")
+    return LedgerError(sentence(error, url))
+
+
+_NO_POOLER = "name PostgreSQL itself in SESSION_WORKER_LEDGER_URL: a worker keeps only a few connections"
+
+
+def server(about: Mapping[str, Any], schema: int) -> Result:
+    if about["standby"] or about["read_only"] == "on":
+        what = "a standby" if about["standby"] else "read-only (default_transaction_read_only)"
+        return failed("ledger", f"this PostgreSQL is {what}", "name the primary in SESSION_WORKER_LEDGER_URL")
+    if about["plans"] != "force_generic_plan":
+        found = (
+            "the settings of a worker's connection do not arrive, as behind a connection pooler (PgBouncer)"
+        )
+        return failed("ledger", found, _NO_POOLER)
+    return ok("ledger", f"PostgreSQL {about['version']}, database {about['database']}, schema {schema}")
+
+
+def durability(about: Mapping[str, Any]) -> Result:
+    names = [name for name in ("fsync", "full_page_writes", "synchronous_commit") if about[name] == "off"]
+    if names:
+        return warning(
+            "ledger durability",
+            f"{', '.join(names)} off: should the server die, outcomes that were answered may be "
+            "lost, and the promise with them",
+            f"switch it on at the server: {', '.join(f'{name} = on' for name in names)}",
+        )
+    return ok("ledger durability", "a commit survives a power cut, as far as the disk keeps its word")
+
+
+async def _lacking(connection: asyncpg.Connection, url: str) -> Result | None:
+    try:
+        await check_grants(connection, url)
+    except LedgerError as error:
+        found, _, grants = str(error).partition(": ")
+        return (
+            failed("ledger grants", found, grants)
+            if grants
+            else refused("ledger grants", error, "grant them")
+        )
+    return None

@@ -1,0 +1,63 @@
+"""What one check found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+CHECK_SECONDS = 8.0
+"""What one check may take; to connect takes as long as it takes a worker."""
+
+
+class State(StrEnum):
+    """``WARNING``: a worker can work. ``SKIPPED``: something that failed has to be put right first."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """``found`` is for people, and holds no password. ``fix``: what to do, where anything is to be done."""
+
+    name: str
+    state: State
+    found: str
+    fix: str | None = None
+
+
+def ok(name: str, found: str) -> Result:
+    return Result(name, State.OK, found)
+
+
+def skipped(name: str, why: str) -> Result:
+    return Result(name, State.SKIPPED, why)
+
+
+def warning(name: str, found: str, fix: str) -> Result:
+    return Result(name, State.WARNING, found, fix)
+
+
+def failed(name: str, found: str, fix: str) -> Result:
+    return Result(name, State.FAILED, found, fix)
+
+
+def refused(name: str, error: Exception, fix: str) -> Result:
+    """A failure as an error of ours tells it: what is wrong; what to do (or: what to do). ``fix`` is for
+    those that end in a question, or in somebody else's words."""
+    text = str(error)
+    found, _, told = text.rpartition("; " if "; " in text else ": ")
+    if not found or " cannot be used: " in text:
+        return failed(name, text, fix)
+    return failed(name, found, fix if told.endswith("?") else told)
+
+
+def at_a_loss(name: str, where: str) -> Result:
+    """A check that did not come to an end."""
+    return failed(
+        name,
+        f"{where} did not answer within {CHECK_SECONDS:g} s",
+        f"look into the log of {where}, and at its load",
+    )
