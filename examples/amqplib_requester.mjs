@@ -1,0 +1,98 @@
+// Ask for one session from Node, with amqplib:
+//
+//   cd examples && npm ci
+//   node amqplib_requester.mjs --url amqp://guest:guest@localhost:5672/ --user ada@example.com
+
+import { randomUUID } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { parseArgs } from 'node:util';
+import amqp from 'amqplib';
+
+const DIRECT = 'amq.rabbitmq.reply-to';
+
+// The answer to the request. It is sent again when the connection is lost: one id has one outcome.
+async function ask(url, request, { ownQueue, timeout }) {
+  const end = Date.now() + timeout * 1000;
+  let trouble = 'no answer';
+  while (Date.now() < end) {
+    let connection;
+    try {
+      connection = await amqp.connect(url, { timeout: end - Date.now() });
+      const answer = await askOnce(connection, request, ownQueue, end);
+      if (answer) return answer;
+    } catch (error) {
+      if (error.unroutable) throw error;
+      trouble = error.message;
+      await sleep(500);
+    } finally {
+      await connection?.close().catch(() => {}); // it may be gone already
+    }
+  }
+  throw new Error(`${trouble} within ${timeout} s; ask again with --request-id ${request.request_id}`);
+}
+
+async function askOnce(connection, request, ownQueue, end) {
+  const lost = new Promise((_, reject) => {
+    connection.on('error', reject);
+    connection.on('close', () => reject(new Error('the connection was closed')));
+  });
+  lost.catch(() => {}); // also when nobody waits for it any more
+  const channel = await connection.createConfirmChannel();
+  channel.on('error', () => {}); // what was under way is rejected with it
+  // A server-named queue of this connection, or none at all: the broker passes the answer straight on.
+  const replyTo = ownQueue ? (await channel.assertQueue('', { exclusive: true })).queue : DIRECT;
+  const correlationId = randomUUID();
+  let take;
+  const answered = new Promise((resolve) => (take = resolve));
+  // Consume before publishing: direct reply-to insists on it.
+  await channel.consume(
+    replyTo,
+    (message) => message?.properties.correlationId === correlationId && take(message.content),
+    { noAck: true },
+  );
+  const returned = new Promise((_, reject) =>
+    channel.on('return', () =>
+      reject(Object.assign(new Error('no queue takes requests there: start a worker'), { unroutable: true })),
+    ),
+  );
+  channel.sendToQueue('session.create', Buffer.from(JSON.stringify(request)), {
+    contentType: 'application/json',
+    correlationId,
+    replyTo,
+    persistent: true,
+    mandatory: true,
+  });
+  const patience = new AbortController();
+  try {
+    const tooLate = sleep(Math.max(0, end - Date.now()), null, { signal: patience.signal });
+    return await Promise.race([answered, lost, returned, tooLate]);
+  } finally {
+    patience.abort();
+  }
+}
+
+const { values } = parseArgs({
+  options: {
+    url: { type: 'string', default: 'amqp://guest:guest@localhost:5672/' },
+    user: { type: 'string' },
+    title: { type: 'string' },
+    'request-id': { type: 'string', default: randomUUID() }, // ask again: the same id, the same answer
+    'own-queue': { type: 'boolean', default: false }, // a reply queue instead of direct reply-to
+    timeout: { type: 'string', default: '30' },
+  },
+});
+const request = {
+  request_id: values['request-id'],
+  user_id: values.user,
+  operation: 'create_session',
+  payload: { title: values.title ?? null },
+};
+try {
+  const options = { ownQueue: values['own-queue'], timeout: Number(values.timeout) };
+  const answer = await ask(values.url, request, options);
+  console.log(answer.toString());
+  process.exitCode = JSON.parse(answer).status === 'completed' ? 0 : 1;
+} catch (error) {
+  console.error(error.message);
+  process.exitCode = 1;
+}

@@ -1,0 +1,249 @@
+"""The programs in ``examples/`` as their readers run them, against a real worker."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from tests.acceptance.conftest import environment
+from tests.support.waiting import soon
+from worker.sandbox.workspace import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.acceptance.conftest import Cli
+    from tests.support.external_rabbitmq import ExternalRabbitMQ
+    from tests.support.worker_process import WorkerProcess
+    from worker.sandbox import RabbitMQ
+
+    StartWorker = Callable[..., WorkerProcess]
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples"
+REQUESTERS = ("pika", "pika --own-queue", "amqplib", "amqplib --own-queue")
+TITLE = "Search of the east wing"
+HANDLER = """
+import asyncio
+from pathlib import Path
+
+from worker.handlers import Rejected
+
+async def handle(request, context):
+    if request.user_id == "nobody":
+        raise Rejected("nobody may not", code="nobody")
+    if request.user_id == "breaks":
+        raise ConnectionError("the other side is away")
+    while request.user_id == "waits" and not Path("gate").exists():
+        await asyncio.sleep(0.02)
+"""
+
+
+@pytest.fixture(scope="session")
+def amqplib(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Node example in a folder of its own, with the amqplib that its lock names."""
+    missing = [program for program in ("node", "npm") if shutil.which(program) is None]
+    if missing:
+        pytest.skip(
+            f"{' and '.join(missing)} missing: install Node 18 or newer (`apt-get install nodejs npm`)"
+        )
+    folder = tmp_path_factory.mktemp("amqplib")
+    for name in ("package.json", "package-lock.json", "amqplib_requester.mjs"):
+        shutil.copy(EXAMPLES / name, folder)
+    done = subprocess.run(
+        ["npm", "ci", "--no-audit", "--no-fund"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"npm cannot install amqplib: {done.stderr.strip().splitlines()[-1]}")
+    return folder
+
+
+@pytest.fixture(params=REQUESTERS)
+def requester(request: pytest.FixtureRequest, amqp_url: str) -> list[str]:
+    """The command line of one of the requesters."""
+    name, *options = request.param.split()
+    if name == "pika":
+        program = [sys.executable, str(EXAMPLES / "pika_requester.py")]
+    else:
+        program = ["node", str(request.getfixturevalue("amqplib") / "amqplib_requester.mjs")]
+    return [*program, "--url", amqp_url, *options]
+
+
+@contextmanager
+def started(*command: object, **variables: str) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
+        [str(each) for each in command],
+        env=environment() | variables,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def run(*command: object) -> tuple[int, str, str]:
+    """Exit code, output and errors of a program; a stack trace is no answer."""
+    with started(*command) as process:
+        out, err = process.communicate(timeout=60)
+    assert "Traceback" not in err
+    assert "    at " not in err, err
+    return process.returncode, out, err
+
+
+def test_a_requester_gets_its_answer_the_same_one_again_and_a_refusal_that_names_the_field(
+    requester: list[str], worker_process: StartWorker, amqp_url: str, sqlite_url: str
+) -> None:
+    worker_process(amqp_url=amqp_url, ledger_url=sqlite_url)
+    ask = (*requester, "--user", "ada@example.com", "--request-id", uuid4(), "--title", TITLE)
+
+    first, again = run(*ask), run(*ask)
+    code, out, _ = run(*requester, "--user", "ada@example.com", "--title", "x" * 201)
+
+    assert first == again
+    assert (first[0], json.loads(first[1])["status"]) == (0, "completed")
+    assert (code, json.loads(out)["status"]) == (1, "failed")
+    assert json.loads(out)["error"].startswith("payload.title: ")
+
+
+def test_a_requester_survives_a_lost_connection_and_waits_for_a_worker(
+    requester: list[str],
+    cli: Cli,
+    worker_process: StartWorker,
+    rabbitmq: RabbitMQ | ExternalRabbitMQ,
+    vhost: str,
+    amqp_url: str,
+    sqlite_url: str,
+) -> None:
+    """It asks again under the same id: two messages, one session."""
+    cli("topology", "apply", amqp_url=amqp_url)
+    with started(*requester, "--user", "ada@example.com") as process:
+        soon(lambda: rabbitmq.queue_depths(vhost)["session.create"] == 1)
+        soon(lambda: rabbitmq.close_connections(vhost) == 1)
+        soon(lambda: rabbitmq.queue_depths(vhost)["session.create"] == 2)
+        worker_process(amqp_url=amqp_url, ledger_url=sqlite_url)
+        out, err = process.communicate(timeout=60)
+
+    assert process.returncode == 0, err
+    (entry,) = cli("requests", "--json", ledger_url=sqlite_url).documents
+    assert json.loads(out)["payload"]["session_id"] == entry["session_id"]
+
+
+def test_a_requester_says_with_which_id_to_ask_again_or_that_there_is_no_worker(
+    requester: list[str], cli: Cli, amqp_url: str
+) -> None:
+    request_id = str(uuid4())
+    ask = (*requester, "--user", "ada@example.com", "--request-id", request_id, "--timeout", 1)
+    nowhere = run(*ask)
+    cli("topology", "apply", amqp_url=amqp_url)
+    unanswered = run(*ask)
+
+    assert (nowhere[0], nowhere[1]) == (unanswered[0], unanswered[1]) == (1, "")
+    assert "start a worker" in nowhere[2]
+    assert f"no answer within 1 s; ask again with --request-id {request_id}" in unanswered[2]
+
+
+@pytest.fixture
+def gateway(amqp_url: str) -> Iterator[httpx.Client]:
+    """The FastAPI gateway behind a real server."""
+    port = free_port()
+    command = (sys.executable, "-m", "uvicorn", "--app-dir", EXAMPLES, "--port", port, "fastapi_gateway:app")
+    with started(*command, AMQP_URL=amqp_url, ANSWER_SECONDS="2") as server:
+        soon(lambda: server.poll() is not None or _listens(port), 30)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as http:
+            yield http
+        server.terminate()
+        _, log = server.communicate(timeout=30)
+    assert "Application shutdown complete" in log
+    assert "Traceback" not in log
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def post(gateway: httpx.Client, **fields: Any) -> tuple[int, dict[str, Any]]:
+    answer = gateway.post("/sessions", json={"user_id": "ada@example.com", **fields})
+    return answer.status_code, answer.json()
+
+
+def test_the_gateway_turns_answers_into_status_codes(
+    gateway: httpx.Client, worker_process: StartWorker, amqp_url: str, sqlite_url: str, tmp_path: Path
+) -> None:
+    """Created; the same again; a conflict; a wrong field; the handler's no; a handler that fails."""
+    (tmp_path / "their_handler.py").write_text(HANDLER)
+    worker_process(amqp_url=amqp_url, ledger_url=sqlite_url, handler="their_handler:handle", max_attempts=1)
+    request_id = str(uuid4())
+
+    first = post(gateway, title=TITLE, request_id=request_id)
+    again = post(gateway, title=TITLE, request_id=request_id)
+    conflict, conflicting = post(gateway, title="Another", request_id=request_id)
+    wrong, named = post(gateway, title="x" * 201)
+    rejected, refused = post(gateway, user_id="nobody")
+    broken, failed = post(gateway, user_id="breaks")
+
+    assert (first[0], first[1]["status"], first[1]["request_id"]) == (201, "completed", request_id)
+    assert first == again
+    assert (conflict, conflicting["code"], conflicting["request_id"]) == (
+        409,
+        "idempotency_conflict",
+        request_id,
+    )
+    assert (wrong, named["detail"].partition(":")[0]) == (400, "payload.title")
+    assert (rejected, refused["code"], refused["error"]) == (403, "rejected", "nobody may not")
+    assert (broken, failed["code"], failed["retryable"]) == (503, "handler_failed", True)
+
+
+def test_the_gateway_tells_with_which_id_to_ask_again_and_outlives_its_connection(
+    gateway: httpx.Client,
+    worker_process: StartWorker,
+    rabbitmq: RabbitMQ | ExternalRabbitMQ,
+    vhost: str,
+    amqp_url: str,
+    sqlite_url: str,
+    tmp_path: Path,
+) -> None:
+    """No queue: 503. No answer in time: 504; later the same id gets the answer, over a new connection."""
+    nowhere, _ = post(gateway)
+    (tmp_path / "their_handler.py").write_text(HANDLER)
+    worker = worker_process(amqp_url=amqp_url, ledger_url=sqlite_url, handler="their_handler:handle")
+    late, unanswered = post(gateway, user_id="waits")
+    rabbitmq.close_connections(vhost)
+    (tmp_path / "gate").touch()
+    worker.wait_for("worker up", count=2)
+    in_the_end, answer = post(gateway, user_id="waits", request_id=unanswered["request_id"])
+
+    assert (nowhere, late, in_the_end) == (503, 504, 201)
+    assert answer["request_id"] == unanswered["request_id"]
+
+
+def test_the_first_request_example_prints_a_session_or_a_sentence(
+    worker_process: StartWorker, amqp_url: str, sqlite_url: str
+) -> None:
+    ask = (sys.executable, EXAMPLES / "first_request.py", amqp_url)
+    nowhere = run(*ask)
+    worker_process(amqp_url=amqp_url, ledger_url=sqlite_url)
+    answered = run(*ask)
+
+    assert (nowhere[0], "reached no worker's queue" in nowhere[2]) == (1, True)
+    assert re.match(r"created ts_\d{6}_\w+ at ", answered[1])
+    assert answered[0] == 0
+
+
+def test_the_lock_of_the_node_example_names_no_registry() -> None:
+    assert "resolved" not in (EXAMPLES / "package-lock.json").read_text()
