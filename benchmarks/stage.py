@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 REPLY_SECONDS: Final = 60.0
 """How long no reply may come before a run counts as failed."""
 CONCURRENCY: Final = 256
+POSTGRESQL_SETTINGS: Final = {"shared_buffers": "2GB", "max_wal_size": "16GB"}
+"""As docs/operations.md advises for production; every contestant with a ledger has the same server."""
 _HANDLER: Final = "benchmarks.peers.waiting_handler:wait"
 
 
@@ -42,6 +44,10 @@ class Stage:
             stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
             self.node = stack.enter_context(RabbitMQ())
             self.postgresql = stack.enter_context(PostgreSQL(durable=True))
+            for name, value in POSTGRESQL_SETTINGS.items():
+                self.postgresql.execute(f"ALTER SYSTEM SET {name} = '{value}'")
+            self.postgresql.stop()
+            self.postgresql.start()
             self._stack = stack.pop_all()
         return self
 

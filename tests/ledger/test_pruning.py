@@ -13,6 +13,7 @@ import pytest
 
 from contracts import RequestStatus
 from tests.ledger.support import (
+    DEADLINE,
     a_claim,
     becomes,
     completed,
@@ -203,7 +204,8 @@ async def test_entries_that_a_worker_looks_at_are_left_for_the_next_time(
         await connection.execute(
             "SELECT FROM requests WHERE request_id = $1 FOR UPDATE", claims[1].request_id
         )
-        assert await pruned(postgresql_url, 0) == [2]
+        async with asyncio.timeout(DEADLINE):
+            assert await pruned(postgresql_url, 0) == [2]
     await connection.close()
     assert await pruned(postgresql_url, 0) == [1]
 
