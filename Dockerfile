@@ -19,10 +19,14 @@ FROM python:3.11-slim-bookworm
 RUN useradd --system --uid 10001 --home-dir /var/lib/session-worker --create-home session-worker
 COPY --from=build /opt/session-worker /opt/session-worker
 ENV PATH=/opt/session-worker/bin:$PATH PYTHONUNBUFFERED=1
+# For the check below; probes from outside need SESSION_WORKER_OPS_HOST=0.0.0.0 besides.
+ENV SESSION_WORKER_OPS_PORT=9464
 USER 10001
 # A SQLite ledger, which is named relative to this folder, outlives the container here.
 WORKDIR /var/lib/session-worker
 VOLUME /var/lib/session-worker
-# No HEALTHCHECK: a worker that cannot work says so in its log and goes on trying, or ends.
+# Alive, not ready: who replaces unhealthy containers must not do so because the broker is away.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["python", "-c", \
+    "import os, urllib.request as web; web.urlopen(f'http://127.0.0.1:{os.environ[\"SESSION_WORKER_OPS_PORT\"]}/livez', timeout=4)"]
 ENTRYPOINT ["session-worker"]
 CMD ["run"]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
+from worker import ops
+from worker.health import Board
+from worker.sandbox.workspace import free_port
 from worker.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -137,6 +143,25 @@ def test_the_image_gets_every_package_and_file_that_the_build_needs() -> None:
     assert all((ROOT / name).exists() for name in copied)
     kept = set(re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE))
     assert kept == copied
+
+
+def test_the_images_health_is_asked_at_its_ops_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command of the check itself: it fails unless the worker is alive."""
+    default = re.search(r"^ENV SESSION_WORKER_OPS_PORT=(\d+)$", FINAL_STAGE, re.MULTILINE)
+    assert default is not None
+    assert Settings.model_validate({"ops_port": default[1]}).ops_port
+    check = re.search(r"^HEALTHCHECK .*?CMD (\[.*?\])$", FINAL_STAGE, re.MULTILINE | re.DOTALL)
+    assert check is not None
+    _, *arguments = json.loads(check[1].replace("\\\n", ""))
+    port = free_port()
+    monkeypatch.setenv("SESSION_WORKER_OPS_PORT", str(port))
+
+    def is_healthy() -> bool:
+        return subprocess.run([sys.executable, *arguments], capture_output=True, check=False).returncode == 0
+
+    with ops.serving("127.0.0.1", port, Board(1)):
+        assert is_healthy()
+    assert not is_healthy()
 
 
 def test_the_image_starts_a_command_that_the_package_installs() -> None:
