@@ -6,10 +6,11 @@ import asyncio
 import json
 import os
 import socket
+import sqlite3
 import subprocess
 import threading
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ import pika
 import pytest
 
 from contracts import Names, amqp
-from tests.broker.lab import HANDLER, ROOT, Lab, open_lab
+from tests.broker.lab import HANDLER, ROOT, Lab, open_lab, request
 from tests.support.worker_process import PROGRAM
 from worker import connection, ops
 from worker.connection import Wire
@@ -153,6 +154,18 @@ def test_where_all_is_well_every_check_says_so_and_nothing_is_left_behind(sound:
         in {document["name"]: document["found"] for document in documents}["workers"]
     )
     assert state() == before
+
+
+def test_looking_takes_no_message_and_writes_no_file(declared: Lab) -> None:
+    """Without a worker, too: a request that waits was never delivered to anybody."""
+    with declared.requester() as requester:
+        requester.send(request(), reply_to=None)
+        files = sorted(declared.folder.iterdir())
+        assert "1 message waits" in {each.name: each.found for each in ask(declared)}[f"queue {WORK}"]
+        assert sorted(declared.folder.iterdir()) == files
+        method, _, _ = requester.channel.basic_get(WORK)
+        assert method is not None
+        assert not method.redelivered
 
 
 def test_a_worker_with_the_least_privileges_is_well(sound: Lab) -> None:
@@ -312,7 +325,7 @@ def test_letters_that_wait_and_that_the_ledger_may_have_forgotten_are_warned_of(
     park(declared, timedelta(days=31))
     park(declared, timedelta(days=1))
     results = not_in_order(ask(declared, retention="30d"))
-    assert "2 letters wait" in results[f"queue {DEAD}"].found
+    assert "2 messages wait for people" in results[f"queue {DEAD}"].found
     assert "dead groups" in str(results[f"queue {DEAD}"].fix)
     assert "31.0 d old" in results["retention"].found
     assert "--unknown" in str(results["retention"].fix)
@@ -392,6 +405,12 @@ def test_a_clock_that_differs_from_the_ledgers_is_a_warning(
     clock = not_in_order(results)["ledger clock"]
     assert words in clock.found
     assert "NTP" in str(clock.fix)
+
+
+def test_a_ledger_file_without_its_write_ahead_log_is_a_warning(declared: Lab) -> None:
+    with closing(sqlite3.connect(declared.ledger_url.removeprefix("sqlite:///"))) as database:
+        database.execute("PRAGMA journal_mode = DELETE")
+    assert "write-ahead log" in fault(ask(declared), "ledger durability", State.WARNING).found
 
 
 def test_a_ledger_file_that_this_user_may_not_write_is_named(

@@ -151,11 +151,11 @@ def _part(found: Found, dead: str) -> Result:
     note = "; its arguments were not compared: this user may not declare it" if found.trouble else ""
     if found.messages is None:
         return ok(found.part, "is there")
-    count = "no message waits" if not found.messages else f"{found.messages:,} messages wait"
+    count = f"{found.messages:,} message{' waits' if found.messages == 1 else 's wait'}"
     if found.part == dead and found.messages:
         return warning(
             found.part,
-            f"{found.messages:,} letters wait for people{note}",
+            f"{count} for people{note}",
             "see why with `session-worker dead groups`, then `session-worker dead replay` or `purge`",
         )
     return ok(found.part, f"{count}{note}")

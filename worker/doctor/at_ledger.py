@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from worker.cli import durations
 from worker.doctor.result import CHECK_SECONDS, Result, at_a_loss, failed, ok, refused, skipped, warning
@@ -40,6 +41,9 @@ NETWORK_FILE_SYSTEMS = {
 """Those whose locks SQLite must not rely on, or whose shared memory other machines do not see."""
 
 
+_JOURNAL_BYTE, _WAL = 18, 2
+"""Where the file's header says which journal it has; to ask for it would tell nothing of a file opened as
+immutable."""
 _WORKERS = """
 SELECT count(*) FILTER (WHERE gone_at > :now), count(*) FILTER (WHERE gone_at <= :now) FROM workers
 """
@@ -86,19 +90,26 @@ def _examine_file(path: Path, settings: Settings, here: AtLedger) -> None:
             "name the file that the worker uses (SESSION_WORKER_LEDGER_URL)"
         )
     try:
-        with closing(connect(path, "ro")) as database:
+        with closing(_open(path)) as database:
             version = version_of(database)
             check_current("sqlite", version)
             now = iso(datetime.now(UTC))
             here.alive, here.gone = database.execute(_WORKERS, {"now": now}).fetchone()
             rows = database.execute(_ROWS).fetchone()[0]
-            mode = database.execute("PRAGMA journal_mode").fetchone()[0]
     except sqlite3.Error as error:
         raise LedgerError(sentence(error, path)) from error
     here.results.append(_file(path, version))
     here.results.append(size(rows, path.stat().st_size, settings.retention))
-    here.results.append(_file_durability(path, mode))
+    here.results.append(_file_durability(path))
     here.results.append(ok("ledger clock", "this machine's own"))
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """To read. Where nobody has the file open, without the two that SQLite then makes beside it: if they were
+    of another user (root, say), the worker could not write."""
+    if path.with_name(f"{path.name}-wal").exists():
+        return connect(path, "ro")
+    return sqlite3.connect(f"file:{quote(str(path))}?mode=ro&immutable=1", uri=True)
 
 
 def _file(path: Path, version: int) -> Result:
@@ -112,7 +123,7 @@ def _file(path: Path, version: int) -> Result:
     return ok("ledger", f"SQLite file {path}, schema {version}")
 
 
-def _file_durability(path: Path, mode: str) -> Result:
+def _file_durability(path: Path) -> Result:
     kind = file_system(path, Path("/proc/mounts"))
     if kind in NETWORK_FILE_SYSTEMS:
         return warning(
@@ -120,11 +131,13 @@ def _file_durability(path: Path, mode: str) -> Result:
             f"the ledger's file is on a network file system ({kind}), whose locks may not hold",
             "move it to a disk of this machine, or use PostgreSQL",
         )
-    if mode != "wal":
+    with path.open("rb") as file:
+        header = file.read(_JOURNAL_BYTE + 1)
+    if header[_JOURNAL_BYTE] != _WAL:
         return warning(
             "ledger durability",
-            f"another program set the file's journal mode to {mode}",
-            "keep other programs from writing to it; a worker that starts sets it right (wal)",
+            "another program has switched off the file's write-ahead log",
+            "keep other programs from writing to it, and restart the worker, which switches it on",
         )
     return ok("ledger durability", "a commit survives a power cut, as far as the disk keeps its word")
 
