@@ -137,9 +137,9 @@ def day(rabbitmq: RabbitMQ | ExternalRabbitMQ, tmp_path_factory: pytest.TempPath
         yield day
 
 
-def _send_and_run(lab: Lab, requester: Requester, **script: object) -> None:
+def _send_and_run(lab: Lab, requester: Requester, **script: str) -> None:
     request_id = str(uuid4())
-    requester.send(request(request_id, **script))
+    requester.send(request(request_id, None, **script))
     soon(lambda: lab.runs()[request_id] > 0)
 
 
