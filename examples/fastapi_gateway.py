@@ -22,7 +22,7 @@ from contracts.errors import ERRORS
 AMQP_URL = os.environ.get("AMQP_URL", "amqp://guest:guest@localhost:5672/")
 ANSWER_SECONDS = float(os.environ.get("ANSWER_SECONDS", "30"))
 
-# It shows a stack trace for every lost connection. The client connects again, or its errors say why it cannot.
+# It shows a stack trace for every lost connection. The client connects again, or says why it cannot.
 logging.getLogger("aiormq").setLevel(logging.CRITICAL)
 
 

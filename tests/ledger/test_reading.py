@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 from contracts import ErrorCode, RequestStatus
-from tests.ledger.support import completed, failed, postponed, shift, take, worker
+from tests.ledger.support import bury, completed, failed, postponed, shift, take, worker
 from worker.ledger import LedgerError, open_reader
 from worker.ledger.base import Entry
 
@@ -72,6 +72,37 @@ async def test_entries_are_found_by_status_and_time_the_newest_first(ledger_url:
             assert await reader.get(uuid4()) is None
         finally:
             await reader.close()
+
+
+async def test_a_look_sees_what_goes_on(ledger_url: str) -> None:
+    """Each status, what it took, who is alive; nothing older than asked for, and no more than the limit."""
+    async with worker(ledger_url, "one") as ledger, worker(ledger_url, "gone"):
+        old, done, bad, late, _running = [await take(ledger) for _ in range(5)]
+        await ledger.finish(failed(old))
+        await shift(ledger_url, "requests.received_at", -7200, f"request_id = '{old.request_id}'")
+        await ledger.finish(completed(done))
+        await shift(ledger_url, "requests.received_at", -30, f"request_id = '{done.request_id}'")
+        await ledger.finish(failed(bad, ErrorCode.REJECTED))
+        await ledger.postpone(postponed(late))
+        await bury(ledger_url, "gone")
+        reader = open_reader(ledger_url)
+        await reader.open()
+        try:
+            found = await reader.recent(since=3600, limit=10)
+            shorter = await reader.recent(since=3600, limit=2)
+        finally:
+            await reader.close()
+    assert [(each.status, each.error_code) for each in found.newest] == [
+        (RequestStatus.PROCESSING, None),
+        (RequestStatus.PENDING, "handler_failed"),
+        (RequestStatus.FAILED, "rejected"),
+        (RequestStatus.COMPLETED, None),
+    ]
+    assert [each.took is not None for each in found.newest] == [False, False, True, True]
+    assert found.newest[3].took is not None
+    assert 30 <= found.newest[3].took <= found.newest[3].age < 60
+    assert (found.waiting, found.failed, list(found.workers)) == (1, 1, ["one"])
+    assert [each.status for each in shorter.newest] == [RequestStatus.PROCESSING, RequestStatus.PENDING]
 
 
 async def test_questions_may_be_asked_at_the_same_time(ledger_url: str) -> None:

@@ -218,6 +218,32 @@ class Entry:
     """Each: ``{"status", "at" (ISO 8601), "attempt", "worker_id", "detail"}``."""
 
 
+@dataclass(frozen=True, slots=True)
+class Glimpse:
+    """One request in short. Seconds by the ledger's clock: ``age`` since its first claim, ``took`` from then
+    to its outcome."""
+
+    status: RequestStatus
+    error_code: str | None
+    age: float
+    took: float | None
+
+
+COUNTED = 10_000
+"""Beyond so many, ``Recent`` counts no further: a look must cost the same however large the ledger is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """What goes on. ``waiting``: requests between two attempts, or handed back. ``failed``: of the time that
+    was asked for. ``workers``: the ids of those alive."""
+
+    newest: Sequence[Glimpse]
+    waiting: int
+    failed: int
+    workers: Sequence[str]
+
+
 class Ledger(Protocol):
     """Where requests and their outcomes are kept."""
 
@@ -271,3 +297,7 @@ class LedgerReader(Protocol):
         """The newest entries first; ``since`` in seconds before now, by ``received_at``."""
 
     async def count_sessions(self) -> int: ...
+
+    async def recent(self, *, since: float, limit: int) -> Recent:
+        """A look that may be taken every second: of what was received in the last ``since`` seconds, the
+        newest ``limit`` requests and the number of failed ones; what waits, and who works."""

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from contracts import RequestStatus
-from worker.ledger.base import Entry, LedgerError
+from worker.ledger.base import COUNTED, Entry, Glimpse, LedgerError, Recent
 from worker.ledger.held import condition
 from worker.ledger.postgresql_line import AWAY, connect_for_people, hang_up, sentence
 from worker.ledger.postgresql_schema import check_schema
@@ -23,6 +23,19 @@ SELECT request_id, status, attempt, session_id, user_id, casefile_id, error_code
     updated_at, finished_at, next_attempt_at, history
 FROM requests
 """
+_NEWEST = """
+SELECT status, error_code, extract(epoch FROM now() - received_at)::float8 AS age,
+    extract(epoch FROM finished_at - received_at)::float8 AS took
+FROM requests WHERE received_at >= now() - $1::float8 * interval '1 second' ORDER BY received_at DESC LIMIT $2
+"""
+_COUNTS = f"""
+SELECT (SELECT count(*) FROM (
+        SELECT FROM requests WHERE true {condition(RequestStatus.PENDING)} LIMIT {COUNTED}) AS waiting),
+    (SELECT count(*) FROM (
+        SELECT FROM requests WHERE received_at >= now() - $1::float8 * interval '1 second'
+            {condition(RequestStatus.FAILED)} LIMIT {COUNTED}) AS failed)
+"""  # noqa: S608 - made of constants
+_WORKERS = "SELECT worker_id FROM workers WHERE gone_at > now() ORDER BY worker_id"
 
 
 class PostgreSQLReader:
@@ -60,6 +73,17 @@ class PostgreSQLReader:
 
     async def count_sessions(self) -> int:
         return int((await self._fetch("SELECT count(*) FROM sessions"))[0][0])
+
+    async def recent(self, *, since: float, limit: int) -> Recent:
+        newest = await self._fetch(_NEWEST, since, limit)
+        ((waiting, failed),) = await self._fetch(_COUNTS, since)
+        workers = await self._fetch(_WORKERS)
+        return Recent(
+            newest=[Glimpse(RequestStatus(row[0]), *row[1:]) for row in newest],
+            waiting=waiting,
+            failed=failed,
+            workers=[row[0] for row in workers],
+        )
 
     async def _fetch(self, sql: str, *values: Any) -> list[asyncpg.Record]:
         if self._connection is None:

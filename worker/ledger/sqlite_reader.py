@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
 from contracts import RequestStatus
-from worker.ledger.base import Entry, LedgerError
+from worker.ledger.base import COUNTED, Entry, Glimpse, LedgerError, Recent
 from worker.ledger.held import condition
 from worker.ledger.migrate import check_current
 from worker.ledger.sqlite_file import connect, sentence, version_of
@@ -28,6 +28,18 @@ SELECT request_id, status, attempt, session_id, user_id, casefile_id, error_code
     updated_at, finished_at, next_attempt_at, history
 FROM requests
 """
+_NEWEST = """
+SELECT status, error_code, received_at, finished_at FROM requests WHERE received_at >= ?
+ORDER BY received_at DESC LIMIT ?
+"""
+_WAITING = f"""
+SELECT count(*) FROM (SELECT 1 FROM requests WHERE true {condition(RequestStatus.PENDING)} LIMIT {COUNTED})
+"""  # noqa: S608 - made of constants
+_FAILED = f"""
+SELECT count(*) FROM (
+    SELECT 1 FROM requests WHERE received_at >= ? {condition(RequestStatus.FAILED)} LIMIT {COUNTED})
+"""  # noqa: S608 - made of constants
+_WORKERS = "SELECT worker_id FROM workers WHERE gone_at > ? ORDER BY worker_id"
 
 
 class SQLiteReader:
@@ -69,6 +81,19 @@ class SQLiteReader:
         row = await self._ask(lambda database: database.execute("SELECT count(*) FROM sessions").fetchone())
         return int(row[0])
 
+    async def recent(self, *, since: float, limit: int) -> Recent:
+        def look(database: sqlite3.Connection) -> Recent:
+            now = datetime.now(UTC)
+            start = iso(now - timedelta(seconds=since))
+            return Recent(
+                newest=[_glimpse(row, now) for row in database.execute(_NEWEST, (start, limit))],
+                waiting=database.execute(_WAITING).fetchone()[0],
+                failed=database.execute(_FAILED, (start,)).fetchone()[0],
+                workers=[row[0] for row in database.execute(_WORKERS, (iso(now),))],
+            )
+
+        return await self._ask(look)
+
     async def _ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
         return await asyncio.to_thread(self._ask_now, question)
 
@@ -80,6 +105,17 @@ class SQLiteReader:
                 return question(self._database)
         except sqlite3.Error as error:
             raise LedgerError(sentence(error, self._path)) from error
+
+
+def _glimpse(row: sqlite3.Row, now: datetime) -> Glimpse:
+    received = datetime.fromisoformat(row["received_at"])
+    finished = row["finished_at"] and datetime.fromisoformat(row["finished_at"])
+    return Glimpse(
+        RequestStatus(row["status"]),
+        row["error_code"],
+        (now - received).total_seconds(),
+        (finished - received).total_seconds() if finished else None,
+    )
 
 
 def _entry(row: sqlite3.Row) -> Entry:
