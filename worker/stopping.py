@@ -38,9 +38,10 @@ class Stop:
         self._signalled = False
 
     def listen(self) -> None:
-        """Stop at SIGTERM or SIGINT; a second one ends the process at once."""
+        """Stop at SIGTERM or SIGINT, unless it is ignored; a second one ends the process at once."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self._on_signal)
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._loop.add_signal_handler(number, self._on_signal)
 
     def ask(self) -> None:
         """Stop, from any thread and as often as one likes. A stop that does not end, ends the process."""

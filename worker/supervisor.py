@@ -126,7 +126,10 @@ class Supervisor:
         self._board.ask = self._ask
         places = range(1, self._settings.processes + 1)
         keeping = [asyncio.create_task(self._keep(place), name=f"process {place}") for place in places]
-        await self._stop.asked.wait()
+        asked = asyncio.create_task(self._stop.asked.wait(), name="stop watcher")
+        await asyncio.wait({asked, *keeping}, return_when=asyncio.FIRST_COMPLETED)
+        self._stop.ask()  # a defect of ours ends all as well
+        self._stop.asked.set()
         self._board.stop()
         self._first_is_up.set()
         for process in self._processes.values():

@@ -107,13 +107,17 @@ def test_a_killed_supervisor_leaves_no_orphans_and_loses_nothing(lab: Lab, ops: 
     assert set(lab.runs().values()) == {1}
 
 
-def test_ctrl_c_reaches_the_supervisor_alone_and_drains(lab: Lab, ops: Ops) -> None:
+def test_ctrl_c_is_the_supervisors_and_drains_all(lab: Lab, ops: Ops) -> None:
     """A terminal sends it to the whole group. A process that gets one all the same pays no heed."""
     worker, pids = up(lab, ops, shutdown_grace=30, command=("setsid", PROGRAM, "run"))
     request_ids = send(lab, 20, gate=str(lab.gate))
     lab.running(20)
     for pid in pids:
         os.kill(pid, signal.SIGINT)
+    request_ids += send(lab, 5)
+    lab.running(25)
+    assert ops.ready()
+    assert not any(line["event"] == "draining" for line in worker.logs)
     os.killpg(worker.pid, signal.SIGINT)
     worker.wait_for("draining", count=2)
     assert "shutdown" in ops.red()
