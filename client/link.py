@@ -211,15 +211,18 @@ class Link:
 
     def _refusal(self, error: AMQPError) -> Exception:
         self._unheard_since = None
+        remedy = "start a worker, apply its topology, or correct the prefix"
         match error:
             case PublishError():
                 return NotRoutedError(
                     f"no queue is bound to exchange {self._names.exchange!r} for "
-                    f"{self._names.routing_key!r}; start a worker, apply its topology, or correct the prefix"
+                    f"{self._names.routing_key!r}; {remedy}"
                 )
+            case ChannelNotFoundEntity():
+                return NotRoutedError(f"there is no exchange {self._names.exchange!r}; {remedy}")
             case DeliveryError():
                 return NotAcceptedError("the broker does not accept the request, its queue may be full")
-            case ChannelNotFoundEntity() | ChannelAccessRefused():
+            case ChannelAccessRefused():
                 return NotRoutedError(_reason(error))
         return LinkLostError(_reason(error))
 
