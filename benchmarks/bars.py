@@ -48,6 +48,7 @@ def bars(scenarios: dict[str, list[Row]]) -> list[Bar]:
         *_latency(scenarios.get("latency", [])),
         *_slow(scenarios.get("waiting", []), scenarios.get("mix", [])),
         *_growth(scenarios.get("growth", [])),
+        *_telemetry(scenarios.get("telemetry", [])),
     ]
 
 
@@ -116,6 +117,12 @@ def _growth(rows: list[Row]) -> Iterator[Bar]:
             )
             claim = f"growth, {ledger}: throughput with {size:,} requests before ÷ with none"
             yield from _ratio(claim, pair, 0.85 if size >= 10_000_000 else 0.9)
+
+
+def _telemetry(rows: list[Row]) -> Iterator[Bar]:
+    for level, bound in (("with logs and metrics", 0.95), ("with traces too", 0.85)):
+        if found := [row["share_of_off"] for row in rows if row["telemetry"] == level]:
+            yield Bar(f"drain {level}: throughput ÷ that with them off", summary(found), bound, at_least=True)
 
 
 def _ratio(

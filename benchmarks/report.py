@@ -23,7 +23,8 @@ Throughput is of one worker process, unless the table below says that a contesta
 """
 CONDITIONS: Final = """
 RabbitMQ and PostgreSQL are private, on the same machine, with their default durability: quorum queues, fsync
-on. PostgreSQL has the memory of a production server (`shared_buffers` 2 GB, `max_wal_size` 16 GB). All of it again is `make bench`; a part of it is `.venv-bench/bin/python -m benchmarks.run --help`.
+on. PostgreSQL has the memory of a production server (`shared_buffers` 2 GB, `max_wal_size` 16 GB). All of it
+again is `make bench`; a part of it is `.venv-bench/bin/python -m benchmarks.run --help`.
 This run was
 
 ```
@@ -38,6 +39,7 @@ TITLES: Final = {
     "processes": "Several processes",
     "growth": "Growth",
     "recovery": "Recovery",
+    "telemetry": "Logs, metrics, traces",
     "profile": "Where the time goes",
 }
 TEXTS: Final = {
@@ -69,6 +71,10 @@ A drain with a ledger that has seen so many requests before.
     "recovery": """\
 The broker is stopped and started again. The time runs from its being up to the first answer to a new request;
 60 s or more means that none came.
+""",
+    "telemetry": """\
+A drain with nothing but warnings in the log; with a line for each request and metrics; and with a trace of
+each request as well, sent to a collector that forgets them.
 """,
     "profile": """\
 A drain watched by py-spy; samples that only wait are left out, the others share the CPU time of the drain.

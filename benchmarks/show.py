@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 YARDSTICK: Final = "echo"
-KEYS: Final = ("in_flight", "wait_seconds", "load", "worker_processes", "ledger_rows", "where")
+KEYS: Final = ("in_flight", "wait_seconds", "load", "worker_processes", "telemetry", "ledger_rows", "where")
 """What tells the measurements of one contestant in one repetition apart."""
 ORDER: Final = [contestant.name for contestant in CONTESTANTS]
 
@@ -57,6 +57,11 @@ COLUMNS: Final = {
     ),
     "growth": (
         Column("requests_per_second", "requests/s"),
+        Column("cpu_us_per_request", "CPU µs/request"),
+    ),
+    "telemetry": (
+        Column("requests_per_second", "requests/s"),
+        Column("share_of_off", "share of that with them off"),
         Column("cpu_us_per_request", "CPU µs/request"),
     ),
     "profile": (Column("cpu_us_per_request", "CPU µs/request"),),

@@ -17,7 +17,7 @@ from benchmarks.wire import Connection, ReplyQueue
 from worker.sandbox import PostgreSQL, RabbitMQ
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from benchmarks.contestants import Contestant
     from benchmarks.messages import Request
@@ -78,16 +78,15 @@ class Stage:
         ledger_url: str | None = None,
         concurrency: int = CONCURRENCY,
         waiting: bool = False,
-        processes: int = 1,
+        settings: Mapping[str, str] | None = None,
     ) -> Iterator[Run]:
-        """A contestant that consumes, on a fresh vhost; `waiting`: with a handler that waits; `processes`: of
-        ours."""
+        """A contestant that consumes, on a fresh vhost; `waiting`: with a handler that waits; `settings`: what
+        else is in the environment of ours."""
         vhost = f"bench-{next(self._numbers)}"
         url = self.node.vhost(vhost)
         database = self.new_ledger(contestant.ledger) if ledger_url is None else ledger_url
-        environment = _environment(url, database, contestant, concurrency, waiting)
-        if processes > 1:
-            environment["SESSION_WORKER_PROCESSES"] = str(processes)
+        environment = _environment(url, database, contestant, concurrency, waiting) | dict(settings or {})
+        processes = int(environment.get("SESSION_WORKER_PROCESSES", 1))
         log = self.folder / f"{vhost}.log"
         try:
             with (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from benchmarks.scenarios import drain, growth, latency, mix, processes, profile, recovery, waiting
+from benchmarks.scenarios import drain, growth, latency, mix, processes, profile, recovery, telemetry, waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -20,5 +20,6 @@ SCENARIOS: Final[Mapping[str, Callable[[Stage, Plan], Iterator[Measurement]]]] =
     "processes": processes.measurements,
     "growth": growth.measurements,
     "recovery": recovery.measurements,
+    "telemetry": telemetry.measurements,
     "profile": profile.measurements,
 }

@@ -32,7 +32,7 @@ def measurements(stage: Stage, plan: Plan) -> Iterator[Measurement]:
 
 
 def _measure(stage: Stage, contestant: Contestant, requests: int, processes: int) -> list[dict[str, Any]]:
-    with stage.running(contestant, processes=processes) as run:
+    with stage.running(contestant, settings={"SESSION_WORKER_PROCESSES": str(processes)}) as run:
         warm_up(run)
         row = drain(run, [new_request() for _ in range(requests)])
         return [{"worker_processes": processes} | row]
