@@ -80,8 +80,8 @@ class Stage:
         waiting: bool = False,
         settings: Mapping[str, str] | None = None,
     ) -> Iterator[Run]:
-        """A contestant that consumes, on a fresh vhost; `waiting`: with a handler that waits; `settings`: what
-        else is in the environment of ours."""
+        """A contestant that consumes, on a fresh vhost; `waiting`: with a handler that waits; `settings`:
+        what else is in the environment of ours."""
         vhost = f"bench-{next(self._numbers)}"
         url = self.node.vhost(vhost)
         database = self.new_ledger(contestant.ledger) if ledger_url is None else ledger_url
