@@ -458,6 +458,17 @@ def test_a_handler_that_does_not_load_is_named_with_its_line(
     assert "SESSION_WORKER_HANDLER" in str(broken.fix)
 
 
+def test_what_lies_in_the_folder_does_not_get_in_the_way_of_a_handler(
+    sound: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor what it prints when it is imported."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "json.py").write_text("1 / 0")
+    talking = "print('hello', flush=True)\nasync def handle(request, context): ..."
+    (tmp_path / "talking_handler.py").write_text(talking)
+    assert not_in_order(ask(sound, handler="talking_handler:handle")) == {}
+
+
 def test_a_handler_that_hangs_when_it_is_imported_is_given_up(
     sound: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
