@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,12 +37,32 @@ def ops() -> Ops:
     return Ops(free_port())
 
 
-def up(lab: Lab, ops: Ops, **settings: Any) -> tuple[WorkerProcess, list[int]]:
-    """A worker of two processes that both consume, and their ids."""
-    worker = lab.worker(wait=False, processes=2, ops_port=ops.port, **settings)
-    soon(lambda: worker.returncode is not None or ops.ready(), 30)
-    worker.wait_for("worker up", count=2)
-    return worker, ops.pids()
+Up = Callable[..., tuple[WorkerProcess, list[int]]]
+
+
+@pytest.fixture
+def up(lab: Lab, ops: Ops) -> Iterator[Up]:
+    """Starts a worker of two processes that both consume; gives their ids. None of them outlives the test."""
+    pids: list[int] = []
+
+    def start(**settings: Any) -> tuple[WorkerProcess, list[int]]:
+        worker = lab.worker(wait=False, processes=2, ops_port=ops.port, **settings)
+        soon(lambda: worker.returncode is not None or ops.ready(), 30)
+        worker.wait_for("worker up", count=2)
+        pids.extend(ops.pids())
+        return worker, ops.pids()
+
+    yield start
+    for pid in pids:
+        if b"worker.cli.child" in _command(pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def gone(pids: list[int]) -> bool:
@@ -57,9 +78,10 @@ def assert_answered_once(lab: Lab, request_ids: list[str]) -> None:
     assert lab.sessions() == len(request_ids)
 
 
-def test_two_processes_share_the_work_and_are_counted_together(lab: Lab, ops: Ops) -> None:
-    worker, pids = up(lab, ops, concurrency=5)
+def test_two_processes_share_the_work_and_are_counted_together(lab: Lab, ops: Ops, up: Up) -> None:
+    worker, pids = up(concurrency=5)
     assert len({*pids, worker.pid}) == 3
+    assert [os.getsid(pid) for pid in pids] == pids, "each has a session of its own"
     request_ids = send(lab, 10, gate=str(lab.gate))
     lab.running(10)
     assert ops.metric("session_worker_inflight") == 10
@@ -73,9 +95,9 @@ def test_two_processes_share_the_work_and_are_counted_together(lab: Lab, ops: Op
     assert ops.metric(REQUESTS, outcome="completed") == 100
 
 
-def test_a_killed_process_is_replaced_and_what_it_counted_stays(lab: Lab, ops: Ops) -> None:
+def test_a_killed_process_is_replaced_and_what_it_counted_stays(lab: Lab, ops: Ops, up: Up) -> None:
     """Its requests are taken over, each is answered once, and no sum goes backwards."""
-    worker, pids = up(lab, ops, concurrency=10)
+    worker, pids = up(concurrency=10)
     request_ids = send(lab, 20)
     soon(lambda: ops.metric(REQUESTS) == 20)
     request_ids += send(lab, 20, gate=str(lab.gate))
@@ -94,9 +116,9 @@ def test_a_killed_process_is_replaced_and_what_it_counted_stays(lab: Lab, ops: O
     assert worker.wait() == 0
 
 
-def test_a_killed_supervisor_leaves_no_orphans_and_loses_nothing(lab: Lab, ops: Ops) -> None:
+def test_a_killed_supervisor_leaves_no_orphans_and_loses_nothing(lab: Lab, ops: Ops, up: Up) -> None:
     """Its processes finish what they run, and end."""
-    worker, pids = up(lab, ops, shutdown_grace=30)
+    worker, pids = up(shutdown_grace=30)
     request_ids = send(lab, 20, gate=str(lab.gate))
     lab.running(20)
     worker.send_signal(signal.SIGKILL)
@@ -107,9 +129,9 @@ def test_a_killed_supervisor_leaves_no_orphans_and_loses_nothing(lab: Lab, ops: 
     assert set(lab.runs().values()) == {1}
 
 
-def test_ctrl_c_is_the_supervisors_and_drains_all(lab: Lab, ops: Ops) -> None:
+def test_ctrl_c_is_the_supervisors_and_drains_all(lab: Lab, ops: Ops, up: Up) -> None:
     """A terminal sends it to the whole group. A process that gets one all the same pays no heed."""
-    worker, pids = up(lab, ops, shutdown_grace=30, command=("setsid", PROGRAM, "run"))
+    worker, pids = up(shutdown_grace=30, command=("setsid", PROGRAM, "run"))
     request_ids = send(lab, 20, gate=str(lab.gate))
     lab.running(20)
     for pid in pids:
@@ -128,9 +150,9 @@ def test_ctrl_c_is_the_supervisors_and_drains_all(lab: Lab, ops: Ops) -> None:
     assert_answered_once(lab, request_ids)
 
 
-def test_signals_to_all_at_once_drain_as_one_does(lab: Lab, ops: Ops) -> None:
+def test_signals_to_all_at_once_drain_as_one_does(lab: Lab, ops: Ops, up: Up) -> None:
     """As a service manager sends them. The end of the pipe on top of it is no second signal."""
-    worker, pids = up(lab, ops, shutdown_grace=30)
+    worker, pids = up(shutdown_grace=30)
     request_ids = send(lab, 20, gate=str(lab.gate))
     lab.running(20)
     for pid in [*pids, worker.pid]:
@@ -141,8 +163,8 @@ def test_signals_to_all_at_once_drain_as_one_does(lab: Lab, ops: Ops) -> None:
     assert_answered_once(lab, request_ids)
 
 
-def test_a_second_signal_ends_all_at_once(lab: Lab, ops: Ops) -> None:
-    worker, pids = up(lab, ops, shutdown_grace=60)
+def test_a_second_signal_ends_all_at_once(lab: Lab, ops: Ops, up: Up) -> None:
+    worker, pids = up(shutdown_grace=60)
     send(lab, 1, gate=str(lab.gate))
     lab.running(1)
     worker.terminate()
@@ -161,10 +183,10 @@ def test_what_is_wrong_with_the_settings_is_said_once(lab: Lab, empty_postgresql
 
 
 def test_many_processes_set_up_an_empty_broker_and_database_together(
-    lab: Lab, ops: Ops, empty_postgresql_url: str
+    lab: Lab, up: Up, empty_postgresql_url: str
 ) -> None:
     lab.ledger_url = empty_postgresql_url
-    up(lab, ops, migrate="true")
+    up(migrate="true")
     assert_answered_once(lab, send(lab, 20))
 
 
