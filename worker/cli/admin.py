@@ -81,3 +81,14 @@ def ledger_upgrade(*, ledger_url: str | None) -> None:
     before, after = asyncio.run(upgrade(loaded.ledger_url.get_secret_value()))
     done = f"is at version {after} already" if before == after else f"went from version {before} to {after}"
     console.results().print(f"The ledger's schema {done}.")
+
+
+def ledger_copy(source: str, *, ledger_url: str | None) -> None:
+    """Copy a SQLite ledger into an empty PostgreSQL one."""
+    from worker.cli import interrupts
+    from worker.ledger.copy import copy
+
+    loaded = settings.load(ledger_url=ledger_url)
+    with asyncio.Runner() as runner:
+        requests, sessions = interrupts.run(runner, copy(source, loaded.ledger_url.get_secret_value()))
+    console.results().print(f"{requests:,} requests and {sessions:,} sessions were copied.")

@@ -310,6 +310,20 @@ def ledger_upgrade(ledger_url: LedgerUrl = None) -> None:
     ledger_upgrade(ledger_url=ledger_url)
 
 
+@ledger.command("copy")
+def ledger_copy(
+    source: Annotated[
+        str,
+        typer.Option("--from", metavar="URL", help="Where they are: sqlite:///path.db.", show_default=False),
+    ],
+    ledger_url: LedgerUrl = None,
+) -> None:
+    """Copy all requests and sessions of a SQLite ledger into an empty PostgreSQL one: all or nothing."""
+    from worker.cli.admin import ledger_copy
+
+    ledger_copy(source, ledger_url=ledger_url)
+
+
 @ledger.command("prune")
 def ledger_prune(
     older_than: Annotated[
