@@ -328,9 +328,7 @@ def ledger_copy(
 def ledger_prune(
     older_than: Annotated[
         str | None,
-        typer.Option(
-            metavar="TIME", help="How old: 30d; else SESSION_WORKER_RETENTION.", show_default=False
-        ),
+        typer.Option(metavar="TIME", help="How old: 30d; else SESSION_WORKER_RETENTION.", show_default=False),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count them, delete none.")] = False,
     ledger_url: LedgerUrl = None,
@@ -361,6 +359,27 @@ def doctor(
 
     flags = {"amqp_url": amqp_url, "ledger_url": ledger_url, "prefix": prefix}
     raise typer.Exit(doctor(json=json, retry_delays=retry_delays, handler=handler, **flags))
+
+
+@app.command()
+def top(
+    interval: Annotated[
+        float, typer.Option(min=0.2, max=3600, metavar="S", help="Seconds between two looks.")
+    ] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Look once; so does a pipe.")] = False,
+    amqp_url: AmqpUrl = None,
+    ledger_url: LedgerUrl = None,
+    prefix: Prefix = None,
+    retry_delays: RetryDelays = None,
+    json: Annotated[bool, typer.Option("--json", help="Look once, and print one JSON document.")] = False,
+) -> None:
+    """Watch what goes on: rate, latency, statuses, queues, workers, failures. `q` or Ctrl-C leaves.
+
+    Looking changes nothing. Exit code 1 when broker or ledger did not answer a single look."""
+    from worker.cli.top import top
+
+    flags = {"amqp_url": amqp_url, "ledger_url": ledger_url, "prefix": prefix, "retry_delays": retry_delays}
+    raise typer.Exit(top(interval, once=once, json=json, **flags))
 
 
 @app.command()

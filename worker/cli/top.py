@@ -1,0 +1,294 @@
+"""``top``: what goes on, live in a terminal, once for a pipe, or as one document for a program."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import termios
+import tty
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from worker import settings
+from worker.cli import console, durations, interrupts, views
+from worker.ledger.base import COUNTED
+from worker.watch import Away, BrokerWatch, LedgerWatch
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+
+    from rich.console import RenderableType
+
+    from worker.ledger.base import Entry
+    from worker.settings import Settings
+    from worker.watch import Depth, Traffic
+
+
+@dataclass(slots=True)
+class Frame:
+    """What was found last; None: nothing yet."""
+
+    ledger: Traffic | Away | None = None
+    queues: list[Depth] | Away | None = None
+
+
+def top(interval: float, *, once: bool, json: bool, **flags: str | None) -> int:
+    """Show it until somebody leaves, or ``once``: then 1 if broker or ledger did not answer."""
+    loaded = settings.load(**flags)
+    out = console.results()
+    live = out.is_terminal and not out.is_dumb_terminal and not once and not json
+    with asyncio.Runner() as runner:
+        if live:
+            interrupts.run(runner, _live(loaded, interval))
+            return 0
+        frame = interrupts.run(runner, _once(loaded))
+    if json:
+        console.document(document(frame))
+    else:
+        out.print(picture(frame))
+    return 1 if isinstance(frame.ledger, Away) or isinstance(frame.queues, Away) else 0
+
+
+@asynccontextmanager
+async def _watchers(loaded: Settings) -> AsyncIterator[tuple[LedgerWatch, BrokerWatch]]:
+    ledger, broker = LedgerWatch(loaded), BrokerWatch(loaded)
+    try:
+        yield ledger, broker
+    finally:
+        await asyncio.gather(ledger.close(), broker.close())
+
+
+async def _once(loaded: Settings) -> Frame:
+    async with _watchers(loaded) as (ledger, broker):
+        return Frame(*await asyncio.gather(ledger.look(), broker.look()))
+
+
+async def _live(loaded: Settings, interval: float) -> None:
+    """Each source is asked at its own pace: one that is away does not hold up the other, nor the screen."""
+    frame, news, stop = Frame(), asyncio.Event(), asyncio.Event()
+
+    async def look_at_ledger() -> None:
+        frame.ledger = await ledger.look()
+        news.set()
+
+    async def look_at_queues() -> None:
+        frame.queues = await broker.look()
+        news.set()
+
+    async with _watchers(loaded) as (ledger, broker):
+        with _attentive(stop.set, news.set):
+            await _until_one_ends(
+                stop.wait(),
+                _show(frame, news, interval),
+                _repeat(look_at_ledger, interval),
+                _repeat(look_at_queues, interval),
+            )
+
+
+async def _show(frame: Frame, news: asyncio.Event, interval: float) -> None:
+    with Live(console=console.results(), screen=True, auto_refresh=False) as screen:
+        while True:
+            news.clear()
+            screen.update(picture(frame, live=True), refresh=True)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(interval):  # the clock goes on where nothing else does
+                    await news.wait()
+
+
+async def _repeat(look: Callable[[], Awaitable[None]], interval: float) -> None:
+    while True:
+        await look()
+        await asyncio.sleep(interval)
+
+
+async def _until_one_ends(*works: Coroutine[Any, Any, object]) -> None:
+    tasks = [asyncio.create_task(work) for work in works]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+    for result in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(result, Exception):
+            raise result
+
+
+@contextmanager
+def _attentive(leave: Callable[[], object], redraw: Callable[[], object]) -> Iterator[None]:
+    """Listen to keys and signals; afterwards the terminal is as it was."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, leave)
+    loop.add_signal_handler(signal.SIGWINCH, redraw)
+    if not sys.stdin.isatty():
+        yield
+        return
+    keyboard = sys.stdin.fileno()
+
+    def pressed() -> None:
+        keys = os.read(keyboard, 100)
+        if not keys or b"q" in keys.lower():
+            leave()
+
+    before = termios.tcgetattr(keyboard)
+    tty.setcbreak(keyboard)
+    loop.add_reader(keyboard, pressed)
+    try:
+        yield
+    finally:
+        loop.remove_reader(keyboard)
+        termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
+
+
+# ---------------------------------------------------------------------------------------- the document
+
+
+def document(frame: Frame) -> dict[str, Any]:
+    """A frame as ``--json`` prints it; the names are part of the interface."""
+    ledger, queues = frame.ledger, frame.queues
+    return {
+        "at": datetime.now(UTC).isoformat(),
+        "ledger": None if ledger is None or isinstance(ledger, Away) else _traffic_document(ledger),
+        "ledger_trouble": ledger.reason if isinstance(ledger, Away) else None,
+        "queues": None
+        if queues is None or isinstance(queues, Away)
+        else {
+            each.queue: {
+                "messages": each.messages,
+                "consumers": each.consumers,
+                "trouble": each.trouble or None,
+            }
+            for each in queues
+        },
+        "broker_trouble": queues.reason if isinstance(queues, Away) else None,
+    }
+
+
+def _traffic_document(traffic: Traffic) -> dict[str, Any]:
+    return {
+        "finished_per_second": {outcome: round(rate, 3) for outcome, rate in traffic.rates.items()},
+        "measured_seconds": round(traffic.seconds, 3),
+        "p50_seconds": traffic.p50,
+        "p95_seconds": traffic.p95,
+        "processing": traffic.running,
+        "pending": traffic.waiting,
+        "failed_last_hour": traffic.failed,
+        "workers": list(traffic.workers),
+        "failures": [
+            {
+                "request_id": str(entry.request_id),
+                "at": (entry.finished_at or entry.updated_at).isoformat(),
+                "error_code": entry.error_code,
+                "reason": _reason(entry),
+            }
+            for entry in traffic.failures
+        ],
+    }
+
+
+# ----------------------------------------------------------------------------------------- the picture
+
+
+def picture(frame: Frame, *, live: bool = False) -> RenderableType:
+    """A frame for people."""
+    parts: list[RenderableType] = []
+    if live:
+        clock = durations.clock(datetime.now(UTC))
+        parts += [Text.assemble(("session-worker top", "bold"), f"  {clock}  ", ("q: leave", "dim")), Text()]
+    ledger = frame.ledger
+    if ledger is None or isinstance(ledger, Away):
+        parts.append(_absent("ledger", ledger))
+    else:
+        parts.append(_facts(ledger))
+    parts.append(Text())
+    if frame.queues is None or isinstance(frame.queues, Away):
+        parts.append(_absent("broker", frame.queues))
+    else:
+        parts.append(_queues(frame.queues))
+    if ledger is not None and not isinstance(ledger, Away) and ledger.failures:
+        parts += [Text(), _failures(ledger.failures)]
+    return Group(*parts)
+
+
+def _absent(what: str, away: Away | None) -> Text:
+    if away is None:
+        return Text(f"{what}: asking …", style="dim")
+    return Text.assemble((f"{what} away", "bold red"), f"  {console.printable(away.reason)}")
+
+
+def _facts(traffic: Traffic) -> Table:
+    facts = Table.grid(padding=(0, 2, 0, 0))
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column(overflow="fold")
+    facts.add_row("finished", _rates(traffic))
+    spread = "nothing finished"
+    if traffic.p50 is not None and traffic.p95 is not None:
+        spread = f"p50 {durations.text(traffic.p50)}, p95 {durations.text(traffic.p95)}"
+    facts.add_row("latency", spread)
+    failed = Text(_count(traffic.failed), style=views.COLOURS["failed"] if traffic.failed else "")
+    facts.add_row(
+        "requests",
+        Text.assemble(
+            f"{traffic.running:,} processing, {_count(traffic.waiting)} pending, ",
+            failed,
+            " failed in the last hour",
+        ),
+    )
+    workers = Text(console.printable(f"{len(traffic.workers)}: {', '.join(traffic.workers)}"))
+    facts.add_row("workers", workers if traffic.workers else Text("none alive", style="bold red"))
+    return facts
+
+
+def _rates(traffic: Traffic) -> Text:
+    total = sum(traffic.rates.values())
+    shown = Text(f"{total:,.1f}/s over {durations.text(traffic.seconds)}")
+    for outcome, rate in traffic.rates.items():
+        colour = views.COLOURS["completed" if outcome == "completed" else "failed"]
+        shown.append(f"  {outcome} {rate:,.1f}", style=colour)
+    return shown
+
+
+def _queues(queues: Sequence[Depth]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    table.add_column("queue", no_wrap=True)
+    table.add_column("messages", justify="right")
+    table.add_column("consumers", justify="right")
+    for each in queues:
+        if each.trouble:
+            table.add_row(each.queue, Text(each.trouble, style="red"), "")
+        else:
+            style = "" if each.messages else "dim"
+            table.add_row(Text(each.queue, style=style), f"{each.messages:,}", f"{each.consumers}")
+    return table
+
+
+def _failures(entries: Sequence[Entry]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    for column in ("failed", "request", "code"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("reason", no_wrap=True, overflow="ellipsis")
+    for entry in entries:
+        table.add_row(
+            durations.clock(entry.finished_at or entry.updated_at).partition(" ")[2],
+            str(entry.request_id),
+            Text(entry.error_code or "", style=views.COLOURS["failed"]),
+            Text(console.printable(_reason(entry))),
+        )
+    return table
+
+
+def _reason(entry: Entry) -> str:
+    """What operators are told; else what the requester was."""
+    return (entry.history[-1]["detail"] if entry.history else None) or entry.error or ""
+
+
+def _count(number: int) -> str:
+    return f"{number:,}" if number < COUNTED else f"{COUNTED:,} or more"

@@ -1,0 +1,169 @@
+"""What goes on at the broker and in the ledger: questions that may be asked every second, and print nothing.
+
+Each watcher has one connection, opened when first needed and again after it was lost. Nothing is written,
+declared or consumed, and no look costs more because the ledger is larger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import aiormq
+from aiormq.exceptions import ChannelAccessRefused, ChannelNotFoundEntity
+
+from contracts import Names, RequestStatus
+from worker.cli.durations import percentile
+from worker.connection import LinkLostError, Wire, broker_errors
+from worker.ledger import LedgerError, open_reader
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from worker.ledger.base import Entry, LedgerReader, Recent
+    from worker.settings import Settings
+
+LOOK_SECONDS = 10.0
+RATE_SECONDS = 60.0
+HOUR = 3600.0
+SAMPLE = 3000
+"""The newest requests that a look reads: more than are ever under way at the same time, in most places."""
+FAILURES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Away:
+    """There is no answer; ``reason`` is a sentence for people."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """How many messages wait in a queue (not those that a worker holds), and how many consumers it has; None
+    where ``trouble`` says why nobody knows."""
+
+    queue: str
+    messages: int | None
+    consumers: int | None
+    trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """``rates``: requests that finished per second, by ``completed`` or error code, over ``seconds``; ``p50``
+    and ``p95``: seconds from their first claim to their outcome (None: there were none). ``running`` and
+    ``failed`` were received within the last hour; ``waiting`` for their next attempt are all."""
+
+    rates: Mapping[str, float]
+    seconds: float
+    p50: float | None
+    p95: float | None
+    running: int
+    waiting: int
+    failed: int
+    workers: Sequence[str]
+    failures: Sequence[Entry]
+
+
+def traffic(recent: Recent, failures: Sequence[Entry]) -> Traffic:
+    """What follows from a look at the ledger."""
+    # A full sample reaches back only so far.
+    full = len(recent.newest) == SAMPLE
+    seconds = min(RATE_SECONDS, max(recent.newest[-1].age, 0.001)) if full else RATE_SECONDS
+    ended = [each for each in recent.newest if each.took is not None and each.age - each.took <= seconds]
+    took = [each.took for each in ended if each.took is not None]
+    count = Counter(each.error_code or RequestStatus.COMPLETED.value for each in ended)
+    return Traffic(
+        rates={outcome: number / seconds for outcome, number in count.most_common()},
+        seconds=seconds,
+        p50=percentile(took, 50) if took else None,
+        p95=percentile(took, 95) if took else None,
+        running=sum(each.status is RequestStatus.PROCESSING for each in recent.newest),
+        waiting=recent.waiting,
+        failed=recent.failed,
+        workers=recent.workers,
+        failures=failures,
+    )
+
+
+class LedgerWatch:
+    """The ledger, looked at again and again."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._url = settings.ledger_url.get_secret_value()
+        self._reader: LedgerReader | None = None
+
+    async def look(self) -> Traffic | Away:
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                if self._reader is None:
+                    reader = open_reader(self._url)
+                    await reader.open()
+                    self._reader = reader
+                recent = await self._reader.recent(since=HOUR, limit=SAMPLE)
+                failures = await self._reader.find(status=RequestStatus.FAILED, since=HOUR, limit=FAILURES)
+                return traffic(recent, failures)
+        except LedgerError as error:
+            reason = str(error)
+        except TimeoutError:
+            reason = f"the ledger did not answer within {LOOK_SECONDS:.0f} s"
+        await self.close()
+        return Away(reason)
+
+    async def close(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            await reader.close()
+
+
+class BrokerWatch:
+    """The queues, looked at again and again, the work first."""
+
+    def __init__(self, settings: Settings) -> None:
+        names = Names(settings.prefix)
+        retries = (names.retry(delay) for delay in settings.retry_delays)
+        self._queues = (names.work, *retries, names.undelivered, names.dead, names.replies)
+        self._urls = settings.amqp_urls
+        self._wire: Wire | None = None
+        self._channel: aiormq.Channel | None = None
+
+    async def look(self) -> list[Depth] | Away:
+        try:
+            if self._wire is None:  # which has a time limit for each URL
+                self._wire = await Wire.open(self._urls, "top")
+            async with asyncio.timeout(LOOK_SECONDS):
+                return [await self._depth(self._wire, queue) for queue in self._queues]
+        except LinkLostError as error:
+            reason = str(error)
+        except TimeoutError:
+            reason = f"the broker did not answer within {LOOK_SECONDS:.0f} s"
+        await self.close()
+        return Away(reason)
+
+    async def close(self) -> None:
+        wire, self._wire, self._channel = self._wire, None, None
+        if wire is not None:
+            await wire.close()
+
+    async def _depth(self, wire: Wire, queue: str) -> Depth:
+        if self._channel is None:
+            self._channel = await wire.channel(aiormq.Channel)
+        try:
+            with broker_errors():
+                found = await wire.unless_lost(self._channel.queue_declare(queue, passive=True))
+        except LinkLostError as error:
+            trouble = _TROUBLE.get(type(error.__cause__))
+            if trouble is None:
+                raise
+            self._channel = None  # the broker has closed it
+            return Depth(queue, None, None, trouble)
+        return Depth(queue, found.message_count, found.consumer_count)
+
+
+_TROUBLE: Mapping[type[BaseException | None], str] = {
+    ChannelNotFoundEntity: "missing",
+    ChannelAccessRefused: "this user may not see it",
+}
