@@ -21,6 +21,7 @@ from worker.ledger import LedgerError, open_reader
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from uuid import UUID
 
     from worker.ledger.base import Entry, LedgerReader, Recent
     from worker.settings import Settings
@@ -55,7 +56,8 @@ class Depth:
 class Traffic:
     """``rates``: requests that finished per second, by ``completed`` or error code, over ``seconds``; ``p50``
     and ``p95``: seconds from their first claim to their outcome (None: there were none). ``running`` and
-    ``failed`` were received within the last hour; ``waiting`` for their next attempt are all."""
+    ``failed`` were received within the last hour and are in the samples; ``failed_more``: there may be more.
+    ``waiting`` for their next attempt are all, up to ``COUNTED``."""
 
     rates: Mapping[str, float]
     seconds: float
@@ -64,16 +66,18 @@ class Traffic:
     running: int
     waiting: int
     failed: int
+    failed_more: bool
     workers: Sequence[str]
-    failures: Sequence[Entry]
 
 
-def traffic(recent: Recent, failures: Sequence[Entry]) -> Traffic:
+def traffic(recent: Recent) -> Traffic:
     """What follows from a look at the ledger."""
     # A full sample reaches back only so far.
     full = len(recent.newest) == SAMPLE
     seconds = min(RATE_SECONDS, max(recent.newest[-1].age, 0.001)) if full else RATE_SECONDS
-    ended = [each for each in recent.newest if each.took is not None and each.age - each.took <= seconds]
+    # One that failed after many attempts was received long before the sample.
+    known = {each.request_id: each for each in (*recent.newest, *recent.troubled)}.values()
+    ended = [each for each in known if each.took is not None and each.age - each.took <= seconds]
     took = [each.took for each in ended if each.took is not None]
     count = Counter(each.error_code or RequestStatus.COMPLETED.value for each in ended)
     return Traffic(
@@ -83,10 +87,25 @@ def traffic(recent: Recent, failures: Sequence[Entry]) -> Traffic:
         p95=percentile(took, 95) if took else None,
         running=sum(each.status is RequestStatus.PROCESSING for each in recent.newest),
         waiting=recent.waiting,
-        failed=recent.failed,
+        failed=sum(each.status is RequestStatus.FAILED for each in recent.troubled),
+        failed_more=len(recent.troubled) == SAMPLE,
         workers=recent.workers,
-        failures=failures,
     )
+
+
+def failed_last(recent: Recent) -> list[UUID]:
+    """The requests whose failure is the newest, the newest first."""
+    failed = [each for each in recent.troubled if each.status is RequestStatus.FAILED]
+    failed.sort(key=lambda each: each.age - (each.took or 0))
+    return [each.request_id for each in failed[:FAILURES]]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The ledger at one moment."""
+
+    traffic: Traffic
+    failures: Sequence[Entry]
 
 
 class LedgerWatch:
@@ -96,7 +115,7 @@ class LedgerWatch:
         self._url = settings.ledger_url.get_secret_value()
         self._reader: LedgerReader | None = None
 
-    async def look(self) -> Traffic | Away:
+    async def look(self) -> Look | Away:
         try:
             async with asyncio.timeout(LOOK_SECONDS):
                 if self._reader is None:
@@ -104,8 +123,8 @@ class LedgerWatch:
                     await reader.open()
                     self._reader = reader
                 recent = await self._reader.recent(since=HOUR, limit=SAMPLE)
-                failures = await self._reader.find(status=RequestStatus.FAILED, since=HOUR, limit=FAILURES)
-                return traffic(recent, failures)
+                failures = [await self._reader.get(request_id) for request_id in failed_last(recent)]
+                return Look(traffic(recent), [entry for entry in failures if entry is not None])
         except LedgerError as error:
             reason = str(error)
         except TimeoutError:

@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
     from worker.ledger.base import Entry
     from worker.settings import Settings
-    from worker.watch import Depth, Traffic
+    from worker.watch import Depth, Look, Traffic
 
 
 @dataclass(slots=True)
 class Frame:
     """What was found last; None: nothing yet."""
 
-    ledger: Traffic | Away | None = None
+    ledger: Look | Away | None = None
     queues: list[Depth] | Away | None = None
 
 
@@ -156,7 +156,7 @@ def document(frame: Frame) -> dict[str, Any]:
     ledger, queues = frame.ledger, frame.queues
     return {
         "at": datetime.now(UTC).isoformat(),
-        "ledger": None if ledger is None or isinstance(ledger, Away) else _traffic_document(ledger),
+        "ledger": None if ledger is None or isinstance(ledger, Away) else _ledger_document(ledger),
         "ledger_trouble": ledger.reason if isinstance(ledger, Away) else None,
         "queues": None
         if queues is None or isinstance(queues, Away)
@@ -172,7 +172,8 @@ def document(frame: Frame) -> dict[str, Any]:
     }
 
 
-def _traffic_document(traffic: Traffic) -> dict[str, Any]:
+def _ledger_document(look: Look) -> dict[str, Any]:
+    traffic = look.traffic
     return {
         "finished_per_second": {outcome: round(rate, 3) for outcome, rate in traffic.rates.items()},
         "measured_seconds": round(traffic.seconds, 3),
@@ -189,7 +190,7 @@ def _traffic_document(traffic: Traffic) -> dict[str, Any]:
                 "error_code": entry.error_code,
                 "reason": _reason(entry),
             }
-            for entry in traffic.failures
+            for entry in look.failures
         ],
     }
 
@@ -207,7 +208,7 @@ def picture(frame: Frame, *, live: bool = False) -> RenderableType:
     if ledger is None or isinstance(ledger, Away):
         parts.append(_absent("ledger", ledger))
     else:
-        parts.append(_facts(ledger))
+        parts.append(_facts(ledger.traffic))
     parts.append(Text())
     if frame.queues is None or isinstance(frame.queues, Away):
         parts.append(_absent("broker", frame.queues))
@@ -233,11 +234,13 @@ def _facts(traffic: Traffic) -> Table:
     if traffic.p50 is not None and traffic.p95 is not None:
         spread = f"p50 {durations.text(traffic.p50)}, p95 {durations.text(traffic.p95)}"
     facts.add_row("latency", spread)
-    failed = Text(_count(traffic.failed), style=views.COLOURS["failed"] if traffic.failed else "")
+    more = "+" if traffic.failed_more else ""
+    waiting = f"{traffic.waiting:,}{'+' if traffic.waiting == COUNTED else ''}"
+    failed = Text(f"{traffic.failed:,}{more}", style=views.COLOURS["failed"] if traffic.failed else "")
     facts.add_row(
         "requests",
         Text.assemble(
-            f"{traffic.running:,} processing, {_count(traffic.waiting)} pending, ",
+            f"{traffic.running:,} processing, {waiting} pending, ",
             failed,
             " failed in the last hour",
         ),
@@ -288,7 +291,3 @@ def _failures(entries: Sequence[Entry]) -> Table:
 def _reason(entry: Entry) -> str:
     """What operators are told; else what the requester was."""
     return (entry.history[-1]["detail"] if entry.history else None) or entry.error or ""
-
-
-def _count(number: int) -> str:
-    return f"{number:,}" if number < COUNTED else f"{COUNTED:,} or more"

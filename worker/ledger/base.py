@@ -31,11 +31,11 @@ class Claim:
     """Ask for a request: may this worker handle it now?
 
     ``token`` is fresh for every claim; all later steps apply only while the entry still bears it.
-    ``session_id`` is a proposal, reserved if the request is new. ``patience`` is the time, in seconds,
-    after which the requester no longer waits (None: for ever; 0: it has gone already); it is noted only
-    when the request is new. An entry with ``suspect_after`` crashes or more is claimed only when ``alone``
-    says that the caller runs no other such entry at the moment (the crash that a takeover adds counts).
-    What is claimed for a caller who is cancelled meanwhile is released again.
+    ``session_id`` and ``traceparent`` are proposals, kept if the request is new. ``patience`` is the time,
+    in seconds, after which the requester no longer waits (None: for ever; 0: it has gone already); it is
+    noted only when the request is new. An entry with ``suspect_after`` crashes or more is claimed only when
+    ``alone`` says that the caller runs no other such entry at the moment (the crash that a takeover adds
+    counts). What is claimed for a caller who is cancelled meanwhile is released again.
     """
 
     request_id: UUID
@@ -49,6 +49,7 @@ class Claim:
     patience: float | None = None
     reply_to: str | None = None
     correlation_id: str | None = None
+    traceparent: str | None = None
     suspect_after: int = 2
     alone: bool = False
 
@@ -108,8 +109,9 @@ class Reopen:
 class Claimed:
     """The request is ours under our token. ``attempt`` counts from 1 and includes this one.
 
-    ``received_at`` is the time of the first claim. ``expired`` says that the requester's patience had
-    ended before this claim: it counts no attempt, and the only step left is to record that.
+    ``received_at`` is the time of the first claim, ``traceparent`` what that one gave. ``expired`` says that
+    the requester's patience had ended before this claim: it counts no attempt, and the only step left is to
+    record that.
     """
 
     session_id: str
@@ -117,6 +119,7 @@ class Claimed:
     crashes: int
     received_at: datetime
     expired: bool = False
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +129,7 @@ class InOtherHands:
 
     wait: float
     running: bool
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +158,7 @@ class Finished:
     received_at: datetime
     parked: bool
     settling: bool
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,24 +228,26 @@ class Glimpse:
     """One request in short. Seconds by the ledger's clock: ``age`` since its first claim, ``took`` from then
     to its outcome."""
 
+    request_id: UUID
     status: RequestStatus
-    error_code: str | None
     age: float
     took: float | None
+    error_code: str | None = None
 
 
 COUNTED = 10_000
-"""Beyond so many, ``Recent`` counts no further: a look must cost the same however large the ledger is."""
+"""``Recent.waiting`` counts no further: a look must cost the same however much there is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recent:
-    """What goes on. ``waiting``: requests between two attempts, or handed back. ``failed``: of the time that
-    was asked for. ``workers``: the ids of those alive."""
+    """What goes on. ``newest``: the requests received last. ``troubled``: those received last that failed, or
+    whose last attempt did. ``waiting``: how many wait for their next attempt, or were handed back.
+    ``workers``: the ids of those alive."""
 
     newest: Sequence[Glimpse]
+    troubled: Sequence[Glimpse]
     waiting: int
-    failed: int
     workers: Sequence[str]
 
 
@@ -299,5 +306,5 @@ class LedgerReader(Protocol):
     async def count_sessions(self) -> int: ...
 
     async def recent(self, *, since: float, limit: int) -> Recent:
-        """A look that may be taken every second: of what was received in the last ``since`` seconds, the
-        newest ``limit`` requests and the number of failed ones; what waits, and who works."""
+        """A look that may be taken every second. ``newest`` and ``troubled`` are at most ``limit`` requests
+        each, received in the last ``since`` seconds; the newest come first."""

@@ -23,17 +23,14 @@ SELECT request_id, status, attempt, session_id, user_id, casefile_id, error_code
     updated_at, finished_at, next_attempt_at, history
 FROM requests
 """
-_NEWEST = """
-SELECT status, error_code, extract(epoch FROM now() - received_at)::float8 AS age,
-    extract(epoch FROM finished_at - received_at)::float8 AS took
-FROM requests WHERE received_at >= now() - $1::float8 * interval '1 second' ORDER BY received_at DESC LIMIT $2
+_GLIMPSE = """
+SELECT request_id, status, extract(epoch FROM now() - received_at)::float8 AS age,
+    extract(epoch FROM finished_at - received_at)::float8 AS took, error_code
+FROM requests WHERE received_at >= now() - $1::float8 * interval '1 second'
 """
-_COUNTS = f"""
-SELECT (SELECT count(*) FROM (
-        SELECT FROM requests WHERE true {condition(RequestStatus.PENDING)} LIMIT {COUNTED}) AS waiting),
-    (SELECT count(*) FROM (
-        SELECT FROM requests WHERE received_at >= now() - $1::float8 * interval '1 second'
-            {condition(RequestStatus.FAILED)} LIMIT {COUNTED}) AS failed)
+_WAITING = f"""
+SELECT count(*) FROM (
+    SELECT FROM requests WHERE true {condition(RequestStatus.PENDING)} LIMIT {COUNTED}) AS found
 """  # noqa: S608 - made of constants
 _WORKERS = "SELECT worker_id FROM workers WHERE gone_at > now() ORDER BY worker_id"
 
@@ -75,13 +72,16 @@ class PostgreSQLReader:
         return int((await self._fetch("SELECT count(*) FROM sessions"))[0][0])
 
     async def recent(self, *, since: float, limit: int) -> Recent:
-        newest = await self._fetch(_NEWEST, since, limit)
-        ((waiting, failed),) = await self._fetch(_COUNTS, since)
+        newest = await self._fetch(f"{_GLIMPSE} ORDER BY received_at DESC LIMIT $2", since, limit)
+        troubled = await self._fetch(
+            f"{_GLIMPSE} AND error_code IS NOT NULL ORDER BY received_at DESC LIMIT $2", since, limit
+        )
+        ((waiting,),) = await self._fetch(_WAITING)
         workers = await self._fetch(_WORKERS)
         return Recent(
-            newest=[Glimpse(RequestStatus(row[0]), *row[1:]) for row in newest],
+            newest=[_glimpse(row) for row in newest],
+            troubled=[_glimpse(row) for row in troubled],
             waiting=waiting,
-            failed=failed,
             workers=[row[0] for row in workers],
         )
 
@@ -93,6 +93,11 @@ class PostgreSQLReader:
                 return await self._connection.fetch(sql, *values)
         except AWAY as error:
             raise LedgerError(sentence(error, self._url)) from error
+
+
+def _glimpse(row: asyncpg.Record) -> Glimpse:
+    request_id, status, age, took, error_code = row
+    return Glimpse(request_id, RequestStatus(status), age, took, error_code)
 
 
 def _entry(row: asyncpg.Record) -> Entry:

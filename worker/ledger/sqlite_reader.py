@@ -28,16 +28,11 @@ SELECT request_id, status, attempt, session_id, user_id, casefile_id, error_code
     updated_at, finished_at, next_attempt_at, history
 FROM requests
 """
-_NEWEST = """
-SELECT status, error_code, received_at, finished_at FROM requests WHERE received_at >= ?
-ORDER BY received_at DESC LIMIT ?
-"""
+_GLIMPSE = (
+    "SELECT request_id, status, received_at, finished_at, error_code FROM requests WHERE received_at >= ?"
+)
 _WAITING = f"""
 SELECT count(*) FROM (SELECT 1 FROM requests WHERE true {condition(RequestStatus.PENDING)} LIMIT {COUNTED})
-"""  # noqa: S608 - made of constants
-_FAILED = f"""
-SELECT count(*) FROM (
-    SELECT 1 FROM requests WHERE received_at >= ? {condition(RequestStatus.FAILED)} LIMIT {COUNTED})
 """  # noqa: S608 - made of constants
 _WORKERS = "SELECT worker_id FROM workers WHERE gone_at > ? ORDER BY worker_id"
 
@@ -84,11 +79,15 @@ class SQLiteReader:
     async def recent(self, *, since: float, limit: int) -> Recent:
         def look(database: sqlite3.Connection) -> Recent:
             now = datetime.now(UTC)
-            start = iso(now - timedelta(seconds=since))
+            values = (iso(now - timedelta(seconds=since)), limit)
+            newest = database.execute(f"{_GLIMPSE} ORDER BY received_at DESC LIMIT ?", values)
+            troubled = database.execute(
+                f"{_GLIMPSE} AND error_code IS NOT NULL ORDER BY received_at DESC LIMIT ?", values
+            )
             return Recent(
-                newest=[_glimpse(row, now) for row in database.execute(_NEWEST, (start, limit))],
+                newest=[_glimpse(row, now) for row in newest],
+                troubled=[_glimpse(row, now) for row in troubled],
                 waiting=database.execute(_WAITING).fetchone()[0],
-                failed=database.execute(_FAILED, (start,)).fetchone()[0],
                 workers=[row[0] for row in database.execute(_WORKERS, (iso(now),))],
             )
 
@@ -111,10 +110,11 @@ def _glimpse(row: sqlite3.Row, now: datetime) -> Glimpse:
     received = datetime.fromisoformat(row["received_at"])
     finished = row["finished_at"] and datetime.fromisoformat(row["finished_at"])
     return Glimpse(
+        UUID(row["request_id"]),
         RequestStatus(row["status"]),
-        row["error_code"],
         (now - received).total_seconds(),
         (finished - received).total_seconds() if finished else None,
+        row["error_code"],
     )
 
 

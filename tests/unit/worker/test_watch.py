@@ -2,46 +2,70 @@
 
 from __future__ import annotations
 
+from uuid import uuid4
+
 import pytest
 
 from contracts import RequestStatus
 from worker.ledger.base import Glimpse, Recent
-from worker.watch import SAMPLE, traffic
+from worker.watch import FAILURES, SAMPLE, failed_last, traffic
 
 DONE, BAD, RUNNING = RequestStatus.COMPLETED, RequestStatus.FAILED, RequestStatus.PROCESSING
+WAITING = RequestStatus.PENDING
 
 
-def recent(*newest: Glimpse) -> Recent:
-    return Recent(newest=newest, waiting=2, failed=3, workers=["one"])
+def seen(status: RequestStatus, age: float, took: float | None = None, code: str | None = None) -> Glimpse:
+    return Glimpse(uuid4(), status, age, took, code)
+
+
+def recent(*newest: Glimpse, troubled: tuple[Glimpse, ...] = ()) -> Recent:
+    return Recent(newest, troubled or [each for each in newest if each.error_code], 2, ["one"])
 
 
 def test_only_what_finished_in_the_last_minute_has_a_rate_and_a_latency() -> None:
-    """However long ago it was received."""
+    """However long ago it was received; once, although it is among the newest and the troubled."""
     found = traffic(
         recent(
-            Glimpse(RUNNING, None, 0.1, None),
-            Glimpse(DONE, None, 5, 0.2),
-            Glimpse(DONE, None, 6, 0.4),
-            Glimpse(BAD, "rejected", 900, 890.0),
-            Glimpse(DONE, None, 900, 0.3),
-        ),
-        [],
+            seen(RUNNING, 0.1),
+            seen(DONE, 5, 0.2),
+            seen(DONE, 6, 0.4),
+            seen(BAD, 900, 890.0, "rejected"),
+            seen(DONE, 900, 0.3),
+        )
     )
 
     assert found.rates == {"completed": pytest.approx(2 / 60), "rejected": pytest.approx(1 / 60)}
     assert (found.p50, found.p95, found.running) == (0.4, 890.0, 1)
-    assert (found.waiting, found.failed, found.workers) == (2, 3, ["one"])
+    assert (found.waiting, found.failed, found.failed_more, found.workers) == (2, 1, False, ["one"])
 
 
 def test_a_full_sample_gives_the_rate_of_the_time_that_it_covers() -> None:
-    """A thousand a second: the sample reaches back three seconds."""
-    found = traffic(recent(*(Glimpse(DONE, None, 0.001 * (n + 1), 0.0005) for n in range(SAMPLE))), [])
+    """A thousand a second: the sample reaches back three seconds. What just failed after an hour counts."""
+    newest = [seen(DONE, 0.001 * (n + 1), 0.0005) for n in range(SAMPLE)]
+    found = traffic(recent(*newest, troubled=(seen(BAD, 3000, 2999, "handler_failed"),)))
 
     assert found.seconds == pytest.approx(3)
-    assert found.rates == {"completed": pytest.approx(1000)}
+    assert found.rates == {"completed": pytest.approx(1000), "handler_failed": pytest.approx(1 / 3)}
+
+
+def test_where_more_are_in_trouble_than_are_looked_at_the_failed_ones_may_be_more() -> None:
+    found = traffic(recent(troubled=(seen(WAITING, 1, None, "handler_failed"),) * SAMPLE))
+
+    assert (found.failed, found.failed_more) == (0, True)
+
+
+def test_the_last_failures_are_those_that_failed_last() -> None:
+    """Not those that were received last; one that waits for its next attempt has not failed."""
+    late, early = seen(BAD, 600, 599, "a"), seen(BAD, 5, 1, "b")
+    others = [seen(BAD, 700 + n, 1, "c") for n in range(9)]
+
+    found = failed_last(recent(seen(WAITING, 0.5, None, "d"), early, late, *others))
+
+    assert found[:2] == [late.request_id, early.request_id]
+    assert len(found) == FAILURES
 
 
 def test_an_idle_ledger_has_no_latency() -> None:
-    found = traffic(recent(), [])
+    found = traffic(recent())
 
     assert (found.rates, found.p50, found.p95, found.running) == ({}, None, None, 0)
