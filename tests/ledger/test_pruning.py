@@ -283,14 +283,17 @@ async def test_a_worker_prunes_in_the_background_and_tries_again(
     monkeypatch.setattr(prune, "ROUND_SECONDS", 0.01)
     heard: list[Event] = []
     background = prune.in_background(lambda: open_pruner(sqlite_url), 30 * DAY, heard.append)
-    async with background, worker(sqlite_url) as ledger:
-        claims = await done(ledger, 2)
-        old = f"request_id = '{claims[0].request_id}'"
-        await age(sqlite_url, 40, "received_at", "finished_at", where=old)
-        await becomes(sqlite_url, COUNT, [(1,)])
+    async with background:
+        await eventually(lambda: heard)
+        assert isinstance(heard[0], LedgerNotPruned)
+        async with worker(sqlite_url) as ledger:
+            claims = await done(ledger, 2)
+            old = f"request_id = '{claims[0].request_id}'"
+            await age(sqlite_url, 40, "received_at", "finished_at", where=old)
+            await becomes(sqlite_url, COUNT, [(1,)])
+            await eventually(lambda: LedgerPruned(1) in heard)
     assert await left(sqlite_url) == {claims[1].request_id}
     assert {type(event) for event in heard} == {LedgerNotPruned, LedgerPruned}
-    assert LedgerPruned(1) in heard
 
 
 async def test_a_worker_leaves_it_to_the_one_that_prunes(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 BATCH = 500
 """Entries in one transaction."""
-REST = 3.0
+REST = 9.0
 """How many times as long as a batch took it rests: most of the ledger's time is the workers'."""
 SHORTEST_REST = 0.01
 ROUND_SECONDS = 3600.0
