@@ -84,22 +84,30 @@ class _Process:
 
     async def listen(self, put: Callable[[Report], None]) -> int:
         """Hand on its reports until it ends; its exit code, or minus the signal that killed it."""
+        ended = asyncio.create_task(self._ended(), name="process end")
         with suppress(OSError):
-            while line := await self._reader.readline():
+            while (line := await self._reader.readline()).endswith(b"\n"):  # it may die in the middle of one
                 put(Report.decode(line))
-        self._writer.close()
-        return await self._process.wait()
+        return await ended
+
+    async def _ended(self) -> int:
+        # Its end of the pipe may outlive it, in what a handler forked.
+        code = await self._process.wait()
+        self._writer.transport.abort()
+        return code
 
     def ask(self) -> None:
         if self._knows and self._writer.transport.get_write_buffer_size() == 0:
             self._writer.write(b"report\n")
 
     def release(self) -> None:
-        """Have it stop in order."""
+        """Have it stop in order; it can be asked no more."""
+        self._knows = False
         self._writer.write_eof()
 
     def kill(self) -> None:
-        self._process.kill()
+        with suppress(ProcessLookupError):  # it has ended
+            self._process.kill()
 
 
 def _command(number: int) -> list[str]:
@@ -191,7 +199,7 @@ class Supervisor:
             self._loop.call_soon_threadsafe(ask_all)
 
     def _kill(self) -> None:
-        for process in self._processes.values():
+        for process in tuple(self._processes.values()):  # from a thread, it may be
             process.kill()
 
 

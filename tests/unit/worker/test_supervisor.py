@@ -1,0 +1,77 @@
+"""The supervisor's end of a process: what it learns of its reports and its end, whatever that end is like."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pytest
+
+from worker import supervisor
+from worker.health import Report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+REPORT = Report(1, "worker", started=True, checks={}, metrics={})
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Lets this code be what a process runs; `end` is its end of the pipe."""
+
+    def program(code: str) -> None:
+        start = f"import os, signal, socket, sys; end = socket.socket(fileno=int(sys.argv[1])); {code}"
+        monkeypatch.setattr(supervisor, "_command", lambda number: [sys.executable, "-c", start, str(number)])
+
+    return program
+
+
+async def heard(process: supervisor._Process) -> tuple[list[Report], int]:
+    reports: list[Report] = []
+    async with asyncio.timeout(10):
+        code = await process.listen(reports.append)
+    return reports, code
+
+
+async def test_the_end_is_seen_although_what_the_process_forked_holds_the_pipe(
+    runs: Callable[[str], None], tmp_path: Path
+) -> None:
+    """As a handler's pool of processes does when its worker is killed."""
+    note = tmp_path / "pid"
+    runs(f"pid = os.fork(); pid or signal.pause(); open({str(note)!r}, 'w').write(str(pid)); os._exit(7)")
+    process = await supervisor._Process.start()
+    try:
+        assert await heard(process) == ([], 7)
+    finally:
+        with suppress(OSError):
+            os.kill(int(note.read_text()), signal.SIGKILL)
+
+
+async def test_half_a_report_is_none(runs: Callable[[str], None]) -> None:
+    """A process may be killed while it sends one; what it said before counts."""
+    runs(f"end.sendall({REPORT.encode()!r} + {REPORT.encode()[:-9]!r})")
+    assert await heard(await supervisor._Process.start()) == ([REPORT], 0)
+
+
+async def test_a_process_that_was_told_to_stop_is_not_asked_any_more(runs: Callable[[str], None]) -> None:
+    """Its pipe takes nothing more."""
+    runs("os.read(end.fileno(), 9)")
+    process = await supervisor._Process.start()
+    process._knows = True
+    process.release()
+    process.ask()
+    assert await heard(process) == ([], 0)
+
+
+async def test_killing_what_has_ended_is_no_error(runs: Callable[[str], None]) -> None:
+    """Else the deadline that ends the supervisor would not."""
+    runs("")
+    process = await supervisor._Process.start()
+    await heard(process)
+    process.kill()
