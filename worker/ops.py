@@ -102,7 +102,7 @@ class _Server:
             if self._open <= CONNECTIONS:
                 async with asyncio.timeout(REQUEST_SECONDS):
                     await self._exchange(reader, writer)
-        except (OSError, EOFError, TimeoutError):
+        except (OSError, EOFError, TimeoutError, asyncio.CancelledError):  # the last: the port closes
             writer.transport.abort()
         finally:
             self._open -= 1

@@ -160,6 +160,16 @@ def test_clients_that_dawdle_keep_nobody_from_an_answer(monkeypatch: pytest.Monk
         assert port.live()
 
 
+def test_a_client_that_is_there_when_the_port_closes_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    with ExitStack() as stack:
+        with serving(Board(1)) as port:
+            waiting = stack.enter_context(socket.create_connection(("127.0.0.1", port.port), 5))
+            waiting.sendall(b"GET /livez")
+            assert port.live()
+        assert _hangs_up(waiting)
+    assert not caplog.records
+
+
 def _hangs_up(client: socket.socket, sent: bytes = b"") -> bool:
     """Whether the other side does so without an answer."""
     try:
