@@ -137,6 +137,7 @@ def _moment(value: Any) -> datetime | None:
         moment = datetime.fromisoformat(value) if isinstance(value, str) else value
     except ValueError:
         return None
-    if not isinstance(moment, datetime):
+    # At the edges of the calendar there are moments that other time zones have no date for.
+    if not isinstance(moment, datetime) or not 1 < moment.year < 9999:
         return None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

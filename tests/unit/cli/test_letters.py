@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 from uuid import UUID
+
+import pytest
 
 from contracts import amqp
 from tests.unit.cli.test_words import shown
 from worker.cli import console, letters
 from worker.dead import DeadLetter, Group
 from worker.delivery import Delivery
-
-if TYPE_CHECKING:
-    import pytest
 
 NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
 EVIL = "\x1b]0;owned\x07\u202e\x9b31m"
@@ -38,9 +36,9 @@ class Receipt:
     def requeue(self) -> None: ...
 
 
-def letter(body: bytes) -> DeadLetter:
+def letter(body: bytes, **headers: str) -> DeadLetter:
     return DeadLetter.of(
-        Delivery(body, Receipt(), headers=HEADERS, reply_to="a.reply" + EVIL, correlation_id=EVIL)
+        Delivery(body, Receipt(), headers=HEADERS | headers, reply_to="a.reply" + EVIL, correlation_id=EVIL)
     )
 
 
@@ -61,6 +59,12 @@ def test_nothing_in_a_letter_commands_the_terminal(capsys: pytest.CaptureFixture
     printed = capsys.readouterr().out
     assert harmless(printed)
     assert json.loads(printed)["body"] == body.decode()
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+00:00", "9999-12-31T23:59:59-23:59"])
+def test_a_moment_that_the_readers_calendar_does_not_have_is_left_out(moment: str) -> None:
+    strange = letter(b"{}", **{amqp.FAILED_AT: moment, amqp.FIRST_SEEN_AT: moment})
+    assert "handler_failed" in shown(letters.sheet(strange), 200)
 
 
 def test_a_sheet_says_in_words_what_happened_and_what_a_replay_would_do() -> None:
