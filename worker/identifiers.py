@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _BASE36 = string.digits + string.ascii_lowercase
 _PAIRS = tuple(first + second for first in _BASE36 for second in _BASE36)
 _PAIRS_IN_CODE = 6
+_MOMENTS = 36**3
+"""Into which a day is divided, each less than two seconds."""
 _DRAWN_TOGETHER = 256
 
 
@@ -40,19 +42,32 @@ def new_message_id() -> str:
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
 
 
+def new_trace_id() -> str:
+    return _random().hex()
+
+
+def new_span_id() -> str:
+    return _random()[:8].hex()
+
+
 def new_session_id(now: float | None = None) -> str:
-    """``ts_YYMMDD_<12 lower-case base-36 characters>``, the date in UTC; ``now`` in seconds since 1970."""
+    """``ts_YYMMDD_<15 lower-case base-36 characters>``, the date in UTC; ``now`` in seconds since 1970.
+
+    Three characters are the time of day, so that new ids lie side by side in an index; twelve are random.
+    """
     number = int.from_bytes(_random(), "big")
     code = ""
     for _ in range(_PAIRS_IN_CODE):
         number, pair = divmod(number, len(_PAIRS))
         code += _PAIRS[pair]
-    return _day(int(time.time() if now is None else now) // 86_400) + code
+    return _moment(int((time.time() if now is None else now) * _MOMENTS // 86_400)) + code
 
 
 @lru_cache(maxsize=2)
-def _day(days: int) -> str:
-    return f"ts_{datetime.fromtimestamp(days * 86_400, UTC):%y%m%d}_"
+def _moment(number: int) -> str:
+    day, moment = divmod(number, _MOMENTS)
+    time_of_day = _BASE36[moment // 1296] + _PAIRS[moment % 1296]
+    return f"ts_{datetime.fromtimestamp(day * 86_400, UTC):%y%m%d}_{time_of_day}"
 
 
 def storable(text: str, limit: int = 1000) -> str:

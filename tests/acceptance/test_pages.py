@@ -87,4 +87,4 @@ def test_the_first_request_of_the_readme_prints_a_session(
         [sys.executable, "-c", there.replace(BROKER, amqp_url)], capture_output=True, text=True, check=True
     )
 
-    assert re.fullmatch(r"ts_\d{6}_[0-9a-z]{12}\n", done.stdout)
+    assert re.fullmatch(r"ts_\d{6}_[0-9a-z]{15}\n", done.stdout)

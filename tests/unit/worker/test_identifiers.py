@@ -15,12 +15,20 @@ def test_session_id_names_its_day_and_is_one_the_contract_accepts(day: date) -> 
     session_id = new_session_id(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())
     prefix, named, code = session_id.split("_")
     assert (prefix, named) == ("ts", f"{day:%y%m%d}")
-    assert len(code) == 12
+    assert len(code) == 15
     assert set(code) <= set("0123456789abcdefghijklmnopqrstuvwxyz")
     accepted = CreateSessionRequest.model_validate(
         {"user_id": "abc", "operation": "create_session", "payload": {}, "session_id": session_id}
     )
     assert accepted.session_id == session_id
+
+
+@given(seconds=st.lists(st.floats(0, 86_399), min_size=2))
+def test_session_ids_of_one_day_sort_by_time_to_two_seconds(seconds: list[float]) -> None:
+    ids = [new_session_id(1_800_000_000 // 86_400 * 86_400 + second) for second in seconds]
+    for one, first in zip(ids, seconds, strict=True):
+        for other, second in zip(ids, seconds, strict=True):
+            assert first + 2 > second or one < other
 
 
 def test_session_ids_do_not_repeat() -> None:
