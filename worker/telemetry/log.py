@@ -16,7 +16,7 @@ import pydantic_core
 import structlog
 
 from worker.telemetry import events
-from worker.telemetry.stderr import Stderr
+from worker.telemetry.stderr import PIPE_BUF, Stderr
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,6 +52,10 @@ LINES: dict[type[Event], tuple[str, str]] = {
     events.WorkerStopped: ("info", "worker stopped"),
 }
 """The level and the text of each event's line; its fields follow."""
+
+_ROOMS = (3000, 1000, 300, 100)
+"""Characters that are left of a text, fewer and fewer, until the line fits into one write: a longer one would
+be torn apart by the lines of other processes on the same pipe."""
 
 _identity: dict[str, Any] = {}
 _SECRET = re.compile(r"(://[^/?#\s\"'@:]*:)[^/?#\s\"']*(?=@)|([?&]password=)[^&\s\"']*")
@@ -110,14 +114,28 @@ def _writer(level: str, text: str, names: list[str]) -> Callable[[Event], None]:
 def _json(_logger: WrappedLogger, level: str, event: EventDict) -> bytes:
     if "exc_info" in event:
         structlog.processors.format_exc_info(_logger, level, event)
-    line = {"timestamp": _now(), "level": level, "event": event.pop("event"), **_identity, **event}
-    try:
-        data = pydantic_core.to_json(line, fallback=str)
-    except ValueError:  # half a surrogate pair, in an exception's text for example
-        data = json.dumps(line, default=str).encode()
+    data = _encoded({"timestamp": _now(), "level": level, "event": event.pop("event"), **_identity, **event})
     if b"://" in data:
         data = _SECRET.sub(r"\1\2***", data.decode()).encode()
+    for room in _ROOMS:
+        if len(data) < PIPE_BUF:
+            break
+        data = _encoded({name: _shortened(value, room) for name, value in json.loads(data).items()})
     return data + b"\n"
+
+
+def _encoded(line: dict[str, Any]) -> bytes:
+    try:
+        return pydantic_core.to_json(line, fallback=str)
+    except ValueError:  # half a surrogate pair, in an exception's text for example
+        return json.dumps(line, default=str).encode()
+
+
+def _shortened(value: Any, room: int) -> Any:
+    """Without its middle: a stack trace says most at its end."""
+    if not isinstance(value, str) or len(value) <= room:
+        return value
+    return f"{value[: room // 3]} … {value[-2 * room // 3 :]}"
 
 
 _console = structlog.dev.ConsoleRenderer()

@@ -146,6 +146,21 @@ def test_a_password_in_a_url_is_never_shown(
     assert crashed["exception"].splitlines()[-1] == f"ValueError: {shown}"
 
 
+@pytest.mark.parametrize("text", ["x" * 9000, "\x1b" * 9000, "\N{GRINNING FACE}" * 9000, "\ud800" * 9000])
+def test_a_line_of_any_length_goes_out_in_one_piece(
+    pipe: Pipe, logging: Callable[[str], Emit], text: str
+) -> None:
+    """Several processes share a pipe. A text too long loses its middle, and no secret comes to light."""
+    secret = "amqp://ada:" + "s3cret" * 1000 + "@host/"
+    emit = logging("info")
+    emit(RequestFinished(REQUEST_ID, 6, "exhausted", ErrorCode.HANDLER_FAILED, text + secret + text, 0.5))
+    line = pipe.read()
+    assert len(line) <= stderr.PIPE_BUF
+    error = json.loads(line)["error"]
+    assert (error[:30], error[-60:]) == (text[:30], text[-60:])
+    assert b"s3cret" not in line
+
+
 def test_a_terminal_gets_a_line_for_people(
     pipe: Pipe, logging: Callable[[str], Emit], monkeypatch: pytest.MonkeyPatch
 ) -> None:
