@@ -9,6 +9,7 @@ is written behind the language no reader sees:
 - ``until="worker up"``: the block's last command need not end, but must print this.
 - ``exit=1``: how the block's last command ends.
 - ``file=shop/sessions.py``: the block, of any language, is that file's new content.
+- ``elsewhere=docker``: it needs what is not here. The test must name its first line, and say why.
 
 Any other block is a mistake, so that none is added that nobody runs.
 """
@@ -29,12 +30,13 @@ from typing import TYPE_CHECKING
 from tests.support.waiting import soon
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
 DEADLINE = 120.0
 """Seconds for one command."""
 COMMANDS = {"sh", "console"}
-OPTIONS = {"terminal", "until", "exit", "file"}
+OPTIONS = {"terminal", "until", "exit", "file", "elsewhere"}
+_HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _BLOCK = re.compile(
     r"^(?P<fence>`{3,})(?P<info>[^`\n]*)\n(?P<text>.*?)^(?P=fence)$", re.MULTILINE | re.DOTALL
 )
@@ -50,12 +52,13 @@ class Command:
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block, and the line of the page where it begins."""
+    """A fenced block, the line of the page where it begins, and the heading under which it stands."""
 
     language: str
     options: dict[str, str]
     text: str
     line: int
+    heading: str
 
     @property
     def commands(self) -> list[Command]:
@@ -78,7 +81,8 @@ def blocks(page: str) -> list[Block]:
         options = dict(word.split("=", 1) for word in words)
         line = page.count("\n", 0, match.start()) + 1
         assert set(options) <= OPTIONS, f"line {line}: only {', '.join(sorted(OPTIONS))} may stand there"
-        found.append(Block(language, options, match["text"], line))
+        heading = ["", *_HEADING.findall(_BLOCK.sub("", page[: match.start()]))][-1]
+        found.append(Block(language, options, match["text"], line, heading))
     return found
 
 
@@ -99,12 +103,15 @@ def follow(
     replace: Mapping[str, str],
     capture: Mapping[str, str] | None = None,
     env: Mapping[str, str] | None = None,
+    meanwhile: Mapping[str, Callable[[], object]] | None = None,
+    elsewhere: Collection[str] = (),
 ) -> str:
-    """Run every command of ``page`` in ``folder``, which is empty; all that was printed.
+    """Run every command of ``page`` in ``folder``; all that was printed.
 
     ``replace``: texts of the page and what is run in their place (addresses; commands that must not be run
     here), each of which must be on the page. ``capture``: a placeholder of the page and the pattern whose
-    group 1, where it was printed last, is its value.
+    group 1, where it was printed last, is its value. ``meanwhile``: what befalls the reader before the first
+    command under a heading. ``elsewhere``: the first lines of all blocks that are marked so.
 
     Raises:
         AssertionError: with the page's line, the command and what it printed.
@@ -112,12 +119,20 @@ def follow(
     text = page.read_text()
     unused = [old for old in replace if old not in text]
     assert not unused, f"{page.name} does not have {unused}"
+    there = blocks(text)
+    marked = {block.text.partition("\n")[0] for block in there if "elsewhere" in block.options}
+    assert marked == set(elsewhere), f"{page.name} has other blocks that are not run: {marked}"
+    ahead = dict(meanwhile or {})
     reader = _Reader(folder, replace, capture or {}, env or {})
     try:
-        for block in blocks(text):
+        for block in there:
+            if "elsewhere" in block.options:
+                continue
+            ahead.pop(block.heading, lambda: None)()
             reader.do(block, f"{page.name}, line {block.line}")
     finally:
         reader.leave()
+    assert not ahead, f"{page.name} has no commands under {list(ahead)}"
     return reader.printed
 
 

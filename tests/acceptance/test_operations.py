@@ -1,0 +1,198 @@
+"""docs/operations.md in the hands of somebody who has not read the code: every command on it is run.
+
+What it warns of befalls the reader meanwhile, on a broker and with workers of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import pika
+import pytest
+
+from tests.broker.lab import answer, lock_ledger, request
+from tests.support.ops import Ops
+from tests.support.pages import blocks, follow, mentions
+from tests.support.requester import Requester
+from tests.support.waiting import soon
+from tests.support.worker_process import PROGRAM
+from worker.sandbox.workspace import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from worker.sandbox import PostgreSQL, RabbitMQ
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "operations.md"
+PROGRAMS = {
+    *("session-worker", "systemctl", "journalctl", "docker", "curl", "pip"),
+    *("rabbitmqctl", "rabbitmq-diagnostics", "psql", "pg_dump", "pg_restore", "sqlite3"),
+}
+ELSEWHERE = {
+    "journalctl --unit session-worker --lines 20": "there is no systemd, whose log this is",
+    "pip install --upgrade session-worker": "there is no release on a package index",
+    "docker compose --profile observability up --build": "no Docker: tests/unit/test_compose.py looks at it",
+}
+STAND_INS = {
+    "curl --silent ": "import sys, urllib.request as web; print(web.urlopen(sys.argv[1]).read().decode())",
+    "sqlite3 session": "import sqlite3, sys; sqlite3.connect('session' + sys.argv[1]).execute(sys.argv[2])",
+}
+"""For programs that this machine may lack."""
+HANDLER = """
+from pathlib import Path
+
+
+async def handle(request, context):
+    if request.payload.title == "buggy" and not Path("mended").exists():
+        raise KeyError("plan")
+"""
+
+
+class Trouble:
+    """What befalls the reader: requests, faults, and the end of each."""
+
+    def __init__(self, folder: Path, broker: RabbitMQ, port: int) -> None:
+        self.folder = folder
+        self.broker = broker
+        self.ops = Ops(port)
+        self.sent: list[str] = []
+        self._end: Callable[[], object] = lambda: None
+
+    def requests_fail(self) -> None:
+        with Requester(self.broker.url) as requester:
+            for _ in range(3):
+                requester.send(self._request("buggy"))
+            assert {answer(reply)["status"] for reply in requester.collect(3)} == {"failed"}
+        soon(lambda: self.broker.queue_depths("/")["session.create.dead"] == 3)
+
+    def mended(self) -> None:
+        (self.folder / "mended").touch()
+
+    def requester_gone(self) -> None:
+        before = self.ops.metric("session_worker_replies_undeliverable_total")
+        with Requester(self.broker.url) as requester:
+            requester.send(self._request(), reply_to="shop.replies")
+        soon(lambda: self.ops.metric("session_worker_replies_undeliverable_total") > before)
+
+    def ledger_locked(self) -> None:
+        self._end = lock_ledger(f"sqlite:///{self.folder / 'session-worker.db'}")
+        soon(lambda: "ledger" in self.ops.red(), 30)
+
+    def alarm(self) -> None:
+        self.over()
+        self.broker.set_alarm(True)
+        self._end = lambda: self.broker.set_alarm(False)
+
+    def garbage(self) -> None:
+        with Requester(self.broker.url) as requester:
+            requester.send(b"{")
+        soon(lambda: self.broker.queue_depths("/")["session.create.dead"] == 1)
+
+    def queue_differs(self) -> None:
+        """Somebody else has declared it."""
+        name = "session.create.retry.30s"
+        self.broker.delete_queue("/", name)
+        with closing(pika.BlockingConnection(pika.URLParameters(self.broker.url))) as connection:
+            arguments = {"x-queue-type": "quorum", "x-message-ttl": 31_000}
+            connection.channel().queue_declare(name, durable=True, arguments=arguments)
+
+    def over(self) -> None:
+        """The last fault has an end, and the worker goes on."""
+        self._end()
+        self._end = lambda: None
+        soon(self.ops.ready, 30)
+
+    def _request(self, title: str | None = None) -> bytes:
+        self.sent.append(str(uuid4()))
+        return request(self.sent[-1], title)
+
+
+@pytest.fixture
+def database(postgresql: PostgreSQL) -> Iterator[str]:
+    """The host, port and name of an empty database, where the page's user owns what he makes."""
+    name = f"test_{uuid4().hex[:12]}"
+    postgresql.createdb(name)
+    postgresql.execute("CREATE ROLE session_worker LOGIN SUPERUSER")
+    yield f"127.0.0.1:{postgresql.port}/{name}"
+    postgresql.dropdb(name)
+    postgresql.execute("DROP ROLE session_worker")
+
+
+def test_every_command_of_the_operations_page_does_what_it_says(
+    own_rabbitmq: RabbitMQ, postgresql: PostgreSQL, database: str, tmp_path: Path
+) -> None:
+    """And the promise holds through all of it: one session for each request, in the ledger that is left."""
+    folder, programs = tmp_path / "reader", tmp_path / "bin"
+    for path in (folder / "shop", programs):
+        path.mkdir(parents=True)
+    (folder / "shop" / "sessions.py").write_text(HANDLER)
+    systemctl = programs / "systemctl"
+    systemctl.write_text(
+        f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m tests.support.systemctl "$@"\n'
+    )
+    systemctl.chmod(0o755)
+    own_rabbitmq.add_user("session_worker", "worker-password", "/", ".*", ".*", ".*")
+    trouble = Trouble(folder, own_rabbitmq, free_port())
+    port = trouble.ops.port
+
+    printed = follow(
+        PAGE,
+        folder,
+        replace={
+            "localhost:5672": f"127.0.0.1:{own_rabbitmq.port}",
+            "localhost/sessions": database,
+            # A bug is tried again for a quarter of an hour.
+            "SESSION_WORKER_OPS_PORT=9464": f"SESSION_WORKER_OPS_PORT={port}\nSESSION_WORKER_MAX_ATTEMPTS=1",
+            "localhost:9464": f"localhost:{port}",
+            **{
+                command: f'{sys.executable} -c "{stand_in}" ' + ("" if command.endswith(" ") else "session")
+                for command, stand_in in STAND_INS.items()
+                if not shutil.which(command.split()[0])
+            },
+        },
+        capture={"REQUEST_ID": r"\b([0-9a-f]{8}-[0-9a-f-]{27})\b"},
+        env={
+            **own_rabbitmq.control_environment,
+            "PATH": ":".join(
+                [
+                    str(programs),
+                    *(str(path.parent) for path in (PROGRAM, own_rabbitmq._program, postgresql._psql)),
+                    os.environ["PATH"],
+                ]
+            ),
+        },
+        meanwhile={
+            "Dead letters": trouble.requests_fail,
+            "When the cause is mended": trouble.mended,
+            "Answers do not arrive": trouble.requester_gone,
+            "The ledger is away or slow": trouble.ledger_locked,
+            "The broker is away or takes nothing": trouble.alarm,
+            "A queue grows": trouble.over,
+            "The parking lot is full": trouble.garbage,
+            "Changing queues": trouble.queue_differs,
+        },
+        elsewhere=ELSEWHERE,
+    )
+
+    assert "0 requests and 0 sessions were copied" not in printed
+    left = postgresql.execute("SELECT request_id, status FROM requests", database.partition("/")[2])
+    assert {line.split("|")[1] for line in left.split()} == {"completed"}
+    assert {line.split("|")[0] for line in left.split()} >= set(trouble.sent)
+    sessions = postgresql.execute("SELECT count(*) FROM sessions", database.partition("/")[2])
+    assert int(sessions) == len(left.split())
+    assert not any(depth for name, depth in own_rabbitmq.queue_depths("/").items())
+
+
+def test_no_command_of_the_operations_page_is_only_told_of() -> None:
+    """What the running text names stands in a block as well."""
+    page = PAGE.read_text()
+    run = "\n".join(block.text for block in blocks(page))
+
+    assert [command for command in mentions(page, PROGRAMS) if command not in run] == []
