@@ -12,6 +12,7 @@ from pamqp.commands import Basic
 from pydantic import ValidationError
 
 from client.errors import ReplyInvalid, RequestFailed
+from client.tracing import trace_headers
 from contracts import CreateSessionRequest, CreateSessionResponse, RequestStatus, problems
 from contracts.amqp import CONTENT_TYPE, REQUEST_ID, REQUEST_TYPE
 
@@ -52,7 +53,7 @@ class Call:
             correlation_id=self.correlation_id,
             delivery_mode=2,
             expiration=str(max(0, self._left_ms())),
-            headers={REQUEST_ID: str(self.request.request_id)},
+            headers={REQUEST_ID: str(self.request.request_id)} | trace_headers(),
             message_id=str(uuid4()),
             message_type=REQUEST_TYPE,
             reply_to=reply_to,

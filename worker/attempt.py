@@ -16,9 +16,11 @@ from worker import retry
 from worker.handlers import Rejected
 from worker.identifiers import storable
 from worker.reply import OUR_FACTS
+from worker.telemetry.trace import current_trace
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from types import TracebackType
 
     from contracts import CreateSessionRequest
     from worker.handlers import Context, Handler
@@ -97,6 +99,8 @@ async def run(
 async def _call(
     handler: Handler, request: CreateSessionRequest, context: Context
 ) -> Success | Failure | Rejected:
+    current_trace.get().enter()
+
     async def once() -> Success:
         return Success(_plain(await handler(request, context)))
 
@@ -104,7 +108,7 @@ async def _call(
         try:
             return await once()
         except Exception as error:  # noqa: BLE001 - what is worth another try is decided in retry.py
-            return await retry.immediate()(_after(error, once))
+            return await _tried_again(_after(error, once))
     except Rejected as rejected:
         return rejected
     except InvalidResultError as error:
@@ -113,6 +117,28 @@ async def _call(
         raise
     except BaseException as error:  # noqa: BLE001 - SystemExit too is the handler's failure, not the worker's end
         return Failure(ErrorCode.HANDLER_FAILED, error, transient=retry.is_transient(error))
+
+
+async def _tried_again(call: Callable[[], Awaitable[Success]]) -> Success:
+    retrying = retry.immediate()
+    try:
+        return await retrying(call)
+    except BaseException as error:
+        # tenacity's frames hold the error, and it holds them: with all of the request, until somebody searches
+        # for cycles. The handler's own frames are what tells why.
+        error.__traceback__ = _beyond_this_file(error.__traceback__)
+        raise
+    finally:
+        retrying.iter_state.reset()
+
+
+def _beyond_this_file(frames: TracebackType | None) -> TracebackType | None:
+    beyond = frames
+    while frames is not None:
+        if frames.tb_frame.f_code.co_filename == __file__:
+            beyond = frames.tb_next
+        frames = frames.tb_next
+    return beyond
 
 
 def _after(first: Exception, again: Callable[[], Awaitable[Success]]) -> Callable[[], Awaitable[Success]]:

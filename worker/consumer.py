@@ -134,6 +134,7 @@ class ConsumeChannel(RawChannel):
             receipt=_Receipt(self, incoming.tag),
             lane=self.lane,
             queue=self.queue,
+            tag=incoming.tag,
             redelivered=incoming.redelivered,
             legible=legible,
             expired=self.lane is Lane.SLOW and _died_of_expiry(headers),

@@ -64,6 +64,7 @@ class Delivery:
     receipt: Receipt
     lane: Lane = Lane.WORK
     queue: str = ""
+    tag: int = 0
     redelivered: bool = False
     legible: bool = True
     cut: Cut | None = None

@@ -44,6 +44,7 @@ from worker.telemetry.events import (
     RequestHandedBack,
     RequestTakenOver,
 )
+from worker.telemetry.trace import current_trace
 from worker.turns import Turns
 
 if TYPE_CHECKING:
@@ -148,6 +149,8 @@ class Flow:
             answer = await self._ledger.claim(self._claim_step(request, token, alone=alone))
         except EntryRejectedError as error:
             return self._refuse(_refusal(request, ErrorCode.INTERNAL_ERROR), error)
+        if isinstance(answer, Claimed | Finished | InOtherHands):
+            current_trace.get().known(answer.traceparent)
         match answer:
             case Claimed():
                 return await self._handle(Hold(request, token, answer))
@@ -352,6 +355,7 @@ class Flow:
             patience=request.patience,
             reply_to=identifiers.storable(request.reply_to),
             correlation_id=identifiers.storable(request.correlation_id),
+            traceparent=current_trace.get().traceparent,
             suspect_after=min(2, self._settings.max_crashes - 1),
             alone=alone,
         )

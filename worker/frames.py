@@ -107,7 +107,7 @@ def _content(properties: Properties, body_size: int) -> bytes:
         parts.append(_short(properties.content_type))
     if properties.headers:
         flags |= 1 << 13
-        parts.append(pamqp.encode.field_table(dict(properties.headers)))
+        parts.append(_table(properties.headers))
     if properties.persistent:
         flags |= 1 << 12
         parts.append(b"\x02")
@@ -128,6 +128,18 @@ def _content(properties: Properties, body_size: int) -> bytes:
         parts.append(_short(properties.type))
     parts[0] = _CONTENT.pack(60, 0, body_size, flags)
     return b"".join(parts)
+
+
+def _table(headers: Mapping[str, Any]) -> bytes:
+    """A traced answer has one header, a text; other tables are rare enough to be pamqp's."""
+    if len(headers) > 1:
+        return pamqp.encode.field_table(dict(headers))
+    ((name, value),) = headers.items()
+    if not isinstance(value, str):
+        return pamqp.encode.field_table(dict(headers))
+    text = value.encode()
+    field = _short(name) + b"S" + len(text).to_bytes(4, "big") + text
+    return len(field).to_bytes(4, "big") + field
 
 
 def _short(text: str) -> bytes:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from worker.request import NIL_ID
+
 if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
@@ -116,3 +118,20 @@ class Interrupted:
 
 
 Outcome = Completed | Replayed | RetryLater | Busy | Declined | Expired | Refused | Exhausted | Interrupted
+
+
+def subject(outcome: Outcome) -> tuple[UUID | None, int]:
+    """The request that an outcome is about, and its attempt."""
+    match outcome:
+        case Completed(reply=reply) | Declined(reply=reply) | Expired(reply=reply):
+            return reply.request_id, reply.attempt
+        case Replayed(reply=reply) | Exhausted(reply=reply):
+            return reply.request_id, reply.attempt
+        case Refused(letter=letter):
+            return (None if letter.request_id == NIL_ID else letter.request_id), 0
+        case RetryLater(request_id=request_id, attempt=attempt):
+            return request_id, attempt
+        case Busy(request_id=request_id):
+            return request_id, 0
+        case Interrupted():
+            return None, 0

@@ -28,6 +28,7 @@ from worker.request import RequestParser, id_from_properties
 from worker.settle import Settler
 from worker.stopping import StartError, Stop, exit_now
 from worker.telemetry import log as telemetry_log
+from worker.telemetry import trace
 from worker.telemetry.events import (
     ConsumingPaused,
     ConsumingResumed,
@@ -36,6 +37,7 @@ from worker.telemetry.events import (
     GivingBack,
     LinkFailed,
     LinkLost,
+    TracesNotTaken,
     WorkerStopped,
     WorkerUp,
     emitter,
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from worker.delivery import Delivery
     from worker.publisher import Message
     from worker.settings import Settings
+    from worker.telemetry.traces import Traces
 
 log = structlog.get_logger()
 
@@ -81,7 +84,13 @@ class Service:
             broker_connected=lambda: self._link is not None,
             consumer_active=lambda: self._link is not None and self._link.consuming,
         )
-        self._emit = emitter(telemetry_log.listeners(), self._metrics.listeners)
+        self._traces = self._start_traces() if settings.traces else None
+        self._begin = self._traces.begin if self._traces else trace.begin
+        self._emit = emitter(
+            telemetry_log.listeners(),
+            self._metrics.listeners,
+            self._traces.listeners if self._traces else {},
+        )
         self._ledger = open_ledger(
             settings.ledger_url.get_secret_value(),
             worker_id=self.worker_id,
@@ -137,7 +146,22 @@ class Service:
                 await self._drain()
         finally:
             await self._ledger.close()
+            if self._traces is not None:
+                await self._traces.close()
         self._emit(WorkerStopped())
+
+    def _start_traces(self) -> Traces | None:
+        """Before the handler is loaded, which may make spans of its own."""
+        try:
+            from worker.telemetry import traces
+        except ImportError as error:
+            raise StartError(
+                "traces: OpenTelemetry is not installed; install session-worker[otel], or leave traces off"
+            ) from error
+        try:
+            return traces.start(self._settings, self._names, self.worker_id, self._on_traces_not_taken)
+        except ValueError as error:
+            raise StartError(f"traces: {error}") from error
 
     def report(self) -> Report:
         """How the worker is at this moment."""
@@ -281,6 +305,9 @@ class Service:
         self._no_link = str(error)
         self._emit(LinkFailed(str(error), round(state.upcoming_sleep, 2)))
 
+    def _on_traces_not_taken(self, reason: str) -> None:
+        self._emit(TracesNotTaken(reason))
+
     def _on_ledger(self, _up: bool) -> None:
         self._gate_changed.set()
 
@@ -303,12 +330,15 @@ class Service:
         task.add_done_callback(self._serving.discard)
 
     async def _serve(self, delivery: Delivery) -> None:
+        trace = self._begin(delivery)
         try:
             await self._flow.settled(delivery, self._settler.settle)
         except Exception as error:  # noqa: BLE001
             # Ours to mend. Until then the message goes round slowly, and the worker lives.
             self._emit(DeliveryFailed(id_from_properties(delivery), 0, error))
             await self._settler.settle(delivery, Busy(None, self._settings.retry_delays[-1], 0))
+        finally:
+            trace.end()
 
     async def _drain(self) -> None:
         """Let finish what runs, for the grace; then give back the rest. No deliveries come any more."""

@@ -134,6 +134,11 @@ class Settings(BaseSettings):
         min_length=1,
         description="Address of `ops_port`; `0.0.0.0` opens it to everybody who can reach this machine.",
     )
+    traces: bool = Field(
+        default=False,
+        description="Send traces to a collector, which OpenTelemetry's own variables name "
+        "(`OTEL_EXPORTER_OTLP_ENDPOINT`, …); needs `session-worker[otel]`.",
+    )
     log_level: str = Field(
         default="info", pattern=r"^(debug|info|warning|error)$", description="debug, info, warning or error."
     )

@@ -28,6 +28,7 @@ from worker.outcome import (
     Refused,
     Replayed,
     RetryLater,
+    subject,
 )
 from worker.publisher import (
     Message,
@@ -48,6 +49,7 @@ from worker.telemetry.events import (
     RequestFinished,
     RequestParked,
 )
+from worker.telemetry.trace import TRACEPARENT, TRACESTATE, current_trace
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -59,7 +61,6 @@ if TYPE_CHECKING:
     from worker.telemetry.events import Emit
 
 REPLY_TRIES = 3
-TRACE_HEADERS = ("traceparent", "tracestate")
 
 
 class Settler:
@@ -89,7 +90,7 @@ class Settler:
         try:
             await self._settle(delivery, outcome)
         except LinkLostError as lost:
-            self._emit(DeliveryLeft(*_subject(outcome), type(outcome).__name__, str(lost)))
+            self._emit(DeliveryLeft(*subject(outcome), type(outcome).__name__, str(lost)))
 
     async def _settle(self, delivery: Delivery, outcome: Outcome) -> None:
         match outcome:
@@ -112,15 +113,17 @@ class Settler:
                 await self._refuse(delivery, outcome)
             case Interrupted():
                 delivery.receipt.requeue()
+                current_trace.get().settled("nack", outcome)
                 return
         delivery.receipt.ack()
+        current_trace.get().settled("ack", outcome)
 
     async def _refuse(self, delivery: Delivery, refused: Refused) -> None:
         if refused.reply is not None:
             await self._reply(delivery, refused, refused.reply)
         letter = refused.letter
         if await self._park(delivery, refused, letter):
-            self._emit(RequestFinished(*_subject(refused), "refused", letter.code, letter.message))
+            self._emit(RequestFinished(*subject(refused), "refused", letter.code, letter.message))
 
     async def _send(self, delivery: Delivery, message: Message) -> None:
         """Publish, unless the delivery can no longer be acknowledged: then it comes again, and so would this.
@@ -129,7 +132,8 @@ class Settler:
         """
         if not delivery.receipt.valid:
             raise LinkLostError("the connection it came by was lost")
-        await self._publish(message)
+        with current_trace.get().sending(message):
+            await self._publish(message)
 
     # ------------------------------------------------------------------------------------ replies
 
@@ -148,13 +152,13 @@ class Settler:
             else:
                 break
         critical = None if reply.published is None else age(reply.published)
-        self._emit(ReplyConfirmed(*_subject(outcome), critical))
+        self._emit(ReplyConfirmed(*subject(outcome), critical))
         if reply.request_id is not None and message.mandatory:
             self._ledger.note_sent(reply.request_id)
         return None
 
     async def _undeliverable(self, outcome: Outcome, reply: Reply, error: PublishError) -> None:
-        self._emit(ReplyUndeliverable(*_subject(outcome), reply.reply_to, str(error)))
+        self._emit(ReplyUndeliverable(*subject(outcome), reply.reply_to, str(error)))
         if reply.request_id is not None:
             await self._ledger.note_undeliverable(reply.request_id)
 
@@ -201,12 +205,12 @@ class Settler:
         try:
             await self._send(delivery, copy_message(delivery, self._names.dead, headers, cut=refused))
         except PublishError as error:
-            self._emit(ParkingLotRefused(*_subject(outcome), self._names.dead, str(error)))
+            self._emit(ParkingLotRefused(*subject(outcome), self._names.dead, str(error)))
             # Its requester was told no. The copy may lack what was wrong, and settings and ledger may change.
             headers = {amqp.REFUSED: letter.code.value} if refused else {}
             await self._copy(delivery, self._slowest, letter.request_id, letter.attempts, headers)
             return False
-        self._emit(RequestParked(*_subject(outcome), letter.code, letter.message))
+        self._emit(RequestParked(*subject(outcome), letter.code, letter.message))
         if letter.request_id is not None and not refused:
             await self._ledger.note_parked(letter.request_id)
         return True
@@ -225,23 +229,6 @@ class Settler:
             amqp.WORKER_ID: self._worker_id,
         }
         return {name: value for name, value in headers.items() if value is not None}
-
-
-def _subject(outcome: Outcome) -> tuple[UUID | None, int]:
-    """The request that an outcome is about, and its attempt."""
-    match outcome:
-        case Completed(reply=reply) | Declined(reply=reply) | Expired(reply=reply):
-            return reply.request_id, reply.attempt
-        case Replayed(reply=reply) | Exhausted(reply=reply):
-            return reply.request_id, reply.attempt
-        case Refused(letter=letter):
-            return (None if letter.request_id == NIL_ID else letter.request_id), 0
-        case RetryLater(request_id=request_id, attempt=attempt):
-            return request_id, attempt
-        case Busy(request_id=request_id):
-            return request_id, 0
-        case Interrupted():
-            return None, 0
 
 
 def _reply_message(reply: Reply) -> Message:
@@ -270,7 +257,7 @@ def copy_message(delivery: Delivery, queue: str, headers: dict[str, Any], *, cut
         body = body[:CUT_BYTES]
     kept: dict[str, Any] = {
         name: value
-        for name in TRACE_HEADERS
+        for name in (TRACEPARENT, TRACESTATE)
         if isinstance(value := delivery.headers.get(name), str) and len(value) < 1024
     }
     if replays := replays_of(delivery):

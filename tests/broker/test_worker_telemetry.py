@@ -47,6 +47,7 @@ ELSEWHERE = {
     "OutcomeNotRecorded": "tests/unit/worker/test_flow.py",
     "DeliveryFailed": "tests/unit/worker/test_service.py",
     "LedgerNotPruned": "tests/ledger/test_pruning.py",
+    "TracesNotTaken": "tests/broker/test_worker_traces.py",
 }
 """Events that take more than requests to come about, and the tests that see them."""
 

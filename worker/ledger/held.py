@@ -55,6 +55,7 @@ class Held:
     error: str | None
     detail: str | None
     received_at: datetime
+    traceparent: str | None
     parked: bool
     mine: bool
     due_in: float | None
@@ -75,12 +76,14 @@ class Held:
         running = self.status == RequestStatus.PROCESSING
         wait = max(self.gone_in or 0, self.takeover_in or 0) if running else self.due_in or 0
         if wait > 0:
-            return InOtherHands(wait, running)
+            return InOtherHands(wait, running, self.traceparent)
         suspect = self.crashes + running >= claim.suspect_after
         return Suspect() if suspect and not claim.alone else None
 
     def claimed(self, *, expired: bool) -> Claimed:
-        return Claimed(self.session_id, self.attempt, self.crashes, self.received_at, expired)
+        return Claimed(
+            self.session_id, self.attempt, self.crashes, self.received_at, expired, self.traceparent
+        )
 
     def _finished(self) -> Finished:
         return Finished(
@@ -96,6 +99,7 @@ class Held:
             settling=not self.mine
             and (self.gone_in or 0) > 0
             and (self.finished_for or 0) < SETTLING_SECONDS,
+            traceparent=self.traceparent,
         )
 
 

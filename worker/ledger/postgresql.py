@@ -50,7 +50,7 @@ _NO_LIMIT = 2**31 - 1
 
 _CLAIM = attrgetter(
     *("request_id", "token", "fingerprint", "session_id", "user_id", "operation", "casefile_id", "title"),
-    *("reply_to", "correlation_id", "patience"),
+    *("reply_to", "correlation_id", "traceparent", "patience"),
 )
 _FINISH = attrgetter("request_id", "token", "status", "response", "error_code", "error", "detail")
 _POSTPONE = attrgetter("request_id", "token", "delay", "error_code", "detail")

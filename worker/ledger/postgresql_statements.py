@@ -27,17 +27,18 @@ def _move(status: str, attempt: str, worker: str, detail: str = "NULL::text", ti
 
 CLAIM = f"""
 INSERT INTO requests AS r (request_id, token, fingerprint, session_id, user_id, operation, casefile_id, title,
-    reply_to, correlation_id, expires_at, status, attempt, holder, received_at, updated_at, history)
+    reply_to, correlation_id, traceparent, expires_at, status, attempt, holder, received_at, updated_at,
+    history)
 SELECT a.request_id, a.token, a.fingerprint, a.session_id, a.user_id, a.operation, a.casefile_id, a.title,
-    a.reply_to, a.correlation_id, now() + a.patience * interval '1 second',
+    a.reply_to, a.correlation_id, a.traceparent, now() + a.patience * interval '1 second',
     CASE WHEN a.patience <= 0 THEN 'pending' ELSE 'processing' END,
-    CASE WHEN a.patience <= 0 THEN 0 ELSE 1 END, $12, now(), now(),
-    CASE WHEN a.patience <= 0 THEN {_move("'pending'", "0", "$12::text", time="now()")}
-    ELSE {_move("'pending'", "0", "$12::text", time="now()")}
-        || {_move("'processing'", "1", "$12::text", time="now()")} END
+    CASE WHEN a.patience <= 0 THEN 0 ELSE 1 END, $13, now(), now(),
+    CASE WHEN a.patience <= 0 THEN {_move("'pending'", "0", "$13::text", time="now()")}
+    ELSE {_move("'pending'", "0", "$13::text", time="now()")}
+        || {_move("'processing'", "1", "$13::text", time="now()")} END
 FROM unnest($1::uuid[], $2::uuid[], $3::bytea[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
-    $9::text[], $10::text[], $11::float8[]) AS a (request_id, token, fingerprint, session_id, user_id,
-    operation, casefile_id, title, reply_to, correlation_id, patience)
+    $9::text[], $10::text[], $11::text[], $12::float8[]) AS a (request_id, token, fingerprint, session_id,
+    user_id, operation, casefile_id, title, reply_to, correlation_id, traceparent, patience)
 ON CONFLICT (request_id) DO UPDATE SET
     token = excluded.token, holder = excluded.holder, next_attempt_at = NULL, updated_at = {_TIME},
     status = CASE WHEN {_EXPIRED} THEN 'pending' ELSE 'processing' END,
@@ -45,28 +46,28 @@ ON CONFLICT (request_id) DO UPDATE SET
     crashes = r.crashes + {_TAKEN_OVER}::int,
     history = r.history
         || CASE WHEN {_TAKEN_OVER} THEN
-            {_move("'pending'", "r.attempt", "$12::text", "'its worker ' || r.holder || ' is gone'")}
+            {_move("'pending'", "r.attempt", "$13::text", "'its worker ' || r.holder || ' is gone'")}
             ELSE '[]' END
         || CASE WHEN {_EXPIRED} THEN '[]' ELSE
-            {_move("'processing'", f"r.attempt + (NOT {_TAKEN_OVER})::int", "$12::text")} END
+            {_move("'processing'", f"r.attempt + (NOT {_TAKEN_OVER})::int", "$13::text")} END
 WHERE r.fingerprint = excluded.fingerprint AND r.token <> excluded.token
     AND (r.status = 'pending' AND (r.next_attempt_at IS NULL OR r.next_attempt_at <= now())
         -- An entry changed after this statement began may have a holder that it cannot see yet.
         OR {_TAKEN_OVER} AND r.updated_at <= now()
             AND NOT EXISTS (SELECT FROM workers its WHERE its.worker_id = r.holder AND its.gone_at > now())
             -- Who has not renewed itself in time saw an outage, or was stopped: he declares nobody dead yet.
-            AND EXISTS (SELECT FROM workers mine WHERE mine.worker_id = $12 AND mine.gone_at > now()
-                AND mine.steady_since + $14::float8 * interval '1 second' <= now()))
+            AND EXISTS (SELECT FROM workers mine WHERE mine.worker_id = $13 AND mine.gone_at > now()
+                AND mine.steady_since + $15::float8 * interval '1 second' <= now()))
     AND (r.crashes = 0 AND NOT {_TAKEN_OVER} OR r.crashes + {_TAKEN_OVER}::int
-        < ($13::int[])[array_position($1::uuid[], r.request_id)])
-RETURNING request_id, session_id, attempt, crashes, received_at, status = 'pending'
+        < ($14::int[])[array_position($1::uuid[], r.request_id)])
+RETURNING request_id, session_id, attempt, crashes, received_at, status = 'pending', traceparent
 """  # noqa: S608 -- no value is formatted in, here and below
 """Take what may be taken. Parameters: the columns of the claims, this worker, for each claim the crashes with
 which it does not take, the takeover grace. Rows: those taken now; the rest is for HELD."""
 
 HELD = """
 SELECT r.request_id, r.status, r.fingerprint, r.token, r.attempt, r.crashes, r.session_id, r.response,
-    r.error_code, r.error, r.detail, r.received_at, r.parked_at IS NOT NULL AS parked,
+    r.error_code, r.error, r.detail, r.received_at, r.traceparent, r.parked_at IS NOT NULL AS parked,
     r.holder IS NOT DISTINCT FROM $2 AS mine,
     extract(epoch FROM r.next_attempt_at - now())::float8 AS due_in,
     extract(epoch FROM its.gone_at - now())::float8 AS gone_in,

@@ -14,9 +14,9 @@ WHERE request_id = :request_id
 """
 INSERT = """
 INSERT INTO requests (request_id, status, attempt, token, holder, fingerprint, session_id, user_id, operation,
-    casefile_id, title, reply_to, correlation_id, received_at, updated_at, expires_at, history)
+    casefile_id, title, reply_to, correlation_id, traceparent, received_at, updated_at, expires_at, history)
 VALUES (:request_id, :status, :attempt, :token, :worker, :fingerprint, :session_id, :user_id, :operation,
-    :casefile_id, :title, :reply_to, :correlation_id, :now, :now, :expires_at, :history)
+    :casefile_id, :title, :reply_to, :correlation_id, :traceparent, :now, :now, :expires_at, :history)
 ON CONFLICT (request_id) DO NOTHING
 """
 # Should the clock be put back, an entry's history does not go back with it.

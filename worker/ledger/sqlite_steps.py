@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -129,10 +130,13 @@ class Transaction:
             title=claim.title,
             reply_to=claim.reply_to,
             correlation_id=claim.correlation_id,
+            traceparent=claim.traceparent,
             expires_at=None if patience is None else iso(self._clock + timedelta(seconds=patience)),
             history=self._histories[attempt],
         )
-        return Claimed(claim.session_id, attempt, 0, self._clock, expired) if written else None
+        if not written:
+            return None
+        return Claimed(claim.session_id, attempt, 0, self._clock, expired, claim.traceparent)
 
     def _later_claim(self, claim: Claim) -> ClaimAnswer:
         values = {"request_id": str(claim.request_id), "worker": self._me.worker_id}
@@ -147,10 +151,10 @@ class Transaction:
             self._take(claim, RequestStatus.PENDING, attempt, crashes, f"its worker {row['holder']} is gone")
         if row["expires_at"] is not None and row["expires_at"] <= self._now:
             self._execute(HOLD, request_id=str(claim.request_id), token=str(claim.token))
-            return Claimed(held.session_id, attempt, crashes, held.received_at, expired=True)
+            return replace(held, attempt=attempt, crashes=crashes).claimed(expired=True)
         attempt += held.status == RequestStatus.PENDING
         self._take(claim, RequestStatus.PROCESSING, attempt, crashes)
-        return Claimed(held.session_id, attempt, crashes, held.received_at)
+        return replace(held, attempt=attempt, crashes=crashes).claimed(expired=False)
 
     def _take(
         self, claim: Claim, status: RequestStatus, attempt: int, crashes: int, detail: str | None = None
@@ -248,6 +252,7 @@ class Transaction:
             error=row["error"],
             detail=row["detail"],
             received_at=datetime.fromisoformat(row["received_at"]),
+            traceparent=row["traceparent"],
             parked=row["parked_at"] is not None,
             mine=row["holder"] == self._me.worker_id,
             due_in=self._until(row["next_attempt_at"]),

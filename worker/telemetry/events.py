@@ -248,6 +248,14 @@ class WorkerStopped(Event):
     """The worker has ended in order."""
 
 
+@dataclass(frozen=True, slots=True)
+class TracesNotTaken(Event):
+    """The collector does not take the traces, or too slowly: spans are lost, requests are not. Told once a
+    minute at the most."""
+
+    reason: str
+
+
 EVENTS: tuple[type[Event], ...] = tuple(
     thing
     for thing in globals().values()

@@ -17,6 +17,7 @@ import structlog
 
 from worker.telemetry import events
 from worker.telemetry.stderr import PIPE_BUF, Stderr
+from worker.telemetry.trace import current_trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,6 +51,7 @@ LINES: dict[type[Event], tuple[str, str]] = {
     events.Draining: ("info", "draining"),
     events.GivingBack: ("warning", "giving back"),
     events.WorkerStopped: ("info", "worker stopped"),
+    events.TracesNotTaken: ("warning", "traces not taken"),
 }
 """The level and the text of each event's line; its fields follow."""
 
@@ -100,9 +102,12 @@ def _writer(level: str, text: str, names: list[str]) -> Callable[[Event], None]:
     config = structlog.get_config()
     processors = config["processors"]
     write = getattr(config["logger_factory"](), level)
+    about_request = "request_id" in names
 
     def tell(event: Event) -> None:
         line: Any = {name: getattr(event, name) for name in names}
+        if about_request and (trace_id := current_trace.get().trace_id) is not None:
+            line["trace_id"] = trace_id
         line["event"] = text
         for process in processors:
             line = process(None, level, line)

@@ -16,6 +16,7 @@ CREATE TABLE requests (
     title           text,
     reply_to        text,
     correlation_id  text,
+    traceparent     text,
     received_at     timestamptz NOT NULL,
     updated_at      timestamptz NOT NULL,
     expires_at      timestamptz,

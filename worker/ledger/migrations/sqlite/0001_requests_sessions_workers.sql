@@ -14,6 +14,7 @@ CREATE TABLE requests (
     title           TEXT,
     reply_to        TEXT,
     correlation_id  TEXT,
+    traceparent     TEXT,
     received_at     TEXT NOT NULL,
     updated_at      TEXT NOT NULL,
     expires_at      TEXT,

@@ -1,0 +1,71 @@
+"""Spans on their way to a collector: they wait for a thread that sends many at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from worker.telemetry.spans import Span
+
+ROOM = 32_768
+"""Spans that wait at the most; those beyond are dropped. A busy worker makes as many in two seconds."""
+BATCH = 2048
+PAUSE_SECONDS = 1.0
+
+Form = TypeVar("Form")
+
+
+class Outbox(Generic[Form]):
+    """``form`` makes of a span what ``send``, which may take its time, is given many of.
+
+    Nobody waits for it: what there is no room for is dropped, and ``trouble`` told so.
+    """
+
+    def __init__(
+        self,
+        form: Callable[[Span], Form],
+        send: Callable[[list[Form]], object],
+        trouble: Callable[[str], None],
+    ) -> None:
+        self._form = form
+        self._send = send
+        self._trouble = trouble
+        self._waiting: deque[Form] = deque()
+        self._wake = threading.Event()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="spans", daemon=True)
+        self._thread.start()
+
+    def put(self, span: Span) -> None:
+        waiting = len(self._waiting)
+        if waiting >= ROOM:
+            self._trouble("the collector takes the spans too slowly")
+            return
+        self._waiting.append(self._form(span))
+        if waiting == BATCH:
+            self._wake.set()
+
+    def close(self) -> None:
+        """Send what waits; returns when that is done."""
+        self._closing = True
+        self._wake.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._closing:
+            self._wake.wait(PAUSE_SECONDS)
+            self._wake.clear()
+            self._send_all()
+        self._send_all()
+
+    def _send_all(self) -> None:
+        while count := min(len(self._waiting), BATCH):
+            batch = [self._waiting.popleft() for _ in range(count)]
+            try:
+                self._send(batch)
+            except Exception as error:  # noqa: BLE001 - no thread without a master
+                self._trouble(f"{type(error).__name__}: {error}")

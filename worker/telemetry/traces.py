@@ -1,0 +1,482 @@
+"""Spans for OpenTelemetry, by its conventions for messaging; needs the extra ``session-worker[otel]``.
+
+A span is made when it has ended, from what is known then. While it lasts there is its context alone, in which
+the handler makes spans of its own. A live span of the SDK's would take several times as long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import threading
+import time
+from contextlib import suppress
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace as otel
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Decision
+from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind
+
+from worker.identifiers import new_span_id, new_trace_id
+from worker.outcome import subject
+from worker.telemetry.events import (
+    AttemptEnded,
+    AttemptFailed,
+    DeliveryFailed,
+    DeliveryLeft,
+    OutcomeNotRecorded,
+    RequestFinished,
+    RequestHandedBack,
+    RequestTakenOver,
+)
+from worker.telemetry.outbox import Outbox
+from worker.telemetry.spans import SCOPE, Envelope, Operation, Span, context_of, encoded, readable
+from worker.telemetry.trace import TRACEPARENT, Trace, TraceContext, current_trace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+    from uuid import UUID
+
+    from opentelemetry.sdk.trace.sampling import Sampler
+
+    from contracts.amqp import Names
+    from worker.delivery import Delivery
+    from worker.outcome import Outcome
+    from worker.publisher import Message
+    from worker.settings import Settings
+    from worker.telemetry.events import Listeners
+
+ATTRIBUTES: Mapping[str, str] = {
+    "messaging.system": "`rabbitmq`",
+    "messaging.operation.type": "`process`, `send` or `settle`",
+    "messaging.operation.name": "`process`, `send`, `ack` or `nack`",
+    "messaging.destination.name": "the queue",
+    "messaging.message.id": "the property `message_id`",
+    "messaging.message.conversation_id": "the property `correlation_id`",
+    "messaging.message.body.size": "bytes of the body",
+    "messaging.rabbitmq.message.delivery_tag": "the broker's number of the delivery on its channel",
+    "server.address": "the broker's host, if only one is named",
+    "server.port": "its port",
+    "session_worker.request_id": "the request's id",
+    "session_worker.attempt": "as in the log",
+    "session_worker.outcome": "`completed`, `replayed`, `retry_later`, `busy`, `declined`, `expired`, "
+    "`refused`, `exhausted` or `interrupted`",
+    "error.type": "an error code, or what an exception is called; only if it failed",
+}
+"""What a span's attributes mean."""
+
+FLUSH_SECONDS = 3.0
+"""What the collector has at the end to take what waits for it; part of the shutdown's deadline."""
+QUIET_SECONDS = 60.0
+"""Trouble with the collector is told once in such a time."""
+
+_PROTOCOLS = ("OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
+_NO_PARENT = otel_context.Context()
+
+
+class Traces:
+    """Makes the spans of one worker; those of the traces that ``sampler`` wants go to ``outbox``."""
+
+    def __init__(
+        self, sampler: Sampler, outbox: Outbox[Any], names: Names, server: Mapping[str, str | int]
+    ) -> None:
+        self._sampler = None if sampler is DEFAULT_ON else sampler  # most have it: not worth two microseconds
+        self._outbox = outbox
+        self._names = names
+        self._server = server
+        self.put = outbox.put
+        self.processing = lru_cache(maxsize=1024)(self._processing)
+        self.sending = lru_cache(maxsize=1024)(self._sending)
+        self.settling = lru_cache(maxsize=16)(self._settling)
+
+    @property
+    def listeners(self) -> Listeners:
+        """What a span is told by events: how its request fares."""
+        return {
+            AttemptEnded: _on_attempt_ended,
+            AttemptFailed: _on_failure,
+            RequestFinished: _on_finished,
+            RequestHandedBack: _on_handed_back,
+            RequestTakenOver: _on_taken_over,
+            DeliveryLeft: _on_left,
+            DeliveryFailed: _on_defect,
+            OutcomeNotRecorded: _on_defect,
+        }
+
+    def begin(self, delivery: Delivery) -> Trace:
+        """Follow the delivery's trace in this task, or begin one."""
+        trace = SpanTrace(self, delivery)
+        current_trace.set(trace)
+        return trace
+
+    def place(self, queue: str, parent: TraceContext | None) -> TraceContext:
+        """Where the process span of a delivery from ``queue`` belongs, and whether it is wanted."""
+        trace_id = new_trace_id() if parent is None else parent.trace_id
+        if self._sampler is None:
+            sampled, state = (True, "") if parent is None else (parent.sampled, parent.state)
+            return TraceContext(trace_id, new_span_id(), sampled, state)
+        operation = self.processing(queue)
+        within = _NO_PARENT
+        if parent is not None:
+            within = otel.set_span_in_context(NonRecordingSpan(context_of(parent, remote=True)), within)
+        sampling = self._sampler.should_sample(
+            within, int(trace_id, 16), operation.name, operation.kind, operation.attributes
+        )
+        state = sampling.trace_state.to_header() if sampling.trace_state else ""
+        return TraceContext(trace_id, new_span_id(), sampling.decision is Decision.RECORD_AND_SAMPLE, state)
+
+    async def close(self) -> None:
+        """Have the collector take what waits, for ``FLUSH_SECONDS`` at the most."""
+        loop = asyncio.get_running_loop()
+        done = asyncio.Event()
+
+        def flush() -> None:
+            self._outbox.close()
+            with suppress(RuntimeError):  # the loop is closed: it came too late
+                loop.call_soon_threadsafe(done.set)
+
+        # Not one of asyncio's threads: the loop waits for those when it ends.
+        threading.Thread(target=flush, name="last spans", daemon=True).start()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FLUSH_SECONDS):
+                await done.wait()
+
+    def _processing(self, queue: str, attempt: int = 0, outcome: str = "") -> Operation:
+        attributes = self._attributes("process", queue)
+        if attempt:
+            attributes["session_worker.attempt"] = attempt
+        if outcome:  # RetryLater: retry_later
+            attributes["session_worker.outcome"] = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", outcome).lower()
+        return Operation(f"process {queue}", SpanKind.CONSUMER, attributes)
+
+    def _sending(self, queue: str) -> Operation:
+        # A requester's own queue may live for one answer: names made of such would be without number.
+        ours = queue == self._names.replies or queue.startswith(self._names.work)
+        return Operation(
+            f"send {queue}" if ours else "send", SpanKind.PRODUCER, self._attributes("send", queue)
+        )
+
+    def _settling(self, queue: str, method: str) -> Operation:
+        return Operation(f"{method} {queue}", SpanKind.CLIENT, self._attributes("settle", queue, method))
+
+    def _attributes(self, kind: str, queue: str, method: str | None = None) -> dict[str, str | int]:
+        return {
+            "messaging.system": "rabbitmq",
+            "messaging.operation.type": kind,
+            "messaging.operation.name": method or kind,
+            "messaging.destination.name": queue,
+            **self._server,
+        }
+
+
+class SpanTrace(Trace):
+    """The spans of one delivery: what is done about it (``context``), what is sent, and how it is settled.
+
+    Its parent is what its message says; else what the ledger keeps with the request, so that every attempt,
+    wherever it is made, is part of one trace. A duplicate that came by another trace links to that one.
+    """
+
+    __slots__ = (
+        "_attempt",
+        "_delivery",
+        "_kept",
+        "_link",
+        "_outcome",
+        "_parent",
+        "_request_id",
+        "_start",
+        "events",
+        "facts",
+        "failure",
+        "traces",
+    )
+    context: TraceContext
+
+    def __init__(self, traces: Traces, delivery: Delivery) -> None:
+        self._start = time.time_ns()
+        self._delivery = delivery
+        self._parent = TraceContext.read(delivery.headers) if delivery.headers else None
+        self._link: TraceContext | None = None
+        self._request_id: UUID | None = None
+        self._attempt = 0
+        self._outcome = ""
+        self.traces = traces
+        self.context = traces.place(delivery.queue, self._parent)
+        self._kept = (self._parent or self.context).traceparent
+        self.events: list[tuple[int, str]] = []
+        self.facts: dict[str, str | int] = {}
+        self.failure: str | None = None
+
+    @property
+    def traceparent(self) -> str:
+        return self._kept
+
+    def known(self, traceparent: str | None) -> None:
+        if traceparent == self._kept:
+            return
+        kept = TraceContext.parse(traceparent)
+        if kept is None or kept.trace_id == self.context.trace_id:
+            return
+        if self._parent is None:
+            self._parent = kept
+            self.context = self.traces.place(self._delivery.queue, kept)
+        else:
+            self._link = kept
+
+    def enter(self) -> None:
+        otel_context.attach(otel.set_span_in_context(_Current(self.context)))
+        self.happened("attempt began")
+
+    def sending(self, message: Message) -> _Sending:
+        return _Sending(self, message)
+
+    def settled(self, method: str, outcome: Outcome) -> None:
+        own = self.context
+        if not own.sampled:
+            return
+        self.about(*subject(outcome))
+        self._outcome = type(outcome).__name__
+        operation = self.traces.settling(self._delivery.queue, method)
+        now = time.time_ns()
+        self.traces.put(Span(operation, own.child(), own, False, now, now, {_TAG: self._delivery.tag}))
+
+    def end(self) -> None:
+        if not self.context.sampled:
+            return
+        delivery, facts = self._delivery, self.facts
+        if delivery.message_id:
+            facts[_MESSAGE_ID] = delivery.message_id
+        if delivery.correlation_id:
+            facts[_CONVERSATION_ID] = delivery.correlation_id
+        facts[_TAG] = delivery.tag
+        facts[_BODY_SIZE] = len(delivery.body) if delivery.cut is None else delivery.cut.size
+        if self._request_id is not None:
+            facts[_REQUEST_ID] = str(self._request_id)
+        parent = self._parent
+        self.traces.put(
+            Span(
+                self.traces.processing(delivery.queue, self._attempt, self._outcome),
+                self.context,
+                parent,
+                parent is not None,
+                self._start,
+                time.time_ns(),
+                facts,
+                self.events,
+                self._link,
+                self.failure,
+            )
+        )
+
+    # ---------------------------------------------------------------- what is told while it lasts
+
+    def happened(self, what: str) -> None:
+        self.events.append((time.time_ns(), what))
+
+    def about(self, request_id: UUID | None, attempt: int) -> None:
+        if request_id is not None:
+            self._request_id = request_id
+        if attempt:
+            self._attempt = attempt
+
+    def failed(self, kind: str, text: str) -> None:
+        self.facts["error.type"] = kind
+        self.failure = text
+
+
+_MESSAGE_ID, _CONVERSATION_ID = "messaging.message.id", "messaging.message.conversation_id"
+_BODY_SIZE, _TAG = "messaging.message.body.size", "messaging.rabbitmq.message.delivery_tag"
+_REQUEST_ID = "session_worker.request_id"
+
+
+class _Current(NonRecordingSpan):
+    """The process span as the handler finds it: one that its own spans can be under."""
+
+    def __init__(self, context: TraceContext) -> None:
+        self._place = context
+
+    def get_span_context(self) -> SpanContext:
+        return context_of(self._place)
+
+    def __repr__(self) -> str:
+        return f"_Current({self._place})"
+
+
+class _Sending:
+    """The block in which a message is published: a span, whose context the message carries unless it has one.
+
+    A copy of a request keeps the one that it came with: the next attempt has the same parent as this one.
+    """
+
+    __slots__ = ("_context", "_link", "_message", "_start", "_trace")
+
+    def __init__(self, trace: SpanTrace, message: Message) -> None:
+        self._start = time.time_ns()
+        self._trace = trace
+        self._message = message
+        self._context = trace.context.child()
+        headers = message.properties.headers
+        self._link = TraceContext.read(headers) if headers and TRACEPARENT in headers else None
+        if self._link is None:
+            self._context.put(message)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        trace, message = self._trace, self._message
+        if not self._context.sampled:
+            return
+        properties = message.properties
+        facts: dict[str, str | int] = {_BODY_SIZE: len(message.body)}
+        if properties.message_id:
+            facts[_MESSAGE_ID] = properties.message_id
+        if properties.correlation_id:
+            facts[_CONVERSATION_ID] = properties.correlation_id
+        if error is not None:
+            facts["error.type"] = type(error).__name__
+        trace.traces.put(
+            Span(
+                trace.traces.sending(message.queue),
+                self._context,
+                trace.context,
+                False,
+                self._start,
+                time.time_ns(),
+                facts,
+                link=self._link,
+                error=None if error is None else str(error),
+            )
+        )
+
+
+# ------------------------------------------------------------------------ what a span hears of events
+
+
+def _lasting() -> SpanTrace | None:
+    trace = current_trace.get()
+    return trace if isinstance(trace, SpanTrace) else None
+
+
+def _on_attempt_ended(_: AttemptEnded) -> None:
+    if trace := _lasting():
+        trace.happened("attempt ended")
+
+
+def _on_failure(event: AttemptFailed) -> None:
+    if trace := _lasting():
+        trace.failed(event.error_code.value, event.error)
+
+
+def _on_finished(event: RequestFinished) -> None:
+    if (trace := _lasting()) and event.outcome in ("exhausted", "refused") and event.error_code:
+        trace.failed(event.error_code.value, event.error or "")
+
+
+def _on_handed_back(event: RequestHandedBack) -> None:
+    if trace := _lasting():
+        trace.about(event.request_id, event.attempt)
+
+
+def _on_taken_over(_: RequestTakenOver) -> None:
+    if trace := _lasting():
+        trace.happened("taken over")
+
+
+def _on_left(event: DeliveryLeft) -> None:
+    if trace := _lasting():
+        trace.about(event.request_id, event.attempt)
+        trace.failed("LinkLostError", event.reason)
+
+
+def _on_defect(event: DeliveryFailed | OutcomeNotRecorded) -> None:
+    if trace := _lasting():
+        trace.about(event.request_id, event.attempt)
+        trace.failed(type(event.exc_info).__name__, str(event.exc_info))
+
+
+# ------------------------------------------------------------------------------------- setting up
+
+
+class _Reporter(logging.Handler):
+    """What the SDK logs about its trouble, once in a while and as a sentence."""
+
+    def __init__(self, trouble: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._trouble = trouble
+        self._silent_until = 0.0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.tell(record.getMessage())
+
+    def tell(self, reason: str) -> None:
+        now = time.monotonic()
+        if now >= self._silent_until:
+            self._silent_until = now + QUIET_SECONDS
+            self._trouble(" ".join(reason.split())[:500])
+
+
+def start(settings: Settings, names: Names, worker_id: str, trouble: Callable[[str], None]) -> Traces | None:
+    """Traces as OpenTelemetry's own variables say, if not that there be none; ``trouble`` hears, in the event
+    loop, of what keeps them from the collector.
+
+    Raises:
+        ValueError: a variable's value is not one that can be served.
+    """
+    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return None
+    for variable, known in (
+        ("OTEL_TRACES_EXPORTER", "otlp"),
+        *((name, "http/protobuf") for name in _PROTOCOLS),
+    ):
+        if (value := os.environ.get(variable, known).strip()) not in ("", known):
+            raise ValueError(f"{variable}: this worker knows {known} alone, not {value[:100]}")
+    loop = asyncio.get_running_loop()
+
+    def tell(reason: str) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(trouble, reason)
+
+    reporter = _Reporter(tell)
+    logger = logging.getLogger("opentelemetry")
+    logger.handlers[:] = [reporter]
+    logger.propagate = False
+    resource = Resource.create({SERVICE_INSTANCE_ID: worker_id})
+    if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):
+        resource = resource.merge(Resource({SERVICE_NAME: SCOPE.name}))
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    # A handler's spans are live ones, and go the SDK's own way.
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    otel.set_tracer_provider(provider)
+    outbox = _outbox(OTLPSpanExporter(), resource, reporter.tell)
+    return Traces(provider.sampler, outbox, names, _server(settings.amqp_urls))
+
+
+def _outbox(exporter: OTLPSpanExporter, resource: Resource, trouble: Callable[[str], None]) -> Outbox[Any]:
+    # The one name of the SDK's that is private: should it go, a test fails, and spans are exported at the
+    # SDK's price.
+    client = getattr(exporter, "_client", None)
+    if client is None:
+        return Outbox(partial(readable, resource=resource), exporter.export, trouble)
+    envelope = Envelope(resource)
+    return Outbox(encoded, lambda spans: client.export(envelope(spans)), trouble)
+
+
+def _server(urls: tuple[str, ...]) -> dict[str, str | int]:
+    if len(urls) > 1:
+        return {}
+    url = urlsplit(urls[0])
+    port = url.port or (5671 if url.scheme == "amqps" else 5672)
+    return {"server.address": url.hostname or "", "server.port": port}
