@@ -78,7 +78,7 @@ run: setup ## Run the worker with the SESSION_WORKER_* settings of the environme
 	@exec $(BIN)/session-worker run
 
 lock: setup ## Pin the newest allowed versions of all dependencies
-	@$(COMPILE) --upgrade --output-file requirements.lock pyproject.toml
+	@$(COMPILE) --upgrade --extra otel --output-file requirements.lock pyproject.toml
 	@$(COMPILE) --upgrade --extra dev --output-file requirements-dev.lock pyproject.toml
 	@$(COMPILE) --upgrade --extra bench --constraint requirements-dev.lock \
 		--output-file requirements-bench.lock pyproject.toml

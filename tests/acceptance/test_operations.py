@@ -38,7 +38,7 @@ PROGRAMS = {
 ELSEWHERE = {
     "journalctl --unit session-worker --lines 20": "there is no systemd, whose log this is",
     "pip install --upgrade session-worker": "there is no release on a package index",
-    "docker compose --profile observability up --build": "no Docker: tests/unit/test_compose.py looks at it",
+    "TRACES=on docker compose --profile observability up --build": "there is no Docker; see test_compose.py",
 }
 STAND_INS = {
     "curl --silent ": "import sys, urllib.request as web; print(web.urlopen(sys.argv[1]).read().decode())",

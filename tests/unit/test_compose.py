@@ -1,9 +1,13 @@
-"""The container files agree with the settings and the package. Nothing is built or run here."""
+"""The container files agree with the settings, the package and each other.
+
+Nothing is built or run here, where there is no Docker: whether the images do as they are told is not tested.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -25,6 +29,13 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 FINAL_STAGE = DOCKERFILE.rpartition("FROM ")[2]
 PREFIX = "SESSION_WORKER_"
+MONITORING = ROOT / "monitoring"
+PROMETHEUS: dict[str, Any] = yaml.safe_load((MONITORING / "prometheus.yml").read_text())
+DATASOURCES: list[dict[str, Any]] = yaml.safe_load((MONITORING / "grafana" / "datasources.yml").read_text())[
+    "datasources"
+]
+LISTENS = {"prometheus": 9090, "grafana": 3000, "jaeger": 16686, "rabbitmq": 5672, "postgresql": 5432}
+"""The ports of each image's own documentation."""
 
 
 def with_defaults(text: str) -> str:
@@ -34,7 +45,21 @@ def with_defaults(text: str) -> str:
 
 def settings_of(service: str) -> dict[str, str]:
     given = SERVICES[service]["environment"].items()
-    return {name.removeprefix(PREFIX).lower(): with_defaults(value) for name, value in given}
+    return {
+        name.removeprefix(PREFIX).lower(): with_defaults(value)
+        for name, value in given
+        if name.startswith(PREFIX)
+    }
+
+
+def mounts(service: str) -> dict[str, Path]:
+    """The project's files that a container sees, by the path at which it does."""
+    files = (volume.split(":") for volume in SERVICES[service]["volumes"] if volume.startswith("./"))
+    found = {}
+    for file, place, mode in files:
+        assert mode == "ro"
+        found[place] = ROOT / file
+    return found
 
 
 def seconds(text: str) -> float:
@@ -43,8 +68,6 @@ def seconds(text: str) -> float:
 
 
 def test_every_setting_of_the_worker_exists_and_is_valid() -> None:
-    given = SERVICES["worker"]["environment"]
-    assert all(name.startswith(PREFIX) for name in given)
     assert set(settings_of("worker")) <= set(Settings.model_fields)
     assert Settings.model_validate(settings_of("worker")).migrate is True
 
@@ -64,14 +87,15 @@ def test_the_worker_logs_in_where_the_servers_let_it() -> None:
 
 def test_both_sides_take_the_same_variables() -> None:
     """Whoever sets a password sets it for the server and for the worker at once."""
-    of_servers = re.findall(r"\$\{(\w+):-", str([SERVICES["rabbitmq"], SERVICES["postgresql"]]))
-    assert sorted(of_servers) == sorted(re.findall(r"\$\{(\w+):-", str(SERVICES["worker"])))
+    secret = r"\$\{(\w+_(?:USER|PASSWORD)):-"
+    of_servers = re.findall(secret, str([SERVICES["rabbitmq"], SERVICES["postgresql"]]))
+    assert sorted(of_servers) == sorted(re.findall(secret, str(SERVICES["worker"])))
 
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_every_image_names_its_version(name: str) -> None:
     _, _, tag = SERVICES[name]["image"].partition(":")
-    assert re.match(r"\d", tag)
+    assert re.match(r"v?\d+(\.\d+|-)", tag)
 
 
 def test_the_workers_image_has_the_projects_version() -> None:
@@ -83,11 +107,29 @@ def test_the_broker_is_rabbitmq_4_with_management() -> None:
 
 
 @pytest.mark.parametrize("name", ["rabbitmq", "postgresql"])
-def test_servers_are_checked_keep_their_data_and_serve_this_machine_only(name: str) -> None:
+def test_servers_are_checked_and_keep_their_data(name: str) -> None:
     service = SERVICES[name]
     assert service["healthcheck"]["test"][0] in {"CMD", "CMD-SHELL"}
     assert {volume.partition(":")[0] for volume in service["volumes"]} <= set(COMPOSE["volumes"])
-    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_ports_are_those_of_the_image_and_open_to_this_machine_only(name: str) -> None:
+    """The worker publishes none."""
+    published = [port.split(":") for port in SERVICES[name].get("ports", [])]
+    assert {address for address, _, _ in published} <= {"127.0.0.1"}
+    assert {int(port) for _, _, port in published} >= {LISTENS[name]} if published else name == "worker"
+
+
+def test_passwords_are_the_demos_and_can_be_replaced() -> None:
+    """Each is the default of a variable, on its own or in a URL."""
+    given = {
+        name: value for service in SERVICES.values() for name, value in service.get("environment", {}).items()
+    }
+    passwords = [value for name, value in given.items() if "PASS" in name]
+    passwords += [login[1] for value in given.values() if (login := re.search(r"://[^@/]*}:([^@]*)@", value))]
+    assert len(passwords) == 5
+    assert all(re.fullmatch(r"\$\{\w+_PASSWORD:-session\}", value) for value in passwords)
 
 
 def test_a_new_broker_container_finds_the_queues_of_the_old_one() -> None:
@@ -162,6 +204,76 @@ def test_the_images_health_is_asked_at_its_ops_port(monkeypatch: pytest.MonkeyPa
     with ops.serving("127.0.0.1", port, Board(1)):
         assert is_healthy()
     assert not is_healthy()
+
+
+def test_only_what_watches_is_left_out_unless_asked_for() -> None:
+    profiles = {name: service.get("profiles") for name, service in SERVICES.items()}
+    watching = ["prometheus", "grafana", "jaeger"]
+    assert [name for name, profile in profiles.items() if profile] == watching
+    assert all(profiles[name] == ["observability"] for name in watching)
+
+
+@pytest.mark.parametrize("name", ["prometheus", "grafana"])
+def test_every_mounted_file_is_there(name: str) -> None:
+    assert all(path.is_file() for path in mounts(name).values())
+
+
+def test_prometheus_finds_the_workers_their_port_and_the_alert_rules() -> None:
+    (job,) = PROMETHEUS["scrape_configs"]
+    (place,) = job["dns_sd_configs"]
+    assert place["names"] == ["worker"]
+    assert f"ENV SESSION_WORKER_OPS_PORT={place['port']}\n" in DOCKERFILE
+    assert settings_of("worker")["ops_host"] == "0.0.0.0"
+    assert PROMETHEUS["rule_files"] == ["alerts.yml"]
+    assert mounts("prometheus") == {
+        f"/etc/prometheus/{name}": MONITORING / name for name in ("prometheus.yml", "alerts.yml")
+    }
+
+
+def test_prometheus_reads_its_configuration() -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is missing: `make promtool` installs it (Debian's package prometheus)")
+    done = subprocess.run(
+        [promtool, "check", "config", MONITORING / "prometheus.yml"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_grafana_has_its_sources_and_the_dashboard() -> None:
+    """At the addresses of the other containers, in the folders that Grafana reads and that it is told of."""
+    assert {source["url"] for source in DATASOURCES} == {
+        f"http://{name}:{LISTENS[name]}" for name in ("prometheus", "jaeger")
+    }
+    assert [source["type"] for source in DATASOURCES if source.get("isDefault")] == ["prometheus"]
+    (provider,) = yaml.safe_load((MONITORING / "grafana" / "dashboards.yml").read_text())["providers"]
+    assert mounts("grafana") == {
+        "/etc/grafana/provisioning/datasources/session-worker.yml": MONITORING
+        / "grafana"
+        / "datasources.yml",
+        "/etc/grafana/provisioning/dashboards/session-worker.yml": MONITORING / "grafana" / "dashboards.yml",
+        f"{provider['options']['path']}/session-worker.json": MONITORING / "dashboard.json",
+    }
+
+
+def test_traces_go_to_the_trace_ui_when_they_are_asked_for() -> None:
+    """By OTLP over HTTP, with what the image has installed for them."""
+    environment = SERVICES["worker"]["environment"]
+    assert environment["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://jaeger:4318"
+    assert environment["SESSION_WORKER_TRACES"] == "${TRACES:-off}"
+    locking = (ROOT / "Makefile").read_text().replace("\\\n", "").splitlines()
+    (of_image,) = [line for line in locking if "--output-file requirements.lock" in line]
+    assert "--extra otel" in of_image
+
+
+def test_the_page_names_the_command_and_the_addresses() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    assert "\nTRACES=on docker compose --profile observability up --build\n" in page
+    for name in ("prometheus", "grafana", "jaeger"):
+        assert f"http://localhost:{LISTENS[name]} " in page
 
 
 def test_the_image_starts_a_command_that_the_package_installs() -> None:
