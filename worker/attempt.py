@@ -104,11 +104,20 @@ async def _call(
     async def once() -> Success:
         return Success(_plain(await handler(request, context)))
 
+    failed: list[Exception] = []
+
+    async def again() -> Success:
+        # The first try was made: whoever succeeds at once has nothing to do with retrying.
+        if failed:
+            raise failed.pop()
+        return await once()
+
     try:
         try:
             return await once()
         except Exception as error:  # noqa: BLE001 - what is worth another try is decided in retry.py
-            return await _tried_again(_after(error, once))
+            failed.append(error)
+        return await _tried(again)
     except Rejected as rejected:
         return rejected
     except InvalidResultError as error:
@@ -119,38 +128,25 @@ async def _call(
         return Failure(ErrorCode.HANDLER_FAILED, error, transient=retry.is_transient(error))
 
 
-async def _tried_again(call: Callable[[], Awaitable[Success]]) -> Success:
-    retrying = retry.immediate()
+async def _tried(call: Callable[[], Awaitable[Success]]) -> Success:
+    """Call with immediate retries."""
     try:
-        return await retrying(call)
+        return await retry.immediate()(call)
     except BaseException as error:
-        # tenacity's frames hold the error, and it holds them: with all of the request, until somebody searches
-        # for cycles. The handler's own frames are what tells why.
+        # tenacity's frames and the error hold each other, and with them all of the request, until somebody
+        # searches for cycles.
         error.__traceback__ = _beyond_this_file(error.__traceback__)
         raise
-    finally:
-        retrying.iter_state.reset()
 
 
 def _beyond_this_file(frames: TracebackType | None) -> TracebackType | None:
+    """The handler's own frames: those that tell why."""
     beyond = frames
     while frames is not None:
         if frames.tb_frame.f_code.co_filename == __file__:
             beyond = frames.tb_next
         frames = frames.tb_next
     return beyond
-
-
-def _after(first: Exception, again: Callable[[], Awaitable[Success]]) -> Callable[[], Awaitable[Success]]:
-    """A call whose first try has already failed: whoever succeeds at once has nothing to do with retrying."""
-    failed = [first]
-
-    async def call() -> Success:
-        if failed:
-            raise failed.pop()
-        return await again()
-
-    return call
 
 
 def _plain(result: object) -> dict[str, Any]:

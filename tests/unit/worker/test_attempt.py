@@ -1,7 +1,9 @@
 """One attempt of a handler: whatever the handler does, it ends in a value and in time."""
 
 import asyncio
+import gc
 import json
+import weakref
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -53,6 +55,30 @@ async def _failure(handler: Handler, timeout: float = 5.0) -> Failure:
     result = await _run(handler, timeout)
     assert isinstance(result, Failure)
     return result
+
+
+@pytest.mark.parametrize("error", [ValueError, retry.PermanentError, Rejected, SystemExit])
+async def test_of_an_attempt_that_failed_nothing_waits_for_the_collector(error: type[BaseException]) -> None:
+    """It rarely looks: a thousand large requests that failed would stay until then."""
+
+    async def handler(request: CreateSessionRequest, context: Context) -> None:
+        raise error("each time another one")
+
+    request = parts.model()
+    remembered = weakref.ref(request)
+    gc.collect()
+    gc.disable()
+    try:
+        result = await attempt.run(handler, request, parts.context(), 5.0)
+        assert isinstance(result, Failure | Rejected)
+        if isinstance(result, Failure):
+            assert __file__ in result.stacktrace
+            assert tenacity.__file__ not in result.stacktrace
+        del request, result
+        await asyncio.sleep(0)
+        assert remembered() is None
+    finally:
+        gc.enable()
 
 
 # ------------------------------------------------------------------------------------ what it returns
