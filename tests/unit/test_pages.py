@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def run(tmp_path: Path) -> Follow:
     """Follows a page given as its text."""
 
-    def run(text: str, **options: dict[str, str]) -> str:
+    def run(text: str, **options: Any) -> str:
         page, folder = tmp_path / "page.md", tmp_path / "folder"
         page.write_text(text)
         folder.mkdir()
@@ -133,3 +133,39 @@ def test_commands_in_running_text_are_found() -> None:
     page = "Run `make\ntest`, not `makeshift`, nor `make` alone.\n\n```sh\nmake x\n```\n"
 
     assert mentions(page, {"make"}) == ["make test"]
+
+
+def test_what_befalls_the_reader_comes_before_the_first_command_under_its_heading(
+    run: Follow, tmp_path: Path
+) -> None:
+    """Once; and a heading without commands is a mistake."""
+    page = """
+# One
+```sh
+test ! -e it
+```
+
+## Two
+```sh
+rm it
+```
+
+```sh
+# Three
+test ! -e it
+```
+"""
+    assert run(page, meanwhile={"Two": (tmp_path / "folder" / "it").touch}) == ""
+    (tmp_path / "folder").rmdir()
+    with pytest.raises(AssertionError, match=r"page\.md has no commands under \['Three'\]"):
+        run("# Three\n", meanwhile={"Three": print})
+
+
+def test_a_block_is_left_out_only_if_both_page_and_test_say_so(run: Follow, tmp_path: Path) -> None:
+    page = "```sh elsewhere=docker\nexit 1\n```\n"
+
+    assert run(page, elsewhere=["exit 1"]) == ""
+    for text, elsewhere in ((page, []), (page.replace(" elsewhere=docker", ""), ["exit 1"])):
+        (tmp_path / "folder").rmdir()
+        with pytest.raises(AssertionError, match=r"page\.md has other blocks that are not run"):
+            run(text, elsewhere=elsewhere)
