@@ -76,7 +76,7 @@ def context_of(context: TraceContext, *, remote: bool = False) -> SpanContext:
         int(context.trace_id, 16),
         int(context.span_id, 16),
         remote,
-        TraceFlags(context.sampled),
+        TraceFlags(context.flags),
         TraceState.from_header([context.state]) if context.state else None,
     )
 

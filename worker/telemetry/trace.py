@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from worker.publisher import Message
 
 TRACEPARENT, TRACESTATE = "traceparent", "tracestate"
+SAMPLED, RANDOM = 1, 2
+"""Flags: spans are made; the trace's id is random as a whole."""
 MAX_STATE = 512
 """Characters of ``tracestate`` that are sent on; a longer one is left out, as the W3C allows."""
 _TRACEPARENT = re.compile(
@@ -30,11 +32,12 @@ _STATE = re.compile(r"[\x20-\x7e]*")
 
 
 class TraceContext(NamedTuple):
-    """Where in which trace something belongs: under the span ``span_id``. Ids are hexadecimal."""
+    """Where in which trace something belongs: under the span ``span_id``. Ids are hexadecimal. Of the flags
+    those are kept that have a meaning."""
 
     trace_id: str
     span_id: str
-    sampled: bool
+    flags: int
     state: str = ""
 
     @classmethod
@@ -45,7 +48,7 @@ class TraceContext(NamedTuple):
         if found is None or not isinstance(state, str) or not state:
             return found
         fits = len(state) <= MAX_STATE and _STATE.fullmatch(state)
-        return cls(found.trace_id, found.span_id, found.sampled, state) if fits else found
+        return found._replace(state=state) if fits else found
 
     @classmethod
     def parse(cls, traceparent: object) -> TraceContext | None:
@@ -55,25 +58,28 @@ class TraceContext(NamedTuple):
         match = _TRACEPARENT.fullmatch(traceparent)
         if match is None or (match[1] == "00" and match[5]):
             return None
-        return cls(match[2], match[3], bool(int(match[4], 16) & 1))
+        return cls(match[2], match[3], int(match[4], 16) & (SAMPLED | RANDOM))
 
     @property
     def traceparent(self) -> str:
-        return f"00-{self.trace_id}-{self.span_id}-{'01' if self.sampled else '00'}"
+        return f"00-{self.trace_id}-{self.span_id}-0{self.flags}"
+
+    @property
+    def sampled(self) -> bool:
+        return self.flags & SAMPLED == SAMPLED
 
     def child(self) -> TraceContext:
         """That of a new span under this one."""
-        return TraceContext(self.trace_id, new_span_id(), self.sampled, self.state)
+        return TraceContext(self.trace_id, new_span_id(), self.flags, self.state)
 
     def put(self, message: Message) -> None:
         """Have the message carry it."""
-        own = {TRACEPARENT: self.traceparent}
+        headers = dict(message.properties.headers or {})
+        headers[TRACEPARENT] = self.traceparent
+        headers.pop(TRACESTATE, None)  # another trace's
         if self.state:
-            own[TRACESTATE] = self.state
-        headers = message.properties.headers or {}
-        message.properties.headers = (
-            {**headers, TRACESTATE: "", **own} if TRACESTATE in headers else {**headers, **own}
-        )
+            headers[TRACESTATE] = self.state
+        message.properties.headers = headers
 
 
 class Trace:

@@ -40,14 +40,12 @@ from worker.telemetry.events import (
 )
 from worker.telemetry.outbox import Outbox
 from worker.telemetry.spans import SCOPE, Envelope, Operation, Span, context_of, encoded, readable
-from worker.telemetry.trace import TRACEPARENT, Trace, TraceContext, current_trace
+from worker.telemetry.trace import RANDOM, SAMPLED, TRACEPARENT, Trace, TraceContext, current_trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
     from uuid import UUID
-
-    from opentelemetry.sdk.trace.sampling import Sampler
 
     from contracts.amqp import Names
     from worker.delivery import Delivery
@@ -85,12 +83,15 @@ _NO_PARENT = otel_context.Context()
 
 
 class Traces:
-    """Makes the spans of one worker; those of the traces that ``sampler`` wants go to ``outbox``."""
+    """Makes the spans of one worker, and puts those of the traces that the provider's sampler wants into
+    ``outbox``. What a handler makes by itself is the provider's."""
 
     def __init__(
-        self, sampler: Sampler, outbox: Outbox[Any], names: Names, server: Mapping[str, str | int]
+        self, provider: TracerProvider, outbox: Outbox[Any], names: Names, server: Mapping[str, str | int]
     ) -> None:
-        self._sampler = None if sampler is DEFAULT_ON else sampler  # most have it: not worth two microseconds
+        # Most have the default, and what it decides can be said without asking it.
+        self._sampler = None if provider.sampler is DEFAULT_ON else provider.sampler
+        self._provider = provider
         self._outbox = outbox
         self._names = names
         self._server = server
@@ -123,8 +124,8 @@ class Traces:
         """Where the process span of a delivery from ``queue`` belongs, and whether it is wanted."""
         trace_id = new_trace_id() if parent is None else parent.trace_id
         if self._sampler is None:
-            sampled, state = (True, "") if parent is None else (parent.sampled, parent.state)
-            return TraceContext(trace_id, new_span_id(), sampled, state)
+            flags, state = (SAMPLED | RANDOM, "") if parent is None else (parent.flags, parent.state)
+            return TraceContext(trace_id, new_span_id(), flags, state)
         operation = self.processing(queue)
         within = _NO_PARENT
         if parent is not None:
@@ -133,7 +134,10 @@ class Traces:
             within, int(trace_id, 16), operation.name, operation.kind, operation.attributes
         )
         state = sampling.trace_state.to_header() if sampling.trace_state else ""
-        return TraceContext(trace_id, new_span_id(), sampling.decision is Decision.RECORD_AND_SAMPLE, state)
+        flags = RANDOM if parent is None else parent.flags & ~SAMPLED
+        if sampling.decision is Decision.RECORD_AND_SAMPLE:
+            flags |= SAMPLED
+        return TraceContext(trace_id, new_span_id(), flags, state)
 
     async def close(self) -> None:
         """Have the collector take what waits, for ``FLUSH_SECONDS`` at the most."""
@@ -142,6 +146,7 @@ class Traces:
 
         def flush() -> None:
             self._outbox.close()
+            self._provider.shutdown()
             with suppress(RuntimeError):  # the loop is closed: it came too late
                 loop.call_soon_threadsafe(done.set)
 
@@ -446,7 +451,7 @@ def start(settings: Settings, names: Names, worker_id: str, trouble: Callable[[s
     loop = asyncio.get_running_loop()
 
     def tell(reason: str) -> None:
-        if not loop.is_closed():
+        with suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(trouble, reason)
 
     reporter = _Reporter(tell)
@@ -461,12 +466,12 @@ def start(settings: Settings, names: Names, worker_id: str, trouble: Callable[[s
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     otel.set_tracer_provider(provider)
     outbox = _outbox(OTLPSpanExporter(), resource, reporter.tell)
-    return Traces(provider.sampler, outbox, names, _server(settings.amqp_urls))
+    return Traces(provider, outbox, names, _server(settings.amqp_urls))
 
 
 def _outbox(exporter: OTLPSpanExporter, resource: Resource, trouble: Callable[[str], None]) -> Outbox[Any]:
-    # The one name of the SDK's that is private: should it go, a test fails, and spans are exported at the
-    # SDK's price.
+    # The one private name of the SDK that is used. Should it go, a test fails, and spans are exported all
+    # the same, at the SDK's price.
     client = getattr(exporter, "_client", None)
     if client is None:
         return Outbox(partial(readable, resource=resource), exporter.export, trouble)

@@ -1,0 +1,20 @@
+"""A handler that makes a span of its own, and does what a request's metadata says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import trace
+
+from tests.broker.handlers_for_tests import scripted
+
+if TYPE_CHECKING:
+    from contracts import CreateSessionRequest
+    from worker.handlers import Context
+
+tracer = trace.get_tracer("handlers")
+
+
+async def traced(request: CreateSessionRequest, context: Context) -> dict[str, Any] | None:
+    with tracer.start_as_current_span("quota"):
+        return await scripted(request, context)

@@ -1,0 +1,297 @@
+"""The spans of a worker in this process, by the SDK's in-memory exporter: which trace each of them is in."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+from uuid import uuid4
+
+import pytest
+from opentelemetry import trace as otel
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, DEFAULT_ON, ParentBased, Sampler, TraceIdRatioBased
+from opentelemetry.trace import SpanKind, StatusCode
+from pydantic import SecretStr
+
+from tests.unit.worker import parts
+from worker.outcome import Busy
+from worker.publisher import UnroutableError
+from worker.retry import PermanentError
+from worker.service import Service
+from worker.telemetry import traces
+from worker.telemetry.outbox import Outbox
+from worker.telemetry.spans import readable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from opentelemetry.sdk.trace import ReadableSpan
+
+    from contracts import CreateSessionRequest
+    from worker.handlers import Context
+    from worker.link import Link
+    from worker.publisher import Message
+
+TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+HEADERS = {"traceparent": f"00-{TRACE}-{SPAN}-01"}
+OTHER = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+PROCESS, ACK = "process session.create", "ack session.create"
+
+
+class FakeLink:
+    """Confirms what is published, or fails as it is told."""
+
+    def __init__(self) -> None:
+        self.sent: list[Message] = []
+        self.error: Exception | None = None
+
+    async def publish(self, message: Message) -> None:
+        message.properties.message_id = str(uuid4())
+        self.sent.append(message)
+        if self.error is not None:
+            raise self.error
+
+
+class Bench:
+    """A worker without a broker. `deliver` has it serve a delivery, and gives the spans that made."""
+
+    def __init__(self, service: Service, exporter: InMemorySpanExporter) -> None:
+        self.service = service
+        self.link = FakeLink()
+        self.exporter = exporter
+        service._link = cast("Link", self.link)
+
+    async def deliver(self, content: bytes, **fields: Any) -> dict[str, ReadableSpan]:
+        self.exporter.clear()
+        fields = {"reply_to": "session.replies", "message_id": "message", "tag": 7} | fields
+        await asyncio.create_task(self.service._serve(parts.delivery(content, **fields)))
+        waiting = self.service._traces._outbox._waiting  # type: ignore[union-attr]
+        while waiting:
+            await asyncio.sleep(0.001)
+        found = self.exporter.get_finished_spans()
+        assert len({span.name for span in found}) == len(found)
+        return {span.name: span for span in found}
+
+
+Act = "Callable[[CreateSessionRequest, Context], object]"
+
+
+@asynccontextmanager
+async def bench(
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    act: Callable[[CreateSessionRequest, Context], object] = lambda *_: None,
+    sampler: Sampler = DEFAULT_ON,
+) -> AsyncIterator[Bench]:
+    async def handle(request: CreateSessionRequest, context: Context) -> None:
+        act(request, context)
+
+    exporter = InMemorySpanExporter()
+    resource = Resource({})
+    provider = TracerProvider(sampler, resource, shutdown_on_exit=False)
+
+    def start(_: object, names: Any, *__: object) -> traces.Traces:
+        box = Outbox(partial(readable, resource=resource), exporter.export, pytest.fail)
+        return traces.Traces(provider, box, names, {})
+
+    monkeypatch.setattr("worker.telemetry.outbox.PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr("worker.telemetry.traces.start", start)
+    monkeypatch.setattr("worker.handlers.load", lambda _: handle)
+    settings = parts.worker_settings(
+        ledger_url=SecretStr(f"sqlite:///{folder}/ledger.db"), traces=True, max_attempts=2
+    )
+    service = Service(settings, asyncio.Event())
+    await service._ledger.open()
+    try:
+        yield Bench(service, exporter)
+    finally:
+        await service._ledger.close()
+        assert service._traces is not None
+        await service._traces.close()
+
+
+def trace_of(span: ReadableSpan) -> str:
+    assert span.context is not None
+    return f"{span.context.trace_id:032x}"
+
+
+def parent_of(span: ReadableSpan) -> str | None:
+    return None if span.parent is None else f"{span.parent.span_id:016x}"
+
+
+def id_of(span: ReadableSpan) -> str:
+    assert span.context is not None
+    return f"{span.context.span_id:016x}"
+
+
+def facts(span: ReadableSpan) -> dict[str, Any]:
+    return dict(span.attributes or {})
+
+
+async def test_process_send_and_settle_are_three_spans_of_the_requesters_trace(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: list[str] = []
+
+    def act(*_: object) -> None:
+        seen.append(f"{otel.get_current_span().get_span_context().span_id:016x}")
+
+    async with bench(monkeypatch, tmp_path, act) as worker:
+        spans = await worker.deliver(parts.body(uuid4()), headers=HEADERS)
+    assert {name: (span.kind, parent_of(span)) for name, span in spans.items()} == {
+        PROCESS: (SpanKind.CONSUMER, SPAN),
+        "send session.replies": (SpanKind.PRODUCER, id_of(spans[PROCESS])),
+        ACK: (SpanKind.CLIENT, id_of(spans[PROCESS])),
+    }
+    assert {trace_of(span) for span in spans.values()} == {TRACE}
+    parent = spans[PROCESS].parent
+    assert parent is not None
+    assert parent.is_remote
+    assert spans[PROCESS].status.status_code is StatusCode.UNSET
+    assert seen == [id_of(spans[PROCESS])]
+    assert otel.get_current_span() is otel.INVALID_SPAN  # nothing of it stays
+
+
+async def test_every_attribute_is_documented_and_every_documented_one_is_made(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def act(*_: object) -> None:
+        raise PermanentError("no")
+
+    async with bench(monkeypatch, tmp_path, act) as worker:
+        worker.service._traces._server = {"server.address": "b", "server.port": 1}  # type: ignore[union-attr]
+        spans = await worker.deliver(parts.body(uuid4()), correlation_id="call")
+    assert set().union(*map(facts, spans.values())) == traces.ATTRIBUTES.keys()
+
+
+async def test_a_duplicate_of_another_trace_stays_in_its_own_and_links_to_the_first(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    body = parts.body(uuid4())
+    async with bench(monkeypatch, tmp_path) as worker:
+        await worker.deliver(body, headers=HEADERS)
+        process = (await worker.deliver(body, headers=OTHER))[PROCESS]
+        same = (await worker.deliver(body, headers=HEADERS))[PROCESS]
+        bare = (await worker.deliver(body))[PROCESS]
+    assert trace_of(process) in OTHER["traceparent"]
+    assert [f"{link.context.trace_id:032x}" for link in process.links] == [TRACE]
+    assert facts(process)["session_worker.outcome"] == "replayed"
+    for duplicate in (same, bare):
+        assert (trace_of(duplicate), parent_of(duplicate), list(duplicate.links)) == (TRACE, SPAN, [])
+
+
+async def test_every_end_says_how_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What fails is an error; a business answer, a duplicate or one who came too late is none."""
+
+    def act(request: CreateSessionRequest, _: Context) -> None:
+        if request.metadata.get("fails"):
+            raise RuntimeError("the reason why")
+
+    ends: dict[str, tuple[object, str | None]] = {}
+    known = uuid4()
+    failing = parts.body(uuid4(), metadata={"fails": True})
+    async with bench(monkeypatch, tmp_path, act) as worker:
+        for content, fields in (
+            (parts.body(known), {}),
+            (parts.body(known, user_id="other"), {}),
+            (b"{", {"correlation_id": "garbage"}),
+            (parts.body(uuid4()), {"expiration": "0"}),
+            (failing, {}),
+            (failing, {}),  # before it is due
+        ):
+            process = (await worker.deliver(content, **fields))[PROCESS]
+            code = cast("str | None", facts(process).get("error.type"))
+            assert (process.status.status_code is StatusCode.ERROR) == (code is not None)
+            ends[f"{len(ends)} {facts(process)['session_worker.outcome']}"] = (
+                facts(process).get("session_worker.attempt"),
+                code,
+            )
+    assert ends == {
+        "0 completed": (1, None),
+        "1 refused": (None, "idempotency_conflict"),
+        "2 refused": (None, "unreadable"),
+        "3 expired": (None, None),
+        "4 retry_later": (1, "handler_failed"),
+        "5 busy": (None, None),
+    }
+
+
+async def test_an_answer_that_nobody_takes_is_a_failed_send_of_a_good_request(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async with bench(monkeypatch, tmp_path) as worker:
+        worker.link.error = UnroutableError("there is no queue of that name")
+        spans = await worker.deliver(parts.body(uuid4()), reply_to="amq.gen-gone")
+    assert facts(spans["send"])["error.type"] == "UnroutableError"
+    assert spans["send"].status.description == "there is no queue of that name"
+    assert facts(spans["send"])["messaging.destination.name"] == "amq.gen-gone"
+    assert spans[PROCESS].status.status_code is StatusCode.UNSET
+
+
+async def test_a_defect_is_in_the_span_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async with bench(monkeypatch, tmp_path) as worker:
+
+        async def settled(*_: object) -> None:
+            raise ZeroDivisionError("a defect")
+
+        monkeypatch.setattr(worker.service._flow, "settled", settled)
+        process = (await worker.deliver(parts.body(uuid4())))[PROCESS]
+    assert facts(process)["error.type"] == "ZeroDivisionError"
+    assert facts(process)["session_worker.outcome"] == Busy.__name__.lower()
+
+
+@pytest.mark.parametrize(
+    "traceparent", ["", "00-" + "0" * 32 + f"-{SPAN}-01", "garbage", HEADERS["traceparent"] + "x", 7, None]
+)
+async def test_garbage_begins_a_trace_of_its_own(
+    traceparent: object, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    headers = {"traceparent": traceparent, "tracestate": "of=nothing"}
+    async with bench(monkeypatch, tmp_path) as worker:
+        spans = await worker.deliver(parts.body(uuid4()), headers=headers)
+        (reply,) = worker.link.sent
+    assert spans[PROCESS].parent is None
+    assert reply.properties.headers == {
+        "traceparent": f"00-{trace_of(spans[PROCESS])}-{id_of(spans['send session.replies'])}-03"
+    }
+
+
+@pytest.mark.parametrize(
+    ("sampler", "flags", "made", "answered"),
+    [
+        (DEFAULT_ON, "01", True, "01"),
+        (DEFAULT_ON, "00", False, "00"),
+        (ALWAYS_OFF, "01", False, "00"),
+        (ParentBased(ALWAYS_OFF), "01", True, "01"),
+        (ParentBased(ALWAYS_OFF), None, False, "02"),
+        (DEFAULT_ON, None, True, "03"),
+        (DEFAULT_ON, "03", True, "03"),
+        (TraceIdRatioBased(1.0), "00", True, "01"),
+    ],
+)
+async def test_the_sampler_decides(
+    sampler: Sampler,
+    flags: str | None,
+    made: bool,
+    answered: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """About all spans of a request, and says so to those who come after it."""
+    headers = {} if flags is None else {"traceparent": f"00-{TRACE}-{SPAN}-{flags}"}
+    flag: list[int] = []
+
+    def act(*_: object) -> None:
+        flag.append(int(otel.get_current_span().get_span_context().trace_flags))
+
+    async with bench(monkeypatch, tmp_path, act, sampler) as worker:
+        spans = await worker.deliver(parts.body(uuid4()), headers=headers)
+        (reply,) = worker.link.sent
+    assert len(spans) == (3 if made else 0)
+    assert (reply.properties.headers or {})["traceparent"].endswith(f"-{answered}")
+    assert flag == [int(answered)]
