@@ -132,14 +132,20 @@ def _content(properties: Properties, body_size: int) -> bytes:
 
 def _table(headers: Mapping[str, Any]) -> bytes:
     """A traced answer has one header, a text; other tables are rare enough to be pamqp's."""
-    if len(headers) > 1:
-        return pamqp.encode.field_table(dict(headers))
-    ((name, value),) = headers.items()
-    if not isinstance(value, str):
-        return pamqp.encode.field_table(dict(headers))
-    text = value.encode()
-    field = _short(name) + b"S" + len(text).to_bytes(4, "big") + text
-    return len(field).to_bytes(4, "big") + field
+    if len(headers) == 1:
+        ((name, value),) = headers.items()
+        if isinstance(value, str):
+            text = value.encode()
+            field = _text_header(name)
+            return (
+                (len(field) + 4 + len(text)).to_bytes(4, "big") + field + len(text).to_bytes(4, "big") + text
+            )
+    return pamqp.encode.field_table(dict(headers))
+
+
+@lru_cache(maxsize=64)
+def _text_header(name: str) -> bytes:
+    return _short(name) + b"S"
 
 
 def _short(text: str) -> bytes:

@@ -1,23 +1,18 @@
-"""The worker as a process: built from settings, kept linked to the broker, shut down in order."""
+"""The worker: built from settings, kept linked to the broker, shut down in order."""
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import secrets
 import socket
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from contracts.amqp import Names
-from worker import handlers, ops, retry
+from worker import handlers, retry
 from worker.connection import LinkLostError
 from worker.flow import Flow
-from worker.handlers import HandlerNotFoundError
-from worker.health import STARTING, TOLD_TO_STOP, Board, Report, Reporter
+from worker.health import STARTING, TOLD_TO_STOP, Report
 from worker.ledger import open_ledger, open_pruner, prune
 from worker.ledger.base import LedgerError
 from worker.link import Link
@@ -26,7 +21,7 @@ from worker.publisher import UnroutableError
 from worker.reply import ReplyBuilder
 from worker.request import RequestParser, id_from_properties
 from worker.settle import Settler
-from worker.stopping import StartError, Stop, exit_now
+from worker.stopping import StartError
 from worker.telemetry import log as telemetry_log
 from worker.telemetry import trace
 from worker.telemetry.events import (
@@ -55,12 +50,8 @@ if TYPE_CHECKING:
     from worker.settings import Settings
     from worker.telemetry.traces import Traces
 
-log = structlog.get_logger()
-
 START_SECONDS = 10.0
 """How long the broker may take to answer when the worker starts. Later on it is waited for without end."""
-COLLECT_AFTER = 50_000
-"""Objects beyond those that were freed, after which cycles are searched for."""
 PAUSE_SECONDS = 2.0
 """How long a shutdown waits for the broker to say that no more deliveries come."""
 RELEASE_SECONDS = 5.0
@@ -351,78 +342,3 @@ class Service:
         if self._serving:
             self._emit(GivingBack(len(self._serving)))
             await asyncio.wait(self._serving, timeout=RELEASE_SECONDS)
-
-
-async def serve(
-    settings: Settings, reporter: Reporter, obey: Callable[[Stop], None], *, patient: bool
-) -> int:
-    """Run a worker until SIGTERM or SIGINT; the process's exit code. ``obey`` may have it stop otherwise.
-
-    Raises:
-        StartError: it cannot start; a sentence for people.
-    """
-    telemetry_log.configure(settings.log_level)
-    asyncio.get_running_loop().set_exception_handler(_log_stray_error)
-    stop = Stop(settings.shutdown_grace)
-    try:
-        service = Service(settings, stop.asked, up=reporter.ask)
-    except (HandlerNotFoundError, LedgerError) as error:
-        raise StartError(str(error)) from error
-    telemetry_log.identify(service.worker_id)
-    stop.listen()
-    obey(stop)
-    _relax_collector()
-    reporting = asyncio.create_task(reporter.run(service.report), name="reporter")
-    try:
-        await service.run(patient=patient)
-    finally:
-        reporting.cancel()
-        await asyncio.wait({reporting})
-    return 0
-
-
-def run(settings: Settings) -> int:
-    """A worker that is a process of its own, with an ops port if the settings name one; its exit code."""
-    board = Board(1)
-    reporter = Reporter(partial(board.put, 1))
-    board.ask = reporter.ask
-    with ops.serving(settings.ops_host, settings.ops_port, board):
-        return run_loop(settings, reporter, lambda _: None)
-
-
-def run_loop(
-    settings: Settings, reporter: Reporter, obey: Callable[[Stop], None], *, patient: bool = False
-) -> int:
-    """``serve`` on the fastest event loop there is."""
-    try:
-        import uvloop
-    except ImportError:
-        factory = None
-    else:
-        factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        code = runner.run(serve(settings, reporter, obey, patient=patient))
-        if runner.run(_stubborn()):
-            # Their requests were handed back, and everything is closed: waiting for them would have no end.
-            exit_now("some handlers do not end", code)
-    return code
-
-
-def _relax_collector() -> None:
-    """What a request needs is freed by its reference counts. By default the search for cycles starts after a
-    few requests, and takes an eighth of their time; what was built until now is not searched at all."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(COLLECT_AFTER)
-
-
-async def _stubborn() -> bool:
-    """Whether tasks are left that go on although they were cancelled."""
-    left = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in left:
-        task.cancel()
-    return bool(left) and bool((await asyncio.wait(left, timeout=1))[1])
-
-
-def _log_stray_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    log.error("unexpected", what=context.get("message"), exc_info=context.get("exception"))

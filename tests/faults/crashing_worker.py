@@ -13,7 +13,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
-from worker import handlers, request, service
+from worker import handlers, process, request
 from worker.consumer import ConsumeChannel, _Receipt
 from worker.ledger.postgresql import PostgreSQLLedger
 from worker.ledger.sqlite import SQLiteLedger
@@ -186,7 +186,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=1)
     given = parser.parse_args()
     STEPS[given.at](Fuse(given.count))
-    return service.run(load())
+    return process.run(load())
 
 
 if __name__ == "__main__":

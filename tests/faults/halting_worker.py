@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worker import handlers, service
+from worker import handlers, process
 from worker.ledger.postgresql import PostgreSQLLedger
 from worker.ledger.sqlite import SQLiteLedger
 from worker.publisher import Publisher
@@ -84,7 +84,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--folder", type=Path, required=True)
     wrap(Halts(parser.parse_args().folder))
-    return service.run(load())
+    return process.run(load())
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def main() -> None:
 
 def _run(pipe: Pipe) -> int:
     from worker.health import Reporter
-    from worker.service import run_loop
+    from worker.process import run_loop
     from worker.settings import Settings
 
     line = pipe.first_line()

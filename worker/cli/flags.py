@@ -57,9 +57,9 @@ def command() -> Any:
             from worker import supervisor
 
             raise typer.Exit(supervisor.run(loaded))
-        from worker import service
+        from worker import process
 
-        raise typer.Exit(service.run(loaded))
+        raise typer.Exit(process.run(loaded))
 
     parameters = [_parameter(name, field) for name, field in Settings.model_fields.items()]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

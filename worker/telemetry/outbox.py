@@ -59,13 +59,16 @@ class Outbox(Generic[Form]):
         while not self._closing:
             self._wake.wait(PAUSE_SECONDS)
             self._wake.clear()
-            self._send_all()
-        self._send_all()
+            self._send_batch()
+            while len(self._waiting) >= BATCH:
+                self._send_batch()
+        while self._waiting:
+            self._send_batch()
 
-    def _send_all(self) -> None:
-        while count := min(len(self._waiting), BATCH):
-            batch = [self._waiting.popleft() for _ in range(count)]
-            try:
+    def _send_batch(self) -> None:
+        batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), BATCH))]
+        try:
+            if batch:
                 self._send(batch)
-            except Exception as error:  # noqa: BLE001 - no thread without a master
-                self._trouble(f"{type(error).__name__}: {error}")
+        except Exception as error:  # noqa: BLE001 - no thread without a master
+            self._trouble(f"{type(error).__name__}: {error}")

@@ -61,7 +61,6 @@ ATTRIBUTES: Mapping[str, str] = {
     "messaging.destination.name": "the queue",
     "messaging.message.id": "the property `message_id`",
     "messaging.message.conversation_id": "the property `correlation_id`",
-    "messaging.message.body.size": "bytes of the body",
     "messaging.rabbitmq.message.delivery_tag": "the broker's number of the delivery on its channel",
     "server.address": "the broker's host, if only one is named",
     "server.port": "its port",
@@ -253,7 +252,7 @@ class SpanTrace(Trace):
         self._outcome = type(outcome).__name__
         operation = self.traces.settling(self._delivery.queue, method)
         now = time.time_ns()
-        self.traces.put(Span(operation, own.child(), own, False, now, now, {_TAG: self._delivery.tag}))
+        self.traces.put(Span(operation, own.child(), own, False, now, now, {}))
 
     def end(self) -> None:
         if not self.context.sampled:
@@ -264,7 +263,6 @@ class SpanTrace(Trace):
         if delivery.correlation_id:
             facts[_CONVERSATION_ID] = delivery.correlation_id
         facts[_TAG] = delivery.tag
-        facts[_BODY_SIZE] = len(delivery.body) if delivery.cut is None else delivery.cut.size
         if self._request_id is not None:
             facts[_REQUEST_ID] = str(self._request_id)
         parent = self._parent
@@ -300,8 +298,7 @@ class SpanTrace(Trace):
 
 
 _MESSAGE_ID, _CONVERSATION_ID = "messaging.message.id", "messaging.message.conversation_id"
-_BODY_SIZE, _TAG = "messaging.message.body.size", "messaging.rabbitmq.message.delivery_tag"
-_REQUEST_ID = "session_worker.request_id"
+_TAG, _REQUEST_ID = "messaging.rabbitmq.message.delivery_tag", "session_worker.request_id"
 
 
 class _Current(NonRecordingSpan):
@@ -345,7 +342,7 @@ class _Sending:
         if not self._context.sampled:
             return
         properties = message.properties
-        facts: dict[str, str | int] = {_BODY_SIZE: len(message.body)}
+        facts: dict[str, str | int] = {}
         if properties.message_id:
             facts[_MESSAGE_ID] = properties.message_id
         if properties.correlation_id:

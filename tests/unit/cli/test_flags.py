@@ -32,7 +32,7 @@ def test_options_go_before_the_environment(
         seen.append(loaded)
         return 7
 
-    monkeypatch.setattr("worker.service.run", run_worker)
+    monkeypatch.setattr("worker.process.run", run_worker)
 
     code, _, _ = run(
         *("run", "--concurrency", "5", "--no-declare", "--retry-delays", "2,4"), concurrency=9, prefix="other"

@@ -15,7 +15,7 @@ from worker.telemetry.log import LINES
 ROOT = Path(__file__).resolve().parents[3]
 WORKER = ROOT / "worker"
 DOCUMENTED = {event.__name__ for event in EVENTS}
-DIRECTLY = {"service.py", "stopping.py", "supervisor.py"}
+DIRECTLY = {"process.py", "stopping.py", "supervisor.py"}
 """These log what befalls the process when no worker is there to tell it: a stray error, an end at once."""
 
 

@@ -1,0 +1,103 @@
+"""A worker as a process of its own: its event loop, its signals, its ops port."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from worker import ops
+from worker.handlers import HandlerNotFoundError
+from worker.health import Board, Reporter
+from worker.ledger.base import LedgerError
+from worker.service import Service
+from worker.stopping import StartError, Stop, exit_now
+from worker.telemetry import log as telemetry_log
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from worker.settings import Settings
+
+log = structlog.get_logger()
+
+COLLECT_AFTER = 50_000
+"""Objects beyond those that were freed, after which cycles are searched for."""
+
+
+def run(settings: Settings) -> int:
+    """A worker that is a process of its own, with an ops port if the settings name one; its exit code."""
+    board = Board(1)
+    reporter = Reporter(partial(board.put, 1))
+    board.ask = reporter.ask
+    with ops.serving(settings.ops_host, settings.ops_port, board):
+        return run_loop(settings, reporter, lambda _: None)
+
+
+def run_loop(
+    settings: Settings, reporter: Reporter, obey: Callable[[Stop], None], *, patient: bool = False
+) -> int:
+    """``serve`` on the fastest event loop there is."""
+    try:
+        import uvloop
+    except ImportError:
+        factory = None
+    else:
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        code = runner.run(serve(settings, reporter, obey, patient=patient))
+        if runner.run(_stubborn()):
+            # Their requests were handed back, and everything is closed: waiting for them would have no end.
+            exit_now("some handlers do not end", code)
+    return code
+
+
+async def serve(
+    settings: Settings, reporter: Reporter, obey: Callable[[Stop], None], *, patient: bool
+) -> int:
+    """Run a worker until SIGTERM or SIGINT; the process's exit code. ``obey`` may have it stop otherwise.
+
+    Raises:
+        StartError: it cannot start; a sentence for people.
+    """
+    telemetry_log.configure(settings.log_level)
+    asyncio.get_running_loop().set_exception_handler(_log_stray_error)
+    stop = Stop(settings.shutdown_grace)
+    try:
+        service = Service(settings, stop.asked, up=reporter.ask)
+    except (HandlerNotFoundError, LedgerError) as error:
+        raise StartError(str(error)) from error
+    telemetry_log.identify(service.worker_id)
+    stop.listen()
+    obey(stop)
+    _relax_collector()
+    reporting = asyncio.create_task(reporter.run(service.report), name="reporter")
+    try:
+        await service.run(patient=patient)
+    finally:
+        reporting.cancel()
+        await asyncio.wait({reporting})
+    return 0
+
+
+def _relax_collector() -> None:
+    """What a request needs is freed by its reference counts. By default the search for cycles starts after a
+    few requests, and takes an eighth of their time; what was built until now is not searched at all."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER)
+
+
+async def _stubborn() -> bool:
+    """Whether tasks are left that go on although they were cancelled."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    return bool(left) and bool((await asyncio.wait(left, timeout=1))[1])
+
+
+def _log_stray_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    log.error("unexpected", what=context.get("message"), exc_info=context.get("exception"))
