@@ -108,25 +108,6 @@ def test_a_requesters_full_queue_holds_up_nobody(served: Lab) -> None:
     served.quiet()
 
 
-def test_a_worker_that_may_publish_nowhere_does_not_loop(lab: Lab) -> None:
-    """No permission on the default exchange: outcomes are recorded, replies noted, the link stays up."""
-    lab.declare()
-    url = lab.broker.add_user(f"mute-{uuid4().hex[:8]}", "secret", lab.vhost, "", "^$", ".*")
-    worker = lab.worker(amqp_url=url, declare="false")
-    request_ids = [str(uuid4()) for _ in range(20)]
-    with lab.requester() as requester:
-        for request_id in request_ids:
-            requester.send(request(request_id))
-    for request_id in request_ids:
-        lab.noted(request_id, "undeliverable")
-    lab.quiet()
-    entries = lab.entries(request_ids)
-    assert {(entry.status, entry.reply) for entry in entries} == {(RequestStatus.COMPLETED, "undeliverable")}
-    assert set(lab.runs().values()) == {1}
-    assert not [line for line in worker.logs if line["event"] == "link lost"]
-    assert len([line for line in worker.logs if line["event"] == "reply undeliverable"]) == 20
-
-
 async def test_a_direct_reply_that_cannot_be_sent_settles_its_request(lab: Lab) -> None:
     """The connection for direct replies cannot be opened: the request is acknowledged, its reply noted as
     undeliverable, and the next one that can be sent is."""
