@@ -110,13 +110,13 @@ def _parser() -> argparse.ArgumentParser:
         default=[contestant.name for contestant in contestants.CONTESTANTS],
         help="names separated by commas; all by default",
     )
-    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--requests", type=int, help="in place of each scenario's own number")
     parser.add_argument(
         "--ledger-rows",
         type=lambda sizes: [int(float(size)) for size in sizes.split(",")],
-        default=[0, 100_000, 1_000_000],
-        help="sizes of the ledger for `growth`; 0,1e5,1e6 by default",
+        default=[0, 100_000, 1_000_000, 10_000_000],
+        help="sizes of the ledger for `growth`; 0,1e5,1e6,1e7 by default, SQLite to 1e6 (1e7 take 30 GB)",
     )
     parser.add_argument("--out", type=Path, help="where to write the results as JSON")
     return parser

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from benchmarks.stage import Stage
 
 REQUESTS: Final = 10_000
+LARGEST_SQLITE: Final = 1_000_000
 
 
 def measurements(stage: Stage, plan: Plan) -> Iterator[Measurement]:
@@ -26,7 +27,12 @@ def measurements(stage: Stage, plan: Plan) -> Iterator[Measurement]:
     ledgers: dict[tuple[str, int], str] = {}
     requests = plan.count(REQUESTS)
     ours = [each for each in plan.contestants if each.is_ours]
-    entrants = [(contestant, size) for contestant in ours for size in plan.ledger_rows]
+    entrants = [
+        (contestant, size)
+        for contestant in ours
+        for size in plan.ledger_rows
+        if contestant.ledger != "sqlite" or size <= LARGEST_SQLITE
+    ]
     for repetition, (contestant, size) in plan.turns(entrants):
         measure = partial(_measure, stage, contestant, size, requests, ledgers)
         yield Measurement(contestant.name, repetition, measure)
