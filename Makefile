@@ -34,7 +34,7 @@ servers: ## Install RabbitMQ and PostgreSQL (Debian's packages) if they are miss
 promtool: setup
 	@scripts/install-servers promtool || true
 
-bench: $(BENCH_STAMP) servers ## Measure this worker beside its peers (an hour or two) and write docs/benchmarks.md
+bench: $(BENCH_STAMP) servers ## Measure this worker beside its peers (about an hour) and write docs/benchmarks.md
 	@$(MAKE) --no-print-directory -C benchmarks/peers
 	@$(BENCH_VENV)/bin/python -m benchmarks.run --out benchmarks/results/latest.json
 	@$(BENCH_VENV)/bin/python -m benchmarks.report benchmarks/results/latest.json
