@@ -93,7 +93,7 @@ def main(path: Path) -> None:
 
 
 def _page(results: dict[str, Any], path: Path) -> list[str]:
-    scenarios = {name: rows for name, rows in results["scenarios"].items() if rows}
+    scenarios = {name: rows for name in TITLES if (rows := results["scenarios"].get(name))}
     resolved = path.resolve()
     name = resolved.relative_to(DOCS.parent) if resolved.is_relative_to(DOCS.parent) else path.name
     parts = [
