@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pika
 import pytest
 
-from contracts import CreateSessionRequest, CreateSessionResponse
+from contracts import CreateSessionRequest, CreateSessionResponse, Names, asyncapi
 from tests.acceptance.conftest import environment
 
 if TYPE_CHECKING:
@@ -71,6 +71,10 @@ def test_schema_prints_the_models_own(
     name = "request" if model is CreateSessionRequest else "response"
 
     assert json.loads(cli("schema", name).out) == model.model_json_schema()
+
+
+def test_schema_prints_an_asyncapi_document_of_the_prefix(cli: Cli) -> None:
+    assert json.loads(cli("schema", "asyncapi", "--prefix", "shop").out) == asyncapi.document(Names("shop"))
 
 
 def test_help_is_quick_because_it_imports_nothing_heavy(cli: Cli) -> None:

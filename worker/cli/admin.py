@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
@@ -14,8 +14,6 @@ from worker.cli import console
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from pydantic import BaseModel
-
     from worker.connection import Wire
     from worker.settings import Settings
     from worker.topology import Topology
@@ -23,14 +21,19 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def schema(model: str) -> None:
-    """Print a model's JSON Schema."""
-    from contracts import CreateSessionRequest, CreateSessionResponse
+def schema(of: str, prefix: str | None) -> None:
+    """Print a model's JSON Schema, or all there is to the wire as an AsyncAPI document."""
+    from contracts import CreateSessionRequest, CreateSessionResponse, asyncapi
+    from contracts.amqp import Names
 
-    models: dict[str, type[BaseModel]] = {"request": CreateSessionRequest, "response": CreateSessionResponse}
-    if model not in models:
-        raise typer.BadParameter("write request or response.", param_hint="request|response")
-    typer.echo(json.dumps(models[model].model_json_schema(), indent=2, ensure_ascii=False))
+    documents: dict[str, Callable[[], dict[str, Any]]] = {
+        "request": CreateSessionRequest.model_json_schema,
+        "response": CreateSessionResponse.model_json_schema,
+        "asyncapi": lambda: asyncapi.document(Names(settings.load(prefix=prefix).prefix)),
+    }
+    if of not in documents:
+        raise typer.BadParameter("write request, response or asyncapi.", param_hint="WHAT")
+    typer.echo(json.dumps(documents[of](), indent=2, ensure_ascii=False))
 
 
 def topology_apply(**flags: str | None) -> None:

@@ -384,12 +384,13 @@ def top(
 
 @app.command()
 def schema(
-    model: Annotated[str, typer.Argument(metavar="request|response", show_default=False)],
+    of: Annotated[str, typer.Argument(metavar="request|response|asyncapi", show_default=False)],
+    prefix: Prefix = None,
 ) -> None:
-    """Print the JSON Schema of requests or of responses."""
+    """Print the JSON Schema of requests or responses, or an AsyncAPI document of all on the wire."""
     from worker.cli.admin import schema
 
-    schema(model)
+    schema(of, prefix)
 
 
 @app.command()
