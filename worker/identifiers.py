@@ -47,7 +47,8 @@ def new_trace_id() -> str:
 
 
 def new_span_id() -> str:
-    return _random()[:8].hex()
+    """It ends in 00."""
+    return _random()[:7].hex() + "00"
 
 
 def new_session_id(now: float | None = None) -> str:

@@ -11,23 +11,23 @@ if TYPE_CHECKING:
 
     from worker.telemetry.spans import Span
 
-ROOM = 32_768
-"""Spans that wait at the most; those beyond are dropped. A busy worker makes as many in two seconds."""
-BATCH = 2048
+ROOM = 16_384
+"""Deliveries whose spans wait at the most; those of others are dropped. As many come in two busy seconds."""
+BATCH = 1024
 PAUSE_SECONDS = 1.0
 
 Form = TypeVar("Form")
 
 
 class Outbox(Generic[Form]):
-    """``form`` makes of a span what ``send``, which may take its time, is given many of.
+    """``form`` makes of a delivery's spans what ``send``, which may take its time, is given many of.
 
     Nobody waits for it: what there is no room for is dropped, and ``trouble`` told so.
     """
 
     def __init__(
         self,
-        form: Callable[[Span], Form],
+        form: Callable[[list[Span]], Form],
         send: Callable[[list[Form]], object],
         trouble: Callable[[str], None],
     ) -> None:
@@ -40,12 +40,12 @@ class Outbox(Generic[Form]):
         self._thread = threading.Thread(target=self._run, name="spans", daemon=True)
         self._thread.start()
 
-    def put(self, span: Span) -> None:
+    def put(self, spans: list[Span]) -> None:
         waiting = len(self._waiting)
         if waiting >= ROOM:
             self._trouble("the collector takes the spans too slowly")
             return
-        self._waiting.append(self._form(span))
+        self._waiting.append(self._form(spans))
         if waiting == BATCH:
             self._wake.set()
 

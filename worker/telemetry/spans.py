@@ -7,7 +7,7 @@ worker's own few rules they take a tenth of that; a test holds the two together.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from opentelemetry.trace import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from opentelemetry.sdk.resources import Resource
 
@@ -53,17 +53,19 @@ class Operation:
 
 @dataclass(slots=True)
 class Span:
-    """Times are in nanoseconds since 1970; ``parent`` may be another process's (``remote``). ``facts`` are
-    texts and whole numbers. ``error`` is there when it failed: what happened, in words."""
+    """``context`` is that of the delivery's process span, whose trace this one is part of. ``parent_id`` may
+    be of another process (``remote``). Times are in nanoseconds since 1970, ``facts`` texts and whole
+    numbers. ``error`` is there when it failed: what happened, in words."""
 
     operation: Operation
     context: TraceContext
-    parent: TraceContext | None
-    remote: bool
+    span_id: str
+    parent_id: str | None
     start: int
     end: int
-    facts: dict[str, str | int]
-    events: list[tuple[int, str]] = field(default_factory=list)
+    facts: Mapping[str, str | int]
+    remote: bool = False
+    events: Sequence[tuple[int, str]] = ()
     link: TraceContext | None = None
     error: str | None = None
 
@@ -82,10 +84,13 @@ def context_of(context: TraceContext, *, remote: bool = False) -> SpanContext:
 
 
 def readable(span: Span, resource: Resource) -> ReadableSpan:
+    parent_id = span.parent_id
     return ReadableSpan(
         span.operation.name,
-        context_of(span.context),
-        None if span.parent is None else context_of(span.parent, remote=span.remote),
+        context_of(span.context._replace(span_id=span.span_id)),
+        None
+        if parent_id is None
+        else context_of(span.context._replace(span_id=parent_id), remote=span.remote),
         resource,
         {**span.operation.attributes, **span.facts},
         [Event(name, timestamp=at) for at, name in span.events],
@@ -116,25 +121,31 @@ class Envelope:
 
 def encoded(span: Span) -> bytes:
     """The span as one of a ``ScopeSpans``."""
-    trace_id, span_id, _, state = span.context
+    context = span.context
+    parent = "" if span.parent_id is None else f"2208{span.parent_id}"
     parts = [
-        bytes.fromhex(f"0a10{trace_id}1208{span_id}2208{span.parent.span_id}")
-        if span.parent is not None
-        else bytes.fromhex(f"0a10{trace_id}1208{span_id}"),
+        bytes.fromhex(f"0a10{context.trace_id}1208{span.span_id}{parent}"),
         span.operation.encoded,
         _TIMES.pack(0x39, span.start, 0x41, span.end),
-        _attributes(span.facts),
-        _FROM_AFAR if span.remote else _FROM_HERE,
     ]
-    if state:
-        parts.append(b"\x1a" + _sized(_text(state)))
+    for name, value in span.facts.items():
+        if isinstance(value, str):
+            data = value.encode("utf-8", "replace")
+            parts += (_before(name, len(data)), data)
+        else:
+            data = _varint(value)
+            parts += (_before_number(name, len(data)), data)
     for at, name in span.events:
         parts += (_named(name), at.to_bytes(8, "little"))
+    if context.state:
+        parts.append(b"\x1a" + _sized(_text(context.state)))
     if span.link is not None:
         parts.append(_link(span.link))
     if span.error is not None:
         parts.append(b"\x7a" + _sized(b"\x12" + _sized(_text(span.error)) + b"\x18\x02"))
-    return b"\x12" + _sized(b"".join(parts))
+    parts.append(_FROM_AFAR if span.remote else _FROM_HERE)
+    data = b"".join(parts)
+    return b"\x12" + _sized(data)
 
 
 _FROM_HERE = b"\x85\x01" + _FLAGS.pack(_HAS_IS_REMOTE)
@@ -154,24 +165,28 @@ def _named(event: str) -> bytes:
 
 
 def _attributes(attributes: Mapping[str, str | int]) -> bytes:
-    parts: list[bytes] = []
+    parts = []
     for name, value in attributes.items():
-        if isinstance(value, str):
-            data = value.encode("utf-8", "replace")
-            parts.append(_before(name, len(data)))
-        else:
-            data = b"\x18" + _varint(value)
-            parts.append(_before(name, len(data), text=False))
-        parts.append(data)
+        data = _text(value) if isinstance(value, str) else _varint(value)
+        before = _before if isinstance(value, str) else _before_number
+        parts.append(before(name, len(data)) + data)
     return b"".join(parts)
 
 
 @lru_cache(maxsize=1024)
-def _before(name: str, size: int, *, text: bool = True) -> bytes:
-    """What comes before an attribute's value of that size; most are ids, which have one size."""
-    value = b"\x0a" + _varint(size) if text else b""
-    key = b"\x0a" + _sized(_text(name)) + b"\x12" + _varint(len(value) + size)
-    return b"\x4a" + _varint(len(key) + len(value) + size) + key + value
+def _before(name: str, size: int) -> bytes:
+    """What comes before an attribute's text of that size; most are ids, which have one size."""
+    return _pair(name, b"\x0a" + _varint(size), size)
+
+
+@lru_cache(maxsize=256)
+def _before_number(name: str, size: int) -> bytes:
+    return _pair(name, b"\x18", size)
+
+
+def _pair(name: str, tag: bytes, size: int) -> bytes:
+    key = b"\x0a" + _sized(_text(name)) + b"\x12" + _varint(len(tag) + size)
+    return b"\x4a" + _varint(len(key) + len(tag) + size) + key + tag
 
 
 def _text(text: str) -> bytes:

@@ -11,8 +11,6 @@ from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from worker.identifiers import new_span_id
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -68,18 +66,14 @@ class TraceContext(NamedTuple):
     def sampled(self) -> bool:
         return self.flags & SAMPLED == SAMPLED
 
-    def child(self) -> TraceContext:
-        """That of a new span under this one."""
-        return TraceContext(self.trace_id, new_span_id(), self.flags, self.state)
-
-    def put(self, message: Message) -> None:
-        """Have the message carry it."""
-        headers = dict(message.properties.headers or {})
-        headers[TRACEPARENT] = self.traceparent
-        headers.pop(TRACESTATE, None)  # another trace's
+    def put(self, message: Message, span_id: str = "") -> None:
+        """Have the message carry it; with ``span_id``, that of another span of the same trace."""
+        own = {TRACEPARENT: f"00-{self.trace_id}-{span_id or self.span_id}-0{self.flags}"}
         if self.state:
-            headers[TRACESTATE] = self.state
-        message.properties.headers = headers
+            own[TRACESTATE] = self.state
+        if headers := message.properties.headers:
+            own = {name: value for name, value in headers.items() if name != TRACESTATE} | own
+        message.properties.headers = own
 
 
 class Trace:

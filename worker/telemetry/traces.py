@@ -12,8 +12,8 @@ import os
 import re
 import threading
 import time
-from contextlib import suppress
-from functools import lru_cache, partial
+from contextlib import AbstractContextManager, suppress
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -21,7 +21,7 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace as otel
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Decision
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind
@@ -56,8 +56,8 @@ if TYPE_CHECKING:
 
 ATTRIBUTES: Mapping[str, str] = {
     "messaging.system": "`rabbitmq`",
-    "messaging.operation.type": "`process`, `send` or `settle`",
-    "messaging.operation.name": "`process`, `send`, `ack` or `nack`",
+    "messaging.operation.type": "`process` or `send`",
+    "messaging.operation.name": "`process` or `send`",
     "messaging.destination.name": "the queue",
     "messaging.message.id": "the property `message_id`",
     "messaging.message.conversation_id": "the property `correlation_id`",
@@ -97,7 +97,6 @@ class Traces:
         self.put = outbox.put
         self.processing = lru_cache(maxsize=1024)(self._processing)
         self.sending = lru_cache(maxsize=1024)(self._sending)
-        self.settling = lru_cache(maxsize=16)(self._settling)
 
     @property
     def listeners(self) -> Listeners:
@@ -170,21 +169,18 @@ class Traces:
             f"send {queue}" if ours else "send", SpanKind.PRODUCER, self._attributes("send", queue)
         )
 
-    def _settling(self, queue: str, method: str) -> Operation:
-        return Operation(f"{method} {queue}", SpanKind.CLIENT, self._attributes("settle", queue, method))
-
-    def _attributes(self, kind: str, queue: str, method: str | None = None) -> dict[str, str | int]:
+    def _attributes(self, operation: str, queue: str) -> dict[str, str | int]:
         return {
             "messaging.system": "rabbitmq",
-            "messaging.operation.type": kind,
-            "messaging.operation.name": method or kind,
+            "messaging.operation.type": operation,
+            "messaging.operation.name": operation,
             "messaging.destination.name": queue,
             **self._server,
         }
 
 
 class SpanTrace(Trace):
-    """The spans of one delivery: what is done about it (``context``), what is sent, and how it is settled.
+    """The spans of one delivery: what is done about it (``context``), and each message that is sent.
 
     Its parent is what its message says; else what the ledger keeps with the request, so that every attempt,
     wherever it is made, is part of one trace. A duplicate that came by another trace links to that one.
@@ -193,33 +189,38 @@ class SpanTrace(Trace):
     __slots__ = (
         "_attempt",
         "_delivery",
+        "_error",
+        "_events",
+        "_failure",
         "_kept",
         "_link",
+        "_message",
         "_outcome",
         "_parent",
         "_request_id",
+        "_sending_since",
+        "_span_id",
+        "_spans",
         "_start",
-        "events",
-        "facts",
-        "failure",
-        "traces",
+        "_traces",
     )
     context: TraceContext
 
     def __init__(self, traces: Traces, delivery: Delivery) -> None:
         self._start = time.time_ns()
+        self._traces = traces
         self._delivery = delivery
-        self._parent = TraceContext.read(delivery.headers) if delivery.headers else None
+        self._parent = TraceContext.read(delivery.headers) if TRACEPARENT in delivery.headers else None
         self._link: TraceContext | None = None
+        self.context = traces.place(delivery.queue, self._parent)
+        self._kept = (self._parent or self.context).traceparent
+        self._events: list[tuple[int, str]] = []
+        self._spans: list[Span] = []
         self._request_id: UUID | None = None
         self._attempt = 0
         self._outcome = ""
-        self.traces = traces
-        self.context = traces.place(delivery.queue, self._parent)
-        self._kept = (self._parent or self.context).traceparent
-        self.events: list[tuple[int, str]] = []
-        self.facts: dict[str, str | int] = {}
-        self.failure: str | None = None
+        self._failure = ""
+        self._error: str | None = None
 
     @property
     def traceparent(self) -> str:
@@ -233,7 +234,7 @@ class SpanTrace(Trace):
             return
         if self._parent is None:
             self._parent = kept
-            self.context = self.traces.place(self._delivery.queue, kept)
+            self.context = self._traces.place(self._delivery.queue, kept)
         else:
             self._link = kept
 
@@ -241,50 +242,91 @@ class SpanTrace(Trace):
         otel_context.attach(otel.set_span_in_context(_Current(self.context)))
         self.happened("attempt began")
 
-    def sending(self, message: Message) -> _Sending:
-        return _Sending(self, message)
-
     def settled(self, method: str, outcome: Outcome) -> None:
-        own = self.context
-        if not own.sampled:
-            return
+        self.happened(method)
         self.about(*subject(outcome))
         self._outcome = type(outcome).__name__
-        operation = self.traces.settling(self._delivery.queue, method)
-        now = time.time_ns()
-        self.traces.put(Span(operation, own.child(), own, False, now, now, {}))
 
     def end(self) -> None:
         if not self.context.sampled:
             return
-        delivery, facts = self._delivery, self.facts
+        delivery, parent, context = self._delivery, self._parent, self.context
+        facts: dict[str, str | int] = {_TAG: delivery.tag}
         if delivery.message_id:
             facts[_MESSAGE_ID] = delivery.message_id
         if delivery.correlation_id:
             facts[_CONVERSATION_ID] = delivery.correlation_id
-        facts[_TAG] = delivery.tag
         if self._request_id is not None:
             facts[_REQUEST_ID] = str(self._request_id)
-        parent = self._parent
-        self.traces.put(
+        if self._error is not None:
+            facts[_ERROR] = self._failure
+        self._spans.append(
             Span(
-                self.traces.processing(delivery.queue, self._attempt, self._outcome),
-                self.context,
-                parent,
-                parent is not None,
+                self._traces.processing(delivery.queue, self._attempt, self._outcome),
+                context,
+                context.span_id,
+                None if parent is None else parent.span_id,
                 self._start,
                 time.time_ns(),
                 facts,
-                self.events,
+                parent is not None,
+                self._events,
                 self._link,
-                self.failure,
+                self._error,
             )
         )
+        self._traces.put(self._spans)
+
+    # ---------------------------------------------------------------------- a message that is sent
+
+    def sending(self, message: Message) -> AbstractContextManager[None]:
+        """The message carries the context of its span, unless it has one. A copy of a request keeps the one
+        that it came with: then the next attempt has the same parent as this one."""
+        self._sending_since = time.time_ns()
+        self._message = message
+        self._span_id = self._child_id()
+        if TRACEPARENT not in (message.properties.headers or ()):
+            self.context.put(message, self._span_id)
+        return self
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        if not self.context.sampled:
+            return
+        properties = self._message.properties
+        facts: dict[str, str | int] = {}
+        if properties.message_id:
+            facts[_MESSAGE_ID] = properties.message_id
+        if properties.correlation_id:
+            facts[_CONVERSATION_ID] = properties.correlation_id
+        if error is not None:
+            facts[_ERROR] = type(error).__name__
+        self._spans.append(
+            Span(
+                self._traces.sending(self._message.queue),
+                self.context,
+                self._span_id,
+                self.context.span_id,
+                self._sending_since,
+                time.time_ns(),
+                facts,
+                error=None if error is None else str(error),
+            )
+        )
+
+    def _child_id(self) -> str:
+        """The process span's own id ends in 00."""
+        number = len(self._spans) + 1
+        return self.context.span_id[:14] + _TWO_DIGITS[number] if number < 256 else new_span_id()
 
     # ---------------------------------------------------------------- what is told while it lasts
 
     def happened(self, what: str) -> None:
-        self.events.append((time.time_ns(), what))
+        self._events.append((time.time_ns(), what))
 
     def about(self, request_id: UUID | None, attempt: int) -> None:
         if request_id is not None:
@@ -293,12 +335,13 @@ class SpanTrace(Trace):
             self._attempt = attempt
 
     def failed(self, kind: str, text: str) -> None:
-        self.facts["error.type"] = kind
-        self.failure = text
+        self._failure, self._error = kind, text
 
 
 _MESSAGE_ID, _CONVERSATION_ID = "messaging.message.id", "messaging.message.conversation_id"
 _TAG, _REQUEST_ID = "messaging.rabbitmq.message.delivery_tag", "session_worker.request_id"
+_ERROR = "error.type"
+_TWO_DIGITS = tuple(f"{number:02x}" for number in range(256))
 
 
 class _Current(NonRecordingSpan):
@@ -312,56 +355,6 @@ class _Current(NonRecordingSpan):
 
     def __repr__(self) -> str:
         return f"_Current({self._place})"
-
-
-class _Sending:
-    """The block in which a message is published: a span, whose context the message carries unless it has one.
-
-    A copy of a request keeps the one that it came with: the next attempt has the same parent as this one.
-    """
-
-    __slots__ = ("_context", "_link", "_message", "_start", "_trace")
-
-    def __init__(self, trace: SpanTrace, message: Message) -> None:
-        self._start = time.time_ns()
-        self._trace = trace
-        self._message = message
-        self._context = trace.context.child()
-        headers = message.properties.headers
-        self._link = TraceContext.read(headers) if headers and TRACEPARENT in headers else None
-        if self._link is None:
-            self._context.put(message)
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, _kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        trace, message = self._trace, self._message
-        if not self._context.sampled:
-            return
-        properties = message.properties
-        facts: dict[str, str | int] = {}
-        if properties.message_id:
-            facts[_MESSAGE_ID] = properties.message_id
-        if properties.correlation_id:
-            facts[_CONVERSATION_ID] = properties.correlation_id
-        if error is not None:
-            facts["error.type"] = type(error).__name__
-        trace.traces.put(
-            Span(
-                trace.traces.sending(message.queue),
-                self._context,
-                trace.context,
-                False,
-                self._start,
-                time.time_ns(),
-                facts,
-                link=self._link,
-                error=None if error is None else str(error),
-            )
-        )
 
 
 # ------------------------------------------------------------------------ what a span hears of events
@@ -383,7 +376,9 @@ def _on_failure(event: AttemptFailed) -> None:
 
 
 def _on_finished(event: RequestFinished) -> None:
-    if (trace := _lasting()) and event.outcome in ("exhausted", "refused") and event.error_code:
+    if event.error_code is None or event.outcome not in ("exhausted", "refused"):
+        return
+    if trace := _lasting():
         trace.failed(event.error_code.value, event.error or "")
 
 
@@ -466,14 +461,27 @@ def start(settings: Settings, names: Names, worker_id: str, trouble: Callable[[s
     return Traces(provider, outbox, names, _server(settings.amqp_urls))
 
 
+def readable_outbox(
+    resource: Resource, export: Callable[[list[ReadableSpan]], object], trouble: Callable[[str], None]
+) -> Outbox[list[ReadableSpan]]:
+    """For an exporter of the SDK's."""
+
+    def form(spans: list[Span]) -> list[ReadableSpan]:
+        return [readable(span, resource) for span in spans]
+
+    return Outbox(form, lambda batch: export([span for spans in batch for span in spans]), trouble)
+
+
 def _outbox(exporter: OTLPSpanExporter, resource: Resource, trouble: Callable[[str], None]) -> Outbox[Any]:
     # The one private name of the SDK that is used. Should it go, a test fails, and spans are exported all
     # the same, at the SDK's price.
     client = getattr(exporter, "_client", None)
     if client is None:
-        return Outbox(partial(readable, resource=resource), exporter.export, trouble)
+        return readable_outbox(resource, exporter.export, trouble)
     envelope = Envelope(resource)
-    return Outbox(encoded, lambda spans: client.export(envelope(spans)), trouble)
+    return Outbox(
+        lambda spans: b"".join(map(encoded, spans)), lambda spans: client.export(envelope(spans)), trouble
+    )
 
 
 def _server(urls: tuple[str, ...]) -> dict[str, str | int]:
