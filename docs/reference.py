@@ -21,6 +21,7 @@ from worker.settings import Settings
 from worker.telemetry.events import EVENTS
 from worker.telemetry.log import LINES
 from worker.telemetry.metrics import METRICS
+from worker.telemetry.traces import ATTRIBUTES
 from worker.topology import Topology
 
 if TYPE_CHECKING:
@@ -103,6 +104,13 @@ def metrics_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def spans_table() -> str:
+    """Every attribute of the worker's spans."""
+    lines = ["| Attribute | What it says |", "|---|---|"]
+    lines += [f"| `{name}` | {meaning} |" for name, meaning in ATTRIBUTES.items()]
+    return "\n".join(lines) + "\n"
+
+
 def moves() -> str:
     """The diagram of a request's statuses."""
     return f"```mermaid\n{mermaid()}```\n"
@@ -117,6 +125,7 @@ PARTS = {
     "moves": moves,
     "events": events_table,
     "metrics": metrics_table,
+    "spans": spans_table,
 }
 
 

@@ -39,7 +39,8 @@ def _measure(stage: Stage, contestant: Contestant, requests: int, repetition: in
         levels = {
             OFF: {},
             "with logs and metrics": watched,
-            "with traces too": watched | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector},
+            "with traces too": watched
+            | {"SESSION_WORKER_TRACES": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": collector},
         }
         start = repetition % len(levels)
         turn = [*levels, *levels][start : start + len(levels)]
