@@ -7,6 +7,7 @@ import json
 import os
 import time
 from contextlib import suppress
+from contextvars import copy_context
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -25,6 +26,7 @@ from worker.telemetry.events import (
     WorkerStopped,
     emitter,
 )
+from worker.telemetry.trace import Trace, TraceContext, current_trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -298,3 +300,22 @@ def test_what_is_logged_last_is_written_before_an_end_at_once(
         return [*before, *pipe.lines()]
 
     assert [line["event"] for line in asyncio.run(work())] == ["worker stopped"]
+
+
+def test_a_line_about_a_request_names_its_trace_and_no_other_line_does(
+    logging: Callable[[str], Emit], pipe: Pipe
+) -> None:
+    emit = logging("info")
+    finished = RequestFinished(REQUEST_ID, 1, "completed", None)
+
+    def within_a_trace() -> None:
+        current_trace.set(Trace(TraceContext("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", 1)))
+        emit(finished)
+        emit(WorkerStopped())
+
+    copy_context().run(within_a_trace)
+    emit(finished)
+    traced, *others = pipe.lines()
+    assert traced["trace_id"] == "4bf92f3577b34da6a3ce929d0e0e4736"
+    assert len(others) == 2
+    assert not any("trace_id" in line for line in others)

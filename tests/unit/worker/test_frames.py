@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import pamqp.encode
 import pamqp.frame
 import pytest
 from hypothesis import given
@@ -92,6 +93,12 @@ def test_what_we_publish_is_what_pamqp_reads(
     assert (read.correlation_id, read.reply_to, read.message_id) == (correlation_id, reply_to, message_id)
     assert read.timestamp == (None if timestamp is None else datetime.fromtimestamp(timestamp, UTC))
     assert read.message_type == kind
+
+
+@given(headers | st.dictionaries(st.just("traceparent"), texts, min_size=1))
+def test_headers_are_written_as_pamqp_writes_them(table: dict[str, Any]) -> None:
+    """A wrong size of the table would not be noticed by whoever reads a header behind it."""
+    assert frames._table(table) == pamqp.encode.field_table(table)
 
 
 @given(
