@@ -26,7 +26,12 @@ if TYPE_CHECKING:
 REPLY_SECONDS: Final = 60.0
 """How long no reply may come before a run counts as failed."""
 CONCURRENCY: Final = 256
-POSTGRESQL_SETTINGS: Final = {"shared_buffers": "2GB", "max_wal_size": "16GB"}
+POSTGRESQL_SETTINGS: Final = {
+    "shared_buffers": "2GB",
+    "max_wal_size": "16GB",
+    "checkpoint_timeout": "30min",
+    "wal_compression": "lz4",
+}
 """As docs/operations.md advises for production; every contestant with a ledger has the same server."""
 _HANDLER: Final = "benchmarks.peers.waiting_handler:wait"
 
@@ -63,6 +68,8 @@ class Stage:
         return ""
 
     def drop_ledger(self, url: str) -> None:
+        """In PostgreSQL this is a checkpoint for all databases, which the next ones to write pay for: an
+        ordinary run leaves its ledger to the end of the stage."""
         name = url.rpartition("/")[2]
         if url.startswith("sqlite"):
             for path in self.folder.glob(f"{name}*"):
@@ -98,7 +105,7 @@ class Stage:
                     yield Run(contestant, url, process, replies, sender)
         finally:
             self.node.delete_vhost(vhost)
-            if ledger_url is None:
+            if ledger_url is None and database.startswith("sqlite"):
                 self.drop_ledger(database)
 
 
