@@ -35,11 +35,8 @@ def sqlite(stage: Stage, pairs: int) -> list[float]:
 def postgresql(stage: Stage, pairs: int) -> list[float]:
     """The same over one connection to PostgreSQL, with asyncpg on uvloop as our ledger has it."""
     url = stage.new_ledger("postgresql")
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_postgresql_pairs(url, pairs))
-    finally:
-        stage.drop_ledger(url)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_postgresql_pairs(url, pairs))
 
 
 FLOORS: Final[dict[str, Callable[[Stage, int], list[float]]]] = {
