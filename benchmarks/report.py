@@ -24,8 +24,8 @@ Throughput is of one worker process, unless the table below says that a contesta
 CONDITIONS: Final = """
 RabbitMQ and PostgreSQL are private, on the same machine, with their default durability: quorum queues, fsync
 on. PostgreSQL is set up as [operations](operations.md) advises (`shared_buffers` 2 GB, `max_wal_size` 16 GB,
-`checkpoint_timeout` 30 min, `wal_compression` lz4), for everyone who uses it. All of it again is `make bench`;
-a part of it is `.venv-bench/bin/python -m benchmarks.run --help`. This run was
+`checkpoint_timeout` 30 min, `wal_compression` lz4), for everyone who uses it. All of it again is
+`make bench`; a part of it is `.venv-bench/bin/python -m benchmarks.run --help`. This run was
 
 ```
 {command}
