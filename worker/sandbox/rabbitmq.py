@@ -168,7 +168,7 @@ class RabbitMQ(Server):
 
     def close_connections(self, vhost: str | None = None) -> int:
         """Close the connections to one vhost or all, as an operator does, and return how many there were."""
-        close = '[rabbit_networking:close_connection(Pid, "closed by an operator") || Pid <- Pids]'
+        close = '[(catch rabbit_networking:close_connection(Pid, "closed by an operator")) || Pid <- Pids]'
         return int(self.eval(f"Pids = {_connections(vhost)}, {close}, length(Pids)"))
 
     def set_alarm(self, on: bool) -> None:
@@ -267,7 +267,7 @@ def _connections(vhost: str | None) -> str:
     wanted = (
         ""
         if vhost is None
-        else f", [{{vhost, {_binary(vhost)}}}] =:= rabbit_networking:connection_info(P, [vhost])"
+        else f", [{{vhost, {_binary(vhost)}}}] =:= (catch rabbit_networking:connection_info(P, [vhost]))"
     )
     return f"[P || P <- rabbit_networking:connections(){wanted}]"
 
