@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from operator import attrgetter
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
+from worker.identifiers import new_token
 from worker.ledger.availability import Availability
 from worker.ledger.base import (
     Claim,
@@ -124,7 +124,7 @@ class PostgreSQLLedger:
         await self._notes.do(Note(request_id, "parked"))
 
     async def reopen(self, request_id: UUID, fingerprint: bytes) -> Reopened:
-        return await self._reopens.do(Reopen(request_id, fingerprint, uuid4()))
+        return await self._reopens.do(Reopen(request_id, fingerprint, new_token()))
 
     async def _claim(self, claims: Sequence[Claim]) -> list[ClaimAnswer]:
         limits = [_NO_LIMIT if claim.alone else claim.suspect_after for claim in claims]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, cast
-from uuid import uuid4
 
+from worker.identifiers import new_token
 from worker.ledger.availability import Availability
 from worker.ledger.base import Claim, Claimed, Release, Reopen, Reopened, Step
 from worker.ledger.group_commit import GroupCommit
@@ -68,7 +68,7 @@ class SQLiteLedger:
         await self._steps.do(Note(request_id, "parked"))
 
     async def reopen(self, request_id: UUID, fingerprint: bytes) -> Reopened:
-        return cast("Reopened", await self._steps.do(Reopen(request_id, fingerprint, uuid4())))
+        return cast("Reopened", await self._steps.do(Reopen(request_id, fingerprint, new_token())))
 
     async def _commit(self, steps: Sequence[AnyStep]) -> Sequence[AnyAnswer]:
         return await asyncio.wrap_future(self._writer.commit(steps))
