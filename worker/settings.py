@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from contracts.amqp import DEFAULT_REPLY_TO_ALLOW
 from contracts.trouble import splits_login
-from worker.cli import durations
+from worker import durations
 
 CONSUMER_TIMEOUT = 1800.0
 """Seconds after which RabbitMQ takes an unacknowledged message away, by default (``consumer_timeout``)."""

@@ -15,8 +15,8 @@ import aiormq
 from aiormq.exceptions import ChannelAccessRefused, ChannelNotFoundEntity
 
 from contracts import Names, RequestStatus
-from worker.cli.durations import percentile
 from worker.connection import LinkLostError, Wire, broker_errors
+from worker.durations import percentile
 from worker.ledger import LedgerError, open_reader
 
 if TYPE_CHECKING:

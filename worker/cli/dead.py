@@ -17,8 +17,8 @@ from uuid import UUID
 import typer
 
 from contracts.errors import ErrorCode
-from worker import dead, settings
-from worker.cli import console, durations, interrupts, letters, views
+from worker import dead, durations, settings
+from worker.cli import console, interrupts, letters, views
 from worker.cli.problems import Failure
 from worker.cli.progress import Progress
 from worker.connection import LinkLostError

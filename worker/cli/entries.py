@@ -11,8 +11,8 @@ from uuid import UUID
 import typer
 
 from contracts import RequestStatus
-from worker import settings
-from worker.cli import console, durations, views
+from worker import durations, settings
+from worker.cli import console, views
 from worker.ledger import open_reader
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from contracts.errors import ERRORS, ErrorCode
-from worker.cli import durations
+from worker import durations
 from worker.cli.console import printable
 from worker.dead import Fate, outlook
 

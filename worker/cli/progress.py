@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Self
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from worker.cli import console, durations
+from worker import durations
+from worker.cli import console
 
 if TYPE_CHECKING:
     from rich.progress import Task

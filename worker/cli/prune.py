@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from worker import settings
-from worker.cli import console, durations, interrupts
+from worker import durations, settings
+from worker.cli import console, interrupts
 from worker.cli.progress import Progress
 from worker.ledger import open_pruner
 from worker.ledger.prune import in_batches

@@ -14,8 +14,8 @@ from rich.text import Text
 
 from client import RequestFailed, SessionClientError
 from contracts import ERRORS, CreateSessionPayload, CreateSessionRequest, ErrorCode, problems
-from worker import settings
-from worker.cli import console, durations, interrupts
+from worker import durations, settings
+from worker.cli import console, interrupts
 from worker.cli.clients import client_for
 from worker.cli.progress import Progress
 

@@ -19,8 +19,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from worker import settings
-from worker.cli import console, durations, interrupts, views
+from worker import durations, settings
+from worker.cli import console, interrupts, views
 from worker.ledger.base import COUNTED
 from worker.watch import Away, BrokerWatch, LedgerWatch
 

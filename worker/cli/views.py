@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from worker.cli import durations
+from worker import durations
 from worker.cli.console import printable
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from worker.cli import durations
+from worker import durations
 from worker.doctor.result import CHECK_SECONDS, Result, at_a_loss, failed, ok, refused, skipped, warning
 from worker.ledger.base import LedgerError
 from worker.ledger.migrate import check_current

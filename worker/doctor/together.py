@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from contracts import Names
-from worker.cli import durations
+from worker import durations
 from worker.connection import LinkLostError
 from worker.dead import ParkingLot
 from worker.doctor.result import CHECK_SECONDS, at_a_loss, ok, skipped, warning

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from contracts import RequestStatus
-from worker.cli import durations, views
+from worker import durations
+from worker.cli import views
 from worker.ledger.base import Entry
 
 NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)

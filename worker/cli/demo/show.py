@@ -10,7 +10,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from worker.cli import console, durations, views
+from worker import durations
+from worker.cli import console, views
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
