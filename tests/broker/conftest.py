@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.broker.lab import Lab, open_lab
+from tests.support.ops import Ops
+from worker.sandbox.workspace import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +32,12 @@ def lab_on_each_ledger(
     """`lab`, with each kind of ledger in turn."""
     with open_lab(rabbitmq, ledger_url, tmp_path) as lab:
         yield lab
+
+
+@pytest.fixture
+def ops() -> Ops:
+    """The ops port of a worker that is yet to be started with `ops_port=ops.port`."""
+    return Ops(free_port())
 
 
 @pytest.fixture(scope="module")

@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.broker.lab import HANDLER, ROOT, code_of, open_lab, send
-from tests.support.ops import Ops
 from tests.support.waiting import soon
 from tests.support.worker_process import PROGRAM, WorkerProcess
-from worker.sandbox.workspace import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.broker.lab import Lab
     from tests.support.external_rabbitmq import ExternalRabbitMQ
+    from tests.support.ops import Ops
     from worker.sandbox import RabbitMQ
 
 REQUESTS = "session_worker_requests_total"
@@ -30,11 +29,6 @@ REQUESTS = "session_worker_requests_total"
 def lab(rabbitmq: RabbitMQ | ExternalRabbitMQ, postgresql_url: str, tmp_path: Path) -> Iterator[Lab]:
     with open_lab(rabbitmq, postgresql_url, tmp_path) as lab:
         yield lab
-
-
-@pytest.fixture
-def ops() -> Ops:
-    return Ops(free_port())
 
 
 Up = Callable[..., tuple[WorkerProcess, list[int]]]

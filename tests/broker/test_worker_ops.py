@@ -10,16 +10,15 @@ from uuid import uuid4
 import pytest
 
 from tests.broker.lab import open_lab, request, send
-from tests.support.ops import Ops
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import soon
-from worker.sandbox.workspace import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.broker.lab import Lab
     from tests.support.external_rabbitmq import ExternalRabbitMQ
+    from tests.support.ops import Ops
     from worker.sandbox import RabbitMQ
 
 LISTENING = "0A"
@@ -31,11 +30,6 @@ def lab(rabbitmq: RabbitMQ | ExternalRabbitMQ, postgresql_url: str, tmp_path: Pa
     """A lab on PostgreSQL, the ledger that goes away by itself."""
     with open_lab(rabbitmq, postgresql_url, tmp_path) as lab:
         yield lab
-
-
-@pytest.fixture
-def ops() -> Ops:
-    return Ops(free_port())
 
 
 async def red(ops: Ops, *names: str) -> dict[str, str]:
