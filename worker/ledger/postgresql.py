@@ -22,7 +22,7 @@ from worker.ledger.base import (
 from worker.ledger.group_commit import GroupCommit
 from worker.ledger.held import Held, reopened, repeated
 from worker.ledger.notes import LazyNotes, Note
-from worker.ledger.postgresql_line import Line
+from worker.ledger.postgresql_line import Line, Lines
 from worker.ledger.postgresql_register import Register
 from worker.ledger.postgresql_schema import check_grants, check_schema, upgrade_database
 from worker.ledger.postgresql_statements import (
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 CLOSE_TIMEOUT = 5.0
 """Seconds that ``close`` lets waiting steps be committed."""
+LINES = 3
+"""Claims and outcomes at the same time, and one for whatever else there is to write."""
 _NO_LIMIT = 2**31 - 1
 
 _CLAIM = attrgetter(
@@ -62,7 +64,7 @@ _NOTE = attrgetter("request_id", "kind")
 class PostgreSQLLedger:
     """``Ledger`` in PostgreSQL. Each batch of steps of one kind is one statement, hence one round trip.
 
-    Three connections: claims, outcomes, everything else; and one of the register's own.
+    ``LINES`` batches at a time; the register has a connection of its own.
     """
 
     def __init__(self, url: str, membership: Membership, emit: Emit, *, migrate: bool) -> None:
@@ -71,8 +73,7 @@ class PostgreSQLLedger:
         self._me = membership
         self._migrate = migrate
         self._away: set[Line | Register] = set()
-        self._lines = [Line(url, self._lost, self._back) for _ in range(3)]
-        self._claiming, self._finishing, self._other = self._lines
+        self._lines = Lines([Line(url, self._lost, self._back) for _ in range(LINES)])
         self._register = Register(url, membership, self._lost, self._back)
         self._claims: GroupCommit[Claim, ClaimAnswer] = GroupCommit(self._claim, self._abandoned, emit)
         self._finishes: GroupCommit[Finish, Step] = GroupCommit(self._finish, emit=emit)
@@ -86,7 +87,7 @@ class PostgreSQLLedger:
         if self._migrate:
             await upgrade_database(self._url)
         try:
-            connection = await self._claiming.open()
+            connection = await self._lines.open()
             await check_schema(connection, self._url)
             await check_grants(connection, self._url)
             await self._register.join()
@@ -100,7 +101,7 @@ class PostgreSQLLedger:
         await self._claims.close(timeout)  # first: what it took for a cancelled caller is released
         groups = (self._finishes, self._postpones, self._releases, self._reopens, self._notes)
         await asyncio.gather(*(group.close(timeout) for group in groups))
-        await asyncio.gather(self._register.leave(), *(line.close() for line in self._lines))
+        await asyncio.gather(self._register.leave(), self._lines.close())
 
     async def claim(self, claim: Claim) -> ClaimAnswer:
         return await self._claims.do(claim)
@@ -129,7 +130,7 @@ class PostgreSQLLedger:
     async def _claim(self, claims: Sequence[Claim]) -> list[ClaimAnswer]:
         limits = [_NO_LIMIT if claim.alone else claim.suspect_after for claim in claims]
         grace = self._me.takeover_grace
-        taken = await self._claiming.fetch(
+        taken = await self._lines.fetch(
             CLAIM, *zip(*map(_CLAIM, claims), strict=True), self._me.worker_id, limits, grace
         )
         answers: dict[UUID, ClaimAnswer] = {request_id: Claimed(*rest) for request_id, *rest in taken}
@@ -140,7 +141,7 @@ class PostgreSQLLedger:
     async def _explain(self, claims: Sequence[Claim], answers: dict[UUID, ClaimAnswer]) -> None:
         """Find out, in a snapshot of its own, why ``claims`` took nothing."""
         request_ids = [claim.request_id for claim in claims]
-        rows = await self._claiming.fetch(HELD, request_ids, self._me.worker_id, self._me.takeover_grace)
+        rows = await self._lines.fetch(HELD, request_ids, self._me.worker_id, self._me.takeover_grace)
         found = {request_id: Held(*columns) for request_id, *columns in rows}
         for claim in claims:
             held = found.get(claim.request_id)
@@ -149,42 +150,38 @@ class PostgreSQLLedger:
             answers[claim.request_id] = (held and held.refusal(claim)) or later
 
     async def _finish(self, steps: Sequence[Finish]) -> list[Step]:
-        written = await self._finishing.fetch(
-            FINISH, *zip(*map(_FINISH, steps), strict=True), self._me.worker_id
-        )
-        return await self._outcomes(self._finishing, steps, {row[0] for row in written})
+        written = await self._lines.fetch(FINISH, *zip(*map(_FINISH, steps), strict=True), self._me.worker_id)
+        return await self._outcomes(steps, {row[0] for row in written})
 
     async def _postpone(self, steps: Sequence[Postpone]) -> list[Step]:
-        written = await self._other.fetch(
+        written = await self._lines.fetch(
             POSTPONE, *zip(*map(_POSTPONE, steps), strict=True), self._me.worker_id
         )
-        return await self._outcomes(self._other, steps, {row[0] for row in written})
+        return await self._outcomes(steps, {row[0] for row in written})
 
     async def _release(self, steps: Sequence[Release]) -> list[Step]:
-        written = await self._other.fetch(
+        written = await self._lines.fetch(
             RELEASE, *zip(*map(_RELEASE, steps), strict=True), self._me.worker_id
         )
-        return await self._outcomes(self._other, steps, {row[0] for row in written})
+        return await self._outcomes(steps, {row[0] for row in written})
 
     async def _reopen(self, steps: Sequence[Reopen]) -> list[Reopened]:
-        written = await self._other.fetch(REOPEN, *zip(*map(_REOPEN, steps), strict=True), self._me.worker_id)
+        written = await self._lines.fetch(REOPEN, *zip(*map(_REOPEN, steps), strict=True), self._me.worker_id)
         answers = dict.fromkeys((row[0] for row in written), Reopened.REOPENED)
         others = [step.request_id for step in steps if step.request_id not in answers]
-        rows = await self._other.fetch(FOUND, others) if others else []
+        rows = await self._lines.fetch(FOUND, others) if others else []
         found = {request_id: tuple(columns) for request_id, *columns in rows}
         return [answers.get(step.request_id) or reopened(step, found.get(step.request_id)) for step in steps]
 
     async def _note(self, notes: Sequence[Note]) -> list[Step]:
-        await self._other.fetch(NOTE, *zip(*map(_NOTE, notes), strict=True))
+        await self._lines.fetch(NOTE, *zip(*map(_NOTE, notes), strict=True))
         return [Step.APPLIED] * len(notes)
 
-    async def _outcomes(
-        self, line: Line, steps: Sequence[Finish | Postpone | Release], written: set[UUID]
-    ) -> list[Step]:
+    async def _outcomes(self, steps: Sequence[Finish | Postpone | Release], written: set[UUID]) -> list[Step]:
         if len(written) == len(steps):
             return [Step.APPLIED] * len(steps)
         others = [step.request_id for step in steps if step.request_id not in written]
-        found = {row[0]: (row[1], row[2]) for row in await line.fetch(FOUND, others)}
+        found = {row[0]: (row[1], row[2]) for row in await self._lines.fetch(FOUND, others)}
         return [
             Step.APPLIED if step.request_id in written else repeated(step, found.get(step.request_id))
             for step in steps

@@ -17,7 +17,7 @@ from worker.ledger.base import LedgerError
 from worker.ledger.group_commit import RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 CONNECT_TIMEOUT = 5.0
 COMMAND_TIMEOUT = 10.0
@@ -116,7 +116,7 @@ def _about_tls(error: BaseException, place: str, query: str) -> str | None:
 
 
 class Line:
-    """One connection that answers one statement after another and is made again, for ever, when it is lost.
+    """One connection, for one statement at a time; it is made again, for ever, when it is lost.
 
     ``away`` hears at every failed try why; ``here`` hears of every success.
     """
@@ -126,7 +126,6 @@ class Line:
         self._away = away
         self._here = here
         self._connection: asyncpg.Connection | None = None
-        self._turn = asyncio.Lock()
         self._retrying = AsyncRetrying(
             retry=retry_if_exception_type(AWAY), wait=BACKOFF, before_sleep=self._failed_again, reraise=True
         )
@@ -146,12 +145,11 @@ class Line:
 
     async def fetch(self, sql: str, *values: object) -> list[asyncpg.Record]:
         """Run a statement that may be repeated: it is, until its answer arrives. Raises RefusedError."""
-        async with self._turn:
-            try:
-                records = await self._fetch(sql, values)
-            except AWAY as error:
-                self._failed(error)
-                records = await self._retrying(self._fetch, sql, values)
+        try:
+            records = await self._fetch(sql, values)
+        except AWAY as error:
+            self._failed(error)
+            records = await self._retrying(self._fetch, sql, values)
         self._here(self)
         return records
 
@@ -179,3 +177,29 @@ class Line:
     def _failed(self, error: BaseException) -> None:
         if not isinstance(error, _COLLISIONS):
             self._away(self, sentence(error, self._url))
+
+
+class Lines:
+    """A few lines. The one that was used last goes first: while one is enough, the others' server processes
+    sleep, and what it needs next is still in the processor's cache."""
+
+    def __init__(self, lines: Sequence[Line]) -> None:
+        self._all = tuple(lines)
+        self._free = list(lines)
+        self._turn = asyncio.Semaphore(len(lines))
+
+    async def open(self) -> asyncpg.Connection:
+        """Connect the first of them now. Raises LedgerError."""
+        return await self._free[-1].open()
+
+    async def close(self) -> None:
+        await asyncio.gather(*(line.close() for line in self._all))
+
+    async def fetch(self, sql: str, *values: object) -> list[asyncpg.Record]:
+        """See ``Line.fetch``; waits for a line that is free."""
+        async with self._turn:
+            line = self._free.pop()
+            try:
+                return await line.fetch(sql, *values)
+            finally:
+                self._free.append(line)
