@@ -109,13 +109,13 @@ def _slow(waiting: list[Row], mix: list[Row]) -> Iterator[Bar]:
 
 def _growth(rows: list[Row]) -> Iterator[Bar]:
     for name, ledger in LEDGERS.items():
-        for size in sorted({row["ledger_rows"] for row in rows} - {0}):
+        for size, ids in sorted({(row["ledger_rows"], row["ids"]) for row in rows if row["ledger_rows"]}):
             pair = (
-                _of(rows, name, ledger_rows=size),
-                _of(rows, name, ledger_rows=0),
+                _of(rows, name, ledger_rows=size, ids=ids),
+                _of(rows, name, ledger_rows=0, ids=ids),
                 "requests_per_second",
             )
-            claim = f"growth, {ledger}: throughput with {size:,} requests before ÷ with none"
+            claim = f"growth, {ledger}, ids {ids}: throughput with {size:,} requests before ÷ with none"
             yield from _ratio(claim, pair, 0.85 if size >= 10_000_000 else 0.9)
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
-from typing import Any, Final
-from uuid import UUID, uuid4
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
 
 from pamqp import commands
 
 from benchmarks.wire import Message, Reply
+from contracts import new_request_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PERSISTENT: Final = 2
 REPLIES: Final = "bench.replies"
@@ -25,9 +29,9 @@ class Request:
     content: dict[str, Any]
 
 
-def new_request(title: str | None = None) -> Request:
+def new_request(title: str | None = None, new_id: Callable[[], UUID] = new_request_id) -> Request:
     """A request with an id of its own."""
-    number = str(uuid4())
+    number = str(new_id())
     return Request(
         number,
         {

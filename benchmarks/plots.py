@@ -70,7 +70,9 @@ def processes(rows: list[Row], path: Path) -> None:
 def growth(rows: list[Row], path: Path) -> None:
     """Throughput by the number of requests in the ledger."""
     figure, axis = pyplot.subplots(figsize=(6, 4))
-    _lines(axis, rows, "ledger_rows", "requests_per_second")
+    for ids, style in (("in order", "-"), ("random", "--")):
+        of_these = [row for row in rows if row["ids"] == ids]
+        _lines(axis, of_these, "ledger_rows", "requests_per_second", f", ids {ids}", style)
     axis.set(xscale="symlog", xlabel="requests in the ledger", title="requests/s", ylim=(0, None))
     axis.set_xlim(left=0)
     axis.legend(frameon=False)
@@ -80,7 +82,7 @@ def growth(rows: list[Row], path: Path) -> None:
 PLOTS: Final = {"drain": drain, "latency": latency, "processes": processes, "growth": growth}
 
 
-def _lines(axis: Any, rows: list[Row], key: str, value: str) -> None:
+def _lines(axis: Any, rows: list[Row], key: str, value: str, qualifier: str = "", style: str = "-") -> None:
     for name in IN_LINES:
         levels = grouped([row for row in rows if row["contestant"] == name], key)
         if levels:
@@ -91,7 +93,8 @@ def _lines(axis: Any, rows: list[Row], key: str, value: str) -> None:
                 [level for level, _ in points],
                 [found.median for _, found in points],
                 marker="o",
-                label=name,
+                label=f"{name}{qualifier}",
+                linestyle=style,
                 linewidth=2.5 if name.startswith("ours-") else 1.2,
             )
     axis.spines[["top", "right"]].set_visible(False)

@@ -67,7 +67,9 @@ the supervisor together. Broker, database and load generator run on the same cor
 the processes, more of them only share what is left.
 """,
     "growth": """\
-A drain with a ledger that has seen so many requests before.
+A drain with a ledger that has seen so many requests before: their ids are random, those of the drained ones
+either in the order of time (UUIDs of version 7, as our client makes them) or random as well. Each random id
+is another page of two indexes.
 """,
     "recovery": """\
 The broker is stopped and started again. The time runs from its being up to the first answer to a new request;

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 YARDSTICK: Final = "echo"
-KEYS: Final = ("in_flight", "wait_seconds", "load", "worker_processes", "telemetry", "ledger_rows", "where")
+KEYS: Final = (
+    *("in_flight", "wait_seconds", "load", "worker_processes", "telemetry", "ledger_rows", "ids", "where"),
+)
 """What tells the measurements of one contestant in one repetition apart."""
 ORDER: Final = [contestant.name for contestant in CONTESTANTS]
 

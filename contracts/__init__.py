@@ -20,6 +20,7 @@ from contracts.sessions import (
     fingerprint,
 )
 from contracts.status import MOVES, IllegalMoveError, RequestStatus, check_move
+from contracts.types import new_request_id
 
 __all__ = [
     "DEFAULT_REPLY_TO_ALLOW",
@@ -41,5 +42,6 @@ __all__ = [
     "check_move",
     "fingerprint",
     "is_direct_reply_to",
+    "new_request_id",
     "problems",
 ]

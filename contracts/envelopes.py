@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from typing import Generic, TypeVar
-from uuid import UUID, uuid4
+from uuid import UUID  # noqa: TC003 - pydantic reads the annotation
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from contracts.status import RequestStatus  # noqa: TC001 - pydantic reads the annotation
-from contracts.types import JsonObject, RequestId, SessionId, Texts, Timestamp, UserId, now
+from contracts.types import JsonObject, RequestId, SessionId, Texts, Timestamp, UserId, new_request_id, now
 
 P = TypeVar("P", bound=BaseModel)
 
@@ -27,7 +27,7 @@ class BaseRequest(Contract, Generic[P]):
     """
 
     request_id: RequestId = Field(
-        default_factory=uuid4,
+        default_factory=new_request_id,
         description="Random, global ID of the request; the same ID is the same request",
     )
     session_id: SessionId | None = Field(

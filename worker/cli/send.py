@@ -6,14 +6,14 @@ import asyncio
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import typer
 from pydantic import ValidationError
 from rich.text import Text
 
 from client import RequestFailed, SessionClientError
-from contracts import ERRORS, CreateSessionPayload, CreateSessionRequest, ErrorCode, problems
+from contracts import ERRORS, CreateSessionPayload, CreateSessionRequest, ErrorCode, new_request_id, problems
 from worker import durations, settings
 from worker.cli import console, interrupts
 from worker.cli.clients import client_for
@@ -44,7 +44,7 @@ class Wish:
         """
         try:
             return CreateSessionRequest(
-                request_id=UUID(self.request_id) if self.request_id else uuid4(),
+                request_id=UUID(self.request_id) if self.request_id else new_request_id(),
                 user_id=self.user,
                 payload=CreateSessionPayload(casefile_id=self.casefile, title=self.title),
             )

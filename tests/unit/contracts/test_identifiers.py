@@ -1,15 +1,17 @@
 """Identifiers and timestamps: which texts are taken, and as what."""
 
 import re
+import time
 from datetime import UTC, date, datetime
 from typing import Any
+from uuid import RFC_4122
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from contracts.types import CasefileId, SessionId, Timestamp, UserId, now
+from contracts.types import CasefileId, SessionId, Timestamp, UserId, new_request_id, now
 from tests.unit.contracts.strategies import CASEFILE_IDS, CODES, SESSION_IDS, TEXT, TIMESTAMPS, USER_IDS
 
 CASEFILE: TypeAdapter[Any] = TypeAdapter(CasefileId)
@@ -158,3 +160,21 @@ def test_our_own_timestamps_are_utc_with_an_offset() -> None:
     assert TIME.validate_python(text) == text
     assert text.endswith("+00:00")
     assert before <= datetime.fromisoformat(text) <= datetime.now(UTC)
+
+
+def test_new_request_ids_are_uuids_of_version_7_in_the_order_of_time() -> None:
+    before = time.time_ns() // 1_000_000
+    made = new_request_id()
+    after = time.time_ns() // 1_000_000
+    assert (made.version, made.variant) == (7, RFC_4122)
+    assert before <= made.int >> 80 <= after
+
+
+def test_new_request_ids_differ_in_every_bit_that_is_not_prescribed() -> None:
+    made = [new_request_id().int for _ in range(2000)]
+    random = (1 << 80) - 1 & ~(0xF << 76) & ~(0x3 << 62)
+    ones = zeros = 0
+    for number in made:
+        ones, zeros = ones | number, zeros | ~number
+    assert len(set(made)) == 2000
+    assert ones & random == zeros & random == random

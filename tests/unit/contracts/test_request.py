@@ -49,7 +49,7 @@ def test_field_names_and_required_ones_are_those_of_the_contract() -> None:
 def test_smallest_request_takes_the_requesters_defaults() -> None:
     one, other = (CreateSessionRequest.model_validate_json(SMALLEST) for _ in range(2))
     assert one.request_id != other.request_id
-    assert one.request_id.version == 4
+    assert one.request_id.version == 7
     written = datetime.fromisoformat(one.timestamp)
     assert written.utcoffset() == timedelta(0)
     assert abs(datetime.now(UTC) - written) < timedelta(minutes=1)

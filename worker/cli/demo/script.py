@@ -6,15 +6,21 @@ import asyncio
 import random
 import time
 from typing import TYPE_CHECKING
-from uuid import UUID, uuid4
 
 from client import RequestFailed, SessionClientError
-from contracts import CreateSessionPayload, CreateSessionRequest, CreateSessionResponse, RequestStatus
+from contracts import (
+    CreateSessionPayload,
+    CreateSessionRequest,
+    CreateSessionResponse,
+    RequestStatus,
+    new_request_id,
+)
 from worker.cli.demo.plan import FAILS_TWICE, Counts, Plan
 from worker.cli.demo.requester import NoAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
+    from uuid import UUID
 
     from client import SessionClient
     from worker.cli.demo.requester import RawRequester
@@ -71,13 +77,13 @@ class Script:
             await step()
 
     async def _plain(self) -> None:
-        request_id = uuid4()
+        request_id = new_request_id()
         self.latencies.append(await self._create(request_id, "A session"))
         self._finished.append(request_id)
         self._any_finished.set()
 
     async def _failing_twice(self) -> None:
-        self.failed_twice.append(uuid4())
+        self.failed_twice.append(new_request_id())
         await self._create(self.failed_twice[-1], FAILS_TWICE)
 
     async def _conflict(self) -> None:
