@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
@@ -68,8 +70,9 @@ def postgresql(server: PostgreSQL, url: str, rows: int) -> None:
 
 
 def sqlite(url: str, rows: int) -> None:
-    """Fill a SQLite ledger that holds a finished entry."""
-    database = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
+    """Fill a SQLite ledger that holds a finished entry; all of it is on the disk afterwards."""
+    path = url.removeprefix("sqlite:///")
+    database = sqlite3.connect(path, isolation_level=None)
     try:
         database.create_function("new_id", 1, _new_id)
         database.execute("PRAGMA synchronous = OFF")
@@ -91,6 +94,8 @@ def sqlite(url: str, rows: int) -> None:
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     finally:
         database.close()
+    with Path(path).open("rb") as file:
+        os.fsync(file)
 
 
 _TEMPLATE: Final = "(SELECT * FROM requests WHERE status = 'completed' LIMIT 1) AS template"
