@@ -40,7 +40,7 @@ class Database:
         assert not self.busy, "two transactions at the same time"
         keys = [ask.request_id.int for ask in batch]
         assert keys == sorted(set(keys)), "a batch is sorted and names no request twice"
-        assert len(batch) <= group_commit.MAX_BATCH
+        assert len(batch) <= 2 * group_commit.MAX_BATCH
         self.batches.append(list(batch))
         self.busy = True
         await asyncio.sleep(0)
@@ -114,6 +114,43 @@ async def test_a_batch_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     group: GroupCommit[Ask, int] = GroupCommit(database.commit)
     await asyncio.gather(*(group.do(numbered(number, number)) for number in range(25)))
     assert [len(batch) for batch in database.batches] == [10, 10, 5]
+
+
+async def test_what_nobody_waits_for_holds_nobody_up() -> None:
+    """A heap of notes goes along with the batches of the others a few at a time, and all of them go."""
+    database = Database()
+    group: GroupCommit[Ask, int] = GroupCommit(database.commit)
+    for number in range(1000):
+        group.note(numbered(number, number))
+    while not database.busy:
+        await asyncio.sleep(0)
+    assert await group.do(numbered(1000, 1000)) == 1000
+    few = group_commit.MIN_NOTES
+    assert [len(batch) for batch in database.batches[:2]] == [few, 1 + few]
+    await group.close(10)
+    assert sorted(ask.number for ask in database.committed) == list(range(1001))
+
+
+async def test_notes_keep_up_with_full_batches() -> None:
+    """However many steps there are for each transaction, as many notes have their place beside them."""
+    database = Database()
+    group: GroupCommit[Ask, int] = GroupCommit(database.commit)
+    asks = [numbered(number, number) for number in range(group_commit.MAX_BATCH)]
+    for number in range(1000, 1000 + len(asks)):
+        group.note(numbered(number, number))
+    await asyncio.gather(*(group.do(ask) for ask in asks))
+    few = group_commit.MIN_NOTES  # those that went before the first step came
+    assert [len(batch) for batch in database.batches] == [few, 2 * len(asks) - few]
+
+
+async def test_a_note_waits_for_the_batch_after_a_step_of_its_request() -> None:
+    """The step comes first, the note is written with the next transaction."""
+    database = Database()
+    group: GroupCommit[Ask, int] = GroupCommit(database.commit)
+    group.note(numbered(2, 7))
+    assert await group.do(numbered(1, 7)) == 1
+    await group.close(10)
+    assert [[ask.number for ask in batch] for batch in database.batches] == [[1], [2]]
 
 
 async def test_an_unexpected_error_reaches_every_caller_and_ends_nothing() -> None:

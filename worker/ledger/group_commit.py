@@ -1,6 +1,7 @@
 """Group commit: the steps that wait at the same time share one transaction.
 
 While one transaction is in flight, the next batch gathers; a lone step starts at once. There is no timer.
+Steps for which nobody waits come many at a time: they go along a few with each batch, and hold nobody up.
 A batch holds at most one step per request (a second one waits for the next batch, in order) and is sorted by
 request id, so that the overlapping batches of two workers take their locks in the same order.
 """
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
     from worker.telemetry.events import Emit
 
 MAX_BATCH = 500
-"""Steps in one transaction, at most: bounds what a failure repeats and how long the first one waits."""
+"""Of the steps for which somebody waits, a batch takes so many at most: bounds what a failure repeats and how
+long the first one waits."""
+MIN_NOTES = 64
+"""Of those for which nobody waits, a batch takes as many as of the others, or so many."""
 
 
 class HasRequestId(Protocol):
@@ -57,6 +61,7 @@ class GroupCommit(Generic[StepT, AnswerT]):
         self._abandoned = abandoned
         self._emit = emit
         self._waiting: deque[tuple[StepT, asyncio.Future[AnswerT] | None]] = deque()
+        self._notes: deque[tuple[StepT, asyncio.Future[AnswerT] | None]] = deque()
         self._worker: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
@@ -72,7 +77,8 @@ class GroupCommit(Generic[StepT, AnswerT]):
             raise LedgerError("the ledger is closed")
         loop = self._loop = self._loop or asyncio.get_running_loop()
         answer: asyncio.Future[AnswerT] = loop.create_future()
-        self._add(step, answer)
+        self._waiting.append((step, answer))
+        self._start()
         try:
             return await answer
         except asyncio.CancelledError:
@@ -84,7 +90,8 @@ class GroupCommit(Generic[StepT, AnswerT]):
     def note(self, step: StepT) -> None:
         """Have ``step`` committed if there is time; nobody waits, and nobody hears if it is not."""
         if not self._closed or self._worker is not None:
-            self._add(step, None)
+            self._notes.append((step, None))
+            self._start()
 
     async def close(self, timeout: float) -> None:
         """Commit what waits, for at most ``timeout`` seconds; fail what is left with LedgerError."""
@@ -96,15 +103,14 @@ class GroupCommit(Generic[StepT, AnswerT]):
             await asyncio.wait({worker})
         self._drop(self._waiting)
 
-    def _add(self, step: StepT, answer: asyncio.Future[AnswerT] | None) -> None:
-        self._waiting.append((step, answer))
+    def _start(self) -> None:
         if self._worker is None:
             self._worker = asyncio.create_task(self._work(), name="ledger group commit")
 
     async def _work(self) -> None:
         batch: list[tuple[StepT, asyncio.Future[AnswerT] | None]] = []
         try:
-            while self._waiting:
+            while self._waiting or self._notes:
                 batch = self._next_batch()
                 await self._settle(batch)
         finally:
@@ -118,15 +124,8 @@ class GroupCommit(Generic[StepT, AnswerT]):
 
     def _next_batch(self) -> list[tuple[StepT, asyncio.Future[AnswerT] | None]]:
         batch: dict[int, tuple[StepT, asyncio.Future[AnswerT] | None]] = {}
-        later = []
-        while self._waiting and len(batch) < MAX_BATCH:
-            item = self._waiting.popleft()
-            key = item[0].request_id.int
-            if key in batch:
-                later.append(item)
-            else:
-                batch[key] = item
-        self._waiting.extendleft(reversed(later))
+        _move(self._waiting, batch, MAX_BATCH)
+        _move(self._notes, batch, len(batch) + max(len(batch), MIN_NOTES))
         return [batch[key] for key in sorted(batch)]
 
     async def _settle(self, batch: list[tuple[StepT, asyncio.Future[AnswerT] | None]]) -> None:
@@ -166,3 +165,20 @@ class GroupCommit(Generic[StepT, AnswerT]):
             )
             rejected.__cause__ = error
             answer.set_exception(rejected)
+
+
+def _move(
+    queue: deque[tuple[StepT, asyncio.Future[AnswerT] | None]],
+    batch: dict[int, tuple[StepT, asyncio.Future[AnswerT] | None]],
+    limit: int,
+) -> None:
+    """Move to ``batch``, until it has ``limit``, the first step of each request that is not in it."""
+    later = []
+    while queue and len(batch) < limit:
+        item = queue.popleft()
+        key = item[0].request_id.int
+        if key in batch:
+            later.append(item)
+        else:
+            batch[key] = item
+    queue.extendleft(reversed(later))
