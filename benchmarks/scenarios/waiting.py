@@ -18,23 +18,24 @@ if TYPE_CHECKING:
     from benchmarks.stage import Stage
 
 CONCURRENCY: Final = 1000
-REQUESTS: Final = 10_000
-WAITS: Final = (0.05, 1.0)
-"""Seconds. At the first the processor is the limit, at the second waiting is."""
+WAITS: Final = {0.05: 30_000, 1.0: 10_000}
+"""Seconds, and for how many requests: the first and the last wait are not to weigh much. At the first the
+processor is the limit, at the second waiting is."""
 
 
 def measurements(stage: Stage, plan: Plan) -> Iterator[Measurement]:
-    requests = plan.count(REQUESTS)
+    requests = {wait: plan.count(count) for wait, count in WAITS.items()}
     for repetition, contestant in plan.turns([each for each in plan.contestants if each.waits]):
         yield Measurement(contestant.name, repetition, partial(_measure, stage, contestant, requests))
 
 
-def _measure(stage: Stage, contestant: Contestant, requests: int) -> list[dict[str, Any]]:
+def _measure(stage: Stage, contestant: Contestant, requests: dict[float, int]) -> list[dict[str, Any]]:
     """The ideal is the lesser of what the waits allow and of what the same process does without them."""
     with stage.running(contestant, concurrency=CONCURRENCY, waiting=True) as run:
         warm_up(run, "0")
         drained = {
-            wait: drain(run, [new_request(f"{wait:g}") for _ in range(requests)]) for wait in (0.0, *WAITS)
+            wait: drain(run, [new_request(f"{wait:g}") for _ in range(count)])
+            for wait, count in ({0.0: max(requests.values())} | requests).items()
         }
     rows = []
     for wait in WAITS:
