@@ -9,6 +9,8 @@ import { parseArgs } from 'node:util';
 import amqp from 'amqplib';
 
 const DIRECT = 'amq.rabbitmq.reply-to';
+const FORBIDDEN = 403;
+const NOWHERE = 404; // no such exchange, or no queue behind it
 
 // The answer to the request. It is sent again when the connection is lost: one id has one outcome.
 async function ask(url, request, { ownQueue, timeout }) {
@@ -21,7 +23,7 @@ async function ask(url, request, { ownQueue, timeout }) {
       const answer = await askOnce(connection, request, ownQueue, end);
       if (answer) return answer;
     } catch (error) {
-      if (error.unroutable) throw error;
+      if (error.code === FORBIDDEN || error.code === NOWHERE) throw error;
       trouble = error.message;
       await sleep(500);
     } finally {
@@ -38,7 +40,8 @@ async function askOnce(connection, request, ownQueue, end) {
   });
   lost.catch(() => {}); // also when nobody waits for it any more
   const channel = await connection.createConfirmChannel();
-  channel.on('error', () => {}); // what was under way is rejected with it
+  const refused = new Promise((_, reject) => channel.on('error', reject));
+  refused.catch(() => {}); // a call that was under way is rejected as well
   // A server-named queue of this connection, or none at all: the broker passes the answer straight on.
   const replyTo = ownQueue ? (await channel.assertQueue('', { exclusive: true })).queue : DIRECT;
   const correlationId = randomUUID();
@@ -51,11 +54,9 @@ async function askOnce(connection, request, ownQueue, end) {
     { noAck: true },
   );
   const returned = new Promise((_, reject) =>
-    channel.on('return', () =>
-      reject(Object.assign(new Error('no queue takes requests there: start a worker'), { unroutable: true })),
-    ),
+    channel.on('return', () => reject(Object.assign(new Error('returned'), { code: NOWHERE }))),
   );
-  channel.sendToQueue('session.create', Buffer.from(JSON.stringify(request)), {
+  channel.publish('session', 'create', Buffer.from(JSON.stringify(request)), {
     contentType: 'application/json',
     correlationId,
     replyTo,
@@ -65,7 +66,7 @@ async function askOnce(connection, request, ownQueue, end) {
   const patience = new AbortController();
   try {
     const tooLate = sleep(Math.max(0, end - Date.now()), null, { signal: patience.signal });
-    return await Promise.race([answered, lost, returned, tooLate]);
+    return await Promise.race([answered, lost, refused, returned, tooLate]);
   } finally {
     patience.abort();
   }
@@ -93,6 +94,6 @@ try {
   console.log(answer.toString());
   process.exitCode = JSON.parse(answer).status === 'completed' ? 0 : 1;
 } catch (error) {
-  console.error(error.message);
+  console.error(error.code === NOWHERE ? 'no queue takes requests there: start a worker' : error.message);
   process.exitCode = 1;
 }

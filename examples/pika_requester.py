@@ -10,13 +10,15 @@ import time
 import uuid
 
 import pika
-from pika.exceptions import AMQPConnectionError, UnroutableError
+from pika.exceptions import AMQPConnectionError, ChannelClosedByBroker, NackError, UnroutableError
 
 DIRECT = "amq.rabbitmq.reply-to"
+NOWHERE = "no queue takes requests there: start a worker"
 
 
 def ask(url: str, request: dict, *, own_queue: bool, timeout: float) -> bytes:
-    """The answer to the request. It is sent again when the connection is lost: one id has one outcome."""
+    """The answer to the request. It is sent again if the connection is lost or the broker did not take it:
+    one id has one outcome."""
     end = time.monotonic() + timeout
     trouble = "no answer"
     while (left := end - time.monotonic()) > 0:
@@ -25,7 +27,7 @@ def ask(url: str, request: dict, *, own_queue: bool, timeout: float) -> bytes:
                 answer = ask_once(connection, request, own_queue=own_queue, seconds=left)
                 if answer is not None:
                     return answer
-        except AMQPConnectionError as error:
+        except (AMQPConnectionError, NackError) as error:
             trouble = repr(error)
             time.sleep(0.5)
     raise TimeoutError(f"{trouble} within {timeout:g} s; ask again with --request-id {request['request_id']}")
@@ -48,8 +50,8 @@ def ask_once(
     # Consume before publishing: direct reply-to insists on it.
     channel.basic_consume(reply_to, take, auto_ack=True)
     channel.basic_publish(
-        exchange="",
-        routing_key="session.create",
+        exchange="session",
+        routing_key="create",
         body=json.dumps(request).encode(),
         properties=pika.BasicProperties(
             content_type="application/json",
@@ -87,6 +89,8 @@ if __name__ == "__main__":
     except TimeoutError as error:
         sys.exit(str(error))
     except UnroutableError:
-        sys.exit("no queue takes requests there: start a worker")
+        sys.exit(NOWHERE)
+    except ChannelClosedByBroker as closed:  # 404: no such exchange; 403: a permission is missing
+        sys.exit(NOWHERE if closed.reply_code == 404 else closed.reply_text)
     print(answer.decode())
     sys.exit(0 if json.loads(answer)["status"] == "completed" else 1)

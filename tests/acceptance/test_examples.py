@@ -157,6 +157,22 @@ def test_a_requester_says_with_which_id_to_ask_again_or_that_there_is_no_worker(
     assert f"no answer within 1 s; ask again with --request-id {request_id}" in unanswered[2]
 
 
+def test_a_requester_says_at_once_that_no_queue_is_bound_or_that_it_may_not_publish(
+    requester: list[str], cli: Cli, rabbitmq: RabbitMQ | ExternalRabbitMQ, vhost: str, amqp_url: str
+) -> None:
+    ask = (*requester, "--user", "ada@example.com")
+    cli("topology", "apply", amqp_url=amqp_url)
+    rabbitmq.delete_queue(vhost, "session.create")
+    unrouted = run(*ask)
+    nobody = rabbitmq.add_user(f"user-{uuid4().hex[:8]}", "pass-word", vhost, ".*", "^$", ".*")
+    forbidden = run(*ask, "--url", nobody)
+
+    assert (unrouted[0], unrouted[1]) == (forbidden[0], forbidden[1]) == (1, "")
+    assert "start a worker" in unrouted[2]
+    assert "access to exchange 'session'" in forbidden[2]
+    assert "pass-word" not in forbidden[2]
+
+
 @pytest.fixture
 def gateway(amqp_url: str) -> Iterator[httpx.Client]:
     """The FastAPI gateway behind a real server."""

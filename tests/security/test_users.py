@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -12,7 +14,7 @@ from pika.exceptions import ChannelClosedByBroker
 
 from client import ConnectionFailed, RequestNotRouted, SessionClient
 from tests.broker.lab import Lab, code_of, request
-from tests.security.conftest import VHOST
+from tests.security.conftest import ROOT, VHOST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -109,18 +111,17 @@ async def test_the_requester_is_answered(
         assert (await client.create_session(user_id="ada@example.com")).status == "completed"
 
 
+@pytest.mark.parametrize("options", [[], ["--own-queue"]], ids=["direct reply-to", "own queue"])
 def test_a_requester_with_another_library_is_answered(
-    lab: Lab, secured: Secured, start: Callable[..., WorkerProcess]
+    lab: Lab, secured: Secured, start: Callable[..., WorkerProcess], options: list[str]
 ) -> None:
-    """By way of the exchange, on a queue that the broker names."""
+    """The example with pika, as the page's requester."""
     start()
-    with closing(pika.BlockingConnection(pika.URLParameters(secured.amqp_url("shop")))) as connection:
-        channel = connection.channel()
-        own = channel.queue_declare("", exclusive=True).method.queue
-        channel.basic_publish("session", "create", request(), pika.BasicProperties(reply_to=own))
-        for _, properties, _ in channel.consume(own, auto_ack=True, inactivity_timeout=15):
-            assert properties is not None
-            break
+    example, url = str(ROOT / "examples" / "pika_requester.py"), secured.amqp_url("shop")
+    ask = [sys.executable, example, "--url", url, "--user", "ada@example.com", *options]
+    done = subprocess.run(ask, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert '"completed"' in done.stdout
 
 
 FORBIDDEN: dict[str, Callable[[BlockingChannel], object]] = {
