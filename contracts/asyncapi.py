@@ -45,12 +45,8 @@ def document(names: Names) -> dict[str, Any]:
         },
         "components": {
             "messages": {
-                REQUEST_TYPE: _message(
-                    REQUEST_TYPE, "Create a session.", "reply_to", "correlation_id", REQUEST_ID
-                ),
-                RESPONSE_TYPE: _message(
-                    RESPONSE_TYPE, "How it ended.", "correlation_id", IDEMPOTENT_REPLAYED
-                ),
+                REQUEST_TYPE: _message(REQUEST_TYPE, "Create a session.", _REQUEST_PROPERTIES),
+                RESPONSE_TYPE: _message(RESPONSE_TYPE, "How it ended.", _RESPONSE_PROPERTIES),
             },
             "schemas": schemas["$defs"],
         },
@@ -78,7 +74,26 @@ def _channels(names: Names) -> dict[str, Any]:
     }
 
 
-def _message(model: str, summary: str, *headers: str) -> dict[str, Any]:
+_TEXT = {"type": "string"}
+_PROPERTIES = {
+    "content_type": _TEXT,
+    "correlation_id": _TEXT,
+    "message_id": _TEXT,
+    "timestamp": {"type": "integer", "description": "Seconds since 1970."},
+    "type": _TEXT,
+    "traceparent": _TEXT,
+}
+_REQUEST_PROPERTIES = {
+    "reply_to": _TEXT,
+    "expiration": {"type": "string", "pattern": "^[0-9]+$", "description": "The patience, in milliseconds."},
+    REQUEST_ID: _TEXT,
+} | _PROPERTIES
+_RESPONSE_PROPERTIES = {
+    IDEMPOTENT_REPLAYED: {"type": "boolean", "description": "Only on a stored answer that is sent again."}
+} | _PROPERTIES
+
+
+def _message(model: str, summary: str, properties: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": model,
         "summary": summary,
@@ -86,8 +101,9 @@ def _message(model: str, summary: str, *headers: str) -> dict[str, Any]:
         "headers": {
             "type": "object",
             "description": "AMQP properties and headers.",
-            "properties": {header: {"type": "string"} for header in headers},
+            "properties": properties,
         },
+        "bindings": {"amqp": {"messageType": model}},
         "correlationId": {"location": "$message.header#/correlation_id"},
         "payload": {"$ref": f"#/components/schemas/{model}"},
     }

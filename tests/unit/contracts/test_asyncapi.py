@@ -2,14 +2,18 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from functools import reduce
 from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
 
+from client.call import Call
 from contracts import CreateSessionPayload, CreateSessionRequest, Names
 from contracts.asyncapi import document
+from worker.outcome import Reply
+from worker.settle import _reply_message
 
 DOCUMENT = document(Names("acme"))
 
@@ -52,6 +56,31 @@ def test_request_satisfies_the_schema_of_its_message() -> None:
     request = CreateSessionRequest(user_id="ada", payload=CreateSessionPayload(title="x"))
     validator.validate(json.loads(request.model_dump_json()))
     assert not validator.is_valid({"user_id": "ada"})
+
+
+def check_properties(message: str, given: dict[str, Any]) -> None:
+    """Every property and header that is set is declared, and is of the kind that is declared."""
+    given |= given.pop("headers") or {}
+    given = {name: value for name, value in given.items() if value not in (None, "")}
+    declared = DOCUMENT["components"]["messages"][message]["headers"]
+    assert given.keys() <= declared["properties"].keys()
+    Draft202012Validator(declared).validate(given)
+
+
+async def test_what_the_client_sends_beside_the_body_is_declared() -> None:
+    request = CreateSessionRequest(user_id="ada", payload=CreateSessionPayload())
+    properties = Call(request, timeout=30).properties("shop.replies")
+    given: dict[str, Any] = dict(properties)
+    assert given.pop("delivery_mode") == 2
+    given["type"] = given.pop("message_type")
+    given["timestamp"] = int(given["timestamp"].timestamp())
+    check_properties("CreateSessionRequest", given)
+
+
+def test_what_the_worker_sends_beside_the_body_is_declared() -> None:
+    properties = asdict(_reply_message(Reply(b"", "shop.replies", "call-7", replayed=True)).properties)
+    assert properties.pop("persistent")
+    check_properties("CreateSessionResponse", properties | {"message_id": "one for each message"})
 
 
 def test_names_follow_the_prefix() -> None:
