@@ -15,9 +15,12 @@ from contracts import ErrorCode, RequestStatus
 from worker.ledger import open_ledger, open_reader
 from worker.ledger.base import Claim, Claimed, Entry, Finish, Ledger, Postpone, Release
 from worker.ledger.sqlite_file import path_of
+from worker.telemetry.events import unheard
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from worker.telemetry.events import Emit
 
 FINGERPRINT = b"\x01" * 32
 DEADLINE = 20.0
@@ -66,7 +69,12 @@ def released(claim: Claim) -> Release:
 
 @asynccontextmanager
 async def worker(
-    url: str, worker_id: str = "", *, holder_timeout: float = 15.0, takeover_grace: float | None = 0.0
+    url: str,
+    worker_id: str = "",
+    *,
+    holder_timeout: float = 15.0,
+    takeover_grace: float | None = 0.0,
+    emit: Emit = unheard,
 ) -> AsyncIterator[Ledger]:
     """The open ledger of a worker that, unlike real ones, takes over at once."""
     ledger = open_ledger(
@@ -74,6 +82,7 @@ async def worker(
         worker_id=worker_id or f"worker-{uuid4().hex[:6]}",
         holder_timeout=holder_timeout,
         takeover_grace=takeover_grace,
+        emit=emit,
     )
     await ledger.open()
     try:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+FEW = 64
+"""Notes beside few steps, in the groups that share their batches."""
+
+
 @dataclass(frozen=True)
 class Ask:
     """Step ``number`` for a request; ``bad``: the database refuses it."""
@@ -119,14 +123,13 @@ async def test_a_batch_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_what_nobody_waits_for_holds_nobody_up() -> None:
     """A heap of notes goes along with the batches of the others a few at a time, and all of them go."""
     database = Database()
-    group: GroupCommit[Ask, int] = GroupCommit(database.commit)
+    group: GroupCommit[Ask, int] = GroupCommit(database.commit, min_notes=FEW)
     for number in range(1000):
         group.note(numbered(number, number))
     while not database.busy:
         await asyncio.sleep(0)
     assert await group.do(numbered(1000, 1000)) == 1000
-    few = group_commit.MIN_NOTES
-    assert [len(batch) for batch in database.batches[:2]] == [few, 1 + few]
+    assert [len(batch) for batch in database.batches[:2]] == [FEW, 1 + FEW]
     await group.close(10)
     assert sorted(ask.number for ask in database.committed) == list(range(1001))
 
@@ -134,13 +137,23 @@ async def test_what_nobody_waits_for_holds_nobody_up() -> None:
 async def test_notes_keep_up_with_full_batches() -> None:
     """However many steps there are for each transaction, as many notes have their place beside them."""
     database = Database()
-    group: GroupCommit[Ask, int] = GroupCommit(database.commit)
+    group: GroupCommit[Ask, int] = GroupCommit(database.commit, min_notes=FEW)
     asks = [numbered(number, number) for number in range(group_commit.MAX_BATCH)]
     for number in range(1000, 1000 + len(asks)):
         group.note(numbered(number, number))
     await asyncio.gather(*(group.do(ask) for ask in asks))
-    few = group_commit.MIN_NOTES  # those that went before the first step came
-    assert [len(batch) for batch in database.batches] == [few, 2 * len(asks) - few]
+    # Some went before the first step came.
+    assert [len(batch) for batch in database.batches] == [FEW, 2 * len(asks) - FEW]
+
+
+async def test_notes_by_themselves_take_whole_batches() -> None:
+    """Where a group has nothing but notes, they keep up with whatever is finished."""
+    database = Database()
+    group: GroupCommit[Ask, int] = GroupCommit(database.commit)
+    for number in range(1000):
+        group.note(numbered(number, number))
+    await group.close(10)
+    assert [len(batch) for batch in database.batches] == [group_commit.MAX_BATCH] * 2
 
 
 async def test_a_note_waits_for_the_batch_after_a_step_of_its_request() -> None:

@@ -23,6 +23,7 @@ from tests.ledger.support import (
     worker,
 )
 from worker.ledger.base import Claimed, Finish, Finished, Postpone, Release, Step
+from worker.telemetry.events import LedgerCommitted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -201,6 +202,27 @@ async def test_sent_is_noted_before_the_ledger_closes(ledger_url: str) -> None:
         await ledger.finish(completed(claim))
         ledger.note_sent(claim.request_id)
     assert (await entry(ledger_url, claim.request_id)).reply == "sent"
+
+
+async def test_a_reply_that_is_sent_again_and_again_is_written_once(ledger_url: str) -> None:
+    """A requester that repeats itself costs no transaction each time, and no new version of the row."""
+    committed: list[LedgerCommitted] = []
+
+    def emit(event: object) -> None:
+        if isinstance(event, LedgerCommitted):
+            committed.append(event)
+
+    async with worker(ledger_url) as ledger:
+        claim = await take(ledger)
+        await ledger.finish(completed(claim))
+        ledger.note_sent(claim.request_id)
+    (before,) = await sql(ledger_url, "SELECT updated_at, reply FROM requests")
+    async with worker(ledger_url, emit=emit) as ledger:
+        for _ in range(100):
+            ledger.note_sent(claim.request_id)
+    assert len(committed) == 1
+    assert await sql(ledger_url, "SELECT updated_at, reply FROM requests") == [before]
+    assert before[1] == "sent"
 
 
 async def test_a_reply_that_was_sent_once_stays_sent(ledger_url: str) -> None:

@@ -1,9 +1,10 @@
 """Group commit: the steps that wait at the same time share one transaction.
 
 While one transaction is in flight, the next batch gathers; a lone step starts at once. There is no timer.
-Steps for which nobody waits come many at a time: they go along a few with each batch, and hold nobody up.
-A batch holds at most one step per request (a second one waits for the next batch, in order) and is sorted by
-request id, so that the overlapping batches of two workers take their locks in the same order.
+Steps for which nobody waits come many at a time: where they share batches with others, they go along a few
+with each, and hold nobody up. A batch holds at most one step per request (a second one waits for the next
+batch, in order) and is sorted by request id, so that the overlapping batches of two workers take their locks
+in the same order.
 """
 
 from __future__ import annotations
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 MAX_BATCH = 500
 """Of the steps for which somebody waits, a batch takes so many at most: bounds what a failure repeats and how
 long the first one waits."""
-MIN_NOTES = 64
-"""Of those for which nobody waits, a batch takes as many as of the others, or so many."""
 
 
 class HasRequestId(Protocol):
@@ -48,7 +47,8 @@ class GroupCommit(Generic[StepT, AnswerT]):
     ``commit`` takes a batch, makes it durable and returns one answer per step, in order. It may raise
     RefusedError; then the batch is halved until only the culprit fails. Whatever else it raises is raised
     by every step of the batch: an outage is for ``commit`` itself to wait out. ``abandoned`` hears how a step
-    ended whose caller was cancelled meanwhile.
+    ended whose caller was cancelled meanwhile. Of the steps for which nobody waits a batch takes as many as
+    of the others, or ``min_notes``.
     """
 
     def __init__(
@@ -56,8 +56,10 @@ class GroupCommit(Generic[StepT, AnswerT]):
         commit: Callable[[Sequence[StepT]], Awaitable[Sequence[AnswerT]]],
         abandoned: Callable[[StepT, AnswerT], None] | None = None,
         emit: Emit = unheard,
+        min_notes: int = MAX_BATCH,
     ) -> None:
         self._commit = commit
+        self._min_notes = min_notes
         self._abandoned = abandoned
         self._emit = emit
         self._waiting: deque[tuple[StepT, asyncio.Future[AnswerT] | None]] = deque()
@@ -125,7 +127,7 @@ class GroupCommit(Generic[StepT, AnswerT]):
     def _next_batch(self) -> list[tuple[StepT, asyncio.Future[AnswerT] | None]]:
         batch: dict[int, tuple[StepT, asyncio.Future[AnswerT] | None]] = {}
         _move(self._waiting, batch, MAX_BATCH)
-        _move(self._notes, batch, len(batch) + max(len(batch), MIN_NOTES))
+        _move(self._notes, batch, len(batch) + max(len(batch), self._min_notes))
         return [batch[key] for key in sorted(batch)]
 
     async def _settle(self, batch: list[tuple[StepT, asyncio.Future[AnswerT] | None]]) -> None:

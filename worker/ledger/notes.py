@@ -23,15 +23,15 @@ class Note:
 
 
 class LazyNotes:
-    """Gathers the ids of sent replies and hands each over as a Note, ``LAZY`` seconds after the first."""
+    """Gathers the ids of sent replies and hands each over as one Note, ``LAZY`` seconds after the first."""
 
     def __init__(self, write: Callable[[Note], None]) -> None:
         self._write = write
-        self._request_ids: list[UUID] = []
+        self._request_ids: dict[UUID, None] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def sent(self, request_id: UUID) -> None:
-        self._request_ids.append(request_id)
+        self._request_ids[request_id] = None
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(LAZY, self.flush)
 
@@ -40,6 +40,6 @@ class LazyNotes:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        request_ids, self._request_ids = self._request_ids, []
+        request_ids, self._request_ids = self._request_ids, {}
         for request_id in request_ids:
             self._write(Note(request_id, "sent"))

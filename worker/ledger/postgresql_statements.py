@@ -136,6 +136,7 @@ UPDATE requests r SET updated_at = greatest(now(), r.updated_at),
     parked_at = CASE WHEN a.kind = 'parked' THEN coalesce(r.parked_at, now()) ELSE r.parked_at END
 FROM unnest($1::uuid[], $2::text[]) AS a (request_id, kind)
 WHERE r.request_id = a.request_id AND r.finished_at IS NOT NULL
+    AND (a.kind <> 'sent' OR r.reply IS DISTINCT FROM 'sent')
 """
 
 RENEW = """

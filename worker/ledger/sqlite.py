@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 CLOSE_TIMEOUT = 5.0
 """Seconds that ``close`` lets waiting steps be committed."""
+MIN_NOTES = 64
+"""Notes that a transaction takes, however few steps: it holds up the next one by less than a millisecond."""
 
 
 class SQLiteLedger:
@@ -33,7 +35,9 @@ class SQLiteLedger:
     def __init__(self, path: Path, membership: Membership, emit: Emit) -> None:
         self.availability = Availability()
         self._writer = Writer(path, membership, self._changed)
-        self._steps: GroupCommit[AnyStep, AnyAnswer] = GroupCommit(self._commit, self._abandoned, emit)
+        self._steps: GroupCommit[AnyStep, AnyAnswer] = GroupCommit(
+            self._commit, self._abandoned, emit, min_notes=MIN_NOTES
+        )
         self._notes = LazyNotes(self._steps.note)
         self._loop: asyncio.AbstractEventLoop | None = None
 

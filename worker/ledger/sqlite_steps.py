@@ -234,7 +234,9 @@ class Transaction:
     def _note(self, note: Note) -> Step:
         self._execute(
             f"UPDATE requests SET {NOTES[note.kind]}, updated_at = :now "  # noqa: S608
-            "WHERE request_id = :request_id AND finished_at IS NOT NULL",
+            "WHERE request_id = :request_id AND finished_at IS NOT NULL "
+            "AND (:kind <> 'sent' OR reply IS NOT 'sent')",
+            kind=note.kind,
             request_id=str(note.request_id),
         )
         return Step.APPLIED
