@@ -14,6 +14,7 @@ from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import eventually
 from worker.ledger import open_ledger, postgresql_line, upgrade
 from worker.ledger.base import Claimed, Finished, InOtherHands, LedgerError, Step
+from worker.ledger.postgresql import PostgreSQLLedger
 from worker.sandbox import PostgreSQL
 
 if TYPE_CHECKING:
@@ -59,11 +60,13 @@ async def test_postgresql_calls_wait_for_a_stopped_server(own_postgresql: Postgr
 async def test_postgresql_closes_in_time_while_its_server_is_down(own_postgresql: PostgreSQL) -> None:
     """A worker can stop although its ledger is away."""
     await upgrade(own_postgresql.url)
-    async with worker(own_postgresql.url) as ledger:
+    async with worker(own_postgresql.url, holder_timeout=1) as ledger:
         await take(ledger)
         own_postgresql.kill()
-        waiting = asyncio.create_task(ledger.claim(a_claim()))
+        # Only now: a process of the killed server may answer one more statement.
         await eventually(lambda: not ledger.availability.up)
+        waiting = asyncio.create_task(ledger.claim(a_claim()))
+        await asyncio.sleep(0)
         async with asyncio.timeout(10):
             await ledger.close()
         with pytest.raises(LedgerError):
@@ -88,6 +91,26 @@ async def test_postgresql_resumes_after_its_backends_were_terminated(postgresql_
             steps = await asyncio.gather(*(ledger.finish(completed(claim)) for claim in claims))
             assert set(steps) == {Step.APPLIED}
         assert isinstance(await ledger.claim(a_claim(claims[0].request_id)), Finished)
+
+
+async def test_postgresql_connections_that_ended_unused_are_nobodys_outage(postgresql_url: str) -> None:
+    """An idle timeout, or a restart long ago: who needs one makes a new one, and consuming does not pause."""
+    async with worker(postgresql_url) as ledger:
+        assert isinstance(ledger, PostgreSQLLedger)
+        one, two = await take(ledger), await take(ledger)
+        await asyncio.gather(
+            ledger.finish(completed(one)), ledger.release(released(two)), ledger.claim(a_claim())
+        )
+        changes: list[bool] = []
+        ledger.availability.watch(changes.append)
+        lines = [line._connection for line in ledger._lines._all if line._connection is not None]
+        assert len(lines) == 3, "all were needed at the same time"
+        for connection in lines:
+            await sql(postgresql_url, f"SELECT pg_terminate_backend({connection.get_server_pid()})")
+        await eventually(lambda: all(connection.is_closed() for connection in lines))
+        answers = await asyncio.gather(ledger.claim(a_claim()), ledger.release(released(two)))
+        assert isinstance(answers[0], Claimed)
+        assert changes == []
 
 
 async def test_postgresql_notices_a_network_that_swallows_packets(

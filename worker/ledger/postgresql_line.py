@@ -42,24 +42,34 @@ _SERVER_SETTINGS = {
 }
 
 
-async def connect(url: str) -> asyncpg.Connection:
-    """A connection for the ledger's own statements. Raises one of AWAY."""
-    settings = {**_SERVER_SETTINGS, "statement_timeout": str(int(COMMAND_TIMEOUT * 1000))}
+async def connect(url: str, *, patience: float = COMMAND_TIMEOUT) -> asyncpg.Connection:
+    """A connection for the ledger's own statements. Raises one of AWAY.
+
+    Connecting and each statement may take ``patience`` seconds, and never longer than they usually may.
+    """
+    seconds = min(patience, COMMAND_TIMEOUT)
+    settings = {**_SERVER_SETTINGS, "statement_timeout": _milliseconds(seconds)}
     return await asyncpg.connect(
-        url, timeout=CONNECT_TIMEOUT, command_timeout=COMMAND_TIMEOUT, server_settings=settings
+        url, timeout=min(patience, CONNECT_TIMEOUT), command_timeout=seconds, server_settings=settings
     )
 
 
-async def connect_for_people(url: str) -> asyncpg.Connection:
-    """A connection for an operator's statements, which may take their time. Raises LedgerError."""
+async def connect_for_people(url: str, *, patience: float | None = None) -> asyncpg.Connection:
+    """A connection for an operator's statements, which may take their time: ``patience`` seconds each, or as
+    long as they need. Raises LedgerError."""
+    settings = {"application_name": "session-worker", "timezone": "UTC"}
+    if patience is not None:
+        settings |= {"statement_timeout": _milliseconds(patience), "tcp_keepalives_idle": "30"}
     try:
         return await asyncpg.connect(
-            url,
-            timeout=CONNECT_TIMEOUT,
-            server_settings={"application_name": "session-worker", "timezone": "UTC"},
+            url, timeout=CONNECT_TIMEOUT, command_timeout=patience, server_settings=settings
         )
     except (*AWAY, ValueError, OverflowError) as error:  # the last one: a port that is too large
         raise LedgerError(sentence(error, url)) from error
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(max(1, int(seconds * 1000)))  # 0 would be for ever
 
 
 async def hang_up(connection: asyncpg.Connection) -> None:
@@ -118,6 +128,9 @@ def _about_tls(error: BaseException, place: str, query: str) -> str | None:
 class Line:
     """One connection, for one statement at a time; it is made again, for ever, when it is lost.
 
+    A connection that ended while nobody used it, maybe long ago, is nobody's outage: the next statement makes
+    another one.
+
     ``away`` hears at every failed try why; ``here`` hears of every success.
     """
 
@@ -155,7 +168,7 @@ class Line:
 
     async def _fetch(self, sql: str, values: tuple[Any, ...]) -> list[asyncpg.Record]:
         try:
-            if self._connection is None:
+            if self._connection is None or self._connection.is_closed():
                 self._connection = await connect(self._url)
             return await self._connection.fetch(sql, *values)
         except _REFUSALS as error:
