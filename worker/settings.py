@@ -73,7 +73,7 @@ class Settings(BaseSettings):
         ge=1,
         le=64,
         description="Worker processes, each with `concurrency` and connections of its own. "
-        "More than one need a PostgreSQL ledger.",
+        "More than one needs a PostgreSQL ledger.",
     )
     max_attempts: int = Field(
         default=6, ge=1, le=1000, description="Attempts before a request is answered `failed` and parked."

@@ -31,6 +31,12 @@ MADE_ELSEWHERE = {
     "docker compose up --build": f"test -f {ROOT}/docker-compose.yml",
 }
 
+ELSEWHERE = [
+    # There is no superuser to become: the test's own database is put in the place of this one.
+    "sudo -u postgres psql -c \"CREATE ROLE sessions LOGIN PASSWORD 'password'\"",
+    "docker compose exec worker session-worker send --user ada@example.com",
+]
+
 
 def test_getting_started_can_be_followed_word_by_word(
     amqp_url: str, empty_postgresql_url: str, tmp_path: Path
@@ -47,6 +53,7 @@ def test_getting_started_can_be_followed_word_by_word(
             **MADE_ELSEWHERE,
         },
         capture={"REQUEST_ID": r"request ([0-9a-f-]{36})", "SESSION_ID": r"completed +(ts_\w+)"},
+        elsewhere=ELSEWHERE,
     )
 
     assert "went from version 0" in printed
