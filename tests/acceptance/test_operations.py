@@ -5,8 +5,10 @@ What it warns of befalls the reader meanwhile, on a broker and with workers of i
 
 from __future__ import annotations
 
+import configparser
 import os
 import shutil
+import sqlite3
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -16,13 +18,16 @@ from uuid import uuid4
 import pika
 import pytest
 
-from tests.broker.lab import answer, lock_ledger, request
+from tests.broker.lab import answer, code_of, lock_ledger, request
 from tests.support.ops import Ops
 from tests.support.pages import blocks, follow, mentions
 from tests.support.requester import Requester
 from tests.support.waiting import soon
 from tests.support.worker_process import PROGRAM
 from worker.sandbox.workspace import free_port
+from worker.settings import Settings
+from worker.stopping import SHUTDOWN_SECONDS
+from worker.supervisor import LAST_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,20 +36,30 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "operations.md"
+SECURITY = ROOT / "docs" / "security.md"
 PROGRAMS = {
     *("session-worker", "systemctl", "journalctl", "docker", "curl", "pip"),
     *("rabbitmqctl", "rabbitmq-diagnostics", "psql", "pg_dump", "pg_restore", "sqlite3"),
 }
 ELSEWHERE = {
+    "python3 -m venv /opt/session-worker": "it is installed already; the Dockerfile does the same",
+    "useradd --system --home-dir /var/lib/session-worker --create-home session-worker": "there is no systemd",
     "journalctl --unit session-worker --lines 20": "there is no systemd, whose log this is",
-    "pip install --upgrade session-worker": "there is no release on a package index",
     "TRACES=on docker compose --profile observability up --build": "there is no Docker; see test_compose.py",
 }
 STAND_INS = {
-    "curl --silent ": "import sys, urllib.request as web; print(web.urlopen(sys.argv[1]).read().decode())",
-    "sqlite3 session": "import sqlite3, sys; sqlite3.connect('session' + sys.argv[1]).execute(sys.argv[2])",
+    "curl": """
+import sys, urllib.error, urllib.request
+try:
+    answer = urllib.request.urlopen(f'http://{sys.argv[-1]}')
+except urllib.error.HTTPError as error:
+    answer = error
+print(answer.read().decode())
+""",
+    "sqlite3": "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute(sys.argv[2])",
 }
 """For programs that this machine may lack."""
+ROLES = [f"session_{role}" for role in ("operator", "reader", "worker", "owner")]
 HANDLER = """
 from pathlib import Path
 
@@ -63,6 +78,7 @@ class Trouble:
         self.broker = broker
         self.ops = Ops(port)
         self.sent: list[str] = []
+        self.expired: list[str] = []
         self._end: Callable[[], object] = lambda: None
 
     def requests_fail(self) -> None:
@@ -80,6 +96,12 @@ class Trouble:
         with Requester(self.broker.url) as requester:
             requester.send(self._request(), reply_to="shop.replies")
         soon(lambda: self.ops.metric("session_worker_replies_undeliverable_total") > before)
+
+    def requests_expire(self) -> None:
+        with Requester(self.broker.url) as requester:
+            requester.send(self._request(), expiration="0")
+            assert code_of(requester.collect()[0]) == "expired"
+        self.expired.append(self.sent[-1])
 
     def ledger_locked(self) -> None:
         self._end = lock_ledger(f"sqlite:///{self.folder / 'session-worker.db'}")
@@ -116,13 +138,25 @@ class Trouble:
 
 @pytest.fixture
 def database(postgresql: PostgreSQL) -> Iterator[str]:
-    """The host, port and name of an empty database, where the page's user owns what he makes."""
+    """The host, port and name of an empty database, made with its roles as docs/security.md says."""
     name = f"test_{uuid4().hex[:12]}"
-    postgresql.createdb(name)
-    postgresql.execute("CREATE ROLE session_worker LOGIN SUPERUSER")
+    for statement in security_file("roles.sql").split(";\n"):
+        postgresql.execute(statement.replace("DATABASE sessions", f"DATABASE {name}"))
     yield f"127.0.0.1:{postgresql.port}/{name}"
     postgresql.dropdb(name)
-    postgresql.execute("DROP ROLE session_worker")
+    for role in ROLES:
+        postgresql.execute(f"DROP ROLE {role}")
+
+
+def security_file(name: str) -> str:
+    """A file that the reader has from docs/security.md."""
+    (text,) = [block.text for block in blocks(SECURITY.read_text()) if block.options.get("file") == name]
+    return text
+
+
+def program(path: Path, command: str) -> None:
+    path.write_text(f'#!/bin/sh\n{command} "$@"\n')
+    path.chmod(0o755)
 
 
 def test_every_command_of_the_operations_page_does_what_it_says(
@@ -133,11 +167,11 @@ def test_every_command_of_the_operations_page_does_what_it_says(
     for path in (folder / "shop", programs):
         path.mkdir(parents=True)
     (folder / "shop" / "sessions.py").write_text(HANDLER)
-    systemctl = programs / "systemctl"
-    systemctl.write_text(
-        f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m tests.support.systemctl "$@"\n'
-    )
-    systemctl.chmod(0o755)
+    (folder / "grants.sql").write_text(security_file("grants.sql"))
+    program(programs / "systemctl", f"PYTHONPATH={ROOT} exec {sys.executable} -m tests.support.systemctl")
+    for name, code in STAND_INS.items():
+        if not shutil.which(name):
+            program(programs / name, f'exec {sys.executable} -c "{code}"')
     own_rabbitmq.add_user("session_worker", "worker-password", "/", ".*", ".*", ".*")
     trouble = Trouble(folder, own_rabbitmq, free_port())
     port = trouble.ops.port
@@ -151,11 +185,6 @@ def test_every_command_of_the_operations_page_does_what_it_says(
             # A bug is tried again for a quarter of an hour.
             "SESSION_WORKER_OPS_PORT=9464": f"SESSION_WORKER_OPS_PORT={port}\nSESSION_WORKER_MAX_ATTEMPTS=1",
             "localhost:9464": f"localhost:{port}",
-            **{
-                command: f'{sys.executable} -c "{stand_in}" ' + ("" if command.endswith(" ") else "session")
-                for command, stand_in in STAND_INS.items()
-                if not shutil.which(command.split()[0])
-            },
         },
         capture={"REQUEST_ID": r"\b([0-9a-f]{8}-[0-9a-f-]{27})\b"},
         env={
@@ -172,6 +201,7 @@ def test_every_command_of_the_operations_page_does_what_it_says(
             "Dead letters": trouble.requests_fail,
             "When the cause is mended": trouble.mended,
             "Answers do not arrive": trouble.requester_gone,
+            "Requests expire": trouble.requests_expire,
             "The ledger is away or slow": trouble.ledger_locked,
             "The broker is away or takes nothing": trouble.alarm,
             "A queue grows": trouble.over,
@@ -183,10 +213,15 @@ def test_every_command_of_the_operations_page_does_what_it_says(
 
     assert "0 requests and 0 sessions were copied" not in printed
     left = postgresql.execute("SELECT request_id, status FROM requests", database.partition("/")[2])
-    assert {line.split("|")[1] for line in left.split()} == {"completed"}
-    assert {line.split("|")[0] for line in left.split()} >= set(trouble.sent)
+    statuses = dict(line.split("|") for line in left.split())
+    assert statuses.keys() >= set(trouble.sent)
+    others = {request_id for request_id, status in statuses.items() if status != "completed"}
+    assert others == set(trouble.expired)
     sessions = postgresql.execute("SELECT count(*) FROM sessions", database.partition("/")[2])
-    assert int(sessions) == len(left.split())
+    assert int(sessions) == len(statuses) - len(others)
+    with closing(sqlite3.connect(folder / "session-worker.db")) as restored:
+        known = {key for (key,) in restored.execute("SELECT request_id FROM requests")}
+    assert known >= set(trouble.sent)
     assert not any(depth for name, depth in own_rabbitmq.queue_depths("/").items())
 
 
@@ -196,3 +231,19 @@ def test_no_command_of_the_operations_page_is_only_told_of() -> None:
     run = "\n".join(block.text for block in blocks(page))
 
     assert [command for command in mentions(page, PROGRAMS) if command not in run] == []
+
+
+def test_systemd_gives_a_worker_the_time_to_finish() -> None:
+    """The unit of the page reads the file of the page, and waits for the longest stop."""
+    (text,) = [
+        block.text for block in blocks(PAGE.read_text()) if block.options.get("file", "").endswith(".service")
+    ]
+    unit = configparser.ConfigParser()
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read_string(text)
+    service = unit["Service"]
+
+    assert service["EnvironmentFile"] == f"{service['WorkingDirectory']}/worker.env"
+    assert service["ExecStart"].endswith("/session-worker run")
+    grace = Settings.model_fields["shutdown_grace"].default
+    assert float(service["TimeoutStopSec"]) > grace + SHUTDOWN_SECONDS + LAST_SECONDS

@@ -1,0 +1,178 @@
+"""docs/wire.md has the numbers, the names and the rules of the code."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from contracts import ErrorCode, Names, amqp, types
+from tests.support.pages import blocks
+from tests.unit.worker import parts
+from worker.outcome import Reply
+from worker.request import NIL_ID, Refusal, Request
+from worker.settings import Settings
+from worker.settle import _reply_message
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "wire.md").read_text()
+(EXAMPLE,) = [json.loads(block.text) for block in blocks(PAGE) if block.language == "json"]
+NAMES = Names()
+
+
+def rows(heading: str) -> dict[str, str]:
+    """The table under a heading: what stands in its second column, by what stands in its first."""
+    part = re.split(rf"^#+ {heading}$", PAGE, flags=re.MULTILINE)[1].split("\n#")[0]
+    return dict(re.findall(r"^\| (.+?) \| (.+) \|$", part, re.MULTILINE))
+
+
+def parsed(document: dict[str, Any], **properties: Any) -> Request | Refusal:
+    return parts.parser(limit=262144).parse(parts.delivery(json.dumps(document).encode(), **properties))
+
+
+def without(*names: str) -> dict[str, Any]:
+    return {name: value for name, value in EXAMPLE.items() if name not in names}
+
+
+def test_the_example_is_a_request() -> None:
+    request = parsed(EXAMPLE)
+    assert isinstance(request, Request)
+    assert str(request.request_id) == EXAMPLE["request_id"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(NAMES.exchange, NAMES.routing_key, NAMES.replies, NAMES.dead, f"{NAMES.replies}.<your name>"),
+        *(amqp.DIRECT_REPLY_TO, amqp.REQUEST_ID, amqp.IDEMPOTENT_REPLAYED, amqp.CONTENT_TYPE),
+        amqp.RESPONSE_TYPE,
+        ErrorCode.EXPIRED,
+        ErrorCode.IDEMPOTENCY_CONFLICT,
+    ],
+)
+def test_a_name_is_the_codes(name: str) -> None:
+    assert f"`{name}`" in PAGE
+
+
+def test_the_limits_are_the_codes() -> None:
+    body = Settings.model_fields["max_body_bytes"].default
+    assert rows("Limits") == {
+        "What": "At most",
+        "the body": f"{body} bytes (`SESSION_WORKER_MAX_BODY_BYTES`)",
+        "`metadata`, `policy_hints`, `route_directives`, each": f"{types.MAX_DEPTH} levels deep, "
+        f"{types.MAX_VALUES} values",
+        "… a key in it": f"{types.MAX_KEY} characters",
+        "… a string in it": f"{types.MAX_TEXT} characters",
+        "… a whole number in it": "64 bits, signed",
+        "`context_requirements`, `hooks`, each": f"{types.MAX_ITEMS} strings of {types.MAX_KEY} characters",
+    }
+
+
+@pytest.mark.parametrize(
+    ("metadata", "fits"),
+    [({"n": 2**63 - 1}, True), ({"n": 2**63}, False), ({"n": "\0"}, False), ({"n": float("inf")}, False)],
+)
+def test_numbers_and_text_have_the_bounds_of_the_page(metadata: dict[str, Any], fits: bool) -> None:
+    assert isinstance(parsed(EXAMPLE | {"metadata": metadata}), Request) == fits
+
+
+@pytest.mark.parametrize(
+    ("properties", "read"),
+    [
+        ({"content_type": None}, True),
+        ({"content_type": "application/json; charset=utf-8"}, True),
+        ({"content_type": "application/vnd.session+json"}, True),
+        ({"content_type": "text/plain"}, False),
+        ({"content_encoding": "utf-8"}, True),
+        ({"content_encoding": "identity"}, True),
+        ({"content_encoding": "gzip"}, False),
+        ({"reply_to": "session.replies.shop"}, True),
+        ({"reply_to": "session.create"}, False),
+    ],
+)
+def test_properties_are_taken_as_the_page_says(properties: dict[str, Any], read: bool) -> None:
+    assert isinstance(parsed(EXAMPLE, **properties), Request) == read
+
+
+def test_what_is_missing_is_made_up_for_as_the_page_says() -> None:
+    request = parsed(EXAMPLE, expiration="1500")
+    assert isinstance(request, Request)
+    assert request.reply_to == NAMES.replies
+    assert request.correlation_id == EXAMPLE["request_id"]
+    assert request.patience == 1.5
+
+
+def test_the_id_is_looked_for_in_the_order_of_the_page() -> None:
+    ids = [str(uuid4()) for _ in range(3)]
+    places: list[dict[str, Any]] = [
+        {"headers": {"x-request-id": ids[0]}},
+        {"message_id": ids[1]},
+        {"correlation_id": ids[2]},
+    ]
+    for number, expected in enumerate(ids):
+        given = {name: value for place in places[number:] for name, value in place.items()}
+        request = parsed(without("request_id"), **given)
+        assert isinstance(request, Request)
+        assert str(request.request_id) == expected
+    for refused in (
+        parsed(without("request_id"), message_id="no UUID"),
+        parsed(EXAMPLE | {"request_id": str(NIL_ID)}),
+    ):
+        assert isinstance(refused, Refusal)
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"metadata": {"a": 1}}, True),
+        ({"timestamp": "2025-10-13T14:30:00Z"}, True),
+        ({"payload": EXAMPLE["payload"] | {"casefile_id": "CF_251013_ABC123"}}, True),
+        ({"user_id": "grace@example.com"}, False),
+        ({"payload": EXAMPLE["payload"] | {"title": "Search of the East wing"}}, False),
+        ({"payload": {}}, False),
+    ],
+)
+def test_two_requests_are_the_same_as_the_page_says(change: dict[str, Any], same: bool) -> None:
+    one, other = parsed(EXAMPLE), parsed(EXAMPLE | change)
+    assert isinstance(one, Request)
+    assert isinstance(other, Request)
+    assert (one.fingerprint == other.fingerprint) == same
+
+
+def test_a_field_that_is_null_is_like_one_that_is_missing() -> None:
+    null, missing = parsed(EXAMPLE | {"payload": {"title": None}}), parsed(EXAMPLE | {"payload": {}})
+    assert isinstance(null, Request)
+    assert isinstance(missing, Request)
+    assert null.fingerprint == missing.fingerprint
+
+
+def test_an_answer_carries_what_the_page_says() -> None:
+    first, again = (
+        _reply_message(Reply(b"", "shop.replies", "call-7", replayed=replayed)).properties
+        for replayed in (False, True)
+    )
+    there = rows("Be answered")
+    assert there["`content_type`"] == f"`{first.content_type}`"
+    assert there["`type`"] == f"`{first.type}`"
+    assert first.persistent
+    assert not first.headers
+    assert again.headers == {"x-idempotent-replayed": True}
+
+
+@pytest.mark.parametrize(
+    ("properties", "answerable"),
+    [({}, False), ({"correlation_id": "call-7"}, True), ({"message_id": str(uuid4())}, True)],
+)
+def test_what_cannot_be_matched_is_not_answered(properties: dict[str, Any], answerable: bool) -> None:
+    refusal = parsed(without("request_id", "user_id"), **properties)
+    assert isinstance(refusal, Refusal)
+    assert refusal.answerable == answerable
+
+
+def test_a_refusal_goes_to_the_queue_of_the_page_where_reply_to_is_not_allowed() -> None:
+    refusal = parsed(EXAMPLE, reply_to="orders.work")
+    assert isinstance(refusal, Refusal)
+    assert (refusal.code, refusal.reply_to) == (ErrorCode.REPLY_TO_FORBIDDEN, NAMES.replies)
