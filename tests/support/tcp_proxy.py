@@ -25,7 +25,8 @@ class TcpProxy:
       `stall-down`: only nothing towards the client (half-open);
     - `slow`: `bytes_per_second` each way.
 
-    `cut` ends the connections in good order (FIN), `reset` by force (RST); `refuse` is for new ones.
+    `cut` ends the connections in good order (FIN), `reset` by force (RST), and `swallow` lets them stay but
+    nothing through; `refuse` is for new ones.
     """
 
     def __init__(self, url: str) -> None:
@@ -33,6 +34,7 @@ class TcpProxy:
         self._parts = parts
         self._target = (parts.hostname or "127.0.0.1", parts.port or 5672)
         self._pipes: set[_Pipe] = set()
+        self._swallowing: set[asyncio.StreamWriter] = set()
         self._serving: set[asyncio.Task[None]] = set()
         self._flowing = {"up": asyncio.Event(), "down": asyncio.Event()}
         self._server: asyncio.Server | None = None
@@ -99,6 +101,11 @@ class TcpProxy:
         for pipe in tuple(self._pipes):
             pipe.reset()
 
+    def swallow(self) -> None:
+        """Lose all that is sent on the connections that exist; new ones work as the mode says."""
+        for pipe in self._pipes:
+            self._swallowing.update(pipe.writers)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -128,6 +135,8 @@ class TcpProxy:
     async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: str) -> None:
         while block := await reader.read(65_536):
             await self._flowing[way].wait()
+            if writer in self._swallowing:
+                continue
             if self._mode == "slow":
                 await self._drip(writer, block)
             else:
@@ -146,14 +155,14 @@ class _Pipe:
     """The two sockets of one connection."""
 
     def __init__(self, *writers: asyncio.StreamWriter) -> None:
-        self._writers = writers
+        self.writers = writers
 
     def close(self) -> None:
-        for writer in self._writers:
+        for writer in self.writers:
             writer.close()
 
     def reset(self) -> None:
-        for writer in self._writers:
+        for writer in self.writers:
             raw: socket.socket = writer.get_extra_info("socket")
             if raw.fileno() != -1:
                 raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)

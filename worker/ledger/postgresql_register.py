@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from worker.ledger.base import LedgerError
-from worker.ledger.postgresql_line import AWAY, CLOSE_TIMEOUT, connect, hang_up, sentence
+from worker.ledger.postgresql_line import AWAY, CLOSE_TIMEOUT, COMMAND_TIMEOUT, connect, hang_up, sentence
 from worker.ledger.postgresql_statements import LEAVE, RENEW, SWEEP
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ class Register:
     ) -> None:
         self._url = url
         self._me = membership
+        # So that a renewal that hangs is given up, and another one made, while the others still wait for it.
+        self._patience = min(membership.holder_timeout / 4, COMMAND_TIMEOUT)
         self._away = away
         self._here = here
         self._thread = threading.Thread(target=self._run, name="ledger register", daemon=True)
@@ -96,9 +98,13 @@ class Register:
             self._drop()
 
     async def _renew(self, *, gap: bool) -> None:
+        # Who is only joining holds nothing yet that could be taken over.
+        patience = self._patience if self._joined.done() else COMMAND_TIMEOUT
         if self._connection is None:
-            self._connection = await connect(self._url)
-        await self._connection.execute(RENEW, self._me.worker_id, self._me.holder_timeout, gap)
+            self._connection = await connect(self._url, patience=patience)
+        await self._connection.execute(
+            RENEW, self._me.worker_id, self._me.holder_timeout, gap, timeout=patience
+        )
         if not self._joined.done():
             await self._connection.execute(SWEEP)
             self._joined.set_result(None)

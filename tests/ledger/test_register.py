@@ -1,0 +1,38 @@
+"""A worker keeps its place in the register of a PostgreSQL ledger."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from tests.ledger.support import DEADLINE, a_claim, completed, sql, take, worker
+from tests.support.tcp_proxy import TcpProxy
+from worker.ledger import postgresql
+from worker.ledger.base import InOtherHands, Step
+from worker.ledger.postgresql_register import Register
+
+if TYPE_CHECKING:
+    import pytest
+
+
+async def test_nothing_is_taken_from_a_living_worker_whose_renewal_hangs(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network swallows what the register's connection carries, and that alone: a new one is made and used
+    before the last renewal has run out."""
+    others = worker(postgresql_url, "other", holder_timeout=1000)
+    async with asyncio.timeout(DEADLINE), TcpProxy(postgresql_url) as proxy, others as other:
+
+        def by_the_proxy(_: str, *rest: Any) -> Register:
+            return Register(proxy.url, *rest)
+
+        monkeypatch.setattr(postgresql, "Register", by_the_proxy)
+        async with worker(postgresql_url, "me", holder_timeout=4) as me:
+            claim = await take(me)
+            proxy.swallow()
+            ((gone_at,),) = await sql(postgresql_url, "SELECT gone_at FROM workers WHERE worker_id = 'me'")
+            while not (await sql(postgresql_url, f"SELECT now() > '{gone_at}'::timestamptz"))[0][0]:
+                await asyncio.sleep(0.1)
+            assert isinstance(await other.claim(a_claim(claim.request_id)), InOtherHands)
+            assert await me.finish(completed(claim)) is Step.APPLIED
+    assert await sql(postgresql_url, "SELECT attempt, crashes FROM requests") == [(1, 0)]
