@@ -25,9 +25,11 @@ from tests.ledger.support import (
     take,
     worker,
 )
+from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import eventually
 from worker.ledger import LedgerError, open_pruner, prune, sqlite_file, sqlite_pruner, upgrade
 from worker.ledger.base import Claimed, EntryRejectedError, Finished, InOtherHands, Step
+from worker.ledger.postgresql_pruner import PostgreSQLPruner
 from worker.ledger.prune import in_batches
 from worker.ledger.sqlite_file import path_of
 from worker.telemetry.events import LedgerNotPruned, LedgerPruned
@@ -313,6 +315,44 @@ async def test_a_worker_leaves_it_to_the_one_that_prunes(
     async with pruner(postgresql_url), background:
         await eventually(lambda: len(tried) > 2)
         assert heard == []
+
+
+async def test_a_worker_whose_pruning_gets_no_answer_says_so_and_tries_again(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network swallows a batch: it must not wait for ever with the lock that keeps the others out."""
+    monkeypatch.setattr(prune, "ROUND_SECONDS", 0.01)
+    monkeypatch.setattr(prune, "PATIENCE", 1.0)
+    heard: list[Event] = []
+    async with worker(postgresql_url) as ledger:
+        await done(ledger, 2)
+    await age(postgresql_url, 40, "received_at", "finished_at")
+    async with TcpProxy(postgresql_url) as proxy:
+
+        class Swallowed(PostgreSQLPruner):
+            async def delete(self, limit: int) -> int:
+                if not heard:
+                    proxy.swallow()
+                return await super().delete(limit)
+
+        async with prune.in_background(lambda: Swallowed(proxy.url), 30 * DAY, heard.append):
+            await eventually(lambda: LedgerPruned(2) in heard)
+    assert isinstance(heard[0], LedgerNotPruned)
+    assert "does not answer in time" in heard[0].reason
+    assert await left(postgresql_url) == set()
+
+
+async def test_only_in_the_background_the_server_ends_a_statement_that_takes_too_long(
+    postgresql_url: str,
+) -> None:
+    """An operator, who can watch it and end it, lets it take its time."""
+    for patience, limit in ((60.0, "1min"), (None, "0")):
+        pruner = PostgreSQLPruner(postgresql_url)
+        try:
+            await pruner.open(30 * DAY, patience=patience)
+            assert (await pruner._fetch("SHOW statement_timeout"))[0][0] == limit
+        finally:
+            await pruner.close()
 
 
 async def test_without_a_retention_nothing_is_pruned() -> None:

@@ -48,8 +48,8 @@ class PostgreSQLPruner:
         self._connection: asyncpg.Connection | None = None
         self._reached: datetime | None = None
 
-    async def open(self, older_than: float) -> None:
-        self._connection = await connect_for_people(self._url)
+    async def open(self, older_than: float, *, patience: float | None = None) -> None:
+        self._connection = await connect_for_people(self._url, patience=patience)
         await check_schema(self._connection, self._url)
         ((free, self.finished_before),) = await self._fetch(_BEGIN, _LOCK, older_than)
         if not free:

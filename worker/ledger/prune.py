@@ -27,6 +27,9 @@ REST = 9.0
 SHORTEST_REST = 0.01
 ROUND_SECONDS = 3600.0
 """How often a worker with a retention looks for old entries; what fails is tried again then."""
+PATIENCE = 60.0
+"""Seconds for one statement in the background: whoever waits for an answer that the network lost keeps the
+others from pruning, and nobody is there to see it."""
 
 
 class PrunedElsewhereError(LedgerError):
@@ -38,8 +41,10 @@ class Pruner(Protocol):
 
     finished_before: datetime
 
-    async def open(self, older_than: float) -> None:
+    async def open(self, older_than: float, *, patience: float | None = None) -> None:
         """Connect, and let old mean: finished at least ``older_than`` seconds ago by the ledger's clock.
+
+        Over a network a statement may take ``patience`` seconds; None: as long as it needs.
 
         Raises:
             LedgerError: as when a ledger is opened.
@@ -100,7 +105,7 @@ async def _keep_pruning(make: Callable[[], Pruner], retention: float, emit: Emit
 
 async def _prune(pruner: Pruner, older_than: float) -> int:
     try:
-        await pruner.open(older_than)
+        await pruner.open(older_than, patience=PATIENCE)
         return sum([deleted async for deleted in in_batches(pruner)])
     finally:
         await pruner.close()

@@ -45,7 +45,7 @@ class SQLitePruner:
         self._turn = threading.Lock()
         self._reached = ""
 
-    async def open(self, older_than: float) -> None:
+    async def open(self, older_than: float, *, patience: float | None = None) -> None:  # noqa: ARG002
         if not self._path.is_file():
             raise LedgerError(
                 f"there is no ledger file {self._path}: start the worker once, or name the file it uses"
