@@ -113,6 +113,7 @@ class Service:
         self._loop = asyncio.get_running_loop()
         self._serving: set[asyncio.Task[None]] = set()
         self._gate_changed = asyncio.Event()
+        self._drained = False
 
     async def run(self, *, patient: bool = False) -> None:
         """Work until ``stop`` is set, then finish what runs. ``patient``: the broker is waited for without
@@ -179,7 +180,9 @@ class Service:
             return ""
         if not self._ledger.availability.up:
             return "paused: the ledger is away"
-        return "paused: the broker has an alarm" if self._link.blocked else "paused"
+        if self._link.blocked:
+            return "paused: the broker has an alarm"
+        return "paused" if self._has_room else "paused: what came before the pause still runs"
 
     # ------------------------------------------------------------------------------ the link
 
@@ -210,7 +213,7 @@ class Service:
         self._link = link
         try:
             # What is delivered while the ledger is away would count as lost with every link that is.
-            consuming = self._ledger.availability.up
+            consuming = self._ledger.availability.up and self._has_room
             await link.subscribe(self._names, self._settings, self._on_delivery, consuming=consuming)
         except BaseException:
             await self._unlink(link)
@@ -251,7 +254,7 @@ class Service:
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             reasons = [task.result() for task in lost if task.done()]
-            if reasons:
+            if reasons and not self._stop.is_set():
                 self._no_link = f"the connection was lost: {reasons[0]}"
                 self._emit(LinkLost(reasons[0], len(self._serving)))
             else:
@@ -265,6 +268,12 @@ class Service:
             await asyncio.wait(tasks)
             await self._unlink(link)
 
+    @property
+    def _has_room(self) -> bool:
+        """Whether to begin to consume: a new consumer gets a whole prefetch, however much of the last one's
+        is still here."""
+        return len(self._serving) < self._settings.concurrency
+
     async def _keep_gate(self, link: Link) -> str:
         """Consume only while the ledger answers, the broker takes what we publish, and we are not to stop.
 
@@ -276,6 +285,8 @@ class Service:
             self._gate_changed.clear()
             stopping = self._stop.is_set()
             wanted = self._ledger.availability.up and not link.blocked and not stopping
+            if wanted and not link.consuming and not self._has_room:
+                continue
             if wanted != link.consuming:
                 if not stopping:
                     self._log_gate(link, wanted=wanted)
@@ -308,17 +319,25 @@ class Service:
             raise LinkLostError("the connection was lost")
         try:
             await link.publish(message)
-        except UnroutableError:
-            if self._settings.declare and message.queue.startswith(f"{self._names.work}."):
-                link.lose(f"queue {message.queue} is gone; it is declared again with a new link")
-            raise
+        except UnroutableError as error:
+            ours = message.queue == self._names.replies or message.queue.startswith(f"{self._names.work}.")
+            if not (self._settings.declare and ours):
+                raise
+            reason = f"queue {message.queue} is gone; it is declared again with a new link"
+            link.lose(reason)
+            raise LinkLostError(reason) from error
 
     # ------------------------------------------------------------------------------ deliveries
 
     def _on_delivery(self, delivery: Delivery) -> None:
         task = self._loop.create_task(self._serve(delivery), name="delivery")
         self._serving.add(task)
-        task.add_done_callback(self._serving.discard)
+        task.add_done_callback(self._on_served)
+
+    def _on_served(self, task: asyncio.Task[None]) -> None:
+        self._serving.discard(task)
+        if self._link is not None and not self._link.consuming:
+            self._gate_changed.set()
 
     async def _serve(self, delivery: Delivery) -> None:
         trace = self._begin(delivery)
@@ -332,9 +351,13 @@ class Service:
             trace.end()
 
     async def _drain(self) -> None:
-        """Let finish what runs, for the grace; then give back the rest. No deliveries come any more."""
-        if not self._serving:
+        """Let finish what runs, for the grace; then give back the rest. No deliveries come any more.
+
+        Once: what could not be given back then waits for a ledger that is away.
+        """
+        if not self._serving or self._drained:
             return
+        self._drained = True
         self._emit(Draining(len(self._serving), self._settings.shutdown_grace))
         await asyncio.wait(self._serving, timeout=self._settings.shutdown_grace)
         for task in tuple(self._serving):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -13,6 +14,7 @@ import pytest
 from contracts import RequestStatus
 from tests.broker.lab import code_of, lock_ledger, open_lab, request, send
 from tests.support.tcp_proxy import TcpProxy
+from tests.support.waiting import soon
 from worker.ledger import upgrade
 from worker.sandbox import PostgreSQL
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.broker.lab import Lab
+    from tests.support.ops import Ops
     from tests.support.worker_process import WorkerProcess
     from worker.sandbox import RabbitMQ
 
@@ -74,6 +77,37 @@ def test_a_deleted_retry_queue_is_declared_anew_when_it_is_missed(lab: Lab) -> N
         reply = requester.ask(request(fails=1), deadline=30)
     assert code_of(reply) is None
     lab.quiet()
+
+
+def test_a_deleted_reply_queue_is_declared_anew_when_it_is_missed(lab: Lab) -> None:
+    """The answer that found no queue comes with the next delivery of its request."""
+    worker = lab.worker()
+    with lab.requester() as requester:
+        requester.channel.queue_delete("session.replies")
+    request_ids = send(lab, 3)
+    worker.wait_for("worker up", count=2)
+    assert_all_completed_at_the_first_attempt(lab, request_ids)
+
+
+def test_a_pause_fetches_no_more_than_there_is_room_for(lab: Lab, ops: Ops) -> None:
+    """A new consumer would get a whole prefetch, and all that is fetched waits for the same few slots."""
+    worker = lab.worker(concurrency=5, ops_port=ops.port)
+    request_ids = send(lab, 20, gate=str(lab.gate))
+    lab.running(5)
+    unlock = lock_ledger(lab.ledger_url)
+    try:
+        worker.wait_for("consuming paused")
+    finally:
+        unlock()
+    soon(lambda: set(ops.red()) == {"consumer"}, 30)
+    assert "still runs" in ops.red()["consumer"]
+    time.sleep(0.5)
+    with lab.requester() as requester:
+        ready = requester.channel.queue_declare("session.create", passive=True).method.message_count
+    assert ready == 15
+    lab.open_gate()
+    worker.wait_for("consuming again")
+    assert_all_completed_at_the_first_attempt(lab, request_ids)
 
 
 def test_a_memory_alarm_pauses_consuming_and_loses_nothing(own_rabbitmq: RabbitMQ, own_lab: Lab) -> None:

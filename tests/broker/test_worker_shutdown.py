@@ -103,6 +103,25 @@ async def test_shutdown_does_not_wait_for_a_broker_that_is_gone(lab: Lab) -> Non
         assert await asyncio.to_thread(worker.wait, 5) == 0
 
 
+def test_shutdown_waits_once_for_what_a_locked_ledger_keeps_from_ending(lab: Lab) -> None:
+    """The grace passes once, then everything is closed in order, and the next worker takes it over."""
+    worker = lab.worker(shutdown_grace=1)
+    [request_id] = send(lab, 1, gate=str(lab.gate))
+    lab.running(1)
+    unlock = lock_ledger(lab.ledger_url)
+    try:
+        worker.wait_for("consuming paused")
+        worker.terminate()
+        assert worker.wait(30) == 0
+    finally:
+        unlock()
+    assert [line["event"] for line in worker.logs].count("draining") == 1
+    lab.open_gate()
+    lab.worker()
+    assert_answered(lab, [request_id])
+    assert lab.sessions() == 1
+
+
 def test_shutdown_ends_although_the_ledger_is_locked(lab: Lab) -> None:
     """Its deadline holds, and what it could not write down is done by the next worker."""
     worker = lab.worker(shutdown_grace=0)
