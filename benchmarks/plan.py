@@ -22,10 +22,11 @@ class Plan:
     requests: int | None
     ledger_rows: Sequence[int]
 
-    def turns(self, entrants: Sequence[T]) -> Iterator[tuple[int, T]]:
+    def turns(self, entrants: Sequence[T], times: int = 1) -> Iterator[tuple[int, T]]:
         """Every repetition goes once through all, each starting with another: what the machine does
-        meanwhile, and who went before, hits them alike."""
-        for repetition in range(self.repetitions):
+        meanwhile, and who went before, hits them alike. `times`: so many more repetitions than usual,
+        where small differences are looked for."""
+        for repetition in range(self.repetitions * times):
             start = repetition % max(1, len(entrants))
             for entrant in [*entrants[start:], *entrants[:start]]:
                 yield repetition, entrant

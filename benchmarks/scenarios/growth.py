@@ -40,7 +40,7 @@ def measurements(stage: Stage, plan: Plan) -> Iterator[Measurement]:
         for ids in IDS
         if contestant.ledger != "sqlite" or size <= LARGEST_SQLITE
     ]
-    for repetition, (contestant, size, ids) in plan.turns(entrants):
+    for repetition, (contestant, size, ids) in plan.turns(entrants, times=2):
         measure = partial(_measure, stage, contestant, size, ids, requests, ledgers)
         yield Measurement(contestant.name, repetition, measure)
     for url in ledgers.values():

@@ -26,7 +26,7 @@ OFF: Final = "off"
 def measurements(stage: Stage, plan: Plan) -> Iterator[Measurement]:
     requests = plan.count(REQUESTS)
     able = [each for each in plan.contestants if each.is_ours and each.ledger == "postgresql"]
-    for repetition, contestant in plan.turns(able):
+    for repetition, contestant in plan.turns(able, times=3):
         yield Measurement(
             contestant.name, repetition, partial(_measure, stage, contestant, requests, repetition)
         )
