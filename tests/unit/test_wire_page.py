@@ -43,6 +43,12 @@ def test_the_example_is_a_request() -> None:
     assert str(request.request_id) == EXAMPLE["request_id"]
 
 
+@pytest.mark.parametrize("name", EXAMPLE)
+def test_the_page_names_the_fields_without_which_it_is_none(name: str) -> None:
+    named = f"`{name}`" in PAGE.partition("with at least ")[2].partition(":")[0]
+    assert isinstance(parsed(without(name)), Refusal) == named
+
+
 @pytest.mark.parametrize(
     "name",
     [
