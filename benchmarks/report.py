@@ -17,8 +17,9 @@ This page was written by `make bench` from `{results}`: every figure on it was m
 
 Every contestant is a program in `benchmarks/peers/`, written the way its own documentation recommends, and
 gets the same requests from a queue of its own on the same private broker. Repetitions are interleaved: each
-goes once through all contestants, in an order that turns. A cell is the median of {repetitions} repetitions,
-with the least and the most; a ratio to the bare echo is taken within a repetition, before the median.
+goes once through all contestants, in an order that turns. A cell is the median of {repetitions} repetitions
+(twice as many for growth, three times for telemetry, where differences are small), with the least and the
+most; a ratio to the bare echo is taken within a repetition, before the median.
 Throughput is of one worker process, unless the table below says that a contestant has more. A scenario that
 is not on this page was not measured, or the run ended before it.
 """
