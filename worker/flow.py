@@ -36,6 +36,7 @@ from worker.outcome import (
 )
 from worker.reply import ReplyBuilder, sentence
 from worker.request import Refusal, Request, RequestParser, age
+from worker.settings import CONSUMER_TIMEOUT
 from worker.telemetry.events import (
     AttemptEnded,
     AttemptFailed,
@@ -45,7 +46,7 @@ from worker.telemetry.events import (
     RequestTakenOver,
 )
 from worker.telemetry.trace import current_trace
-from worker.turns import Turns
+from worker.turns import OneByOne, Turns
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -67,6 +68,10 @@ ENDINGS: Mapping[ErrorCode | None, Ending] = {
     ErrorCode.EXPIRED: "expired",
 }
 """What the outcome of a claimed request is called, by its error code; with any other it is exhausted."""
+
+
+SUSPECT_SECONDS = 30.0
+"""How long a request that saw several workers die waits, in a slot, for its turn to run alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +129,9 @@ class Flow:
         self._emit = emit
         self._turns = Turns()
         self._slots = asyncio.Semaphore(settings.concurrency)
-        self._suspects = asyncio.Lock()
+        # Beside the wait there is to be time for the attempt before the broker takes the delivery away.
+        spare = CONSUMER_TIMEOUT - settings.handler_timeout - settings.shutdown_grace
+        self._suspects = OneByOne(max(settings.concurrency // 2, 1), min(SUSPECT_SECONDS, spare))
 
     async def settled(self, delivery: Delivery, settle: Settle) -> None:
         """Decide what becomes of a delivery and have it settled; then its request's next one has its turn."""
@@ -155,10 +162,24 @@ class Flow:
             case Claimed():
                 return await self._handle(Hold(request, token, answer))
             case Suspect():
-                async with self._suspects:
-                    return await self._claim(request, laps, alone=True)
+                return await self._claim_alone(request, laps)
             case _:
                 return self._not_ours(request, laps, answer)
+
+    async def _claim_alone(self, request: Request, laps: int) -> Outcome:
+        """Claim a suspect when no other one runs here.
+
+        Who waits for that keeps a slot and a place in the prefetch from the others. So suspects wait in half
+        of the slots at most, and not for long; for those without a place it is as if others had the request.
+
+        Each gets its turn. Whoever goes before it is answered or has an attempt or a crash less to spend:
+        there are ever fewer to lose a place to. And however many laps it has behind it, it does not stay away
+        longer than others wait in here (or the shortest retry).
+        """
+        async with self._suspects.turn() as ours:
+            if ours:
+                return await self._claim(request, laps, alone=True)
+        return self._not_ours(request, laps, InOtherHands(SUSPECT_SECONDS, running=True))
 
     def _not_ours(self, request: Request, laps: int, answer: Finished | InOtherHands | Mismatch) -> Outcome:
         match answer:

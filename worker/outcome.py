@@ -72,7 +72,8 @@ class RetryLater:
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """The request is in other hands, or not due yet. ``lap`` counts how often that was so.
+    """The request is in other hands, not due yet, or a suspect whose turn it is not. ``lap`` counts how often
+    that was so.
 
     ``request_id`` is None after a defect of ours, when nothing could be decided.
     """

@@ -1,12 +1,14 @@
-"""One delivery at a time for each request, within this process."""
+"""One delivery at a time: for each request, and of all that saw several workers die; within this process."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from uuid import UUID
 
 
@@ -65,3 +67,37 @@ class Turn:
 
     async def __aexit__(self, *exc_info: object) -> None:
         self._turns.end(self._request_id)
+
+
+class OneByOne:
+    """At most so many ``places`` here, and one of them at a time has its turn, in the order they came; nobody
+    waits longer for it than ``patience`` seconds."""
+
+    def __init__(self, places: int, patience: float) -> None:
+        self._free = places
+        self._patience = patience
+        self._turn = asyncio.Lock()
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[bool]:
+        """The block in which it is our turn; or it is not (False): no place, or too long a wait."""
+        if not self._free:
+            yield False
+            return
+        self._free -= 1
+        try:
+            ours = await self._wait()
+            try:
+                yield ours
+            finally:
+                if ours:
+                    self._turn.release()
+        finally:
+            self._free += 1
+
+    async def _wait(self) -> bool:
+        try:
+            async with asyncio.timeout(self._patience):
+                return await self._turn.acquire()
+        except TimeoutError:
+            return False

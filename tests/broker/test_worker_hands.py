@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import pika
 
+from contracts import RequestStatus
 from contracts.amqp import BUSY_LAPS
-from tests.broker.lab import answer, code_of, request
+from tests.broker.lab import answer, code_of, request, send
 from tests.support.waiting import soon
 
 if TYPE_CHECKING:
@@ -41,6 +42,24 @@ def test_a_duplicate_goes_round_while_another_worker_runs_the_request(lab: Lab) 
     assert first.body == again.body
     assert sorted(len(reply.headers) for reply in (first, again)) == [0, 1]
     assert list(lab.runs().values()) == [1]
+    lab.quiet()
+
+
+def test_requests_that_saw_workers_die_hold_up_nobody_else(lab: Lab) -> None:
+    """They run one at a time, and those that wait for it leave slots to the others; all are answered."""
+    lab.declare()
+    gated = send(lab, 4, gate=str(lab.gate))
+    for runs in (1, 2):
+        doomed = lab.worker(concurrency=4, holder_timeout=1)
+        soon(lambda: list(lab.runs().values()) == [runs] * 4, 30)  # noqa: B023
+        doomed.kill()
+    lab.worker(concurrency=4, holder_timeout=1)
+    soon(lambda: sum(lab.runs().values()) == 9, 30)
+    (fresh,) = send(lab, 1)
+    lab.noted(fresh, "sent")
+    assert sum(lab.runs().values()) == 10
+    lab.open_gate()
+    soon(lambda: {entry.status for entry in lab.entries(gated)} == {RequestStatus.COMPLETED}, 30)
     lab.quiet()
 
 

@@ -47,6 +47,7 @@ from worker.outcome import (
 from worker.reply import ReplyBuilder
 from worker.request import MAX_AGE, age
 from worker.retry import PermanentError
+from worker.settings import CONSUMER_TIMEOUT
 from worker.telemetry.events import (
     AttemptEnded,
     AttemptFailed,
@@ -410,7 +411,7 @@ async def _serving(flow: Flow, ids: list[UUID]) -> AsyncIterator[list[asyncio.Ta
     await asyncio.wait(tasks, timeout=5)
 
 
-@pytest.mark.parametrize(("concurrency", "suspect", "most"), [(3, False, 3), (8, False, 5), (8, True, 1)])
+@pytest.mark.parametrize(("concurrency", "suspect", "most"), [(3, False, 3), (8, False, 5), (10, True, 1)])
 async def test_so_many_requests_run_at_a_time_and_suspects_one_by_one(
     concurrency: int, suspect: bool, most: int
 ) -> None:
@@ -426,6 +427,88 @@ async def test_so_many_requests_run_at_a_time_and_suspects_one_by_one(
         gate.open.set()
     assert all(isinstance(task.result(), Completed) for task in tasks)
     assert gate.most == most
+
+
+class HauntedLedger(ScriptedLedger):
+    """Some requests saw several workers die."""
+
+    def __init__(self, suspects: list[UUID]) -> None:
+        super().__init__()
+        self.suspects = suspects
+
+    async def claim(self, claim: Claim) -> ClaimAnswer:
+        self.steps.append(claim)
+        await asyncio.sleep(0)
+        if claim.request_id not in self.suspects:
+            return parts.claimed()
+        return parts.claimed(crashes=2) if claim.alone else Suspect()
+
+
+async def test_suspects_leave_slots_to_the_others_and_all_get_their_turn() -> None:
+    """One runs, one waits in its slot, the others go round; a fresh request completes beside them."""
+    suspects = [uuid4() for _ in range(4)]
+    gate, ledger = Gate(), HauntedLedger(suspects)
+
+    async def handle(request: CreateSessionRequest, context: Context) -> None:
+        if context.request_id in suspects:
+            await gate(request, context)
+
+    flow = _flow(ledger, handle, concurrency=4)
+    async with _serving(flow, suspects) as tasks:
+        assert [task.done() for task in tasks] == [False, False, True, True]
+        assert isinstance(await asyncio.wait_for(_outcome(flow), 1), Completed)
+        assert gate.inside == 1
+        gate.open.set()
+    outcomes = [task.result() for task in tasks]
+    assert [type(outcome) for outcome in outcomes] == [Completed, Completed, Busy, Busy]
+    async with _serving(flow, suspects[2:]) as tasks:
+        pass
+    assert [type(task.result()) for task in tasks] == [Completed, Completed]
+    assert gate.most == 1
+
+
+async def test_suspect_that_waited_too_long_goes_round_and_gives_its_place_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("worker.flow.SUSPECT_SECONDS", 0.2)
+    suspects = [uuid4() for _ in range(3)]
+    gate = Gate()
+    flow = _flow(HauntedLedger(suspects), gate, concurrency=4)
+    async with _serving(flow, suspects[:2]) as (first, second):
+        assert isinstance(await asyncio.wait_for(second, 5), Busy)
+        async with _serving(flow, suspects[2:]) as (third,):
+            assert not third.done()
+            gate.open.set()
+    assert isinstance(first.result(), Completed)
+    assert isinstance(third.result(), Completed)
+
+
+@pytest.mark.parametrize(("laps", "delay"), [(0, 1), (1, 5), (2, 30), (1000, 30)])
+async def test_suspect_without_a_place_stays_away_longer_each_lap_but_never_for_long(
+    laps: int, delay: int
+) -> None:
+    suspects = [REQUEST_ID, uuid4()]
+    gate, ledger = Gate(), HauntedLedger(suspects)
+    flow = _flow(ledger, gate, concurrency=2, retry_delays=(1, 5, 30, 120, 600))
+    async with _serving(flow, suspects[1:]):
+        assert await _outcome(flow, headers={BUSY_LAPS: laps}) == Busy(REQUEST_ID, delay, laps + 1)
+        gate.open.set()
+    assert [step.alone for step in ledger.steps if isinstance(step, Claim)] == [False, True, False]
+
+
+async def test_suspect_waits_no_longer_than_the_broker_leaves_it_time_to_run() -> None:
+    suspects = [uuid4() for _ in range(2)]
+    gate = Gate()
+    flow = _flow(
+        HauntedLedger(suspects),
+        gate,
+        concurrency=4,
+        handler_timeout=CONSUMER_TIMEOUT - 10.2,
+        shutdown_grace=10,
+    )
+    async with _serving(flow, suspects) as (_, second):
+        assert isinstance(await asyncio.wait_for(second, 5), Busy)
+        gate.open.set()
 
 
 async def test_second_delivery_of_a_running_request_waits_and_finds_the_outcome() -> None:

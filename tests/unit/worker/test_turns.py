@@ -1,13 +1,14 @@
-"""Deliveries of one request take turns."""
+"""Deliveries of one request take turns, and so do those that are to run alone."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from uuid import UUID, uuid4
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.turns import Turns
+from worker.turns import OneByOne, Turns
 
 
 class Visitor:
@@ -128,3 +129,77 @@ async def _play(moves: list[tuple[str, int]]) -> None:
     assert all(visitor.task.cancelled() or visitor.task.exception() is None for visitor in visitors)
     assert log == sorted(log)
     assert turns._waiting == {}
+
+
+# --------------------------------------------------------------------------------------- one by one
+
+
+class Comer:
+    """A task that asks for its turn; ``ours`` says what it was told."""
+
+    def __init__(self, line: OneByOne) -> None:
+        self.leave = asyncio.Event()
+        self.ours: bool | None = None
+        self.task = asyncio.ensure_future(self._come(line))
+
+    async def _come(self, line: OneByOne) -> None:
+        async with line.turn() as self.ours:
+            if self.ours:
+                await self.leave.wait()
+
+
+async def test_one_by_one_in_the_order_of_coming_and_nobody_beyond_the_places() -> None:
+    line = OneByOne(places=3, patience=60)
+    comers = [Comer(line) for _ in range(4)]
+    for number in range(3):
+        await _settle_down()
+        assert [comer.ours for comer in comers] == [True] * (number + 1) + [None] * (2 - number) + [False]
+        comers[number].leave.set()
+    await asyncio.gather(*(comer.task for comer in comers))
+
+
+async def _impatient(line: OneByOne) -> None:
+    comer = Comer(line)
+    await asyncio.wait_for(comer.task, 5)
+    assert comer.ours is False
+
+
+async def _cancelled(line: OneByOne) -> None:
+    comer = Comer(line)
+    await _settle_down()
+    comer.task.cancel()
+    await asyncio.wait({comer.task})
+    assert comer.task.cancelled()
+    assert comer.ours is None
+
+
+@pytest.mark.parametrize(("leave", "patience"), [(_impatient, 0.01), (_cancelled, 60)])
+async def test_whoever_leaves_without_a_turn_gives_its_place_away(
+    leave: Callable[[OneByOne], Awaitable[None]], patience: float
+) -> None:
+    line = OneByOne(places=2, patience=patience)
+    first = Comer(line)
+    await _settle_down()
+    for _ in range(3):
+        await leave(line)
+    last = Comer(line)
+    await _settle_down()
+    assert (first.ours, last.ours) == (True, None)
+    first.leave.set()
+    await _settle_down()
+    assert last.ours is True
+    last.leave.set()
+    await last.task
+
+
+async def test_a_turn_that_ends_in_an_error_is_passed_on() -> None:
+    line = OneByOne(places=1, patience=60)
+
+    async def fail() -> None:
+        async with line.turn() as ours:
+            assert ours
+            raise ZeroDivisionError
+
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            await fail()
