@@ -35,6 +35,8 @@ CONNECT_SECONDS = 10.0
 SETUP_SECONDS = 15.0
 CLOSE_SECONDS = 2.0
 READ_BYTES = 262_144
+SILENT_HEARTBEATS = 1.5
+"""A broker sends something once in each interval of heartbeats, were it a heartbeat. The rest is patience."""
 MAX_CHANNELS = 2047
 """Channels on one connection that RabbitMQ allows by default; only a few are ever open at once."""
 
@@ -98,7 +100,7 @@ class _FrameReader:
 
     It reads in large pieces, and hands the frames that a raw channel takes to that channel at once.
     ``farewell`` is what the broker said when it closed the connection; during the handshake aiormq
-    does not tell.
+    does not tell. ``heard`` counts how often anything came in.
     """
 
     def __init__(self, stream: asyncio.StreamReader, channels: dict[int, RawChannel]) -> None:
@@ -109,6 +111,7 @@ class _FrameReader:
         self._left = 0
         self._alive_at = 0.0
         self.farewell = ""
+        self.heard = 0
 
     def at_eof(self) -> bool:
         return self._position == len(self._buffer) and self._stream.at_eof()
@@ -156,6 +159,7 @@ class _FrameReader:
         data = await self._stream.read(READ_BYTES)
         if not data:
             raise asyncio.IncompleteReadError(self._buffer[self._position :], None)
+        self.heard += 1
         self._buffer = self._buffer[self._position :] + data
         self._position = 0
 
@@ -332,6 +336,17 @@ class Wire:
         """Bytes that the socket has not taken yet."""
         writer = self._transport.writer
         return 0 if writer is None else writer.transport.get_write_buffer_size()
+
+    @property
+    def heard(self) -> int:
+        """A number that changes whenever the broker sends anything."""
+        reader = self._transport.reader
+        return 0 if reader is None else reader.heard
+
+    @property
+    def longest_silence(self) -> float | None:
+        """Seconds after which a silent broker is away; None: without heartbeats, silence says nothing."""
+        return self._connection.heartbeat_timeout * SILENT_HEARTBEATS or None
 
     def lose(self, reason: str) -> None:
         """Declare the wire lost. The first reason counts."""

@@ -75,6 +75,7 @@ class Message:
 class _Pending:
     message_id: str
     confirmed: asyncio.Future[None]
+    heard: int
     age: float = 0.0
     returned: str | None = None
 
@@ -108,7 +109,7 @@ class PublishChannel(RawChannel):
         message_id = new_message_id()
         data = self._encode(message, message_id)
         self._tag += 1
-        pending = _Pending(message_id, self.loop.create_future())
+        pending = _Pending(message_id, self.loop.create_future(), self.wire.heard)
         self._pending[self._tag] = pending
         if message.mandatory:
             self._returnable[message_id] = pending
@@ -118,13 +119,26 @@ class PublishChannel(RawChannel):
         return pending.confirmed
 
     def grow_older(self, seconds: float) -> None:
-        """Let unconfirmed messages age; time during which the broker is blocked does not count."""
+        """Let unconfirmed messages age; time during which the broker is blocked does not count.
+
+        A broker that has sent nothing since the message went out may be away. The message waits until the
+        broker sends something, and is unconfirmed then, or has been silent for so long that the connection
+        counts as lost.
+        """
+        patience = self.wire.longest_silence
         for pending in list(self._pending.values()):
             pending.age += seconds
-            if pending.age > CONFIRM_SECONDS and not pending.confirmed.done():
+            if pending.age <= CONFIRM_SECONDS or pending.confirmed.done():
+                continue
+            if patience is None or self.wire.heard != pending.heard:
                 pending.confirmed.set_exception(
                     UnconfirmedError(f"the broker did not confirm within {CONFIRM_SECONDS:g} s")
                 )
+            elif pending.age > patience:
+                silent = f"the broker has sent nothing for {pending.age:g} s, not even a heartbeat"
+                self.wire.lose(silent)
+                return self._lose(ChannelLostError(silent, accused=False))
+        return None
 
     def _encode(self, message: Message, message_id: str) -> bytes:
         message.properties.message_id = message_id

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from collections import defaultdict
 from typing import TYPE_CHECKING, Final, Literal, Self
 from urllib.parse import urlsplit
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 Mode = Literal["pass", "stall", "stall-up", "stall-down", "slow"]
+INTRODUCTION: Final = 1024
+"""Bytes within which a client says its name."""
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
@@ -26,7 +29,7 @@ class TcpProxy:
     - `slow`: `bytes_per_second` each way.
 
     `cut` ends the connections in good order (FIN), `reset` by force (RST), and `swallow` lets them stay but
-    nothing through; `refuse` is for new ones.
+    nothing through; `silence` does that to some for good. `refuse` is for new ones.
     """
 
     def __init__(self, url: str) -> None:
@@ -35,6 +38,9 @@ class TcpProxy:
         self._target = (parts.hostname or "127.0.0.1", parts.port or 5672)
         self._pipes: set[_Pipe] = set()
         self._swallowing: set[asyncio.StreamWriter] = set()
+        self._silent: set[asyncio.StreamWriter] = set()
+        self._ended = asyncio.Event()
+        self._introductions: defaultdict[asyncio.StreamWriter, bytes] = defaultdict(bytes)
         self._serving: set[asyncio.Task[None]] = set()
         self._flowing = {"up": asyncio.Event(), "down": asyncio.Event()}
         self._server: asyncio.Server | None = None
@@ -74,6 +80,7 @@ class TcpProxy:
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.refuse()
+        self._ended.set()
         self.reset()
         for task in self._serving:
             task.cancel()
@@ -106,6 +113,15 @@ class TcpProxy:
         for pipe in self._pipes:
             self._swallowing.update(pipe.writers)
 
+    def silence(self, name: str) -> int:
+        """Swallow the connections whose client gave this name, and say how many those are. Neither end learns
+        that the other one closed."""
+        named = [pipe for pipe in self._pipes if name.encode() in self._introductions[pipe.writers[1]]]
+        for pipe in named:
+            self._swallowing.update(pipe.writers)
+            self._silent.update(pipe.writers)
+        return len(named)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -126,6 +142,8 @@ class TcpProxy:
         ]
         try:
             await asyncio.wait(copies, return_when=asyncio.FIRST_COMPLETED)
+            if writer in self._silent:
+                await self._ended.wait()
         finally:
             await _end(copies)
             pipe.close()
@@ -134,6 +152,8 @@ class TcpProxy:
 
     async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: str) -> None:
         while block := await reader.read(65_536):
+            if len(self._introductions[writer]) < INTRODUCTION:
+                self._introductions[writer] += block
             await self._flowing[way].wait()
             if writer in self._swallowing:
                 continue

@@ -96,6 +96,34 @@ async def test_a_connection_that_only_delivers_shows_signs_of_life() -> None:
     assert (channel, type(frame)) == (0, Heartbeat)
 
 
+async def test_whatever_the_broker_sends_is_heard() -> None:
+    """Also what aiormq is not shown, and a heartbeat."""
+    stream = asyncio.StreamReader()
+    raw = _FrameReader(stream, {OURS: cast("RawChannel", Taker())})
+    closing = asyncio.get_running_loop().create_future()
+    transport = SimpleNamespace(reader=raw, writer=None)
+    wire = Wire(cast("Any", SimpleNamespace(closing=closing)), cast("Any", transport))
+    reading = asyncio.create_task(_read_all(FrameReceiver(cast("asyncio.StreamReader", raw))))
+    for frame, channel in ((ContentBody(b"x"), OURS), (ContentBody(b"y"), OURS), (Heartbeat(), 0)):
+        before = wire.heard
+        await asyncio.sleep(0)
+        assert wire.heard == before
+        stream.feed_data(pamqp.frame.marshal(frame, channel))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert wire.heard > before
+    stream.feed_eof()
+    await reading
+
+
+@pytest.mark.parametrize(("heartbeat", "silence"), [(10, 15.0), (60, 90.0), (0, None)])
+async def test_silence_is_judged_by_the_interval_of_heartbeats(heartbeat: int, silence: float | None) -> None:
+    closing = asyncio.get_running_loop().create_future()
+    connection = SimpleNamespace(closing=closing, heartbeat_timeout=heartbeat)
+    wire = Wire(cast("Any", connection), cast("Any", SimpleNamespace(reader=None, writer=None)))
+    assert wire.longest_silence == silence
+
+
 async def test_writing_to_a_socket_that_was_closed_unnoticed_is_a_lost_link() -> None:
     """uvloop's transport raises RuntimeError then; it must not end the worker that puts its link away."""
 

@@ -213,15 +213,79 @@ async def test_confirm_of_an_unknown_tag_is_ignored() -> None:
 
 
 async def test_missing_confirm_is_given_up_in_time_and_a_late_one_does_no_harm() -> None:
-    channel, _ = _open()
+    channel, wire = _open()
     early = channel.send(_message())
     channel.grow_older(publishing.CONFIRM_SECONDS)
     late = channel.send(_message())
+    wire.heard += 1
     channel.grow_older(0.1)
     assert await _outcome(early) is UnconfirmedError
     await _confirm(channel, 2, multiple=True)
     assert await _outcome(late) is None
     assert channel._pending == {}
+
+
+async def test_broker_that_falls_silent_loses_its_connection_and_no_message_is_given_up() -> None:
+    """Not before it has been silent for longer than a broker that lives."""
+    channel, wire = _open()
+    wire.heard, wire.longest_silence = 7, 30.0
+    first = channel.send(_message())
+    channel.grow_older(30.0)
+    second = channel.send(_message())
+    await breathe()
+    assert not any(future.done() for future in (first, second, wire.lost))
+    channel.grow_older(0.1)
+    for confirmed in (first, second):
+        with pytest.raises(ChannelLostError, match="sent nothing for 30") as lost:
+            await asyncio.wait_for(confirmed, 5)
+        assert not lost.value.accused
+    assert "sent nothing" in wire.lost.result()
+    assert not channel.usable
+
+
+async def test_message_waits_for_a_silent_broker_until_that_sends_anything_again() -> None:
+    """A heartbeat is enough: the broker lives, and did not confirm."""
+    channel, wire = _open()
+    wire.longest_silence = 30.0
+    confirmed = channel.send(_message())
+    channel.grow_older(29.0)
+    await breathe()
+    assert not confirmed.done()
+    wire.heard += 1
+    channel.grow_older(2.0)
+    assert await _outcome(confirmed) is UnconfirmedError
+    assert not wire.lost.done()
+
+
+async def test_broker_that_heartbeats_but_does_not_confirm_keeps_its_connection() -> None:
+    channel, wire = _open()
+    sent = []
+    for _ in range(60):
+        sent.append(channel.send(_message()))
+        wire.heard += 1
+        channel.grow_older(1.0)
+    wait = int(publishing.CONFIRM_SECONDS)
+    assert [await _outcome(one) for one in sent[:-wait]] == [UnconfirmedError] * (60 - wait)
+    assert not wire.lost.done()
+
+
+async def test_silence_says_nothing_where_heartbeats_are_switched_off() -> None:
+    channel, wire = _open()
+    wire.longest_silence = None
+    confirmed = channel.send(_message())
+    channel.grow_older(publishing.CONFIRM_SECONDS + 0.1)
+    assert await _outcome(confirmed) is UnconfirmedError
+    assert not wire.lost.done()
+
+
+async def test_silence_in_which_nothing_waits_for_a_confirm_is_not_judged() -> None:
+    channel, wire = _open()
+    confirmed = channel.send(_message())
+    await breathe()
+    await _confirm(channel, 1)
+    channel.grow_older(3600.0)
+    assert await _outcome(confirmed) is None
+    assert not wire.lost.done()
 
 
 async def test_sender_that_was_cancelled_does_not_disturb_the_others() -> None:
@@ -392,6 +456,46 @@ async def test_lost_link_is_told_as_such() -> None:
         await setup.publisher.publish(_message())
 
 
+async def test_silent_link_is_lost_and_the_message_is_left_to_the_next_one() -> None:
+    setup = Setup()
+    (task,) = setup.publish(_message())
+    await breathe()
+    _channel_of(setup.link).grow_older(15.1)
+    with pytest.raises(LinkLostError, match="sent nothing for 15"):
+        await asyncio.wait_for(task, 5)
+    assert "suspects" not in setup.opened
+
+
+async def test_silent_connection_for_direct_replies_is_lost_alone_and_the_message_sent_on_another() -> None:
+    setup = Setup()
+    (task,) = setup.publish(_message(DIRECT, mandatory=False))
+    await breathe()
+    (silent,) = setup.opened["direct replies"]
+    _channel_of(silent).grow_older(15.1)
+    await breathe()
+    (alone,) = setup.opened["suspects"]
+    await _confirm(_channel_of(alone), 1)
+    await asyncio.wait_for(task, 5)
+    (later,) = setup.publish(_message(DIRECT, mandatory=False))
+    await breathe()
+    _, fresh = setup.opened["direct replies"]
+    await _confirm(_channel_of(fresh), 1)
+    await asyncio.wait_for(later, 5)
+    assert (silent.closed, setup.link.lost.done()) == (True, False)
+
+
+async def test_silent_connection_for_suspects_is_lost_alone_and_the_message_may_be_tried_again() -> None:
+    setup = Setup()
+    (task,) = setup.publish(_message())
+    await breathe()
+    _channel_of(setup.link)._lose(ChannelLostError("403", accused=True))
+    await breathe()
+    _channel_of(setup.opened["suspects"][0]).grow_older(15.1)
+    with pytest.raises(UnconfirmedError, match="sent nothing"):
+        await asyncio.wait_for(task, 5)
+    assert not setup.link.lost.done()
+
+
 async def test_channel_lost_through_nobodys_fault_leaves_the_message_unconfirmed() -> None:
     setup = Setup()
     (task,) = setup.publish(_message())
@@ -430,13 +534,19 @@ async def test_time_stands_still_while_the_broker_is_blocked(monkeypatch: pytest
     monkeypatch.setattr(publishing, "CONFIRM_SECONDS", 0.01)
     setup = Setup()
     setup.link.blocked = True
+    setup.link.longest_silence = 0.02
     sweeper = asyncio.ensure_future(setup.publisher.run())
     (waiting,) = setup.publish(_message())
     (direct,) = setup.publish(_message(DIRECT))
+    await breathe()
+    setup.opened["direct replies"][0].heard += 1
     with pytest.raises(UnconfirmedError):
         await asyncio.wait_for(direct, 5)
+    await asyncio.sleep(0.05)
     assert not waiting.done(), "its connection is blocked, the other one is not"
+    assert not setup.link.lost.done(), "an alarm may last: blocked is not lost"
     setup.link.blocked = False
+    setup.link.heard += 1
     with pytest.raises(UnconfirmedError):
         await asyncio.wait_for(waiting, 5)
     sweeper.cancel()

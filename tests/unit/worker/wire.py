@@ -22,6 +22,8 @@ class FakeWire:
         self.blocked = False
         self.unsent = 0
         self.max_frame = 131_072
+        self.heard = 0
+        self.longest_silence: float | None = 15.0
         self.written: list[bytes] = []
         self.refuses_channels: Exception | None = None
         self.channels: list[aiormq.Channel] = []
