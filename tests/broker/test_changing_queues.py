@@ -9,6 +9,7 @@ import pytest
 from pika.exceptions import UnroutableError
 
 from tests.broker.lab import code_of, request
+from tests.support.waiting import soon
 
 if TYPE_CHECKING:
     from tests.broker.lab import Lab
@@ -19,7 +20,7 @@ def test_what_waits_for_a_delay_that_is_no_longer_set_comes_back(lab: Lab) -> No
     old = lab.worker(retry_delays="4")
     with lab.requester() as requester:
         requester.send(request(fails=1))
-        lab.holds("session.create.retry.4s", 1)
+        soon(lambda: requester.ready("session.create.retry.4s") == 1)
         old.terminate()
         assert old.wait() == 0
         lab.worker(retry_delays="1,10")

@@ -161,7 +161,7 @@ def test_what_fails_again_comes_back_once_and_the_replay_ends(lab: Lab) -> None:
         for count in (1, 2):
             assert replay(lab) == {Fate.REOPENED: len(ids)}
             lab.quiet(DEAD)
-            soon(lambda: lab.depth(DEAD) == len(ids))
+            soon(lambda: len(look(lab)) == len(ids))
             parked = look(lab)
             assert sorted(letter["request_id"] for letter in parked) == sorted(ids)
             assert {letter["replays"] for letter in parked} == {count}

@@ -103,8 +103,7 @@ def test_a_pause_fetches_no_more_than_there_is_room_for(lab: Lab, ops: Ops) -> N
     assert "still runs" in ops.red()["consumer"]
     time.sleep(0.5)
     with lab.requester() as requester:
-        ready = requester.channel.queue_declare("session.create", passive=True).method.message_count
-    assert ready == 15
+        assert requester.ready("session.create") == 15
     lab.open_gate()
     worker.wait_for("consuming again")
     assert_all_completed_at_the_first_attempt(lab, request_ids)

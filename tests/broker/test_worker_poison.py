@@ -115,7 +115,7 @@ def test_cc_and_bcc_are_not_copied(served: Lab) -> None:
         assert code_of(reply) == "handler_failed"
         [copy] = served.take("session.create.dead")
         served.quiet()
-        count = requester.channel.queue_declare(victim, passive=True).method.message_count
+        count = requester.ready(victim)
     assert count == 1
     assert not {"CC", "BCC"} & set(copy.headers)
     assert reply.properties.headers is None

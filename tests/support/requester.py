@@ -44,6 +44,10 @@ class Requester:
             self.channel.queue_declare(self.reply_to, exclusive=True)
         self.channel.basic_consume(self.reply_to, self._collect, auto_ack=direct or replies_to is None)
 
+    def ready(self, queue: str) -> int:
+        """Messages in a queue that nobody has in hand, as they are now, whatever broker it is."""
+        return int(self.channel.queue_declare(queue, passive=True).method.message_count)
+
     def send(
         self, body: bytes, *, exchange: str = "", routing_key: str = "session.create", **properties: Any
     ) -> None:
