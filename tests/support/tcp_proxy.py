@@ -39,7 +39,6 @@ class TcpProxy:
         self._pipes: set[_Pipe] = set()
         self._swallowing: set[asyncio.StreamWriter] = set()
         self._silent: set[asyncio.StreamWriter] = set()
-        self._ended = asyncio.Event()
         self._introductions: defaultdict[asyncio.StreamWriter, bytes] = defaultdict(bytes)
         self._serving: set[asyncio.Task[None]] = set()
         self._flowing = {"up": asyncio.Event(), "down": asyncio.Event()}
@@ -80,7 +79,6 @@ class TcpProxy:
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.refuse()
-        self._ended.set()
         self.reset()
         for task in self._serving:
             task.cancel()
@@ -143,7 +141,7 @@ class TcpProxy:
         try:
             await asyncio.wait(copies, return_when=asyncio.FIRST_COMPLETED)
             if writer in self._silent:
-                await self._ended.wait()
+                await asyncio.Event().wait()
         finally:
             await _end(copies)
             pipe.close()
