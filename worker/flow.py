@@ -241,8 +241,11 @@ class Flow:
         reply = await self._fail(hold, ErrorCode.REJECTED, rejected.message, rejection_code=code)
         return Declined(reply)
 
-    async def _expire(self, hold: Hold) -> Outcome:
-        return Expired(await self._fail(hold, ErrorCode.EXPIRED, sentence(ErrorCode.EXPIRED, hold.claimed)))
+    async def _expire(self, hold: Hold, failure: Failure | None = None) -> Outcome:
+        """``failure``: that of an attempt after which another one would come too late."""
+        error = sentence(ErrorCode.EXPIRED, hold.claimed)
+        detail = failure.message if failure else None
+        return Expired(await self._fail(hold, ErrorCode.EXPIRED, error, detail=detail))
 
     async def _give_up(self, hold: Hold, code: ErrorCode, failure: Failure | None = None) -> Outcome:
         error = sentence(code, hold.claimed)
@@ -267,7 +270,7 @@ class Flow:
         )
         match step:
             case Step.OVERDUE:
-                return await self._expire(hold)
+                return await self._expire(hold, failure)
             case Step.FENCED:
                 raise FencedError(hold)
             case Step.APPLIED:

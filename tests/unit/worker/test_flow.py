@@ -260,6 +260,11 @@ async def test_retry_that_would_come_too_late_is_answered_as_expired_now() -> No
     outcome = await _outcome(_flow(ledger, CountingHandler(PassingError())))
     assert isinstance(outcome, Expired)
     assert ledger.names == ["Claim", "Postpone", "Finish"]
+    finish = ledger.steps[-1]
+    assert isinstance(finish, Finish)
+    assert finish.detail is not None
+    assert "PassingError" in finish.detail, "why the last attempt failed is kept"
+    assert b"PassingError" not in outcome.reply.body, "and is none of the requester's business"
 
 
 @pytest.mark.parametrize(("crashes", "runs"), [(0, 1), (2, 1), (3, 0), (9, 0)])
