@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from contracts import RequestStatus
 from tests.broker.lab import code_of, request
+from tests.support.worker_process import PROGRAM
 
 if TYPE_CHECKING:
     from tests.broker.lab import Lab
@@ -35,6 +37,25 @@ def test_a_full_parking_lot_holds_up_nobodys_answer(lab: Lab) -> None:
     assert {copy.headers["x-error-code"] for copy in parked} == {"handler_failed", "unreadable"}
     assert {entry.status for entry in lab.entries(asked)} == {RequestStatus.FAILED}
     assert lab.runs() == dict.fromkeys(asked, 3) | {id_: 1 for id_ in lab.runs() if id_ not in asked}
+
+
+def test_a_copy_waits_for_a_queue_that_an_operator_has_to_declare(lab: Lab) -> None:
+    """It holds up nobody else, the log says which queue it is, and the request goes on when it is there."""
+    lab.declare()
+    worker = lab.worker(declare="false")
+    lab.broker.delete_queue(lab.vhost, "session.create.retry.1s")
+    with lab.requester() as requester:
+        requester.send(request(fails=1))
+        assert worker.wait_for("copy not taken")["queue"] == "session.create.retry.1s"
+        requester.send(request())
+        assert code_of(requester.collect(1)[0]) is None
+        subprocess.run(
+            [PROGRAM, "topology", "apply", "--amqp-url", lab.url, "--retry-delays", "1"],
+            check=True,
+            capture_output=True,
+        )
+        assert [code_of(reply) for reply in requester.collect(2)] == [None, None]
+    lab.quiet()
 
 
 def test_a_copy_that_finds_no_queue_is_not_sent_for_a_delivery_that_comes_again(lab: Lab) -> None:
