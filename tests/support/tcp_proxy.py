@@ -79,10 +79,13 @@ class TcpProxy:
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.refuse()
+        await asyncio.sleep(0)  # who came at the last moment is served by now
         self.reset()
-        for task in self._serving:
+        serving = tuple(self._serving)
+        for task in serving:
             task.cancel()
-        await asyncio.gather(*self._serving, return_exceptions=True)
+        await asyncio.gather(*serving, return_exceptions=True)
+        await asyncio.sleep(0)  # what was aborted is closed by now
 
     async def accept(self) -> None:
         """Take new connections, on the same port as before."""
@@ -127,7 +130,7 @@ class TcpProxy:
         self.accepted += 1
         try:
             their_reader, their_writer = await asyncio.open_connection(*self._target)
-        except OSError:
+        except (OSError, asyncio.CancelledError):  # cancelled: the test is over
             self.refused += 1
             writer.transport.abort()
             self._serving.discard(task)
