@@ -137,13 +137,19 @@ def _conditions(results: dict[str, Any]) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in machine.pop("versions").items())
     facts = [[name.replace("_", " "), show.number(value)] for name, value in machine.items()]
     table = [["", ""], ["started", results["started"]], *facts, ["versions", versions]]
-    failures = [f"- {failure.splitlines()[0]}" for failure in results["failures"]]
+    failures = [f"- {_in_short(failure)}" for failure in results["failures"]]
     return [
         "\n## Where and how\n",
         show.markdown(table, figures=False),
         CONDITIONS.format(command=results["command"]),
         *(["Left out, because they failed:\n", *failures, ""] if failures else []),
     ]
+
+
+def _in_short(failure: str) -> str:
+    """Without the log of a contestant, but for its last words."""
+    first, *rest = failure.splitlines()
+    return f"{first.partition(': {')[0]}: {rest[-1]}" if rest else first
 
 
 if __name__ == "__main__":
