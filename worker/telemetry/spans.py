@@ -127,14 +127,8 @@ def encoded(span: Span) -> bytes:
         bytes.fromhex(f"0a10{context.trace_id}1208{span.span_id}{parent}"),
         span.operation.encoded,
         _TIMES.pack(0x39, span.start, 0x41, span.end),
+        _attributes(span.facts),
     ]
-    for name, value in span.facts.items():
-        if isinstance(value, str):
-            data = value.encode("utf-8", "replace")
-            parts += (_before(name, len(data)), data)
-        else:
-            data = _varint(value)
-            parts += (_before_number(name, len(data)), data)
     for at, name in span.events:
         parts += (_named(name), at.to_bytes(8, "little"))
     if context.state:
