@@ -7,6 +7,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from contracts.amqp import BUSY_LAPS, REPLAY_COUNT
 from worker.topology import SLOW_LANE_LIMIT
 
 if TYPE_CHECKING:
@@ -89,3 +90,18 @@ class Delivery:
         count = self.headers.get("x-delivery-count")
         lost = isinstance(count, int) and DEADLY_LOSSES <= count <= SLOW_LANE_LIMIT
         return lost and self.redelivered and self.lane is Lane.SLOW and not self.expired
+
+    @property
+    def laps(self) -> int:
+        """How often its request was in other hands, by our own header; a forged one does no harm."""
+        return _count(self.headers.get(BUSY_LAPS), 1000)
+
+    @property
+    def replays(self) -> int:
+        """How often an operator replayed it, by our own header."""
+        return _count(self.headers.get(REPLAY_COUNT), 1_000_000)
+
+
+def _count(value: object, limit: int) -> int:
+    """What a header counts; a requester's own message may say anything there."""
+    return min(int(value), limit) if isinstance(value, int) and value > 0 else 0

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
 from contracts import ErrorCode, RequestStatus
-from contracts.amqp import BUSY_LAPS
 from contracts.errors import ERRORS
 from worker import attempt, identifiers, retry
 from worker.attempt import Failure, Success
 from worker.handlers import Context, Rejected
+from worker.hold import FencedError, Hold, claim_step
 from worker.ledger import base as ledger_steps
 from worker.ledger.base import Claimed, EntryRejectedError, Finished, InOtherHands, Mismatch, Step, Suspect
 from worker.outcome import (
@@ -35,7 +33,7 @@ from worker.outcome import (
     RetryLater,
 )
 from worker.reply import ReplyBuilder, sentence
-from worker.request import Refusal, Request, RequestParser, age
+from worker.request import Refusal, Request, RequestParser
 from worker.settings import CONSUMER_TIMEOUT
 from worker.telemetry.events import (
     AttemptEnded,
@@ -50,9 +48,7 @@ from worker.turns import OneByOne, Turns
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
-    from uuid import UUID
 
-    from contracts import CreateSessionRequest
     from worker.delivery import Delivery
     from worker.handlers import Handler
     from worker.ledger.base import Ledger
@@ -68,44 +64,8 @@ ENDINGS: Mapping[ErrorCode | None, Ending] = {
     ErrorCode.EXPIRED: "expired",
 }
 """What the outcome of a claimed request is called, by its error code; with any other it is exhausted."""
-
-
 SUSPECT_SECONDS = 30.0
 """How long a request that saw several workers die waits, in a slot, for its turn to run alone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """A request that is ours for now."""
-
-    request: Request
-    token: UUID
-    claimed: Claimed
-    since: float = field(default_factory=time.monotonic)
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self.since
-
-    @property
-    def published(self) -> float:
-        """As the requester says; else the first claim, so that every attempt counts from the same moment."""
-        return self.request.published or self.claimed.received_at.timestamp()
-
-    @property
-    def queue_wait(self) -> float | None:
-        """Seconds in the queue before the first attempt, where the requester said when it published."""
-        if self.claimed.attempt > 1 or self.claimed.crashes or self.request.published is None:
-            return None
-        return max(age(self.request.published) - self.seconds, 0.0)
-
-
-class FencedError(Exception):
-    """Another worker has taken the request over; what was done here no longer counts."""
-
-    def __init__(self, hold: Hold) -> None:
-        super().__init__(hold)
-        self.attempt = hold.claimed.attempt
 
 
 class Flow:
@@ -127,6 +87,7 @@ class Flow:
         self._replies = replies
         self._settings = settings
         self._emit = emit
+        self._suspect_after = min(2, settings.max_crashes - 1)
         self._turns = Turns()
         self._slots = asyncio.Semaphore(settings.concurrency)
         # Beside the wait there is to be time for the attempt before the broker takes the delivery away.
@@ -140,7 +101,7 @@ class Flow:
             await settle(delivery, self._refuse(request))
             return
         async with self._turns.take(request.request_id):
-            await settle(delivery, await self._decide(request, _laps(delivery)))
+            await settle(delivery, await self._decide(request, delivery.laps))
 
     async def _decide(self, request: Request, laps: int) -> Outcome:
         async with self._slots:
@@ -152,10 +113,11 @@ class Flow:
 
     async def _claim(self, request: Request, laps: int, *, alone: bool = False) -> Outcome:
         token = identifiers.new_token()
+        step = claim_step(request, token, suspect_after=self._suspect_after, alone=alone)
         try:
-            answer = await self._ledger.claim(self._claim_step(request, token, alone=alone))
+            answer = await self._ledger.claim(step)
         except EntryRejectedError as error:
-            return self._refuse(_refusal(request, ErrorCode.INTERNAL_ERROR), error)
+            return self._refuse(request.refused(ErrorCode.INTERNAL_ERROR), error)
         if isinstance(answer, Claimed | Finished | InOtherHands):
             current_trace.get().known(answer.traceparent)
         match answer:
@@ -189,7 +151,7 @@ class Flow:
                 delay = retry.busy_delay(wait, self._settings.retry_delays, running=running, lap=laps)
                 return Busy(request.request_id, delay, laps + 1)
             case Mismatch():
-                return self._refuse(_refusal(request, ErrorCode.IDEMPOTENCY_CONFLICT))
+                return self._refuse(request.refused(ErrorCode.IDEMPOTENCY_CONFLICT))
 
     async def _handle(self, hold: Hold) -> Outcome:
         claimed = hold.claimed
@@ -218,7 +180,7 @@ class Flow:
             attempt=hold.claimed.attempt,
             deadline=datetime.now(UTC) + timedelta(seconds=timeout),
         )
-        result = await attempt.run(self._handler, _for_handler(hold), context, timeout)
+        result = await attempt.run(self._handler, hold.for_handler(), context, timeout)
         self._emit(AttemptEnded(hold.request.request_id, hold.claimed.attempt, hold.seconds, hold.queue_wait))
         return result
 
@@ -365,48 +327,3 @@ class Flow:
             attempt=number,
             published=hold.published,
         )
-
-    def _claim_step(self, request: Request, token: UUID, *, alone: bool) -> ledger_steps.Claim:
-        return ledger_steps.Claim(
-            request_id=request.request_id,
-            fingerprint=request.fingerprint,
-            token=token,
-            session_id=identifiers.new_session_id(),
-            user_id=request.model.user_id,
-            operation=request.model.operation,
-            casefile_id=request.model.payload.casefile_id,
-            title=request.model.payload.title,
-            patience=request.patience,
-            reply_to=identifiers.storable(request.reply_to),
-            correlation_id=identifiers.storable(request.correlation_id),
-            traceparent=current_trace.get().traceparent,
-            suspect_after=min(2, self._settings.max_crashes - 1),
-            alone=alone,
-        )
-
-
-def _refusal(request: Request, code: ErrorCode) -> Refusal:
-    return Refusal(
-        code,
-        sentence(code),
-        request.request_id,
-        request.reply_to,
-        request.correlation_id,
-        request.model.payload.casefile_id,
-    )
-
-
-def _laps(delivery: Delivery) -> int:
-    laps = delivery.headers.get(BUSY_LAPS)
-    return min(laps, 1000) if isinstance(laps, int) and laps > 0 else 0
-
-
-def _for_handler(hold: Hold) -> CreateSessionRequest:
-    """The request as the handler sees it: with the id and time that hold for every delivery, where its
-    sender gave none."""
-    model = hold.request.model
-    if model.model_fields_set >= {"request_id", "timestamp"}:
-        return model
-    stable = {"request_id": hold.request.request_id, "timestamp": hold.claimed.received_at.isoformat()}
-    missing = {name: value for name, value in stable.items() if name not in model.model_fields_set}
-    return model.model_copy(update=missing)

@@ -15,6 +15,7 @@ import pydantic_core
 from contracts import CreateSessionRequest, ErrorCode, fingerprint
 from contracts.amqp import REFUSED, REPLAY_COUNT, REQUEST_ID
 from contracts.errors import ERRORS, problems
+from worker.reply import sentence
 
 if TYPE_CHECKING:
     from contracts.amqp import Names
@@ -39,6 +40,17 @@ class Request:
     correlation_id: str
     patience: float | None
     published: float | None
+
+    def refused(self, code: ErrorCode) -> Refusal:
+        """It was understood, and is refused all the same."""
+        return Refusal(
+            code,
+            sentence(code),
+            self.request_id,
+            self.reply_to,
+            self.correlation_id,
+            self.model.payload.casefile_id,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -260,8 +260,8 @@ def copy_message(delivery: Delivery, queue: str, headers: dict[str, Any], *, cut
         for name in (TRACEPARENT, TRACESTATE)
         if isinstance(value := delivery.headers.get(name), str) and len(value) < 1024
     }
-    if replays := replays_of(delivery):
-        kept[amqp.REPLAY_COUNT] = replays
+    if delivery.replays:
+        kept[amqp.REPLAY_COUNT] = delivery.replays
     properties = Properties(
         content_type=delivery.content_type,
         correlation_id=delivery.correlation_id,
@@ -271,12 +271,6 @@ def copy_message(delivery: Delivery, queue: str, headers: dict[str, Any], *, cut
         headers=kept | headers,
     )
     return Message(queue, body, properties)
-
-
-def replays_of(delivery: Delivery) -> int:
-    """How often an operator replayed it; the header of a requester's own message may say anything."""
-    count = delivery.headers.get(amqp.REPLAY_COUNT)
-    return min(int(count), 1_000_000) if isinstance(count, int) and count > 0 else 0
 
 
 def _pauses() -> Iterator[float]:

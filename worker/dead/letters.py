@@ -11,7 +11,6 @@ import pydantic_core
 
 from contracts import amqp
 from worker.request import NIL_ID, id_from_properties
-from worker.settle import replays_of
 
 if TYPE_CHECKING:
     from worker.delivery import Delivery
@@ -64,7 +63,7 @@ class DeadLetter:
             first_seen_at=_moment(headers.get(amqp.FIRST_SEEN_AT)),
             worker_id=_text(headers.get(amqp.WORKER_ID)),
             queue=_text(headers.get(amqp.ORIGINAL_QUEUE)) or _text(death.get("queue")),
-            replays=replays_of(delivery),
+            replays=delivery.replays,
             size=max(size, len(delivery.body), delivery.cut.size if delivery.cut else 0),
         )
 

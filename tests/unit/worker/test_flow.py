@@ -16,8 +16,9 @@ from contracts.amqp import BUSY_LAPS, REPLAY_COUNT
 from contracts.errors import ERRORS
 from tests.unit.worker import parts
 from worker.delivery import Delivery
-from worker.flow import Flow, Hold
+from worker.flow import Flow
 from worker.handlers import Context, Handler, Rejected
+from worker.hold import Hold
 from worker.ledger.base import (
     Claim,
     ClaimAnswer,
