@@ -113,7 +113,7 @@ class Flow:
 
     async def _claim(self, request: Request, laps: int, *, alone: bool = False) -> Outcome:
         token = identifiers.new_token()
-        step = claim_step(request, token, suspect_after=self._suspect_after, alone=alone)
+        step = claim_step(request, token, suspect_after=None if alone else self._suspect_after)
         try:
             answer = await self._ledger.claim(step)
         except EntryRejectedError as error:
@@ -267,6 +267,7 @@ class Flow:
             request.reply_to,
             request.correlation_id,
             request.request_id,
+            finished.token,
             replayed=True,
             attempt=finished.attempt,
         )
@@ -324,6 +325,7 @@ class Flow:
             hold.request.reply_to,
             hold.request.correlation_id,
             request_id,
+            hold.token,
             attempt=number,
             published=hold.published,
         )

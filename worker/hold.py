@@ -63,7 +63,7 @@ class FencedError(Exception):
         self.attempt = hold.claimed.attempt
 
 
-def claim_step(request: Request, token: UUID, *, suspect_after: int, alone: bool) -> Claim:
+def claim_step(request: Request, token: UUID, *, suspect_after: int | None) -> Claim:
     return Claim(
         request_id=request.request_id,
         fingerprint=request.fingerprint,
@@ -78,5 +78,4 @@ def claim_step(request: Request, token: UUID, *, suspect_after: int, alone: bool
         correlation_id=storable(request.correlation_id),
         traceparent=current_trace.get().traceparent,
         suspect_after=suspect_after,
-        alone=alone,
     )

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 class Reply:
     """An answer on its way out: the bytes, and where they go.
 
-    ``request_id`` is None for a refusal: nothing was claimed, so the ledger has no entry to note it on.
+    ``request_id`` and ``token`` are None for a refusal: nothing was claimed, so the ledger has no entry to
+    note it on.
     ``published`` (seconds since 1970) is there when this is the first answer to the request.
     """
 
@@ -26,6 +27,7 @@ class Reply:
     reply_to: str
     correlation_id: str
     request_id: UUID | None = None
+    token: UUID | None = None
     replayed: bool = False
     attempt: int = 0
     published: float | None = None

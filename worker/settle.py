@@ -153,14 +153,14 @@ class Settler:
                 break
         critical = None if reply.published is None else age(reply.published)
         self._emit(ReplyConfirmed(*subject(outcome), critical))
-        if reply.request_id is not None and message.mandatory:
-            self._ledger.note_sent(reply.request_id)
+        if reply.request_id is not None and reply.token is not None and message.mandatory:
+            self._ledger.note_sent(reply.request_id, reply.token)
         return None
 
     async def _undeliverable(self, outcome: Outcome, reply: Reply, error: PublishError) -> None:
         self._emit(ReplyUndeliverable(*subject(outcome), reply.reply_to, str(error)))
-        if reply.request_id is not None:
-            await self._ledger.note_undeliverable(reply.request_id)
+        if reply.request_id is not None and reply.token is not None:
+            await self._ledger.note_undeliverable(reply.request_id, reply.token)
 
     # ------------------------------------------------------------------------------------- copies
 
@@ -202,6 +202,7 @@ class Settler:
         """
         headers = self._explanation(delivery, letter)
         refused = isinstance(outcome, Refused)
+        token = None if outcome.reply is None else outcome.reply.token
         try:
             await self._send(delivery, copy_message(delivery, self._names.dead, headers, cut=refused))
         except PublishError as error:
@@ -211,8 +212,8 @@ class Settler:
             await self._copy(delivery, self._slowest, letter.request_id, letter.attempts, headers)
             return False
         self._emit(RequestParked(*subject(outcome), letter.code, letter.message))
-        if letter.request_id is not None and not refused:
-            await self._ledger.note_parked(letter.request_id)
+        if letter.request_id is not None and token is not None:
+            await self._ledger.note_parked(letter.request_id, token)
         return True
 
     def _explanation(self, delivery: Delivery, letter: Letter) -> dict[str, Any]:

@@ -138,6 +138,7 @@ async def test_a_finished_request_is_answered_with_what_was_stored(
         assert await ledger.finish(finish) is Step.APPLIED
         answer = await ledger.claim(a_claim(claim.request_id))
     assert answer == Finished(
+        token=claim.token,
         status=finish.status,
         response=finish.response,
         session_id=claim.session_id,

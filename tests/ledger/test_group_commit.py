@@ -180,6 +180,21 @@ async def test_an_unexpected_error_reaches_every_caller_and_ends_nothing() -> No
     assert await group.do(numbered(2, 1)) == 2
 
 
+async def test_an_unexpected_error_is_its_step_s_alone() -> None:
+    """One step that the ledger stumbles over, among others: they are committed, and get their answers."""
+
+    async def commit(batch: Sequence[Ask]) -> list[int]:
+        if any(ask.bad for ask in batch):
+            raise ZeroDivisionError
+        return [ask.number for ask in batch]
+
+    group: GroupCommit[Ask, int] = GroupCommit(commit)
+    asks = [numbered(number, number, bad=number == 5) for number in range(9)]
+    answers = await asyncio.gather(*map(group.do, asks), return_exceptions=True)
+    assert isinstance(answers.pop(5), ZeroDivisionError)
+    assert answers == [0, 1, 2, 3, 4, 6, 7, 8]
+
+
 @pytest.mark.parametrize("moment", range(6))
 async def test_what_its_caller_does_not_hear_of_is_abandoned(moment: int) -> None:
     """Cancelled before its transaction, during it, or between the answer and the caller's next turn."""

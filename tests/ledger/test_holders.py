@@ -109,7 +109,7 @@ async def test_a_lapsed_registration_starts_the_grace_anew(ledger_url: str) -> N
 
 @pytest.mark.parametrize("waiting", [False, True])
 async def test_a_request_that_saw_two_workers_die_is_claimed_alone(ledger_url: str, *, waiting: bool) -> None:
-    """Suspect writes nothing; ``alone`` takes it. Waiting for its next attempt does not clear it."""
+    """Suspect writes nothing; a claim without a limit takes it. Waiting for an attempt does not clear it."""
     async with worker(ledger_url, "heir") as heir:
         request_id = None
         for name in ("first", "second"):
@@ -117,12 +117,12 @@ async def test_a_request_that_saw_two_workers_die_is_claimed_alone(ledger_url: s
                 claim = await take(ledger, request_id)
                 request_id = claim.request_id
         if waiting:
-            claim = await take(heir, request_id, alone=True)
+            claim = await take(heir, request_id, suspect_after=None)
             await heir.release(released(claim))
         before = await entry(ledger_url, claim.request_id)
         assert await heir.claim(a_claim(request_id)) == Suspect()
         assert await entry(ledger_url, claim.request_id) == before
-        answer = await heir.claim(a_claim(request_id, alone=True))
+        answer = await heir.claim(a_claim(request_id, suspect_after=None))
     assert isinstance(answer, Claimed)
     assert answer.crashes == 2
 

@@ -275,6 +275,6 @@ async def test_postgresql_leaves_no_connection_behind(postgresql_url: str) -> No
     count += " AND datname = current_database()"
     async with worker(postgresql_url) as ledger:
         claim = await take(ledger)
-        await ledger.note_parked(claim.request_id)
+        await ledger.note_parked(claim.request_id, claim.token)
         assert 0 < (await sql(postgresql_url, count))[0][0] <= 4
     await becomes(postgresql_url, count, [(0,)])

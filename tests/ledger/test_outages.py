@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import threading
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -181,7 +182,7 @@ async def test_what_waits_when_the_ledger_is_closed_while_it_is_away_is_told(
                 else:
                     patch.setattr(Line, "_fetch", unreachable)
                 tasks = [asyncio.create_task(ledger.claim(a_claim())) for _ in range(700)]
-                ledger.note_sent(a_claim().request_id)
+                ledger.note_sent(uuid4(), uuid4())
                 await eventually(lambda: not ledger.availability.up)
                 assert ledger.availability.reason
                 await ledger.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import asyncpg
@@ -188,9 +188,36 @@ async def test_postgresql_uses_its_indexes_however_large_the_tables(postgresql_u
             await asyncio.gather(*map(ledger.claim, claims))
             await asyncio.gather(*(ledger.finish(completed(claim)) for claim in claims))
             await asyncio.gather(*(ledger.claim(a_claim(claim.request_id)) for claim in claims))
-            await asyncio.gather(*(ledger.note_parked(claim.request_id) for claim in claims))
+            await asyncio.gather(*(ledger.note_parked(claim.request_id, claim.token) for claim in claims))
     await becomes(
         postgresql_url,
         "SELECT seq_scan, n_tup_ins FROM pg_stat_user_tables WHERE relname = 'requests'",
         [(0, 200)],
     )
+
+
+async def test_a_defect_after_an_outage_is_no_outage(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server answers again, with what makes the library stumble: the caller hears of it, and the ledger
+    counts as up."""
+    troubles: list[Exception] = [ConnectionRefusedError(), IndexError("a message without content")]
+
+    async def connect(url: str, **options: Any) -> asyncpg.Connection:
+        if troubles:
+            raise troubles.pop(0)
+        return await asyncpg.connect(url)
+
+    async with worker(postgresql_url) as ledger:
+        await take(ledger)
+        await sql(
+            postgresql_url,
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE query LIKE '%INTO requests%' AND pid <> pg_backend_pid()",
+        )
+        monkeypatch.setattr(postgresql_line, "connect", connect)
+        with pytest.raises(IndexError):
+            async with asyncio.timeout(DEADLINE):
+                await ledger.claim(a_claim())
+        await eventually(lambda: ledger.availability.up)
+        assert not troubles

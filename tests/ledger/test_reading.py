@@ -10,9 +10,23 @@ from uuid import uuid4
 import pytest
 
 from contracts import ErrorCode, RequestStatus
-from tests.ledger.support import bury, completed, failed, postponed, shift, take, worker
-from worker.ledger import LedgerError, open_reader
-from worker.ledger.base import Entry
+from tests.ledger.support import (
+    DEADLINE,
+    a_claim,
+    bury,
+    completed,
+    failed,
+    postponed,
+    released,
+    shift,
+    take,
+    worker,
+)
+from tests.support.waiting import eventually
+from worker.ledger import LedgerError, open_reader, upgrade
+from worker.ledger.base import Claimed, Entry
+from worker.ledger.sqlite_file import path_of
+from worker.ledger.sqlite_reader import SQLiteReader
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +37,7 @@ async def test_an_entry_is_read_whole(ledger_url: str) -> None:
     async with worker(ledger_url) as ledger:
         claim = await take(ledger)
         await ledger.finish(failed(claim, ErrorCode.HANDLER_FAILED))
-        await ledger.note_undeliverable(claim.request_id)
+        await ledger.note_undeliverable(claim.request_id, claim.token)
         reader = open_reader(ledger_url)
         await reader.open()
         found = await reader.get(claim.request_id)
@@ -40,6 +54,37 @@ async def test_an_entry_is_read_whole(ledger_url: str) -> None:
     assert found.next_attempt_at is None
     assert found.received_at <= found.finished_at <= found.updated_at <= datetime.now(UTC)
     assert [set(each) for each in found.history] == [{"status", "at", "attempt", "worker_id", "detail"}] * 3
+
+
+async def test_an_entry_that_came_too_late_is_among_those_that_wait(ledger_url: str) -> None:
+    """Its worker died before it could record that; nobody holds it, and people find it."""
+    async with worker(ledger_url) as ledger:
+        claim = a_claim(patience=0)
+        assert isinstance(await ledger.claim(claim), Claimed)
+        again = await take(ledger, patience=0.001)
+        await ledger.release(released(again))
+        await asyncio.sleep(0.01)
+        answer = await ledger.claim(a_claim(again.request_id))
+        assert isinstance(answer, Claimed)
+        assert answer.expired
+        reader = open_reader(ledger_url)
+        await reader.open()
+        found = await reader.find(status=RequestStatus.PENDING)
+        await reader.close()
+    assert {each.request_id for each in found} == {claim.request_id, again.request_id}
+
+
+async def test_a_question_that_nobody_waits_for_ends_with_its_reader(sqlite_url: str) -> None:
+    """Closing the file under a running query would end the process."""
+    await upgrade(sqlite_url)
+    reader = SQLiteReader(path_of(sqlite_url))
+    await reader.open()
+    endless = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+    question = asyncio.create_task(reader._ask(lambda database: database.execute(endless).fetchone()))
+    await eventually(reader._lock.locked)
+    question.cancel()
+    async with asyncio.timeout(DEADLINE):
+        await reader.close()
 
 
 async def test_entries_are_found_by_status_and_time_the_newest_first(ledger_url: str) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
 from contracts import RequestStatus
 from tests.ledger.support import a_claim, completed, entry, failed, sql, take, worker
-from worker.ledger.base import Claimed, EntryRejectedError, Step
+from worker.ledger.base import Claimed, EntryRejectedError, Finished, Step
 
 
 @pytest.mark.parametrize("culprits", [{0}, {17}, {3, 4, 39}, set(range(40))])
@@ -40,13 +40,28 @@ async def test_an_outcome_that_breaks_a_constraint_fails_alone(ledger_url: str) 
     assert await sql(ledger_url, "SELECT count(*) FROM sessions") == [(10,)]
 
 
+async def test_an_outcome_of_a_newer_release_is_served(ledger_url: str) -> None:
+    """Its error code is not known here. The answer goes out all the same, and the neighbours in the batch are
+    claimed."""
+    async with worker(ledger_url) as ledger:
+        claim = await take(ledger)
+        await ledger.finish(failed(claim))
+        await sql(ledger_url, "UPDATE requests SET error_code = 'of_the_next_release'")
+        neighbours = [a_claim() for _ in range(3)]
+        claims = [a_claim(), a_claim(claim.request_id), *neighbours]
+        _, answer, *others = await asyncio.gather(*map(ledger.claim, claims))
+    assert isinstance(answer, Finished)
+    assert (answer.response, answer.error_code) == (b"sorry", None)
+    assert all(isinstance(other, Claimed) for other in others)
+
+
 async def test_a_note_that_nobody_awaits_cannot_break_its_neighbours(ledger_url: str) -> None:
     """Notes about unknown requests are dropped quietly."""
     async with worker(ledger_url) as ledger:
         claim = await take(ledger)
         await ledger.finish(completed(claim))
-        ledger.note_sent(a_claim().request_id)
-        ledger.note_sent(claim.request_id)
+        ledger.note_sent(uuid4(), uuid4())
+        ledger.note_sent(claim.request_id, claim.token)
     assert (await entry(ledger_url, claim.request_id)).reply == "sent"
 
 
@@ -89,7 +104,11 @@ async def test_overlapping_batches_of_two_workers_do_not_deadlock(ledger_url: st
             )
             assert sum(step is Step.APPLIED for step in steps) == 300
             await asyncio.gather(
-                *(ledger.note_parked(claim.request_id) for ledger in (one, two) for claim in claims)
+                *(
+                    ledger.note_parked(claim.request_id, claim.token)
+                    for ledger in (one, two)
+                    for claim in claims
+                )
             )
         assert one.availability.up
         assert two.availability.up

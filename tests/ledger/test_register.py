@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import TYPE_CHECKING, Any
 
 from tests.ledger.support import DEADLINE, a_claim, completed, sql, take, worker
 from tests.support.tcp_proxy import TcpProxy
-from worker.ledger import postgresql
+from tests.support.waiting import eventually
+from worker.ledger import open_ledger, postgresql, upgrade
 from worker.ledger.base import InOtherHands, Step
 from worker.ledger.postgresql_register import Register
 
@@ -36,3 +38,28 @@ async def test_nothing_is_taken_from_a_living_worker_whose_renewal_hangs(
             assert isinstance(await other.claim(a_claim(claim.request_id)), InOtherHands)
             assert await me.finish(completed(claim)) is Step.APPLIED
     assert await sql(postgresql_url, "SELECT attempt, crashes FROM requests") == [(1, 0)]
+
+
+async def test_a_worker_that_is_stopped_while_it_joins_leaves_at_once(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The register's thread has started and has no event loop yet: it ends all the same."""
+    await upgrade(postgresql_url)
+    let_run, run = threading.Event(), Register._run
+
+    def later(register: Register) -> None:
+        let_run.wait()
+        run(register)
+
+    monkeypatch.setattr(Register, "_run", later)
+    ledger = open_ledger(postgresql_url, worker_id="me", holder_timeout=15)
+    assert isinstance(ledger, postgresql.PostgreSQLLedger)
+    opening = asyncio.create_task(ledger.open())
+    await eventually(lambda: ledger._register._thread.ident is not None)
+    opening.cancel()
+    await eventually(ledger._register._leaving.is_set)
+    let_run.set()
+    async with asyncio.timeout(DEADLINE):
+        await asyncio.wait({opening})
+    assert opening.cancelled()
+    assert await sql(postgresql_url, "SELECT count(*) FROM workers") == [(0,)]

@@ -22,6 +22,7 @@ from tests.ledger.support import (
     worker,
 )
 from worker.ledger.base import Claimed, Finished, Mismatch, Reopened, Step
+from worker.ledger.notes import LAZY
 
 
 async def test_a_re_opened_request_begins_a_fresh_round(ledger_url: str) -> None:
@@ -29,8 +30,8 @@ async def test_a_re_opened_request_begins_a_fresh_round(ledger_url: str) -> None
     async with worker(ledger_url, "one") as ledger:
         first = await take(ledger, patience=30)
         await ledger.finish(failed(first))
-        await ledger.note_parked(first.request_id)
-        await ledger.note_undeliverable(first.request_id)
+        await ledger.note_parked(first.request_id, first.token)
+        await ledger.note_undeliverable(first.request_id, first.token)
         await sql(ledger_url, "UPDATE requests SET attempt = 6, crashes = 2")
         await shift(ledger_url, "requests.expires_at", -3600, "true")
         assert await ledger.reopen(first.request_id, FINGERPRINT) is Reopened.REOPENED
@@ -69,13 +70,31 @@ async def test_what_fails_again_is_to_be_parked_again(ledger_url: str) -> None:
     async with worker(ledger_url) as ledger:
         first = await take(ledger)
         await ledger.finish(failed(first))
-        await ledger.note_parked(first.request_id)
+        await ledger.note_parked(first.request_id, first.token)
         await ledger.reopen(first.request_id, FINGERPRINT)
         again = await take(ledger, first.request_id)
         await ledger.finish(failed(again, ErrorCode.HANDLER_TIMEOUT))
         answer = await ledger.claim(a_claim(first.request_id))
     assert isinstance(answer, Finished)
     assert (answer.error_code, answer.parked) == (ErrorCode.HANDLER_TIMEOUT, False)
+
+
+async def test_notes_of_the_old_round_say_nothing_of_the_new_one(ledger_url: str) -> None:
+    """They may come late: the new round's answer is neither sent nor parked by them."""
+    async with worker(ledger_url) as ledger:
+        first = await take(ledger)
+        await ledger.finish(failed(first))
+        await ledger.reopen(first.request_id, FINGERPRINT)
+        again = await take(ledger, first.request_id)
+        await ledger.finish(failed(again))
+        ledger.note_sent(first.request_id, first.token)
+        await ledger.note_parked(first.request_id, first.token)
+        await asyncio.sleep(2 * LAZY)
+        await ledger.note_undeliverable(first.request_id, again.token)
+        answer = await ledger.claim(a_claim(first.request_id))
+    assert isinstance(answer, Finished)
+    assert not answer.parked
+    assert (await entry(ledger_url, first.request_id)).reply == "undeliverable"
 
 
 async def test_another_request_under_the_same_id_re_opens_nothing(ledger_url: str) -> None:
@@ -127,7 +146,7 @@ async def test_late_steps_of_the_old_round_do_not_reach_into_the_new_one(ledger_
         await ledger.reopen(claim.request_id, FINGERPRINT)
         before = await entry(ledger_url, claim.request_id)
         assert await ledger.finish(late) is Step.FENCED
-        await ledger.note_parked(claim.request_id)
+        await ledger.note_parked(claim.request_id, claim.token)
         assert await entry(ledger_url, claim.request_id) == before
         again = await take(ledger, claim.request_id)
         await ledger.finish(failed(again))

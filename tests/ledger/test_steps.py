@@ -9,6 +9,7 @@ import pytest
 
 from contracts import ErrorCode, RequestStatus, check_move
 from tests.ledger.support import (
+    FINGERPRINT,
     a_claim,
     becomes,
     bury,
@@ -191,7 +192,7 @@ async def test_sent_is_noted_soon_without_being_awaited(ledger_url: str) -> None
     async with worker(ledger_url) as ledger:
         claim = await take(ledger)
         await ledger.finish(completed(claim))
-        ledger.note_sent(claim.request_id)
+        ledger.note_sent(claim.request_id, claim.token)
         await becomes(ledger_url, "SELECT reply FROM requests", [("sent",)])
 
 
@@ -200,7 +201,7 @@ async def test_sent_is_noted_before_the_ledger_closes(ledger_url: str) -> None:
     async with worker(ledger_url) as ledger:
         claim = await take(ledger)
         await ledger.finish(completed(claim))
-        ledger.note_sent(claim.request_id)
+        ledger.note_sent(claim.request_id, claim.token)
     assert (await entry(ledger_url, claim.request_id)).reply == "sent"
 
 
@@ -215,11 +216,11 @@ async def test_a_reply_that_is_sent_again_and_again_is_written_once(ledger_url: 
     async with worker(ledger_url) as ledger:
         claim = await take(ledger)
         await ledger.finish(completed(claim))
-        ledger.note_sent(claim.request_id)
+        ledger.note_sent(claim.request_id, claim.token)
     (before,) = await sql(ledger_url, "SELECT updated_at, reply FROM requests")
     async with worker(ledger_url, emit=emit) as ledger:
         for _ in range(100):
-            ledger.note_sent(claim.request_id)
+            ledger.note_sent(claim.request_id, claim.token)
     assert len(committed) == 1
     assert await sql(ledger_url, "SELECT updated_at, reply FROM requests") == [before]
     assert before[1] == "sent"
@@ -231,12 +232,12 @@ async def test_a_reply_that_was_sent_once_stays_sent(ledger_url: str) -> None:
         one, two = await take(ledger), await take(ledger)
         for claim in (one, two):
             await ledger.finish(completed(claim))
-        ledger.note_sent(one.request_id)
-        await ledger.note_undeliverable(two.request_id)
+        ledger.note_sent(one.request_id, one.token)
+        await ledger.note_undeliverable(two.request_id, two.token)
         assert (await entry(ledger_url, two.request_id)).reply == "undeliverable"
-        ledger.note_sent(two.request_id)
+        ledger.note_sent(two.request_id, two.token)
     async with worker(ledger_url) as ledger:
-        await ledger.note_undeliverable(one.request_id)
+        await ledger.note_undeliverable(one.request_id, one.token)
     assert (await entry(ledger_url, one.request_id)).reply == "sent"
     assert (await entry(ledger_url, two.request_id)).reply == "sent"
 
@@ -246,7 +247,7 @@ async def test_a_parked_request_says_so(ledger_url: str) -> None:
     async with worker(ledger_url) as ledger:
         claim = await take(ledger)
         await ledger.finish(failed(claim))
-        await ledger.note_parked(claim.request_id)
+        await ledger.note_parked(claim.request_id, claim.token)
         answer = await ledger.claim(a_claim(claim.request_id))
     assert isinstance(answer, Finished)
     assert answer.parked
@@ -286,3 +287,16 @@ async def test_the_history_of_a_long_life_has_legal_moves_in_order(ledger_url: s
         ("completed", 2, "two"),
     ]
     assert found.history[6]["detail"] == "its worker one is gone"
+
+
+async def test_history_never_goes_back_with_the_clock(ledger_url: str) -> None:
+    """The clock was put back after the outcome; what is noted and re-opened then is not dated before it."""
+    async with worker(ledger_url) as ledger:
+        claim = await take(ledger)
+        await ledger.finish(failed(claim))
+        await shift(ledger_url, "requests.updated_at", 60, "true")
+        before = (await entry(ledger_url, claim.request_id)).updated_at
+        await ledger.note_parked(claim.request_id, claim.token)
+        assert (await entry(ledger_url, claim.request_id)).updated_at == before
+        await ledger.reopen(claim.request_id, FINGERPRINT)
+    assert datetime.fromisoformat((await entry(ledger_url, claim.request_id)).history[-1]["at"]) == before

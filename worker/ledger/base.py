@@ -33,9 +33,9 @@ class Claim:
     ``token`` is fresh for every claim; all later steps apply only while the entry still bears it.
     ``session_id`` and ``traceparent`` are proposals, kept if the request is new. ``patience`` is the time,
     in seconds, after which the requester no longer waits (None: for ever; 0: it has gone already); it is
-    noted only when the request is new. An entry with ``suspect_after`` crashes or more is claimed only when
-    ``alone`` says that the caller runs no other such entry at the moment (the crash that a takeover adds
-    counts). What is claimed for a caller who is cancelled meanwhile is released again.
+    noted only when the request is new. An entry with ``suspect_after`` crashes or more (the one that a
+    takeover adds counts) is not claimed; with None it is, for the caller runs no other such entry at the
+    moment. What is claimed for a caller who is cancelled meanwhile is released again.
     """
 
     request_id: UUID
@@ -50,8 +50,7 @@ class Claim:
     reply_to: str | None = None
     correlation_id: str | None = None
     traceparent: str | None = None
-    suspect_after: int = 2
-    alone: bool = False
+    suspect_after: int | None = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +133,7 @@ class InOtherHands:
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """The request saw several workers die; claim it again with ``alone`` when nothing else suspect runs."""
+    """The request saw several workers die; claim it again, without a limit, when no other suspect runs."""
 
 
 SETTLING_SECONDS = 5.0
@@ -144,10 +143,12 @@ SETTLING_SECONDS = 5.0
 class Finished:
     """The request had its outcome before; ``response`` is the reply that was stored with it.
 
-    ``parked`` says whether its copy is on the parking lot. ``settling`` says that another worker recorded the
-    outcome less than ``SETTLING_SECONDS`` ago and is alive: it may still be about to reply and to park.
+    ``token`` is that of the claim that led to it. ``parked`` says whether its copy is on the parking lot.
+    ``settling`` says that another worker recorded the outcome less than ``SETTLING_SECONDS`` ago and is
+    alive: it may still be about to reply and to park.
     """
 
+    token: UUID
     status: RequestStatus
     response: bytes
     session_id: str
@@ -274,13 +275,16 @@ class Ledger(Protocol):
 
     async def release(self, release: Release) -> Step: ...
 
-    def note_sent(self, request_id: UUID) -> None:
+    # Notes are about the outcome of the claim with this token: once an operator has re-opened the request,
+    # they say nothing of its new round.
+
+    def note_sent(self, request_id: UUID, token: UUID) -> None:
         """Note, some time soon and without waiting, that the reply was confirmed by the broker."""
 
-    async def note_undeliverable(self, request_id: UUID) -> None:
+    async def note_undeliverable(self, request_id: UUID, token: UUID) -> None:
         """Record that the reply could not be delivered (a reply that was sent before stays ``sent``)."""
 
-    async def note_parked(self, request_id: UUID) -> None:
+    async def note_parked(self, request_id: UUID, token: UUID) -> None:
         """Record that the request's copy is on the parking lot."""
 
     async def reopen(self, request_id: UUID, fingerprint: bytes) -> Reopened:

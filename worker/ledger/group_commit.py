@@ -35,6 +35,8 @@ class HasRequestId(Protocol):
 
 StepT = TypeVar("StepT", bound=HasRequestId)
 AnswerT = TypeVar("AnswerT")
+_Item = tuple[StepT, asyncio.Future[AnswerT] | None]
+"""A step, and where its caller waits for the answer; None where nobody does."""
 
 
 class RefusedError(Exception):
@@ -44,11 +46,11 @@ class RefusedError(Exception):
 class GroupCommit(Generic[StepT, AnswerT]):
     """Turns single steps into batches for ``commit``, and its answers into single answers.
 
-    ``commit`` takes a batch, makes it durable and returns one answer per step, in order. It may raise
-    RefusedError; then the batch is halved until only the culprit fails. Whatever else it raises is raised
-    by every step of the batch: an outage is for ``commit`` itself to wait out. ``abandoned`` hears how a step
-    ended whose caller was cancelled meanwhile. Of the steps for which nobody waits a batch takes as many as
-    of the others, or ``min_notes``.
+    ``commit`` takes a batch, makes it durable and returns one answer per step, in order. An outage is for
+    ``commit`` itself to wait out; it raises LedgerError when the ledger is closed meanwhile. After any other
+    error the batch is halved until only the culprit fails: the steps may then be committed a second time, and
+    know by their tokens that they were. ``abandoned`` hears how a step ended whose caller was cancelled
+    meanwhile. Of the steps for which nobody waits a batch takes as many as of the others, or ``min_notes``.
     """
 
     def __init__(
@@ -62,8 +64,8 @@ class GroupCommit(Generic[StepT, AnswerT]):
         self._min_notes = min_notes
         self._abandoned = abandoned
         self._emit = emit
-        self._waiting: deque[tuple[StepT, asyncio.Future[AnswerT] | None]] = deque()
-        self._notes: deque[tuple[StepT, asyncio.Future[AnswerT] | None]] = deque()
+        self._waiting: deque[_Item[StepT, AnswerT]] = deque()
+        self._notes: deque[_Item[StepT, AnswerT]] = deque()
         self._worker: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
@@ -110,36 +112,32 @@ class GroupCommit(Generic[StepT, AnswerT]):
             self._worker = asyncio.create_task(self._work(), name="ledger group commit")
 
     async def _work(self) -> None:
-        batch: list[tuple[StepT, asyncio.Future[AnswerT] | None]] = []
+        batch: list[_Item[StepT, AnswerT]] = []
         try:
             while self._waiting or self._notes:
                 batch = self._next_batch()
-                await self._settle(batch)
+                await self._commit_batch(batch)
         finally:
             self._worker = None
             self._drop(batch)
 
-    def _drop(self, items: Iterable[tuple[StepT, asyncio.Future[AnswerT] | None]]) -> None:
+    def _drop(self, items: Iterable[_Item[StepT, AnswerT]]) -> None:
         for _, answer in items:
             if answer is not None and not answer.done():
                 answer.set_exception(LedgerError("the ledger was closed before this could be written"))
 
-    def _next_batch(self) -> list[tuple[StepT, asyncio.Future[AnswerT] | None]]:
-        batch: dict[int, tuple[StepT, asyncio.Future[AnswerT] | None]] = {}
+    def _next_batch(self) -> list[_Item[StepT, AnswerT]]:
+        batch: dict[int, _Item[StepT, AnswerT]] = {}
         _move(self._waiting, batch, MAX_BATCH)
         _move(self._notes, batch, len(batch) + max(len(batch), self._min_notes))
         return [batch[key] for key in sorted(batch)]
 
-    async def _settle(self, batch: list[tuple[StepT, asyncio.Future[AnswerT] | None]]) -> None:
+    async def _commit_batch(self, batch: list[_Item[StepT, AnswerT]]) -> None:
         began = time.monotonic()
         try:
             answers = await self._commit([step for step, _ in batch])
-        except RefusedError as error:
+        except Exception as error:  # noqa: BLE001 -- the callers must hear of it, and the next batch must run
             await self._find_culprit(batch, error)
-        except Exception as error:  # noqa: BLE001 -- every caller must hear of it, and the next batch must run
-            for _, answer in batch:
-                if answer is not None and not answer.done():
-                    answer.set_exception(error)
         else:
             self._emit(LedgerCommitted(len(batch), round(time.monotonic() - began, 6)))
             for (step, caller), given in zip(batch, answers, strict=True):
@@ -152,28 +150,24 @@ class GroupCommit(Generic[StepT, AnswerT]):
         if self._abandoned is not None:
             self._abandoned(step, answer)
 
-    async def _find_culprit(
-        self, batch: list[tuple[StepT, asyncio.Future[AnswerT] | None]], error: RefusedError
-    ) -> None:
-        if len(batch) > 1:
+    async def _find_culprit(self, batch: list[_Item[StepT, AnswerT]], error: Exception) -> None:
+        if len(batch) > 1 and not isinstance(error, LedgerError):
             middle = len(batch) // 2
-            await self._settle(batch[:middle])
-            await self._settle(batch[middle:])
+            await self._commit_batch(batch[:middle])
+            await self._commit_batch(batch[middle:])
             return
-        step, answer = batch[0]
-        if answer is not None and not answer.done():
-            rejected = EntryRejectedError(
-                f"the ledger refuses the data of request {step.request_id}: {error}"
-            )
-            rejected.__cause__ = error
-            answer.set_exception(rejected)
+        for step, answer in batch:
+            if answer is not None and not answer.done():
+                answer.set_exception(_rejected(step, error) if isinstance(error, RefusedError) else error)
 
 
-def _move(
-    queue: deque[tuple[StepT, asyncio.Future[AnswerT] | None]],
-    batch: dict[int, tuple[StepT, asyncio.Future[AnswerT] | None]],
-    limit: int,
-) -> None:
+def _rejected(step: HasRequestId, error: RefusedError) -> EntryRejectedError:
+    rejected = EntryRejectedError(f"the ledger refuses the data of request {step.request_id}: {error}")
+    rejected.__cause__ = error
+    return rejected
+
+
+def _move(queue: deque[_Item[StepT, AnswerT]], batch: dict[int, _Item[StepT, AnswerT]], limit: int) -> None:
     """Move to ``batch``, until it has ``limit``, the first step of each request that is not in it."""
     later = []
     while queue and len(batch) < limit:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from contracts import ErrorCode, RequestStatus
+from contracts import MOVES, RequestStatus
 from contracts.errors import ERRORS
 from worker.ledger.base import (
     SETTLING_SECONDS,
@@ -29,10 +29,13 @@ if TYPE_CHECKING:
 FINAL = frozenset({RequestStatus.COMPLETED, RequestStatus.FAILED})
 FINISHED = "status IN ({})".format(", ".join(f"'{status}'" for status in sorted(FINAL)))
 """The SQL for entries that have their outcome."""
-REOPENABLE = "status = 'failed' AND error_code NOT IN ({})".format(
+REOPENABLE = "status = 'failed' AND coalesce(error_code, '') NOT IN ({})".format(
     ", ".join(f"'{code}'" for code, info in sorted(ERRORS.items()) if not info.parked)
 )
-"""The SQL for entries that an operator may re-open: those whose failure was meant for people."""
+"""The SQL for entries that an operator may re-open: those whose failure was meant for people. ``coalesce``
+keeps PostgreSQL from an index of all failures, by which it would find them in another order than by id."""
+FINISHING = ", ".join(f"('{old}', '{new}')" for old, new in sorted(MOVES, key=str) if old and new in FINAL)
+"""The SQL for the moves that end a request, each as the status before and after."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +80,8 @@ class Held:
         wait = max(self.gone_in or 0, self.takeover_in or 0) if running else self.due_in or 0
         if wait > 0:
             return InOtherHands(wait, running, self.traceparent)
-        suspect = self.crashes + running >= claim.suspect_after
-        return Suspect() if suspect and not claim.alone else None
+        limit = claim.suspect_after
+        return None if limit is None or self.crashes + running < limit else Suspect()
 
     def claimed(self, *, expired: bool) -> Claimed:
         return Claimed(
@@ -87,11 +90,13 @@ class Held:
 
     def _finished(self) -> Finished:
         return Finished(
+            token=self.token,
             status=RequestStatus(self.status),
             response=self.response or b"",
             session_id=self.session_id,
             attempt=self.attempt,
-            error_code=ErrorCode(self.error_code) if self.error_code else None,
+            # One that only a newer release knows is for that release to park.
+            error_code=next((code for code in ERRORS if code == self.error_code), None),
             error=self.error,
             detail=self.detail,
             received_at=self.received_at,

@@ -19,19 +19,20 @@ class Note:
     """The reply was sent or cannot be delivered, or the request's copy is on the parking lot."""
 
     request_id: UUID
+    token: UUID
     kind: Literal["sent", "undeliverable", "parked"]
 
 
 class LazyNotes:
-    """Gathers the ids of sent replies and hands each over as one Note, ``LAZY`` seconds after the first."""
+    """Gathers what was sent and hands each over as one Note, ``LAZY`` seconds after the first."""
 
     def __init__(self, write: Callable[[Note], None]) -> None:
         self._write = write
-        self._request_ids: dict[UUID, None] = {}
+        self._tokens: dict[UUID, UUID] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def sent(self, request_id: UUID) -> None:
-        self._request_ids[request_id] = None
+    def sent(self, request_id: UUID, token: UUID) -> None:
+        self._tokens[request_id] = token
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(LAZY, self.flush)
 
@@ -40,6 +41,6 @@ class LazyNotes:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        request_ids, self._request_ids = self._request_ids, {}
-        for request_id in request_ids:
-            self._write(Note(request_id, "sent"))
+        tokens, self._tokens = self._tokens, {}
+        for request_id, token in tokens.items():
+            self._write(Note(request_id, token, "sent"))

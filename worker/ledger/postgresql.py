@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from worker.identifiers import new_token
 from worker.ledger.availability import Availability
@@ -37,7 +37,7 @@ from worker.ledger.postgresql_statements import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from uuid import UUID
 
     from worker.ledger.base import ClaimAnswer
@@ -58,7 +58,9 @@ _FINISH = attrgetter("request_id", "token", "status", "response", "error_code", 
 _POSTPONE = attrgetter("request_id", "token", "delay", "error_code", "detail")
 _RELEASE = attrgetter("request_id", "token")
 _REOPEN = attrgetter("request_id", "fingerprint", "token")
-_NOTE = attrgetter("request_id", "kind")
+_NOTE = attrgetter("request_id", "token", "kind")
+
+Ending = Finish | Postpone | Release
 
 
 class PostgreSQLLedger:
@@ -76,9 +78,9 @@ class PostgreSQLLedger:
         self._lines = Lines([Line(url, self._lost, self._back) for _ in range(LINES)])
         self._register = Register(url, membership, self._lost, self._back)
         self._claims: GroupCommit[Claim, ClaimAnswer] = GroupCommit(self._claim, self._abandoned, emit)
-        self._finishes: GroupCommit[Finish, Step] = GroupCommit(self._finish, emit=emit)
-        self._postpones: GroupCommit[Postpone, Step] = GroupCommit(self._postpone, emit=emit)
-        self._releases: GroupCommit[Release, Step] = GroupCommit(self._release, emit=emit)
+        self._finishes = GroupCommit(self._writing(FINISH, _FINISH), emit=emit)
+        self._postpones = GroupCommit(self._writing(POSTPONE, _POSTPONE), emit=emit)
+        self._releases = GroupCommit(self._writing(RELEASE, _RELEASE), emit=emit)
         self._reopens: GroupCommit[Reopen, Reopened] = GroupCommit(self._reopen, emit=emit)
         self._notes: GroupCommit[Note, Step] = GroupCommit(self._note, emit=emit)
         self._lazy_notes = LazyNotes(self._notes.note)
@@ -115,20 +117,20 @@ class PostgreSQLLedger:
     async def release(self, release: Release) -> Step:
         return await self._releases.do(release)
 
-    def note_sent(self, request_id: UUID) -> None:
-        self._lazy_notes.sent(request_id)
+    def note_sent(self, request_id: UUID, token: UUID) -> None:
+        self._lazy_notes.sent(request_id, token)
 
-    async def note_undeliverable(self, request_id: UUID) -> None:
-        await self._notes.do(Note(request_id, "undeliverable"))
+    async def note_undeliverable(self, request_id: UUID, token: UUID) -> None:
+        await self._notes.do(Note(request_id, token, "undeliverable"))
 
-    async def note_parked(self, request_id: UUID) -> None:
-        await self._notes.do(Note(request_id, "parked"))
+    async def note_parked(self, request_id: UUID, token: UUID) -> None:
+        await self._notes.do(Note(request_id, token, "parked"))
 
     async def reopen(self, request_id: UUID, fingerprint: bytes) -> Reopened:
         return await self._reopens.do(Reopen(request_id, fingerprint, new_token()))
 
     async def _claim(self, claims: Sequence[Claim]) -> list[ClaimAnswer]:
-        limits = [_NO_LIMIT if claim.alone else claim.suspect_after for claim in claims]
+        limits = [_NO_LIMIT if claim.suspect_after is None else claim.suspect_after for claim in claims]
         grace = self._me.takeover_grace
         taken = await self._lines.fetch(
             CLAIM, *zip(*map(_CLAIM, claims), strict=True), self._me.worker_id, limits, grace
@@ -149,21 +151,17 @@ class PostgreSQLLedger:
             later = InOtherHands(0.0, running=False)
             answers[claim.request_id] = (held and held.refusal(claim)) or later
 
-    async def _finish(self, steps: Sequence[Finish]) -> list[Step]:
-        written = await self._lines.fetch(FINISH, *zip(*map(_FINISH, steps), strict=True), self._me.worker_id)
-        return await self._outcomes(steps, {row[0] for row in written})
+    def _writing(
+        self, sql: str, columns: Callable[[Ending], tuple[Any, ...]]
+    ) -> Callable[[Sequence[Ending]], Awaitable[list[Step]]]:
+        """What commits the steps that end a hold, by a statement that returns the ids of those it wrote."""
 
-    async def _postpone(self, steps: Sequence[Postpone]) -> list[Step]:
-        written = await self._lines.fetch(
-            POSTPONE, *zip(*map(_POSTPONE, steps), strict=True), self._me.worker_id
-        )
-        return await self._outcomes(steps, {row[0] for row in written})
+        async def commit(steps: Sequence[Ending]) -> list[Step]:
+            values = zip(*map(columns, steps), strict=True)
+            written = await self._lines.fetch(sql, *values, self._me.worker_id)
+            return await self._outcomes(steps, {row[0] for row in written})
 
-    async def _release(self, steps: Sequence[Release]) -> list[Step]:
-        written = await self._lines.fetch(
-            RELEASE, *zip(*map(_RELEASE, steps), strict=True), self._me.worker_id
-        )
-        return await self._outcomes(steps, {row[0] for row in written})
+        return commit
 
     async def _reopen(self, steps: Sequence[Reopen]) -> list[Reopened]:
         written = await self._lines.fetch(REOPEN, *zip(*map(_REOPEN, steps), strict=True), self._me.worker_id)
@@ -177,7 +175,7 @@ class PostgreSQLLedger:
         await self._lines.fetch(NOTE, *zip(*map(_NOTE, notes), strict=True))
         return [Step.APPLIED] * len(notes)
 
-    async def _outcomes(self, steps: Sequence[Finish | Postpone | Release], written: set[UUID]) -> list[Step]:
+    async def _outcomes(self, steps: Sequence[Ending], written: set[UUID]) -> list[Step]:
         if len(written) == len(steps):
             return [Step.APPLIED] * len(steps)
         others = [step.request_id for step in steps if step.request_id not in written]

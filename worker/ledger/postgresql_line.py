@@ -176,10 +176,12 @@ class Line:
             raise RefusedError(str(error)) from error
         except _COLLISIONS:
             raise
-        except BaseException:
+        except BaseException as error:
             if self._connection is not None:
                 self._connection.terminate()
                 self._connection = None
+            if isinstance(error, Exception) and not isinstance(error, AWAY):
+                self._here(self)  # a defect, whoever's, is no outage
             raise
 
     def _failed_again(self, state: RetryCallState) -> None:

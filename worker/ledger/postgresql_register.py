@@ -48,6 +48,7 @@ class Register:
         self._here = here
         self._thread = threading.Thread(target=self._run, name="ledger register", daemon=True)
         self._joined: Future[None] = Future()
+        self._leaving = threading.Event()
         self._home: asyncio.AbstractEventLoop | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
@@ -61,6 +62,7 @@ class Register:
 
     async def leave(self) -> None:
         """Take this worker off the register and end the thread; bounded, also when the ledger is away."""
+        self._leaving.set()  # for a thread that has no loop yet
         if self._loop is not None and self._task is not None:
             with suppress(RuntimeError):  # it has ended already
                 self._loop.call_soon_threadsafe(self._task.cancel)
@@ -72,8 +74,10 @@ class Register:
             runner.run(self._stay())
 
     async def _stay(self) -> None:
-        self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
+        self._loop = asyncio.get_running_loop()
+        if self._leaving.is_set():
+            return
         gap = False
         try:
             while True:

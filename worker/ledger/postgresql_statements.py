@@ -7,14 +7,13 @@ it then waited for another worker's, the entry's ``updated_at`` may be later, an
 
 from __future__ import annotations
 
-from contracts import MOVES, RequestStatus
+from contracts import RequestStatus
 from contracts.status import REASONS
-from worker.ledger.held import FINAL, REOPENABLE
+from worker.ledger.held import FINISHING, REOPENABLE
 
 _TIME = "greatest(now(), r.updated_at)"
 _EXPIRED = "(r.expires_at IS NOT NULL AND r.expires_at <= now())"
 _TAKEN_OVER = "(r.status = 'processing')"
-_FINISHING = ", ".join(f"('{old}', '{new}')" for old, new in sorted(MOVES, key=str) if old and new in FINAL)
 
 
 def _move(status: str, attempt: str, worker: str, detail: str = "NULL::text", time: str = _TIME) -> str:
@@ -32,7 +31,8 @@ INSERT INTO requests AS r (request_id, token, fingerprint, session_id, user_id, 
 SELECT a.request_id, a.token, a.fingerprint, a.session_id, a.user_id, a.operation, a.casefile_id, a.title,
     a.reply_to, a.correlation_id, a.traceparent, now() + a.patience * interval '1 second',
     CASE WHEN a.patience <= 0 THEN 'pending' ELSE 'processing' END,
-    CASE WHEN a.patience <= 0 THEN 0 ELSE 1 END, $13, now(), now(),
+    CASE WHEN a.patience <= 0 THEN 0 ELSE 1 END, CASE WHEN a.patience <= 0 THEN NULL ELSE $13::text END,
+    now(), now(),
     CASE WHEN a.patience <= 0 THEN {_move("'pending'", "0", "$13::text", time="now()")}
     ELSE {_move("'pending'", "0", "$13::text", time="now()")}
         || {_move("'processing'", "1", "$13::text", time="now()")} END
@@ -40,7 +40,8 @@ FROM unnest($1::uuid[], $2::uuid[], $3::bytea[], $4::text[], $5::text[], $6::tex
     $9::text[], $10::text[], $11::text[], $12::float8[]) AS a (request_id, token, fingerprint, session_id,
     user_id, operation, casefile_id, title, reply_to, correlation_id, traceparent, patience)
 ON CONFLICT (request_id) DO UPDATE SET
-    token = excluded.token, holder = excluded.holder, next_attempt_at = NULL, updated_at = {_TIME},
+    token = excluded.token, holder = CASE WHEN {_EXPIRED} THEN NULL ELSE $13::text END,
+    next_attempt_at = NULL, updated_at = {_TIME},
     status = CASE WHEN {_EXPIRED} THEN 'pending' ELSE 'processing' END,
     attempt = r.attempt + (NOT {_TAKEN_OVER} AND NOT {_EXPIRED})::int,
     crashes = r.crashes + {_TAKEN_OVER}::int,
@@ -87,7 +88,7 @@ WITH written AS (
         history = r.history || {_move("a.status", "r.attempt", "$8::text", "a.detail")}
     FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::bytea[], $5::text[], $6::text[], $7::text[])
         AS a (request_id, token, status, response, error_code, error, detail)
-    WHERE r.request_id = a.request_id AND r.token = a.token AND (r.status, a.status) IN ({_FINISHING})
+    WHERE r.request_id = a.request_id AND r.token = a.token AND (r.status, a.status) IN ({FINISHING})
     RETURNING r.request_id, r.session_id, r.user_id, r.casefile_id, r.title, r.received_at, r.status
 ), created AS (
     INSERT INTO sessions (session_id, request_id, user_id, casefile_id, title, created_at)
@@ -134,8 +135,8 @@ UPDATE requests r SET updated_at = greatest(now(), r.updated_at),
     reply = CASE a.kind WHEN 'sent' THEN 'sent' WHEN 'undeliverable' THEN coalesce(r.reply, 'undeliverable')
         ELSE r.reply END,
     parked_at = CASE WHEN a.kind = 'parked' THEN coalesce(r.parked_at, now()) ELSE r.parked_at END
-FROM unnest($1::uuid[], $2::text[]) AS a (request_id, kind)
-WHERE r.request_id = a.request_id AND r.finished_at IS NOT NULL
+FROM unnest($1::uuid[], $2::uuid[], $3::text[]) AS a (request_id, token, kind)
+WHERE r.request_id = a.request_id AND r.token = a.token
     AND (a.kind <> 'sent' OR r.reply IS DISTINCT FROM 'sent')
 """
 

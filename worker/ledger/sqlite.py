@@ -62,14 +62,14 @@ class SQLiteLedger:
     async def release(self, release: Release) -> Step:
         return cast("Step", await self._steps.do(release))
 
-    def note_sent(self, request_id: UUID) -> None:
-        self._notes.sent(request_id)
+    def note_sent(self, request_id: UUID, token: UUID) -> None:
+        self._notes.sent(request_id, token)
 
-    async def note_undeliverable(self, request_id: UUID) -> None:
-        await self._steps.do(Note(request_id, "undeliverable"))
+    async def note_undeliverable(self, request_id: UUID, token: UUID) -> None:
+        await self._steps.do(Note(request_id, token, "undeliverable"))
 
-    async def note_parked(self, request_id: UUID) -> None:
-        await self._steps.do(Note(request_id, "parked"))
+    async def note_parked(self, request_id: UUID, token: UUID) -> None:
+        await self._steps.do(Note(request_id, token, "parked"))
 
     async def reopen(self, request_id: UUID, fingerprint: bytes) -> Reopened:
         return cast("Reopened", await self._steps.do(Reopen(request_id, fingerprint, new_token())))

@@ -55,8 +55,8 @@ class SQLiteReader:
 
     async def close(self) -> None:
         if self._database is not None:
-            self._database.close()
-            self._database = None
+            self._database.interrupt()  # a question that nobody waits for any more still runs in its thread
+        await asyncio.to_thread(self._disconnect)
 
     async def get(self, request_id: UUID) -> Entry | None:
         query = f"{_ENTRY} WHERE request_id = ?"
@@ -92,6 +92,12 @@ class SQLiteReader:
             )
 
         return await self._ask(look)
+
+    def _disconnect(self) -> None:
+        with self._lock:
+            if self._database is not None:
+                self._database.close()
+                self._database = None
 
     async def _ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
         return await asyncio.to_thread(self._ask_now, question)

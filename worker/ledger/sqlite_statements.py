@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from contracts import MOVES, RequestStatus
-from worker.ledger.held import REOPENABLE
+from contracts import RequestStatus
+from contracts.status import REASONS
+from worker.ledger.held import FINISHING, REOPENABLE
 
 HELD = """
 SELECT requests.*, its.gone_at AS holder_gone_at, mine.steady_since AS my_steady_since,
@@ -15,60 +16,66 @@ WHERE request_id = :request_id
 INSERT = """
 INSERT INTO requests (request_id, status, attempt, token, holder, fingerprint, session_id, user_id, operation,
     casefile_id, title, reply_to, correlation_id, traceparent, received_at, updated_at, expires_at, history)
-VALUES (:request_id, :status, :attempt, :token, :worker, :fingerprint, :session_id, :user_id, :operation,
+VALUES (:request_id, :status, :attempt, :token, :holder, :fingerprint, :session_id, :user_id, :operation,
     :casefile_id, :title, :reply_to, :correlation_id, :traceparent, :now, :now, :expires_at, :history)
 ON CONFLICT (request_id) DO NOTHING
 """
 # Should the clock be put back, an entry's history does not go back with it.
 _TIME = "max(:now, updated_at)"
-_MOVE = f"""
-history = json_insert(history, '$[#]', json_object('status', :status, 'at', {_TIME}, 'attempt', {{attempt}},
-    'worker_id', :worker, 'detail', :detail)),
-status = :status, attempt = {{attempt}}, updated_at = {_TIME}
+
+
+def _move(attempt: str, status: str = ":status", detail: str = ":detail") -> str:
+    return f"""
+history = json_insert(history, '$[#]', json_object('status', {status}, 'at', {_TIME}, 'attempt', {attempt},
+    'worker_id', :worker, 'detail', {detail})),
+status = {status}, attempt = {attempt}, updated_at = {_TIME}
 """
+
+
+_PENDING = f"'{RequestStatus.PENDING}'"
+_REOPENED = f"'{REASONS[RequestStatus.FAILED, RequestStatus.PENDING]}'"
 TAKE = f"""
-UPDATE requests SET {_MOVE.format(attempt=":attempt")}, token = :token, holder = :worker, crashes = :crashes,
+UPDATE requests SET {_move(":attempt")}, token = :token, holder = :worker, crashes = :crashes,
     next_attempt_at = NULL
 WHERE request_id = :request_id
 """  # noqa: S608 -- no value is formatted in, here and below
 HOLD = """
-UPDATE requests SET token = :token, holder = :worker, next_attempt_at = NULL WHERE request_id = :request_id
+UPDATE requests SET token = :token, holder = NULL, next_attempt_at = NULL WHERE request_id = :request_id
 """
 FINISH = f"""
-UPDATE requests SET {_MOVE.format(attempt="attempt")}, response = :response, error_code = :error_code,
+UPDATE requests SET {_move("attempt")}, response = :response, error_code = :error_code,
     error = :error, detail = :detail, finished_at = {_TIME}, next_attempt_at = NULL
-WHERE request_id = :request_id AND token = :token AND status IN (:from1, :from2)
+WHERE request_id = :request_id AND token = :token AND (status, :status) IN (VALUES {FINISHING})
 """  # noqa: S608
 CREATE_SESSION = """
 INSERT INTO sessions (session_id, request_id, user_id, casefile_id, title, created_at)
-SELECT session_id, request_id, user_id, casefile_id, title, received_at FROM requests WHERE request_id = ?
+SELECT session_id, request_id, user_id, casefile_id, title, received_at FROM requests
+WHERE request_id = :request_id
 """
 POSTPONE = f"""
-UPDATE requests SET {_MOVE.format(attempt="attempt")}, error_code = :error_code, detail = :detail,
+UPDATE requests SET {_move("attempt", _PENDING)}, error_code = :error_code, detail = :detail,
     next_attempt_at = :due, holder = NULL
 WHERE request_id = :request_id AND token = :token AND status = 'processing'
     AND (expires_at IS NULL OR expires_at >= :due)
 """  # noqa: S608
 RELEASE = f"""
-UPDATE requests SET {_MOVE.format(attempt="attempt - 1")}, holder = NULL
+UPDATE requests SET {_move("attempt - 1", _PENDING, "'handed back'")}, holder = NULL
 WHERE request_id = :request_id AND token = :token AND status = 'processing'
 """  # noqa: S608
 FOUND = "SELECT token, status, fingerprint FROM requests WHERE request_id = ?"
 REOPEN = f"""
-UPDATE requests SET {_MOVE.format(attempt="0")}, token = :token, holder = NULL, crashes = 0,
+UPDATE requests SET {_move("0", _PENDING, _REOPENED)}, token = :token, holder = NULL, crashes = 0,
     next_attempt_at = NULL, expires_at = NULL, finished_at = NULL, error_code = NULL, error = NULL,
     detail = NULL, response = NULL, reply = NULL, parked_at = NULL
 WHERE request_id = :request_id AND fingerprint = :fingerprint AND {REOPENABLE}
 """  # noqa: S608
-NOTES = {
-    "sent": "reply = 'sent'",
-    "undeliverable": "reply = coalesce(reply, 'undeliverable')",
-    "parked": "parked_at = coalesce(parked_at, :now)",
-}
-SOURCES = {
-    final: tuple(old for old, new in MOVES if new is final)
-    for final in (RequestStatus.COMPLETED, RequestStatus.FAILED)
-}
+NOTE = f"""
+UPDATE requests SET updated_at = {_TIME},
+    reply = CASE :kind WHEN 'sent' THEN 'sent' WHEN 'undeliverable' THEN coalesce(reply, 'undeliverable')
+        ELSE reply END,
+    parked_at = CASE WHEN :kind = 'parked' THEN coalesce(parked_at, :now) ELSE parked_at END
+WHERE request_id = :request_id AND token = :token AND (:kind <> 'sent' OR reply IS NOT 'sent')
+"""  # noqa: S608
 
 RENEW = """
 INSERT INTO workers (worker_id, steady_since, renewed_at, gone_at) VALUES (:worker, :now, :now, :gone_at)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from contracts import RequestStatus
-from contracts.status import REASONS
 from worker.ledger.base import (
     Claim,
     ClaimAnswer,
@@ -30,12 +29,11 @@ from worker.ledger.sqlite_statements import (
     HELD,
     HOLD,
     INSERT,
-    NOTES,
+    NOTE,
     POSTPONE,
     RELEASE,
     RENEW,
     REOPEN,
-    SOURCES,
     TAKE,
 )
 
@@ -118,19 +116,10 @@ class Transaction:
         attempt = 0 if expired else 1
         written = self._execute(
             INSERT,
-            request_id=str(claim.request_id),
+            claim,
             status=RequestStatus.PENDING if expired else RequestStatus.PROCESSING,
             attempt=attempt,
-            token=str(claim.token),
-            fingerprint=claim.fingerprint,
-            session_id=claim.session_id,
-            user_id=claim.user_id,
-            operation=claim.operation,
-            casefile_id=claim.casefile_id,
-            title=claim.title,
-            reply_to=claim.reply_to,
-            correlation_id=claim.correlation_id,
-            traceparent=claim.traceparent,
+            holder=None if expired else self._me.worker_id,
             expires_at=None if patience is None else iso(self._clock + timedelta(seconds=patience)),
             history=self._histories[attempt],
         )
@@ -150,7 +139,7 @@ class Transaction:
             crashes += 1
             self._take(claim, RequestStatus.PENDING, attempt, crashes, f"its worker {row['holder']} is gone")
         if row["expires_at"] is not None and row["expires_at"] <= self._now:
-            self._execute(HOLD, request_id=str(claim.request_id), token=str(claim.token))
+            self._execute(HOLD, claim)
             return replace(held, attempt=attempt, crashes=crashes).claimed(expired=True)
         attempt += held.status == RequestStatus.PENDING
         self._take(claim, RequestStatus.PROCESSING, attempt, crashes)
@@ -159,67 +148,24 @@ class Transaction:
     def _take(
         self, claim: Claim, status: RequestStatus, attempt: int, crashes: int, detail: str | None = None
     ) -> None:
-        self._execute(
-            TAKE,
-            request_id=str(claim.request_id),
-            token=str(claim.token),
-            status=status,
-            attempt=attempt,
-            crashes=crashes,
-            detail=detail,
-        )
+        self._execute(TAKE, claim, status=status, attempt=attempt, crashes=crashes, detail=detail)
 
     def _finish(self, finish: Finish) -> Step:
-        sources = SOURCES[finish.status]
-        written = self._execute(
-            FINISH,
-            request_id=str(finish.request_id),
-            token=str(finish.token),
-            status=finish.status,
-            response=finish.response,
-            error_code=finish.error_code,
-            error=finish.error,
-            detail=finish.detail,
-            from1=sources[0],
-            from2=sources[-1],
-        )
-        if not written:
+        if not self._execute(FINISH, finish):
             return self._repeated(finish)
         if finish.status is RequestStatus.COMPLETED:
-            self._database.execute(CREATE_SESSION, (str(finish.request_id),))
+            self._execute(CREATE_SESSION, finish)
         return Step.APPLIED
 
     def _postpone(self, postpone: Postpone) -> Step:
-        written = self._execute(
-            POSTPONE,
-            request_id=str(postpone.request_id),
-            token=str(postpone.token),
-            status=RequestStatus.PENDING,
-            error_code=postpone.error_code,
-            detail=postpone.detail,
-            due=iso(self._clock + timedelta(seconds=postpone.delay)),
-        )
-        return Step.APPLIED if written else self._repeated(postpone)
+        due = iso(self._clock + timedelta(seconds=postpone.delay))
+        return Step.APPLIED if self._execute(POSTPONE, postpone, due=due) else self._repeated(postpone)
 
     def _release(self, release: Release) -> Step:
-        written = self._execute(
-            RELEASE,
-            request_id=str(release.request_id),
-            token=str(release.token),
-            status=RequestStatus.PENDING,
-            detail="handed back",
-        )
-        return Step.APPLIED if written else self._repeated(release)
+        return Step.APPLIED if self._execute(RELEASE, release) else self._repeated(release)
 
     def _reopen(self, reopen: Reopen) -> Reopened:
-        written = self._execute(
-            REOPEN,
-            request_id=str(reopen.request_id),
-            fingerprint=reopen.fingerprint,
-            token=str(reopen.token),
-            status=RequestStatus.PENDING,
-            detail=REASONS[RequestStatus.FAILED, RequestStatus.PENDING],
-        )
+        written = self._execute(REOPEN, reopen)
         return Reopened.REOPENED if written else reopened(reopen, self._found(reopen.request_id))
 
     def _repeated(self, step: Finish | Postpone | Release) -> Step:
@@ -232,13 +178,7 @@ class Transaction:
         return row and (UUID(row[0]), row[1], row[2])
 
     def _note(self, note: Note) -> Step:
-        self._execute(
-            f"UPDATE requests SET {NOTES[note.kind]}, updated_at = :now "  # noqa: S608
-            "WHERE request_id = :request_id AND finished_at IS NOT NULL "
-            "AND (:kind <> 'sent' OR reply IS NOT 'sent')",
-            kind=note.kind,
-            request_id=str(note.request_id),
-        )
+        self._execute(NOTE, note)
         return Step.APPLIED
 
     def _held(self, row: sqlite3.Row) -> Held:
@@ -272,8 +212,15 @@ class Transaction:
     def _until(self, moment: str | None) -> float | None:
         return None if moment is None else (datetime.fromisoformat(moment) - self._clock).total_seconds()
 
-    def _execute(self, sql: str, **values: Any) -> int:
-        """Run ``sql`` with ``values``, this worker's name and the clock reading; count the rows it wrote."""
+    def _execute(self, sql: str, step: AnyStep | None = None, **more: Any) -> int:
+        """Run ``sql`` with what the step says, this worker's name and the clock reading; count the rows it
+        wrote."""
+        values = {} if step is None else {name: _plain(getattr(step, name)) for name in step.__slots__}
+        values |= more
         values["now"] = self._now
         values["worker"] = self._me.worker_id
         return self._database.execute(sql, values).rowcount
+
+
+def _plain(value: object) -> object:
+    return str(value) if isinstance(value, UUID) else value

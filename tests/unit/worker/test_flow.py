@@ -62,6 +62,7 @@ from worker.telemetry.events import (
 )
 
 REQUEST_ID = UUID(int=7)
+TOKEN = UUID(int=8)
 LedgerStep = Claim | Finish | Postpone | Release
 
 
@@ -139,7 +140,17 @@ def _finished(code: ErrorCode | None = None, *, parked: bool = False, settling: 
     status = RequestStatus.COMPLETED if code is None else RequestStatus.FAILED
     error, detail = (None, None) if code is None else ("what to do", "ValueError: x")
     return Finished(
-        status, b"stored", parts.SESSION_ID, 6, code, error, detail, parts.RECEIVED_AT, parked, settling
+        token=TOKEN,
+        status=status,
+        response=b"stored",
+        session_id=parts.SESSION_ID,
+        attempt=6,
+        error_code=code,
+        error=error,
+        detail=detail,
+        received_at=parts.RECEIVED_AT,
+        parked=parked,
+        settling=settling,
     )
 
 
@@ -425,7 +436,7 @@ async def test_so_many_requests_run_at_a_time_and_suspects_one_by_one(
     if suspect:
 
         async def claim(claim: Claim) -> ClaimAnswer:
-            return parts.claimed(crashes=2) if claim.alone else Suspect()
+            return parts.claimed(crashes=2) if claim.suspect_after is None else Suspect()
 
         ledger.claim = claim  # type: ignore[method-assign]
     async with _serving(_flow(ledger, gate, concurrency=concurrency), [uuid4() for _ in range(5)]) as tasks:
@@ -447,7 +458,7 @@ class HauntedLedger(ScriptedLedger):
         await asyncio.sleep(0)
         if claim.request_id not in self.suspects:
             return parts.claimed()
-        return parts.claimed(crashes=2) if claim.alone else Suspect()
+        return parts.claimed(crashes=2) if claim.suspect_after is None else Suspect()
 
 
 async def test_suspects_leave_slots_to_the_others_and_all_get_their_turn() -> None:
@@ -499,7 +510,8 @@ async def test_suspect_without_a_place_stays_away_longer_each_lap_but_never_for_
     async with _serving(flow, suspects[1:]):
         assert await _outcome(flow, headers={BUSY_LAPS: laps}) == Busy(REQUEST_ID, delay, laps + 1)
         gate.open.set()
-    assert [step.alone for step in ledger.steps if isinstance(step, Claim)] == [False, True, False]
+    limits = [step.suspect_after for step in ledger.steps if isinstance(step, Claim)]
+    assert limits == [2, None, 2]
 
 
 async def test_suspect_waits_no_longer_than_the_broker_leaves_it_time_to_run() -> None:

@@ -54,8 +54,9 @@ if TYPE_CHECKING:
     from worker.ledger.base import Ledger
 
 REQUEST_ID = UUID(int=7)
+TOKEN = UUID(int=8)
 DIRECT = "amq.rabbitmq.reply-to.g1h2"
-REPLY = Reply(b"answer", "app.reply", "call-7", REQUEST_ID)
+REPLY = Reply(b"answer", "app.reply", "call-7", REQUEST_ID, TOKEN)
 REFUSAL = Reply(b"refusal", "app.reply", "call-7")
 LETTER = Letter(
     ErrorCode.HANDLER_FAILED, "ValueError: x", REQUEST_ID, "ValueError", "Traceback", 6, parts.RECEIVED_AT
@@ -114,17 +115,17 @@ class Bench:
         if errors := self.faults.get(message.queue):
             raise errors.pop(0)
 
-    def note_sent(self, request_id: UUID) -> None:
-        self._note("sent", request_id)
+    def note_sent(self, request_id: UUID, token: UUID) -> None:
+        self._note("sent", request_id, token)
 
-    async def note_undeliverable(self, request_id: UUID) -> None:
-        self._note("undeliverable", request_id)
+    async def note_undeliverable(self, request_id: UUID, token: UUID) -> None:
+        self._note("undeliverable", request_id, token)
 
-    async def note_parked(self, request_id: UUID) -> None:
-        self._note("parked", request_id)
+    async def note_parked(self, request_id: UUID, token: UUID) -> None:
+        self._note("parked", request_id, token)
 
-    def _note(self, what: str, request_id: UUID) -> None:
-        assert request_id == REQUEST_ID
+    def _note(self, what: str, request_id: UUID, token: UUID) -> None:
+        assert (request_id, token) == (REQUEST_ID, TOKEN)
         self.log.append(what)
 
     async def settle(self, outcome: Outcome, content: bytes = b"{}", **fields: Any) -> list[str]:
@@ -202,7 +203,7 @@ async def test_reply_has_the_properties_of_the_contract() -> None:
 
 async def test_replayed_reply_says_so_in_a_header() -> None:
     bench = Bench()
-    await bench.settle(Replayed(Reply(b"stored", "app.reply", "call-7", REQUEST_ID, replayed=True)))
+    await bench.settle(Replayed(Reply(b"stored", "app.reply", "call-7", REQUEST_ID, TOKEN, replayed=True)))
     assert bench.messages[0].properties.headers == {"x-idempotent-replayed": True}
     assert bench.messages[0].body == b"stored"
 
