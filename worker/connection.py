@@ -271,6 +271,7 @@ class Wire:
                 if isinstance(channel, RawChannel):
                     channel.wire = self
                     self._transport.channels[number] = channel
+                    channel.closing.add_done_callback(lambda _: self._transport.channels.pop(number, None))
                 await self.unless_lost(channel.open())
         if vital:
             channel.closing.add_done_callback(self._on_vital_closed)
@@ -295,6 +296,7 @@ class Wire:
             LinkLostError: the connection was lost before.
         """
         task = asyncio.ensure_future(work)
+        task.add_done_callback(_forget_failure)  # of both, the loss is told
         either: set[asyncio.Future[Any]] = {task, self.lost}
         try:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -304,7 +306,6 @@ class Wire:
         finally:
             if not task.done():
                 task.cancel()
-                task.add_done_callback(_forget_failure)
                 await asyncio.wait({task}, timeout=CLOSE_SECONDS)
 
     def write(self, data: bytes) -> None:

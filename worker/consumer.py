@@ -26,9 +26,8 @@ class ConsumeChannel(RawChannel):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._open: dict[int, None] = {}  # in the order they came, which is that of their numbers
         self._done: set[int] = set()
-        self._settled: set[int] = set()
-        self._lowest = 1
         self._flushing = False
         self._consumer_tag = ""
         self._incoming: _Incoming | None = None
@@ -72,25 +71,19 @@ class ConsumeChannel(RawChannel):
             self.loop.call_soon(self.flush)
 
     def requeue(self, tag: int) -> None:
-        self._settled.add(tag)
+        del self._open[tag]
         self._write(frames.requeue(self.number, tag))
 
     def flush(self) -> None:
         """Acknowledge: all in the unbroken run from the oldest on with one frame, each other with its own."""
         self._flushing = False
-        acks = []
-        last = 0
-        while self._lowest in self._done or self._lowest in self._settled:
-            if self._lowest in self._done:
-                self._done.discard(self._lowest)
-                last = self._lowest
-            self._settled.discard(self._lowest)
-            self._lowest += 1
-        if last:
-            acks.append(frames.ack(self.number, last, multiple=True))
-        acks.extend(frames.ack(self.number, tag, multiple=False) for tag in self._done)
-        self._settled |= self._done
-        self._done.clear()
+        done, self._done = self._done, set()
+        for tag in done:
+            del self._open[tag]
+        oldest = next(iter(self._open), None)
+        run = [tag for tag in done if oldest is None or tag < oldest]
+        acks = [frames.ack(self.number, max(run), multiple=True)] if run else []
+        acks.extend(frames.ack(self.number, tag, multiple=False) for tag in done.difference(run))
         if acks:
             self._write(b"".join(acks))
 
@@ -107,7 +100,8 @@ class ConsumeChannel(RawChannel):
         if kind == frames.METHOD:
             if not payload.startswith(frames.DELIVER):
                 return False
-            self._incoming = _Incoming(*frames.delivery(payload))
+            self._incoming = incoming = _Incoming(*frames.delivery(payload))
+            self._open[incoming.tag] = None
             return True
         if self._incoming is None:
             return False

@@ -33,7 +33,7 @@ from worker.outcome import (
     RetryLater,
 )
 from worker.reply import ReplyBuilder, sentence
-from worker.request import Refusal, Request, RequestParser
+from worker.request import Refusal, Request, RequestParser, probable_id
 from worker.settings import CONSUMER_TIMEOUT
 from worker.telemetry.events import (
     AttemptEnded,
@@ -96,12 +96,18 @@ class Flow:
 
     async def settled(self, delivery: Delivery, settle: Settle) -> None:
         """Decide what becomes of a delivery and have it settled; then its request's next one has its turn."""
-        request = self._parser.parse(delivery)
+        request = self._parser.parse(delivery, trusted=delivery.deadly and await self._known(delivery))
         if isinstance(request, Refusal):
             await settle(delivery, self._refuse(request))
             return
         async with self._turns.take(request.request_id):
             await settle(delivery, await self._decide(request, delivery.laps))
+
+    async def _known(self, delivery: Delivery) -> bool:
+        """Whether the delivery's request got as far as a claim. Then the ledger says what killed its workers,
+        if anything did: it may have been their connections that were lost."""
+        request_id = probable_id(delivery)
+        return request_id is not None and await self._ledger.knows(request_id)
 
     async def _decide(self, request: Request, laps: int) -> Outcome:
         async with self._slots:

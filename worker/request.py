@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 NIL_ID = UUID(int=0)
 MAX_PATIENCE = 10 * 365 * 86_400.0
 """Seconds; a longer expiration is as good as this one, and fits into every database's timestamps."""
+_REQUEST_ID = re.compile(rb'"request_id"\s*:\s*"([0-9A-Fa-f-]{36})"')
 MAX_AGE = 30 * 86_400.0
 """Seconds; a request that says it is older is counted with these, and spoils no sum."""
 
@@ -76,6 +77,12 @@ class _Refused(Exception):  # noqa: N818 - control flow within this file
         self.error = error
 
 
+_DEADLY = _Refused(
+    ErrorCode.CRASHED_WORKER,
+    "workers ended, again and again, when this message reached them; it was not read any more",
+)
+
+
 class RequestParser:
     """Reads deliveries under the limits of the settings."""
 
@@ -85,8 +92,10 @@ class RequestParser:
         self._max_body_bytes = max_body_bytes
         self._reply_to_allow = re.compile(reply_to_allow)
 
-    def parse(self, delivery: Delivery) -> Request | Refusal:
-        """Never raises for what a requester sent."""
+    def parse(self, delivery: Delivery, *, trusted: bool = False) -> Request | Refusal:
+        """Never raises for what a requester sent. ``trusted``: read it although it is ``deadly``."""
+        if delivery.deadly and not trusted:
+            return self._refusal(delivery, _DEADLY)
         try:
             self._check_envelope(delivery)
             model = self._read_body(delivery.body)
@@ -114,11 +123,6 @@ class RequestParser:
         )
 
     def _check_envelope(self, delivery: Delivery) -> None:
-        if delivery.deadly:
-            raise _Refused(
-                ErrorCode.CRASHED_WORKER,
-                "workers ended, again and again, when this message reached them; it was not read any more",
-            )
         if not delivery.legible:
             raise _Refused(
                 ErrorCode.UNREADABLE,
@@ -171,10 +175,14 @@ class RequestParser:
         return self._reply_to_allow.fullmatch(reply_to) is not None
 
     def _refusal(self, delivery: Delivery, refused: _Refused) -> Refusal:
-        may_read = refused.code not in (ErrorCode.CRASHED_WORKER, ErrorCode.TOO_LARGE)
-        request_id = (_id_from_body(delivery.body) if may_read else None) or id_from_properties(delivery)
+        named = id_from_properties(delivery)
+        if refused.code in (ErrorCode.CRASHED_WORKER, ErrorCode.TOO_LARGE):
+            # The body was not read, and may name another id than its sender's library gave the message.
+            request_id = _uuid(delivery.headers.get(REQUEST_ID))
+        else:
+            named = request_id = _id_from_body(delivery.body) or named
         allowed = self._may_reply_to(delivery.reply_to)
-        correlation_id = delivery.correlation_id or (None if request_id is None else str(request_id))
+        correlation_id = delivery.correlation_id or (None if named is None else str(named))
         return Refusal(
             refused.code,
             refused.error,
@@ -199,6 +207,12 @@ def _id_from_body(body: bytes) -> UUID | None:
     except ValueError:
         return None
     return _uuid(document.get("request_id")) if isinstance(document, dict) else None
+
+
+def probable_id(delivery: Delivery) -> UUID | None:
+    """The id of a request whose body no parser is to read again: by our own header, or as it looks."""
+    found = _REQUEST_ID.search(delivery.body)
+    return _uuid(delivery.headers.get(REQUEST_ID)) or (None if found is None else _uuid(found[1].decode()))
 
 
 def id_from_properties(delivery: Delivery) -> UUID | None:

@@ -53,6 +53,12 @@ def busy_delay(wait: float, delays: Sequence[int], *, running: bool, lap: int) -
     return min(patient, within[-1] if within else delays[0])
 
 
+def link_delay(lost_early: int, chance: float) -> float:
+    """The pause, in seconds, before the next link, after so many in a row that were lost soon after they had
+    been built. ``chance`` (0 ≤ chance < 1) takes up to half of it away."""
+    return min(0.1 * 2 ** min(lost_early, 10), 5.0) * (1 - chance / 2) if lost_early else 0.0
+
+
 def immediate() -> tenacity.AsyncRetrying:
     """Tries within one attempt: at most ``IMMEDIATE_TRIES``, begun within ``IMMEDIATE_SECONDS``."""
     return tenacity.AsyncRetrying(

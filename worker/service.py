@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import secrets
 import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from contracts.amqp import Names
@@ -52,6 +54,9 @@ if TYPE_CHECKING:
 
 START_SECONDS = 10.0
 """How long the broker may take to answer when the worker starts. Later on it is waited for without end."""
+HEALTHY_SECONDS = 5.0
+"""A link that lived so long is replaced at once; after shorter-lived ones there is a pause that grows. Each
+loss takes the broker a step nearer to giving up what this worker has in hand."""
 PAUSE_SECONDS = 2.0
 """How long a shutdown waits for the broker to say that no more deliveries come."""
 RELEASE_SECONDS = 5.0
@@ -132,8 +137,12 @@ class Service:
         try:
             async with prune.in_background(lambda: open_pruner(url), self._settings.retention, self._emit):
                 link = await self._connect(first=not patient)
+                lost_early = 0
                 while link is not None:
+                    began = self._loop.time()
                     await self._stay_linked(link)
+                    lost_early = 0 if self._loop.time() - began > HEALTHY_SECONDS else lost_early + 1
+                    await self._rest(retry.link_delay(lost_early, random.random()))  # noqa: S311
                     link = await self._connect()
                 await self._drain()
         finally:
@@ -141,6 +150,11 @@ class Service:
             if self._traces is not None:
                 await self._traces.close()
         self._emit(WorkerStopped())
+
+    async def _rest(self, seconds: float) -> None:
+        """Wait, no longer than until ``stop`` is set."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), seconds)
 
     def _start_traces(self) -> Traces | None:
         """Before the handler is loaded, which may make spans of its own."""
@@ -340,15 +354,16 @@ class Service:
             self._gate_changed.set()
 
     async def _serve(self, delivery: Delivery) -> None:
-        trace = self._begin(delivery)
+        following = trace.NO_TRACE
         try:
+            following = self._begin(delivery)
             await self._flow.settled(delivery, self._settler.settle)
         except Exception as error:  # noqa: BLE001
-            # Ours to mend. Until then the message goes round slowly, and the worker lives.
+            # Ours to fix. Until then the message goes round slowly, and the worker lives.
             self._emit(DeliveryFailed(id_from_properties(delivery), 0, error))
             await self._settler.settle(delivery, Busy(None, self._settings.retry_delays[-1], 0))
         finally:
-            trace.end()
+            following.end()
 
     async def _drain(self) -> None:
         """Let finish what runs, for the grace; then give back the rest. No deliveries come any more.

@@ -67,6 +67,8 @@ class Stop:
 
 def exit_now(reason: str, code: int = 1) -> None:
     """End the process, whatever runs."""
-    log.error("worker ends at once", reason=reason)
-    flush()
-    os._exit(code)
+    try:
+        log.error("worker ends at once", reason=reason)
+        flush()
+    finally:
+        os._exit(code)

@@ -153,7 +153,9 @@ class Supervisor:
             code = await self._run_one(place, again=again)
             if self._stop.asked.is_set():
                 self._code = self._code or int(code not in TOLD)
-            elif not self._first_is_up.is_set():  # it has said why, unless somebody killed it
+            elif not self._first_is_up.is_set():
+                if code < 0:  # else it has said why
+                    log.error("process was killed before it was up", process=place, signal=-code)
                 self._code = code if code >= 0 else 1
                 self._stop.ask()
             else:

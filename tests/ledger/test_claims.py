@@ -248,3 +248,17 @@ async def test_more_claims_than_fit_into_a_batch_are_all_answered(ledger_url: st
     assert [getattr(answer, "session_id", None) for answer in answers] == [each.session_id for each in claims]
     assert set(steps) == {Step.APPLIED}
     assert (await sql(ledger_url, "SELECT count(*) FROM sessions")) == [(1200,)]
+
+
+async def test_the_ledger_knows_what_was_claimed(ledger_url: str) -> None:
+    """Whatever its status; looking writes nothing."""
+    async with worker(ledger_url) as ledger:
+        running, done = await take(ledger), await take(ledger)
+        await ledger.finish(completed(done))
+        before = [await entry(ledger_url, claim.request_id) for claim in (running, done)]
+        assert [await ledger.knows(claim.request_id) for claim in (running, done, a_claim())] == [
+            True,
+            True,
+            False,
+        ]
+        assert [await entry(ledger_url, claim.request_id) for claim in (running, done)] == before

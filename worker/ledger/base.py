@@ -101,6 +101,13 @@ class Reopen:
     token: UUID
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """See whether there is an entry; nothing is written."""
+
+    request_id: UUID
+
+
 # ----------------------------------------------------------------------------------------- answers
 
 
@@ -286,6 +293,9 @@ class Ledger(Protocol):
 
     async def note_parked(self, request_id: UUID, token: UUID) -> None:
         """Record that the request's copy is on the parking lot."""
+
+    async def knows(self, request_id: UUID) -> bool:
+        """Whether there is an entry of this request."""
 
     async def reopen(self, request_id: UUID, fingerprint: bytes) -> Reopened:
         """Give a failed request that was meant for people a new round: attempts and crashes count from 0, it

@@ -126,6 +126,9 @@ class PostgreSQLLedger:
     async def note_parked(self, request_id: UUID, token: UUID) -> None:
         await self._notes.do(Note(request_id, token, "parked"))
 
+    async def knows(self, request_id: UUID) -> bool:
+        return bool(await self._lines.fetch(FOUND, [request_id]))
+
     async def reopen(self, request_id: UUID, fingerprint: bytes) -> Reopened:
         return await self._reopens.do(Reopen(request_id, fingerprint, new_token()))
 

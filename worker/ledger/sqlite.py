@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 from worker.identifiers import new_token
 from worker.ledger.availability import Availability
-from worker.ledger.base import Claim, Claimed, Release, Reopen, Reopened, Step
+from worker.ledger.base import Claim, Claimed, Look, Release, Reopen, Reopened, Step
 from worker.ledger.group_commit import GroupCommit
 from worker.ledger.notes import LazyNotes, Note
 from worker.ledger.sqlite_writer import Writer
@@ -70,6 +70,9 @@ class SQLiteLedger:
 
     async def note_parked(self, request_id: UUID, token: UUID) -> None:
         await self._steps.do(Note(request_id, token, "parked"))
+
+    async def knows(self, request_id: UUID) -> bool:
+        return cast("bool", await self._steps.do(Look(request_id)))
 
     async def reopen(self, request_id: UUID, fingerprint: bytes) -> Reopened:
         return cast("Reopened", await self._steps.do(Reopen(request_id, fingerprint, new_token())))

@@ -14,6 +14,7 @@ from worker.ledger.base import (
     ClaimAnswer,
     Claimed,
     Finish,
+    Look,
     Postpone,
     Release,
     Reopen,
@@ -48,8 +49,8 @@ def iso(moment: datetime) -> str:
     return moment.isoformat(timespec="microseconds")
 
 
-AnyStep = Claim | Finish | Postpone | Release | Note | Reopen
-AnyAnswer = ClaimAnswer | Step | Reopened
+AnyStep = Claim | Finish | Postpone | Release | Note | Reopen | Look
+AnyAnswer = ClaimAnswer | Step | Reopened | bool
 
 
 class Transaction:
@@ -90,6 +91,8 @@ class Transaction:
                 return self._release(step)
             case Reopen():
                 return self._reopen(step)
+            case Look():
+                return self._found(step.request_id) is not None
 
     def renew(self, *, gap: bool) -> None:
         """Register this worker until one holder timeout from now; ``gap``: the last renewal failed."""

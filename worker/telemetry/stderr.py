@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+import threading
 import time
 from collections import deque
 
@@ -22,8 +23,7 @@ class Stderr:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._writable = select.poll()
-        self._writable.register(self._fd, select.POLLOUT)
+        self._turns = threading.Lock()  # handlers may log from threads
         self._lines: deque[bytes] = deque()
         self._bytes = 0
         self._dropped = 0
@@ -52,7 +52,7 @@ class Stderr:
         self._loop = None
         deadline = time.monotonic() + PATIENCE
         while not self._drain() and (left := deadline - time.monotonic()) > 0:
-            self._writable.poll(left * 1000)
+            self._is_writable(left)
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._drain():
@@ -62,17 +62,24 @@ class Stderr:
 
     def _drain(self) -> bool:
         """Write what can be written without waiting; whether that was all."""
-        try:
-            while self._lines:
-                if not self._writable.poll(0):
-                    return False
-                self._write_piece()
-        except BlockingIOError:
-            return False
-        except OSError:  # the reader is gone: so is what it did not read
-            self._lines.clear()
-            self._bytes = 0
-        return True
+        with self._turns:
+            try:
+                while self._lines:
+                    if not self._is_writable(0):
+                        return False
+                    self._write_piece()
+            except BlockingIOError:
+                return False
+            except OSError:  # the reader is gone: so is what it did not read
+                self._lines.clear()
+                self._bytes = 0
+            return True
+
+    def _is_writable(self, patience: float) -> bool:
+        """Wait for it so many seconds. Each with its own poll object: two threads must not share one."""
+        writable = select.poll()
+        writable.register(self._fd, select.POLLOUT)
+        return bool(writable.poll(patience * 1000))
 
     def _write_piece(self) -> None:
         """Write whole lines, as many as a pipe takes in one piece; of a longer line its beginning."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
 import time
 from contextlib import suppress
 from contextvars import copy_context
@@ -224,6 +225,29 @@ async def test_a_reader_that_stops_reading_holds_up_nobody_and_gets_the_rest_lat
     assert set(kept) == {line}
     assert json.loads(last) == {"event": "log lines dropped", "count": 300 - len(kept)}
     assert 200 < len(kept) < 300
+
+
+async def test_a_thread_that_logs_beside_the_loop_ends_the_log_of_neither(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread waits for a reader that has stopped reading; the loop goes on, and all is written later."""
+    monkeypatch.setattr(stderr, "_AGAIN", 0)
+    line = b"x" * 999 + b"\n"
+    out = stderr.Stderr(pipe.fileno())
+    for _ in range(100):  # more than the pipe holds
+        out.write(line)
+    await asyncio.sleep(0)
+    thread = threading.Thread(target=out.flush)
+    thread.start()
+    while thread.is_alive():
+        out.write(line)
+        await asyncio.sleep(0.01)
+    got = b""
+    out.write(b"last\n")
+    async with asyncio.timeout(10):
+        while not got.endswith(b"last\n"):
+            got += pipe.read()
+            await asyncio.sleep(0)
 
 
 async def test_a_line_that_is_longer_than_a_pipe_takes_at_once_stays_whole(pipe: Pipe) -> None:

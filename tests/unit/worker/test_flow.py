@@ -15,7 +15,7 @@ from contracts import CreateSessionRequest, ErrorCode, RequestStatus
 from contracts.amqp import BUSY_LAPS, REPLAY_COUNT
 from contracts.errors import ERRORS
 from tests.unit.worker import parts
-from worker.delivery import Delivery
+from worker.delivery import Delivery, Lane
 from worker.flow import Flow
 from worker.handlers import Context, Handler, Rejected
 from worker.hold import Hold
@@ -73,6 +73,11 @@ class ScriptedLedger:
         self.claims = [answer for answer in answers if not isinstance(answer, Step)]
         self.ends: list[Step | Exception] = [answer for answer in answers if isinstance(answer, Step)]
         self.steps: list[LedgerStep] = []
+        self.known = False
+
+    async def knows(self, request_id: UUID) -> bool:
+        assert request_id == REQUEST_ID
+        return self.known
 
     async def claim(self, claim: Claim) -> ClaimAnswer:
         self.steps.append(claim)
@@ -152,6 +157,31 @@ def _finished(code: ErrorCode | None = None, *, parked: bool = False, settling: 
         parked=parked,
         settling=settling,
     )
+
+
+# ------------------------------------------------------- it was lost again and again in the slow lane
+
+DEADLY: dict[str, Any] = {"lane": Lane.SLOW, "redelivered": True, "headers": {"x-delivery-count": 3}}
+
+
+async def test_what_killed_workers_before_a_claim_is_refused_unread() -> None:
+    ledger = ScriptedLedger()
+    outcome = await _outcome(_flow(ledger), correlation_id="call-7", **DEADLY)
+    assert isinstance(outcome, Refused)
+    assert outcome.letter.code is ErrorCode.CRASHED_WORKER
+    assert ledger.steps == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"), [(InOtherHands(15.0, running=True), Busy), (parts.claimed(crashes=1), Completed)]
+)
+async def test_what_the_ledger_knows_is_not_refused_for_its_lost_connections(
+    answer: ClaimAnswer, kind: type[Outcome]
+) -> None:
+    """Its deliveries were lost with their connections while it ran: refused, it would have two outcomes."""
+    ledger = ScriptedLedger(answer)
+    ledger.known = True
+    assert isinstance(await _outcome(_flow(ledger), **DEADLY), kind)
 
 
 # --------------------------------------------------------------------------------- it is ours to handle

@@ -40,6 +40,15 @@ def test_single_delay_serves_every_attempt(attempt: int, chance: float) -> None:
     assert retry.attempt_delay(attempt, (7,), chance) == 7
 
 
+@given(lost_early=st.integers(0, 100_000), chance=CHANCES)
+def test_links_that_are_lost_early_follow_each_other_more_and_more_slowly(
+    lost_early: int, chance: float
+) -> None:
+    pause, next_pause = retry.link_delay(lost_early, chance), retry.link_delay(lost_early + 1, chance)
+    assert 0 <= pause <= next_pause <= 5
+    assert (pause == 0) == (lost_early == 0)
+
+
 @given(wait=st.floats(0, 1e6), delays=DELAYS, lap=st.integers(0, 1000))
 def test_request_that_is_not_due_is_left_alone_for_the_shortest_delay_that_reaches_its_time(
     wait: float, delays: tuple[int, ...], lap: int

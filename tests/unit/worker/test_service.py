@@ -1,7 +1,9 @@
 """The worker's supervision by itself: what it makes of a link that fails without being lost."""
 
 import asyncio
+import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 from uuid import UUID
 
@@ -11,8 +13,9 @@ from pydantic import SecretStr
 from contracts import amqp
 from tests.unit.worker import parts
 from tests.unit.worker.parts import CountingReceipt
+from worker import retry
 from worker.connection import LinkLostError
-from worker.service import Service
+from worker.service import HEALTHY_SECONDS, Service
 from worker.telemetry.events import DeliveryFailed
 
 if TYPE_CHECKING:
@@ -71,6 +74,50 @@ async def test_link_whose_consuming_cannot_be_switched_is_given_up(failing: str,
     async with asyncio.timeout(5):
         await service._stay_linked(cast("Link", link))
     assert link.closed
+
+
+async def test_links_that_are_lost_at_once_are_not_built_without_a_pause(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a healthy one, the next comes at once; after each in a row that was not, later."""
+    lives = iter([0.0, 0.0, 0.0, HEALTHY_SECONDS * 2, 0.0])
+    now, pauses = [0.0], list[float]()
+
+    async def connect(**_: object) -> object:
+        return object() if len(pauses) < 5 else None
+
+    async def live(_: object) -> None:
+        now[0] += next(lives)
+
+    async def rest(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(service, "_connect", connect)
+    monkeypatch.setattr(service, "_stay_linked", live)
+    monkeypatch.setattr(service, "_rest", rest)
+    monkeypatch.setattr(service, "_loop", SimpleNamespace(time=lambda: now[0]))
+    monkeypatch.setattr(random, "random", lambda: 0.0)
+    await service.run()
+    assert pauses == [retry.link_delay(early, 0.0) for early in (1, 2, 3, 0, 1)]
+
+
+async def test_sampler_that_fails_leaves_no_delivery_unsettled(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What begins a trace may be somebody else's code."""
+    published: list[Message] = []
+
+    async def publish(message: "Message") -> None:
+        published.append(message)
+
+    def begin(_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(service._settler, "_publish", publish)
+    monkeypatch.setattr(service, "_begin", begin)
+    receipt = CountingReceipt()
+    await service._serve(parts.delivery(parts.body(), receipt=receipt))
+    assert ([copy.queue for copy in published], receipt.settled) == (["session.create.retry.600s"], ["ack"])
 
 
 async def test_defect_of_ours_sends_the_delivery_round_instead_of_losing_it(

@@ -1,13 +1,15 @@
 """Which messages of the slow lane are taken for killers of workers, and what is read of them then."""
 
 from typing import Any, cast
+from uuid import UUID, uuid4
 
 import pytest
 
 from contracts import ErrorCode, Names
-from contracts.amqp import DEFAULT_REPLY_TO_ALLOW
+from contracts.amqp import DEFAULT_REPLY_TO_ALLOW, REQUEST_ID
+from tests.unit.worker import parts
 from worker.delivery import Delivery, Lane, Receipt
-from worker.request import Refusal, RequestParser
+from worker.request import Refusal, RequestParser, probable_id
 
 BODY = b'{"request_id": "4f9c6f0e-5f0b-4c57-8a51-5a0a3d0f3a11"}'
 
@@ -50,3 +52,20 @@ def test_the_body_of_a_deadly_message_is_not_read_again(monkeypatch: pytest.Monk
     refusal = parser.parse(lost(3))
     assert isinstance(refusal, Refusal)
     assert (refusal.code, refusal.correlation_id) == (ErrorCode.CRASHED_WORKER, "asked")
+
+
+@pytest.mark.parametrize(
+    ("content", "headers"),
+    [
+        (b'{"user_id": "ada", "request_id" : "00000000-0000-0000-0000-000000000007"}', {}),
+        (b"{", {REQUEST_ID: "00000000-0000-0000-0000-000000000007"}),
+    ],
+)
+def test_the_id_of_a_deadly_message_is_found_without_reading_it(
+    content: bytes, headers: dict[str, str]
+) -> None:
+    assert probable_id(parts.delivery(content, headers=headers, message_id=str(uuid4()))) == UUID(int=7)
+
+
+def test_a_deadly_message_may_have_no_id() -> None:
+    assert probable_id(parts.delivery(b'{"request_id": 7}', message_id=str(uuid4()))) is None
