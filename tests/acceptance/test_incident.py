@@ -116,7 +116,7 @@ def test_a_thousand_failed_requests_are_seen_mended_and_answered(
         assert listed.count("KeyError: 'ada@example.com'") == failed.count("failed: handler_failed") == 50
         assert "PLANS[request.user_id]" in shown
 
-        restart, foresee, try_one, look, replay, check = operator.commands("When the cause is mended")
+        restart, foresee, try_one, look, replay, check = operator.commands("When the cause is fixed")
         assert restart == "systemctl restart session-worker"
         handler.write_text(MENDED)
         worker.terminate()

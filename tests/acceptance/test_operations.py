@@ -44,6 +44,7 @@ PROGRAMS = {
 ELSEWHERE = {
     "python3 -m venv /opt/session-worker": "it is installed already; the Dockerfile does the same",
     "useradd --system --home-dir /var/lib/session-worker --create-home session-worker": "there is no systemd",
+    "systemctl enable --now session-worker": "there is no systemd",
     "journalctl --unit session-worker --lines 20": "there is no systemd, whose log this is",
     "TRACES=on docker compose --profile observability up --build": "there is no Docker; see test_compose.py",
 }
@@ -140,7 +141,7 @@ class Trouble:
 def database(postgresql: PostgreSQL) -> Iterator[str]:
     """The host, port and name of an empty database, made with its roles as docs/security.md says."""
     name = f"test_{uuid4().hex[:12]}"
-    for statement in security_file("roles.sql").split(";\n"):
+    for statement in page_file(SECURITY, "roles.sql").split(";\n"):
         postgresql.execute(statement.replace("DATABASE sessions", f"DATABASE {name}"))
     yield f"127.0.0.1:{postgresql.port}/{name}"
     postgresql.dropdb(name)
@@ -148,9 +149,9 @@ def database(postgresql: PostgreSQL) -> Iterator[str]:
         postgresql.execute(f"DROP ROLE {role}")
 
 
-def security_file(name: str) -> str:
-    """A file that the reader has from docs/security.md."""
-    (text,) = [block.text for block in blocks(SECURITY.read_text()) if block.options.get("file") == name]
+def page_file(page: Path, name: str) -> str:
+    """A file that the reader has from a page."""
+    (text,) = [block.text for block in blocks(page.read_text()) if block.options.get("file") == name]
     return text
 
 
@@ -167,7 +168,7 @@ def test_every_command_of_the_operations_page_does_what_it_says(
     for path in (folder / "shop", programs):
         path.mkdir(parents=True)
     (folder / "shop" / "sessions.py").write_text(HANDLER)
-    (folder / "grants.sql").write_text(security_file("grants.sql"))
+    (folder / "grants.sql").write_text(page_file(SECURITY, "grants.sql"))
     program(programs / "systemctl", f"PYTHONPATH={ROOT} exec {sys.executable} -m tests.support.systemctl")
     for name, code in STAND_INS.items():
         if not shutil.which(name):
@@ -175,17 +176,23 @@ def test_every_command_of_the_operations_page_does_what_it_says(
     own_rabbitmq.add_user("session_worker", "worker-password", "/", ".*", ".*", ".*")
     trouble = Trouble(folder, own_rabbitmq, free_port())
     port = trouble.ops.port
+    replace = {
+        "localhost:5672": f"127.0.0.1:{own_rabbitmq.port}",
+        "localhost/sessions": database,
+        # A bug is tried again for a quarter of an hour.
+        "SESSION_WORKER_OPS_PORT=9464": f"SESSION_WORKER_OPS_PORT={port}\nSESSION_WORKER_MAX_ATTEMPTS=1",
+        "localhost:9464": f"localhost:{port}",
+    }
+    # The page begins with symptoms: its worker has been installed already, as described further down.
+    settings = page_file(PAGE, "worker.env")
+    for old, new in replace.items():
+        settings = settings.replace(old, new)
+    (folder / "worker.env").write_text(settings)
 
     printed = follow(
         PAGE,
         folder,
-        replace={
-            "localhost:5672": f"127.0.0.1:{own_rabbitmq.port}",
-            "localhost/sessions": database,
-            # A bug is tried again for a quarter of an hour.
-            "SESSION_WORKER_OPS_PORT=9464": f"SESSION_WORKER_OPS_PORT={port}\nSESSION_WORKER_MAX_ATTEMPTS=1",
-            "localhost:9464": f"localhost:{port}",
-        },
+        replace={"cd /var/lib/session-worker": "systemctl start session-worker", **replace},
         capture={"REQUEST_ID": r"\b([0-9a-f]{8}-[0-9a-f-]{27})\b"},
         env={
             **own_rabbitmq.control_environment,
@@ -199,11 +206,11 @@ def test_every_command_of_the_operations_page_does_what_it_says(
         },
         meanwhile={
             "Dead letters": trouble.requests_fail,
-            "When the cause is mended": trouble.mended,
+            "When the cause is fixed": trouble.mended,
             "Answers do not arrive": trouble.requester_gone,
             "Requests expire": trouble.requests_expire,
-            "The ledger is away or slow": trouble.ledger_locked,
-            "The broker is away or takes nothing": trouble.alarm,
+            "The ledger is down or slow": trouble.ledger_locked,
+            "The broker is down or blocked": trouble.alarm,
             "A queue grows": trouble.over,
             "The parking lot is full": trouble.garbage,
             "Changing queues": trouble.queue_differs,
