@@ -4,8 +4,9 @@ FROM python:3.11-slim-bookworm AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /src
 RUN python -m venv /opt/session-worker
-COPY requirements.lock ./
-RUN /opt/session-worker/bin/pip install --requirement requirements.lock
+# It stays in the image: one that adds libraries takes it as constraints (docs/getting-started.md).
+COPY requirements.lock /opt/session-worker/
+RUN /opt/session-worker/bin/pip install --requirement /opt/session-worker/requirements.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY contracts contracts
 COPY client client

@@ -35,6 +35,7 @@ ELSEWHERE = [
     # There is no superuser to become: the test's own database is put in the place of this one.
     "sudo -u postgres psql -c \"CREATE ROLE sessions LOGIN PASSWORD 'password'\"",
     "docker compose exec worker session-worker send --user ada@example.com",
+    "docker build --tag session-worker .",
 ]
 
 
