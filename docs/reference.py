@@ -25,18 +25,30 @@ from worker.telemetry.traces import ATTRIBUTES
 from worker.topology import Topology
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 ROOT = Path(__file__).resolve().parents[1]
+_MAIN = ("amqp_url", "ledger_url", "handler", "handler_timeout", "concurrency", "ops_port")
+"""The settings that the README has; docs/settings.md has them all."""
 _PART = re.compile(r"(<!-- made from the code: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def settings_table() -> str:
     """Every setting: variable, default, meaning."""
+    return _settings(Settings.model_fields)
+
+
+def main_settings_table() -> str:
+    """The same of the most important ones."""
+    return _settings(_MAIN)
+
+
+def _settings(names: Iterable[str]) -> str:
     lines = ["| Variable | Default | Meaning |", "|---|---|---|"]
-    for name, field in Settings.model_fields.items():
+    for name in names:
+        field = Settings.model_fields[name]
         default = default_text(field)
-        shown = f"`{default}`" if len(default) <= LONGEST_DEFAULT else "the usual names (docs/settings.md)"
+        shown = f"`{default}`" if len(default) <= LONGEST_DEFAULT else "[the usual names](#long-defaults)"
         lines.append(f"| `SESSION_WORKER_{name.upper()}` | {shown} | {field.description} |")
     return "\n".join(lines) + "\n"
 
@@ -57,9 +69,9 @@ def secret_settings() -> str:
 
 
 def errors_table() -> str:
-    """Every error code: what it means, who puts it right, and what else to know."""
+    """Every error code: what it means, who fixes it, and what else to know."""
     lines = [
-        "| `error_code` | What it means | Who puts it right | `retryable` | parked |",
+        "| `error_code` | What it means | Fixed by | `retryable` | parked |",
         "|---|---|---|---|---|",
     ]
     lines += [
@@ -118,6 +130,7 @@ def moves() -> str:
 
 PARTS = {
     "settings": settings_table,
+    "main_settings": main_settings_table,
     "long_defaults": long_defaults,
     "secrets": secret_settings,
     "errors": errors_table,

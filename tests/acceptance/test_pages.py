@@ -82,12 +82,30 @@ def test_the_handlers_page_names_all_that_a_handler_gets() -> None:
     assert re.findall(r"^\| `context\.(\w+)`", page, re.MULTILINE) == [each.name for each in fields(Context)]
 
 
+def test_the_handler_of_the_readme_is_the_one_of_getting_started() -> None:
+    """Which another test runs."""
+    of_readme, of_getting_started = (
+        [
+            block
+            for block in blocks(page.read_text())
+            if block.language == "python" and "file" in block.options
+        ]
+        for page in (ROOT / "README.md", DOCS / "getting-started.md")
+    )
+
+    assert [(block.options, block.text) for block in of_readme] == [
+        (block.options, block.text) for block in of_getting_started
+    ]
+
+
 def test_the_first_request_of_the_readme_prints_a_session(
     worker_process: Callable[..., WorkerProcess], amqp_url: str, sqlite_url: str
 ) -> None:
     worker_process(amqp_url=amqp_url, ledger_url=sqlite_url)
     (there,) = [
-        block.text for block in blocks((ROOT / "README.md").read_text()) if block.language == "python"
+        block.text
+        for block in blocks((ROOT / "README.md").read_text())
+        if block.language == "python" and "file" not in block.options
     ]
     assert BROKER in there
 
