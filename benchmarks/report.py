@@ -13,21 +13,22 @@ from benchmarks.contestants import CONTESTANTS
 
 DOCS: Final = Path(__file__).parents[1] / "docs"
 INTRODUCTION: Final = """\
-This page was written by `make bench` from `{results}`: every figure on it was measured in one run.
+`make bench` wrote this page from `{results}`: every figure on it was measured in one run.
 
-Every contestant is a program in `benchmarks/peers/`, written the way its own documentation recommends, and
-gets the same requests from a queue of its own on the same private broker. Repetitions are interleaved: each
-goes once through all contestants, in an order that turns. A cell is the median of {repetitions} repetitions
-(twice as many for growth, three times for telemetry, where differences are small), with the least and the
-most; a ratio to the bare echo is taken within a repetition, before the median.
-Throughput is of one worker process, unless the table below says that a contestant has more. A scenario that
-is not on this page was not measured, or the run ended before it.
+Every contestant is a program in `benchmarks/peers/`, written the way its own documentation recommends. It
+gets the same requests, from its own queue on the same private broker. Repetitions are interleaved: each runs
+all contestants once, in rotating order. A cell is the median of {repetitions} repetitions (twice as many for
+growth, three times for telemetry, where differences are small), with the minimum and the maximum; a ratio to
+the bare echo is computed within each repetition, before the median. Throughput is that of one worker
+process, unless the table below says that a contestant has more. A scenario that is missing was not measured,
+or the run ended before it.
 """
 CONDITIONS: Final = """
 RabbitMQ and PostgreSQL are private, on the same machine, with their default durability: quorum queues, fsync
-on. PostgreSQL is set up as [operations](operations.md) advises (`shared_buffers` 2 GB, `max_wal_size` 16 GB,
-`checkpoint_timeout` 30 min, `wal_compression` lz4), for everyone who uses it. All of it again is
-`make bench`; a part of it is `.venv-bench/bin/python -m benchmarks.run --help`. This run was
+on. PostgreSQL is configured as [operations](operations.md#postgresql) advises (`shared_buffers` 2 GB,
+`max_wal_size` 16 GB, `checkpoint_timeout` 30 min, `wal_compression` lz4), for every contestant that uses it.
+`make bench` repeats everything; `.venv-bench/bin/python -m benchmarks.run --help` shows how to run a part.
+This run was
 
 ```
 {command}
@@ -46,44 +47,45 @@ TITLES: Final = {
 }
 TEXTS: Final = {
     "drain": """\
-The contestant is started, warmed up and frozen (SIGSTOP); its queue is filled, each request confirmed; it is
-let go, and the clock runs to the last reply. CPU is that of all processes of the contestant, not of broker
-and database, and includes half a second after the last reply. The load generator's own CPU time stands beside
-it, because it runs on the same cores. The picture leaves out `c-echo`, the ceiling.
+The contestant is started, warmed up and frozen (SIGSTOP). Its queue is filled, with every request confirmed;
+then it is resumed, and the clock runs until the last reply. CPU is that of all processes of the contestant,
+without broker and database, and includes half a second after the last reply. The load generator's own CPU
+time is shown too, because it runs on the same cores. The picture leaves out `c-echo`, the ceiling.
 """,
     "latency": """\
-A closed loop: so many requests in flight, a new one for each reply. `two-commits-…` are an insert and an
-update alone on the same database, each committed: what durability costs at least.
+A closed loop with a fixed number of requests in flight: each reply triggers a new request. `two-commits-…`
+are an insert and an update alone on the same database, each committed: the least that durability costs.
 """,
     "waiting": """\
-A drain with concurrency 1,000 and a handler that waits. The ideal is 1,000 requests in each such time, or
+A drain with concurrency 1,000 and a handler that waits. The ideal is 1,000 requests per waiting time, or
 what the same process does when nothing waits, whichever is less.
 """,
     "mix": """\
-Requests of 1 ms, 16 in flight: alone, and beside 250 a second that take 2 s each. Concurrency 1,000.
+Requests that take 1 ms, 16 in flight: alone, and beside 250 a second that take 2 s each. Concurrency 1,000.
 """,
     "processes": """\
-A drain by `run --processes N` on one PostgreSQL ledger. Memory and CPU time are those of all processes and of
-the supervisor together. Broker, database and load generator run on the same cores: where these are fewer than
-the processes, more of them only share what is left.
+A drain by `run --processes N` on one PostgreSQL ledger. Memory and CPU time are those of all processes and
+the supervisor together. Broker, database and load generator run on the same cores: with fewer cores than
+processes, more processes only share what is left.
 """,
     "growth": """\
-A drain with a ledger that has seen so many requests before: their ids are random, those of the drained ones
-either in the order of time (UUIDs of version 7, as our client makes them) or random as well. Each random id
-is another page of two indexes.
+A drain with a ledger that already holds the given number of requests. Their ids are random; those of the
+drained requests are either in time order (UUIDs of version 7, as the client generates them) or random as
+well. Each random id touches another page of two indexes.
 """,
     "recovery": """\
-The broker is stopped and started again. The time runs from its being up to the first answer to a new request;
-60 s or more means that none came.
+The broker is stopped and started again. The time runs from the moment it is up to the first answer to a new
+request; 60 s or more means that none came.
 """,
     "telemetry": """\
-A drain with nothing but warnings in the log; with a line for each request and metrics; and with a trace of
-each request as well, sent to a collector that forgets them.
+A drain with only warnings in the log; with a line for each request and metrics; and with a trace of each
+request as well, sent to a collector that discards them.
 """,
     "profile": """\
-A drain watched by py-spy; samples that only wait are left out, the others share the CPU time of the drain.
-The standard library and the interpreter count for the file that called them. What is left when all of it is
-taken away is `c-echo` above: what the broker gives when the program on the other side costs next to nothing.
+A drain sampled by py-spy. Samples that only wait are left out; the CPU time of the drain is divided among
+the others. The standard library and the interpreter count towards the file that called them. The limit, with
+all of this removed, is `c-echo` above: what the broker delivers when the program on the other side costs
+next to nothing.
 """,
 }
 PROMISES: Final = ("validated", "outcome", "duplicates", "delivery", "processes")

@@ -68,7 +68,7 @@ COLUMNS: Final = {
     ),
     "profile": (Column("cpu_us_per_request", "CPU µs/request"),),
     "recovery": (
-        Column("outage_seconds", "broker away, s"),
+        Column("outage_seconds", "broker down, s"),
         Column("seconds_to_first_answer", "first answer after, s"),
     ),
 }
