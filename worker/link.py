@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from contracts.amqp import Names
+    from worker.confirms import Message
     from worker.delivery import Delivery
-    from worker.publisher import Message
     from worker.settings import Settings
     from worker.topology import Topology
 
@@ -84,6 +84,11 @@ class Link:
     def watch_blocked(self, watcher: Callable[[], None]) -> None:
         for wire in (self._consuming, self._publishing):
             wire.watchers.append(watcher)
+
+    @property
+    def trouble(self) -> str:
+        """See ``Publisher.trouble``."""
+        return self._publisher.trouble
 
     async def publish(self, message: Message) -> None:
         """See ``Publisher.publish``."""

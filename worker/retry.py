@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 IMMEDIATE_TRIES = 3
 IMMEDIATE_SECONDS = 2.0
+LONGEST_PAUSE = 5.0
+"""Seconds between two tries to reach the broker."""
 
 
 class PermanentError(Exception):
@@ -56,7 +58,7 @@ def busy_delay(wait: float, delays: Sequence[int], *, running: bool, lap: int) -
 def link_delay(lost_early: int, chance: float) -> float:
     """The pause, in seconds, before the next link, after so many in a row that were lost soon after they had
     been built. ``chance`` (0 ≤ chance < 1) takes up to half of it away."""
-    return min(0.1 * 2 ** min(lost_early, 10), 5.0) * (1 - chance / 2) if lost_early else 0.0
+    return min(0.1 * 2 ** min(lost_early, 10), LONGEST_PAUSE) * (1 - chance / 2) if lost_early else 0.0
 
 
 def immediate() -> tenacity.AsyncRetrying:
@@ -82,14 +84,14 @@ def until_stopped(
     before_sleep: Callable[[tenacity.RetryCallState], None],
     hopeless: Callable[[tenacity.RetryCallState], bool],
 ) -> tenacity.AsyncRetrying:
-    """Try again, with jittered backoff of at most five seconds, until ``stop`` is set or it is hopeless."""
+    """Try again, with jittered backoff, until ``stop`` is set or it is hopeless."""
 
     async def sleep(seconds: float) -> None:
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), seconds)
 
     return tenacity.AsyncRetrying(
-        wait=tenacity.wait_random_exponential(multiplier=0.2, max=5),
+        wait=tenacity.wait_random_exponential(multiplier=0.2, max=LONGEST_PAUSE),
         retry=tenacity.retry_if_exception_type(errors),
         stop=lambda state: stop.is_set() or hopeless(state),
         sleep=sleep,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from contracts.amqp import Names
 from worker import handlers, retry
+from worker.confirms import UnroutableError
 from worker.connection import LinkLostError
 from worker.flow import Flow
 from worker.health import STARTING, TOLD_TO_STOP, Report
@@ -19,7 +20,6 @@ from worker.ledger import open_ledger, open_pruner, prune
 from worker.ledger.base import LedgerError
 from worker.link import Link
 from worker.outcome import Busy
-from worker.publisher import UnroutableError
 from worker.reply import ReplyBuilder
 from worker.request import RequestParser, id_from_properties
 from worker.settle import Settler
@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 
     import tenacity
 
+    from worker.confirms import Message
     from worker.delivery import Delivery
-    from worker.publisher import Message
     from worker.settings import Settings
     from worker.telemetry.traces import Traces
 
@@ -182,6 +182,7 @@ class Service:
                 "consumer": self._why_not_consuming(),
                 "ledger": self._no_ledger or ledger.reason,
                 "copies": f"the broker does not take {stuck} of them" if stuck else "",
+                "replies": self._link.trouble if self._link is not None else "",
                 "shutdown": TOLD_TO_STOP if self._stop.is_set() else "",
             },
             metrics=self._metrics.snapshot(),

@@ -14,6 +14,15 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from contracts import amqp
+from worker.confirms import (
+    Message,
+    NackedError,
+    PublishError,
+    RefusedError,
+    UnconfirmedError,
+    UnreachableError,
+    UnroutableError,
+)
 from worker.connection import LinkLostError
 from worker.delivery import CUT_BYTES, NO_HEADERS, Cut
 from worker.frames import Properties
@@ -29,14 +38,6 @@ from worker.outcome import (
     Replayed,
     RetryLater,
     subject,
-)
-from worker.publisher import (
-    Message,
-    NackedError,
-    PublishError,
-    RefusedError,
-    UnconfirmedError,
-    UnroutableError,
 )
 from worker.reply import timestamp
 from worker.request import NIL_ID, age, id_from_properties
@@ -147,7 +148,7 @@ class Settler:
                 if tries == REPLY_TRIES:
                     return await self._undeliverable(outcome, reply, error)
                 await asyncio.sleep(0.1 * 2**tries)
-            except (UnroutableError, RefusedError) as error:
+            except (UnroutableError, UnreachableError, RefusedError) as error:
                 return await self._undeliverable(outcome, reply, error)
             else:
                 break

@@ -108,18 +108,20 @@ def test_a_requesters_full_queue_holds_up_nobody(served: Lab) -> None:
     served.quiet()
 
 
-async def test_a_direct_reply_that_cannot_be_sent_settles_its_request(lab: Lab) -> None:
-    """The connection for direct replies cannot be opened: the request is acknowledged, its reply noted as
-    undeliverable, and the next one that can be sent is."""
+async def test_a_direct_reply_waits_for_its_connection(lab: Lab) -> None:
+    """The one for direct replies cannot be opened: the worker says so, serves the others meanwhile, and sends
+    the answer as soon as it can."""
     async with TcpProxy(lab.url) as proxy:
         await asyncio.to_thread(lab.worker, amqp_url=proxy.url)
         await proxy.refuse()
         request_id = str(uuid4())
-        requester = await asyncio.to_thread(lab.requester, replies_to="amq.rabbitmq.reply-to")
-        with requester:
-            await asyncio.to_thread(requester.send, request(request_id))
-            await asyncio.to_thread(lab.noted, request_id, "undeliverable")
-            await asyncio.to_thread(lab.quiet)
+        with (
+            await asyncio.to_thread(lab.requester, replies_to="amq.rabbitmq.reply-to") as direct,
+            await asyncio.to_thread(lab.requester) as plain,
+        ):
+            await asyncio.to_thread(direct.send, request(request_id))
+            assert code_of(await asyncio.to_thread(plain.ask, request())) is None
             await proxy.accept()
-            reply = await asyncio.to_thread(requester.ask, request(request_id))
+            (reply,) = await asyncio.to_thread(direct.collect, 1)
     assert code_of(reply) is None
+    assert (await asyncio.to_thread(lab.entry, request_id)).reply != "undeliverable"

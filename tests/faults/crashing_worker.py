@@ -14,18 +14,19 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from worker import handlers, process, request
+from worker.confirms import PublishChannel
 from worker.consumer import ConsumeChannel, _Receipt
 from worker.ledger.postgresql import PostgreSQLLedger
 from worker.ledger.sqlite import SQLiteLedger
-from worker.publisher import PublishChannel, Publisher
+from worker.publisher import Publisher
 from worker.request import RequestParser
 from worker.settings import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from worker.confirms import Message
     from worker.handlers import Handler
-    from worker.publisher import Message
 
 LEDGERS = (SQLiteLedger, PostgreSQLLedger)
 PARSER_KILLER = b"kills the parser"

@@ -21,8 +21,8 @@ from worker.publisher import Publisher
 from worker.settings import load
 
 if TYPE_CHECKING:
+    from worker.confirms import Message
     from worker.handlers import Handler
-    from worker.publisher import Message
 
 STEPS = ("before-claim", "in-handler", "before-commit", "before-publish", "before-ack")
 

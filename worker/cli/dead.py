@@ -21,11 +21,11 @@ from worker import dead, durations, settings
 from worker.cli import console, interrupts, letters, views
 from worker.cli.problems import Failure
 from worker.cli.progress import Progress
+from worker.confirms import PublishError
 from worker.connection import LinkLostError
 from worker.dead import Fate, ParkingLot, Sender, Wanted
 from worker.ledger import open_ledger, open_reader
 from worker.ledger.base import LedgerError
-from worker.publisher import PublishError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine

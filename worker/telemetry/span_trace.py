@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from types import TracebackType
     from uuid import UUID
 
+    from worker.confirms import Message
     from worker.delivery import Delivery
     from worker.outcome import Outcome
-    from worker.publisher import Message
     from worker.telemetry.events import Listeners
     from worker.telemetry.traces import Traces
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from worker.confirms import Message
     from worker.delivery import Delivery
     from worker.outcome import Outcome
-    from worker.publisher import Message
 
 TRACEPARENT, TRACESTATE = "traceparent", "tracestate"
 SAMPLED, RANDOM = 1, 2

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.worker.parts import delivery
+from worker.confirms import Message
 from worker.frames import Properties
-from worker.publisher import Message
 from worker.telemetry.trace import MAX_STATE, NO_TRACE, Trace, TraceContext, begin, current_trace
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"

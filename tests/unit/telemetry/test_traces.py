@@ -17,8 +17,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 from pydantic import SecretStr
 
 from tests.unit.worker import parts
+from worker.confirms import UnroutableError
 from worker.outcome import Busy
-from worker.publisher import UnroutableError
 from worker.retry import PermanentError
 from worker.service import Service
 from worker.telemetry import traces
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
     from contracts import CreateSessionRequest
+    from worker.confirms import Message
     from worker.handlers import Context
     from worker.link import Link
-    from worker.publisher import Message
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 HEADERS = {"traceparent": f"00-{TRACE}-{SPAN}-01"}

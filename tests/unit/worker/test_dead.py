@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from contracts import Names, amqp
 from worker import dead
+from worker.confirms import NackedError
 from worker.dead import DeadLetter, Fate, Wanted
 from worker.delivery import Delivery
 from worker.ledger.base import Reopened
-from worker.publisher import NackedError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -14,20 +14,21 @@ from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 
 from tests.unit.worker.wire import FakeWire, as_wire, breathe, feed, open_channel
-from worker import publisher as publishing
-from worker.connection import ConnectError, LinkLostError
-from worker.frames import Properties
-from worker.publisher import (
+from worker import confirms, publisher, retry
+from worker.confirms import (
     ChannelLostError,
     Message,
     NackedError,
     PublishChannel,
-    Publisher,
     PublishError,
     RefusedError,
     UnconfirmedError,
+    UnreachableError,
     UnroutableError,
 )
+from worker.connection import ConnectError, LinkLostError
+from worker.frames import Properties
+from worker.publisher import Publisher
 
 DIRECT = "amq.rabbitmq.reply-to.g1h2"
 Fate = Literal["ack", "nack", "unroutable", "unencodable"]
@@ -183,7 +184,7 @@ async def test_large_body_is_cut_into_frames_and_empty_body_has_none() -> None:
 
 async def test_socket_that_is_full_is_not_filled_further() -> None:
     channel, wire = _open()
-    wire.unsent = publishing.UNSENT_BYTES + 1
+    wire.unsent = confirms.UNSENT_BYTES + 1
     channel.send(_message())
     await breathe()
     assert wire.written == []
@@ -215,7 +216,7 @@ async def test_confirm_of_an_unknown_tag_is_ignored() -> None:
 async def test_missing_confirm_is_given_up_in_time_and_a_late_one_does_no_harm() -> None:
     channel, wire = _open()
     early = channel.send(_message())
-    channel.grow_older(publishing.CONFIRM_SECONDS)
+    channel.grow_older(confirms.CONFIRM_SECONDS)
     late = channel.send(_message())
     wire.heard += 1
     channel.grow_older(0.1)
@@ -264,7 +265,7 @@ async def test_broker_that_heartbeats_but_does_not_confirm_keeps_its_connection(
         sent.append(channel.send(_message()))
         wire.heard += 1
         channel.grow_older(1.0)
-    wait = int(publishing.CONFIRM_SECONDS)
+    wait = int(confirms.CONFIRM_SECONDS)
     assert [await _outcome(one) for one in sent[:-wait]] == [UnconfirmedError] * (60 - wait)
     assert not wire.lost.done()
 
@@ -273,7 +274,7 @@ async def test_silence_says_nothing_where_heartbeats_are_switched_off() -> None:
     channel, wire = _open()
     wire.longest_silence = None
     confirmed = channel.send(_message())
-    channel.grow_older(publishing.CONFIRM_SECONDS + 0.1)
+    channel.grow_older(confirms.CONFIRM_SECONDS + 0.1)
     assert await _outcome(confirmed) is UnconfirmedError
     assert not wire.lost.done()
 
@@ -351,9 +352,11 @@ class Setup:
         self.link = FakeWire()
         self.opened: dict[str, list[FakeWire]] = {}
         self.cannot_open: Exception | None = None
+        self.tries = 0
         self.publisher = Publisher(as_wire(self.link), self._open)
 
     async def _open(self, purpose: str) -> Any:
+        self.tries += 1
         if self.cannot_open is not None:
             raise self.cannot_open
         wire = FakeWire()
@@ -507,31 +510,56 @@ async def test_channel_lost_through_nobodys_fault_leaves_the_message_unconfirmed
         await asyncio.wait_for(task, 5)
 
 
-@pytest.mark.parametrize("queue", [DIRECT, "q"], ids=["direct", "queue"])
-async def test_channel_that_cannot_be_had_while_the_link_lives_leaves_the_message_unconfirmed(
-    queue: str,
-) -> None:
+async def test_channel_that_cannot_be_had_while_the_link_lives_leaves_the_message_unconfirmed() -> None:
     """``LinkLostError`` would leave the delivery to a broker that still waits for its acknowledgement."""
     setup = Setup()
-    setup.cannot_open = ConnectError("too many connections", permanent=False)
     setup.link.refuses_channels = LinkLostError("too many channels")
-    with pytest.raises(UnconfirmedError, match="too many"):
-        await setup.publisher.publish(_message(queue))
+    with pytest.raises(UnconfirmedError, match="too many channels"):
+        await setup.publisher.publish(_message())
 
 
-async def test_connection_for_suspects_that_cannot_be_had_leaves_the_message_unconfirmed() -> None:
+async def test_a_connection_of_our_own_is_tried_for_once_for_all_who_wait_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And for a good while: what waits for it goes out as soon as it is there."""
     setup = Setup()
     setup.cannot_open = ConnectError("too many connections", permanent=False)
-    (task,) = setup.publish(_message())
+    monkeypatch.setattr(retry, "LONGEST_PAUSE", 0.001)
+    tasks = setup.publish(*(_message(DIRECT, mandatory=False) for _ in range(50)))
+    async with asyncio.timeout(5):
+        while setup.tries < 5:
+            await asyncio.sleep(0)
+        assert setup.publisher.trouble == "too many connections"
+        assert not any(task.done() for task in tasks)
+        setup.cannot_open = None
+        while "direct replies" not in setup.opened:
+            await asyncio.sleep(0)
+        await breathe()
+        (wire,) = setup.opened["direct replies"]
+        await _confirm(_channel_of(wire), 50, multiple=True)
+        await asyncio.gather(*tasks)
+    assert setup.publisher.trouble == ""
+
+
+@pytest.mark.parametrize("way", ["direct", "suspects"])
+async def test_who_waits_too_long_for_a_connection_of_our_own_is_told(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The link lives, and its delivery must be settled."""
+    monkeypatch.setattr(publisher, "OPEN_SECONDS", 0.0)
+    setup = Setup()
+    setup.cannot_open = ConnectError("too many connections", permanent=False)
+    (task,) = setup.publish(_message(DIRECT if way == "direct" else "q", mandatory=False))
     await breathe()
-    _channel_of(setup.link)._lose(ChannelLostError("403", accused=True))
-    with pytest.raises(UnconfirmedError, match="too many connections"):
+    if way == "suspects":
+        _channel_of(setup.link)._lose(ChannelLostError("403", accused=True))
+    with pytest.raises(UnreachableError, match="too many connections"):
         await asyncio.wait_for(task, 5)
 
 
 async def test_time_stands_still_while_the_broker_is_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publishing, "SWEEP_SECONDS", 0.001)
-    monkeypatch.setattr(publishing, "CONFIRM_SECONDS", 0.01)
+    monkeypatch.setattr(publisher, "SWEEP_SECONDS", 0.001)
+    monkeypatch.setattr(confirms, "CONFIRM_SECONDS", 0.01)
     setup = Setup()
     setup.link.blocked = True
     setup.link.longest_silence = 0.02
@@ -572,10 +600,10 @@ async def test_connection_that_opens_after_the_publisher_was_closed_is_closed_to
         await opening.wait()
         return await Setup._open(setup, purpose)
 
-    publisher = Publisher(as_wire(setup.link), open_late)
-    task = asyncio.ensure_future(publisher.publish(_message(DIRECT)))
+    late = Publisher(as_wire(setup.link), open_late)
+    task = asyncio.ensure_future(late.publish(_message(DIRECT)))
     await breathe()
-    await publisher.close()
+    await late.close()
     opening.set()
     await breathe()
     assert setup.opened["direct replies"][0].closed

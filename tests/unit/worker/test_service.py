@@ -21,8 +21,8 @@ from worker.telemetry.events import DeliveryFailed
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from worker.confirms import Message
     from worker.link import Link
-    from worker.publisher import Message
     from worker.telemetry.events import Event
 
 REQUEST_ID = UUID(int=7)

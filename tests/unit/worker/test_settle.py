@@ -12,6 +12,14 @@ import pytest
 from contracts import ErrorCode, amqp
 from tests.unit.worker import parts
 from tests.unit.worker.parts import CountingReceipt
+from worker.confirms import (
+    Message,
+    NackedError,
+    PublishError,
+    RefusedError,
+    UnconfirmedError,
+    UnroutableError,
+)
 from worker.connection import LinkLostError
 from worker.delivery import CUT_BYTES, Delivery
 from worker.outcome import (
@@ -27,14 +35,6 @@ from worker.outcome import (
     Replayed,
     Reply,
     RetryLater,
-)
-from worker.publisher import (
-    Message,
-    NackedError,
-    PublishError,
-    RefusedError,
-    UnconfirmedError,
-    UnroutableError,
 )
 from worker.request import NIL_ID, Refusal, Request
 from worker.settle import Settler
