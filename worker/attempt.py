@@ -102,7 +102,11 @@ async def _call(
     current_trace.get().enter()
 
     async def once() -> Success:
-        return Success(_plain(await handler(request, context)))
+        try:
+            result = await handler(request, context)
+        except ExceptionGroup as group:
+            raise _rejection(group) or group from None
+        return Success(_plain(result))
 
     failed: list[Exception] = []
 
@@ -126,6 +130,15 @@ async def _call(
         raise
     except BaseException as error:  # noqa: BLE001 - SystemExit too is the handler's failure, not the worker's end
         return Failure(ErrorCode.HANDLER_FAILED, error, transient=retry.is_transient(error))
+
+
+def _rejection(group: ExceptionGroup[Exception]) -> Rejected | None:
+    """The rejection in a group that holds nothing else: what a handler's TaskGroup makes of one."""
+    rejections, others = group.split(Rejected)
+    found: Any = rejections
+    while isinstance(found, ExceptionGroup):
+        found = found.exceptions[0]
+    return None if others else found
 
 
 async def _tried(call: Callable[[], Awaitable[Success]]) -> Success:

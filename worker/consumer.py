@@ -120,7 +120,7 @@ class ConsumeChannel(RawChannel):
             properties = frames.properties(incoming.header)
         except Exception:  # noqa: BLE001 - any requester can cause any of them
             legible = False
-            properties = frames.Properties()
+            properties = frames.salvaged(incoming.header)
         headers = properties.headers or NO_HEADERS
         return Delivery(
             body=incoming.body,

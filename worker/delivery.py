@@ -56,8 +56,8 @@ NO_HEADERS: Mapping[str, Any] = MappingProxyType({})
 class Delivery:
     """One message as the broker handed it over.
 
-    ``legible`` is False when its properties could not be decoded; they are then all missing. ``cut`` is there
-    when the body was too large to be kept. ``expired`` says that it is here because the broker saw its
+    ``legible`` is False when one of its properties could not be decoded, which is then missing. ``cut`` is
+    there when the body was too large to be kept. ``expired`` says that it is here because the broker saw its
     ``expiration`` pass.
     """
 

@@ -89,6 +89,8 @@ class Flow:
         self._emit = emit
         self._suspect_after = min(2, settings.max_crashes - 1)
         self._turns = Turns()
+        self.stopping = False
+        """Whether what is cancelled from now on was interrupted by the worker's shutdown."""
         self._slots = asyncio.Semaphore(settings.concurrency)
         # Beside the wait there is to be time for the attempt before the broker takes the delivery away.
         spare = CONSUMER_TIMEOUT - settings.handler_timeout - settings.shutdown_grace
@@ -167,8 +169,12 @@ class Flow:
             return await self._give_up(hold, ErrorCode.CRASHED_WORKER)
         try:
             result = await self._attempt(hold)
-        except asyncio.CancelledError:
-            return await self._interrupt(hold)
+        except asyncio.CancelledError as cancelled:
+            _go_on()
+            if self.stopping:
+                return await self._interrupt(hold)
+            # By a handler, whosever: handed back it would come, and do it, again and again.
+            result = Failure(ErrorCode.HANDLER_FAILED, cancelled, transient=True)
         try:
             return await self._conclude(hold, result)
         except FencedError:
@@ -248,9 +254,6 @@ class Flow:
 
     async def _interrupt(self, hold: Hold) -> Outcome:
         """Shutdown is nobody's failure: the attempt is not counted."""
-        current = asyncio.current_task()
-        if current is not None:
-            current.uncancel()
         await self._ledger.release(ledger_steps.Release(hold.request.request_id, hold.token))
         self._emit(RequestHandedBack(hold.request.request_id, hold.claimed.attempt))
         return Interrupted()
@@ -335,3 +338,10 @@ class Flow:
             attempt=number,
             published=hold.published,
         )
+
+
+def _go_on() -> None:
+    """This task was cancelled, and has something to do all the same."""
+    current = asyncio.current_task()
+    if current is not None:
+        current.uncancel()

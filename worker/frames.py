@@ -7,6 +7,7 @@ on a connection goes by aiormq and pamqp as usual. Tests hold each function here
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -199,6 +200,33 @@ def properties(payload: bytes) -> Properties:
             if name:
                 setattr(found, name, value)
     return found
+
+
+def salvaged(payload: bytes) -> Properties:
+    """What can be read of properties of which something cannot: their sender is to get an answer all the
+    same."""
+    flags = int.from_bytes(payload[12:14], "big")
+    found = Properties()
+    position = 14
+    for bit, name, read in _PROPERTIES:
+        if flags & bit:
+            end = position + _size(read, payload, position)
+            if end > len(payload):
+                break
+            if name:
+                with suppress(Exception):
+                    setattr(found, name, read(payload, position)[1])
+            position = end
+    return found
+
+
+def _size(read: Callable[[bytes, int], tuple[int, Any]], payload: bytes, position: int) -> int:
+    """Bytes that a property takes, whatever is in it."""
+    if read is _read_text:
+        return 1 + int.from_bytes(payload[position : position + 1], "big")
+    if read is _read_table:
+        return 4 + int.from_bytes(payload[position : position + 4], "big")
+    return 8 if read is _read_timestamp else 1
 
 
 def _read_text(payload: bytes, position: int) -> tuple[int, str]:

@@ -10,6 +10,7 @@ from worker.connection import LinkLostError, Wire
 from worker.consumer import ConsumeChannel
 from worker.delivery import Lane
 from worker.publisher import Publisher
+from worker.topology import TopologyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from worker.topology import Topology
 
 
+ENTRANCE_SECONDS = 30.0
+"""Between two looks whether requests still find their way in."""
+
+
 class Link:
     """Two connections: one consumes and acknowledges, one publishes. When either is lost, the link is."""
 
@@ -30,7 +35,7 @@ class Link:
         self._publisher = publisher
         self._lanes: list[ConsumeChannel] = []
         self.consuming = False
-        self._sweeper = asyncio.create_task(publisher.run(), name="confirm sweeper")
+        self._tasks = [asyncio.create_task(publisher.run(), name="confirm sweeper")]
 
     @classmethod
     async def build(cls, settings: Settings, topology: Topology) -> Link:
@@ -55,7 +60,24 @@ class Link:
             undo.push_async_callback(publisher.close)
             await publisher.probe()
             undo.pop_all()
-            return cls(consuming, publishing, publisher)
+            link = cls(consuming, publishing, publisher)
+            if settings.declare:
+                link.keep_entrance(topology)
+            return link
+
+    def keep_entrance(self, topology: Topology) -> None:
+        """Have exchange and binding there, should somebody delete them."""
+        self._tasks.append(asyncio.create_task(self._keep_entrance(topology), name="entrance"))
+
+    async def _keep_entrance(self, topology: Topology) -> None:
+        while True:
+            await asyncio.sleep(ENTRANCE_SECONDS)
+            if self.blocked:
+                continue
+            try:
+                await topology.restore_entrance(self._publishing)
+            except (LinkLostError, TopologyError) as error:
+                return self.lose(str(error))
 
     async def subscribe(
         self, names: Names, settings: Settings, deliver: Callable[[Delivery], None], *, consuming: bool
@@ -118,7 +140,8 @@ class Link:
 
     async def close(self) -> None:
         """Acknowledge what is done and close; bounded in time."""
-        self._sweeper.cancel()
+        for task in self._tasks:
+            task.cancel()
         for channel in self._lanes:
             with suppress(LinkLostError):
                 channel.flush()

@@ -48,7 +48,15 @@ def run_loop(
     else:
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
-        code = runner.run(serve(settings, reporter, obey, patient=patient))
+        try:
+            code = runner.run(serve(settings, reporter, obey, patient=patient))
+        except StartError:
+            raise
+        except BaseException as error:
+            # A task of a handler's left the loop (sys.exit, loop.stop). The runner would now cancel all that
+            # runs, and it would be handed back, time and again: so it counts as what it is, a crash.
+            log.error("event loop ended", exc_info=error)
+            exit_now("it was not told to stop; maybe a handler did it")
         if runner.run(_stubborn()):
             # Their requests were handed back, and everything is closed: waiting for them would have no end.
             exit_now("some handlers do not end", code)

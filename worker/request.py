@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 NIL_ID = UUID(int=0)
 MAX_PATIENCE = 10 * 365 * 86_400.0
 """Seconds; a longer expiration is as good as this one, and fits into every database's timestamps."""
+_UUID = re.compile(r"[0-9A-Fa-f]{8}-?(?:[0-9A-Fa-f]{4}-?){3}[0-9A-Fa-f]{12}")
+"""Python would take digits of every script, underscores and hyphens anywhere."""
 _REQUEST_ID = re.compile(rb'"request_id"\s*:\s*"([0-9A-Fa-f-]{36})"')
 MAX_AGE = 30 * 86_400.0
 """Seconds; a request that says it is older is counted with these, and spoils no sum."""
@@ -227,12 +229,9 @@ def id_from_properties(delivery: Delivery) -> UUID | None:
 
 
 def _uuid(value: object) -> UUID | None:
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not _UUID.fullmatch(value):
         return None
-    try:
-        found = UUID(value)
-    except ValueError:
-        return None
+    found = UUID(value)
     return None if found == NIL_ID else found
 
 

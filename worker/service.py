@@ -376,6 +376,7 @@ class Service:
         self._drained = True
         self._emit(Draining(len(self._serving), self._settings.shutdown_grace))
         await asyncio.wait(self._serving, timeout=self._settings.shutdown_grace)
+        self._flow.stopping = True
         for task in tuple(self._serving):
             task.cancel()
         if self._serving:

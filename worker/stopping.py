@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import structlog
 
@@ -65,7 +65,7 @@ class Stop:
         exit_now(reason)
 
 
-def exit_now(reason: str, code: int = 1) -> None:
+def exit_now(reason: str, code: int = 1) -> NoReturn:
     """End the process, whatever runs."""
     try:
         log.error("worker ends at once", reason=reason)

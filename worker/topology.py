@@ -118,9 +118,24 @@ class Topology:
         channel = await wire.channel(aiormq.Channel)
         for part in self._parts():
             await _step(part.name, part.declare(channel))
+        await self._bind(channel)
+        await _close(channel)
+
+    async def restore_entrance(self, wire: Wire) -> None:
+        """Declare exchange and binding, by which requests come: nobody is told when one of them is deleted.
+
+        Raises:
+            TopologyError, LinkLostError: as ``apply``.
+        """
+        channel = await wire.channel(aiormq.Channel)
+        exchange = _Exchange(self.exchange)
+        await _step(exchange.name, exchange.declare(channel))
+        await self._bind(channel)
+        await _close(channel)
+
+    async def _bind(self, channel: aiormq.Channel) -> None:
         bind = channel.queue_bind(self.work, self.exchange, self.routing_key, timeout=SETUP_SECONDS)
         await _step(f"queue {self.work}", bind, queue="write", exchange="read")
-        await _close(channel)
 
     async def verify(self, wire: Wire) -> None:
         """Look whether everything is there, changing nothing. What may not be looked at is taken for there.

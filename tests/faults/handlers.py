@@ -29,8 +29,17 @@ async def handle(request: CreateSessionRequest, context: Context) -> dict[str, A
             raise PermanentError("for good, as it was told to")
         case "exit" if context.attempt == 1:
             sys.exit(3)
+        case "exit-apart":
+            await asyncio.create_task(_exit())
+        case "stop-loop":
+            asyncio.get_running_loop().stop()
+            await asyncio.sleep(10)
         case "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         case "nested":
             return {"given": {"title": request.payload.title, "attempt": context.attempt}}
     return None
+
+
+async def _exit() -> None:
+    sys.exit(0)

@@ -24,15 +24,21 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.faults
 
 
-def supervise(done: Callable[[], bool], folder: Path, deadline: float = 60.0, **settings: Any) -> int:
-    """Keep a worker running until ``done``; how many were killed."""
+def supervise(
+    done: Callable[[], bool],
+    folder: Path,
+    code: int = -signal.SIGKILL,
+    deadline: float = 60.0,
+    **settings: Any,
+) -> int:
+    """Keep a worker running until ``done``; how many died, each with this exit code."""
     deaths = 0
     end = time.monotonic() + deadline
     worker = start_worker(folder, **settings)
     try:
         while not done():
             if worker.returncode is not None:
-                assert worker.wait() == -signal.SIGKILL
+                assert worker.wait() == code
                 worker.close()
                 deaths += 1
                 worker = start_worker(folder, **settings)
@@ -43,21 +49,23 @@ def supervise(done: Callable[[], bool], folder: Path, deadline: float = 60.0, **
     return deaths
 
 
+@pytest.mark.parametrize(("way", "code"), [("kill", -signal.SIGKILL), ("exit-apart", 1), ("stop-loop", 1)])
 def test_a_request_that_kills_its_worker_is_found_out_and_its_neighbours_complete(
-    rabbitmq: RabbitMQ | ExternalRabbitMQ, vhost: str, ledger_url: str, tmp_path: Path
+    way: str, code: int, rabbitmq: RabbitMQ | ExternalRabbitMQ, vhost: str, ledger_url: str, tmp_path: Path
 ) -> None:
-    """After MAX_CRASHES deaths it is answered ``crashed_worker`` and parked; who died with it completes with
-    attempt 1 (the audit checks attempts, answers and the parking lot)."""
+    """By a signal, or by ending the event loop from a task of its handler's. After MAX_CRASHES deaths it is
+    answered ``crashed_worker`` and parked; who died with it completes with attempt 1 (the audit checks
+    attempts, answers and the parking lot)."""
     url = rabbitmq.vhost_url(vhost)
     declare(url)
     with Scribe(url) as scribe:
         neighbours = [plan("slow:0.3") for _ in range(10)]
-        scribe.send_all([*neighbours[:5], killer := plan("kill"), *neighbours[5:]])
+        scribe.send_all([*neighbours[:5], killer := plan(way), *neighbours[5:]])
 
         def done() -> bool:
             return at_rest(rabbitmq, vhost, scribe, ledger_url)
 
-        deaths = supervise(done, tmp_path, amqp_url=url, ledger_url=ledger_url, max_crashes=3)
+        deaths = supervise(done, tmp_path, code, amqp_url=url, ledger_url=ledger_url, max_crashes=3)
         ledger = check(scribe, ledger_url)
     assert killer.request_id is not None
     assert ledger.requests[killer.request_id].crashes == deaths == 3

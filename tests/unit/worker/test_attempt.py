@@ -57,6 +57,22 @@ async def _failure(handler: Handler, timeout: float = 5.0) -> Failure:
     return result
 
 
+async def test_rejection_in_a_task_group_is_one() -> None:
+    """A group with anything else in it is a failure."""
+
+    async def handle(request: CreateSessionRequest, context: Context) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(asyncio.sleep(10))
+            async with asyncio.TaskGroup() as inner:
+                inner.create_task(_raising(Rejected("no rooms", code="full"))(request, context))  # type: ignore[arg-type]
+
+    result = await _run(handle)
+    assert isinstance(result, Rejected)
+    assert (result.message, result.code) == ("no rooms", "full")
+    mixed = ExceptionGroup("two", [Rejected("no"), ValueError("x")])
+    assert (await _failure(_raising(mixed))).error is mixed
+
+
 @pytest.mark.parametrize("error", [ValueError, retry.PermanentError, Rejected, SystemExit])
 async def test_of_an_attempt_that_failed_nothing_waits_for_the_collector(error: type[BaseException]) -> None:
     """It rarely looks: a thousand large requests that failed would stay until then."""

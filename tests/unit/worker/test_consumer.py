@@ -15,6 +15,7 @@ from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 
 from tests.unit.worker.wire import FakeWire, as_wire, breathe, feed, open_channel
+from worker import frames
 from worker.connection import LinkLostError
 from worker.consumer import ConsumeChannel
 from worker.delivery import CUT_BYTES, Cut, Delivery, Lane
@@ -197,6 +198,47 @@ async def test_illegible_properties_leave_the_body() -> None:
         None,
         {},
     )
+
+
+def _with(name: str, data: bytes) -> bytes:
+    """A content header in which one property is these bytes, beside those that an answer needs."""
+    flags, parts = 0, []
+    for bit, each, read in frames._PROPERTIES:
+        if each == name:
+            value = data
+        elif each in ("reply_to", "correlation_id"):
+            value = b"\x04call"
+        else:
+            continue
+        assert read is not None
+        flags |= bit
+        parts.append(value)
+    return b"\x00\x3c\x00\x00" + (2).to_bytes(8, "big") + flags.to_bytes(2, "big") + b"".join(parts)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("message_id", b"\x02\xff\xfe"),
+        ("type", b"\x01\xff"),
+        ("headers", b"\x00\x00\x00\x05\x02\xff\xfeV\x00"),
+        ("timestamp", b"\xff" * 8),
+        ("expiration", b"\xff"),  # says that it is longer than all there is
+    ],
+)
+async def test_who_sends_a_property_that_cannot_be_decoded_can_be_answered(name: str, data: bytes) -> None:
+    channel, _ = await _channel(delivered=1)
+    delivered: list[Delivery] = []
+    channel.deliver = delivered.append
+    channel.feed(2, _with(name, data))
+    channel.feed(3, b"{}")
+    (delivery,) = delivered
+    assert (delivery.legible, delivery.body, getattr(delivery, name, None)) == (
+        False,
+        b"{}",
+        {} if name == "headers" else None,
+    )
+    assert (delivery.reply_to, delivery.correlation_id) == ("call", "call")
 
 
 async def test_empty_body_is_delivered_without_waiting_for_one() -> None:

@@ -579,11 +579,23 @@ async def test_interrupted_attempt_is_handed_back_and_its_delivery_settled_after
     """The task goes on after its release: it still has to requeue the delivery."""
     gate, ledger = Gate(), ScriptedLedger()
     events: list[Event] = []
-    async with _serving(_flow(ledger, gate, events.append), [REQUEST_ID]) as (task,):
+    flow = _flow(ledger, gate, events.append)
+    async with _serving(flow, [REQUEST_ID]) as (task,):
+        flow.stopping = True
         await _cancel(task)
     assert events == [RequestHandedBack(REQUEST_ID, 1)]
     assert isinstance(task.result(), Interrupted)
     assert ledger.names == ["Claim", "Release"]
+    assert task.cancelling() == 0
+
+
+async def test_attempt_that_somebody_else_cancels_is_spent() -> None:
+    """A handler that cancels all there is would be handed back, and do so again, for ever."""
+    gate, ledger = Gate(), ScriptedLedger()
+    async with _serving(_flow(ledger, gate), [REQUEST_ID]) as (task,):
+        await _cancel(task)
+    assert isinstance(task.result(), RetryLater)
+    assert ledger.names == ["Claim", "Postpone"]
     assert task.cancelling() == 0
 
 

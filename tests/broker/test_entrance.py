@@ -1,0 +1,103 @@
+"""Exchange and binding, by which requests come, are put back when somebody deletes them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pika
+import pytest
+from pika.exceptions import ChannelClosedByBroker
+from pydantic import SecretStr
+
+from contracts import Names
+from tests.support.waiting import eventually
+from worker import link
+from worker.link import Link
+from worker.settings import Settings
+from worker.topology import Topology
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pika.adapters.blocking_connection import BlockingChannel
+
+NAMES = Names()
+
+
+def _at_the_broker(url: str, act: Callable[[BlockingChannel], object]) -> None:
+    connection = pika.BlockingConnection(pika.URLParameters(url))
+    try:
+        act(connection.channel())
+    finally:
+        if connection.is_open:
+            connection.close()
+
+
+def _is_open(url: str) -> bool:
+    """Whether a request that is published to the exchange reaches a queue."""
+
+    def publish(channel: BlockingChannel) -> None:
+        channel.confirm_delivery()
+        channel.basic_publish(NAMES.exchange, NAMES.routing_key, b"{}", mandatory=True)
+
+    try:
+        _at_the_broker(url, publish)
+    except (ChannelClosedByBroker, pika.exceptions.UnroutableError):
+        return False
+    return True
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "ENTRANCE_SECONDS", 0.05)
+
+
+async def _link(url: str) -> Link:
+    settings = Settings(amqp_url=SecretStr(url))
+    return await Link.build(settings, Topology.of(NAMES, settings.retry_delays))
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    "delete",
+    [
+        lambda channel: channel.exchange_delete(NAMES.exchange),
+        lambda channel: channel.queue_unbind(NAMES.work, NAMES.exchange, NAMES.routing_key),
+    ],
+    ids=["exchange", "binding"],
+)
+async def test_what_leads_to_the_work_queue_is_put_back(
+    amqp_url: str, delete: Callable[[BlockingChannel], object]
+) -> None:
+    """Nobody is told that it is gone: requesters would go on being refused by a worker that looks well."""
+    built = await _link(amqp_url)
+    try:
+        await asyncio.to_thread(_at_the_broker, amqp_url, delete)
+        async with asyncio.timeout(20):
+            while not await asyncio.to_thread(_is_open, amqp_url):
+                await asyncio.sleep(0.05)
+    finally:
+        await built.close()
+
+
+async def test_an_exchange_that_cannot_be_put_back_ends_the_link(
+    amqp_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker is not ready then, and says why."""
+    built = await _link(amqp_url)
+    lost = asyncio.create_task(built.lost())
+    try:
+
+        def replace(channel: BlockingChannel) -> None:
+            channel.exchange_delete(NAMES.exchange)
+            channel.exchange_declare(NAMES.exchange, "fanout")
+
+        await asyncio.to_thread(_at_the_broker, amqp_url, replace)
+        monkeypatch.setattr(link, "ENTRANCE_SECONDS", 0.0)
+        built.keep_entrance(Topology.of(NAMES, (1,)))
+        await eventually(lost.done)
+        assert "exchange session: exists with other arguments" in lost.result()
+    finally:
+        lost.cancel()
+        await built.close()
