@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
@@ -32,17 +32,27 @@ def text(duration: float) -> str:
     return f"{duration / 3600:.1f} h" if duration < 172_800 else f"{duration / 86_400:.1f} d"
 
 
-def clock(moment: datetime | str, *, milliseconds: bool = False) -> str:
-    """A moment in the reader's time zone: date and time of day, or the latter alone with milliseconds."""
-    parsed = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
-    local = parsed.astimezone().replace(tzinfo=None)
-    return local.time().isoformat("milliseconds") if milliseconds else local.isoformat(" ", "seconds")
+def clock(moment: datetime | str) -> str:
+    """Date and time of day, in UTC as in the log: whoever compares the two need not know where they are."""
+    return f"{_utc(moment):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def time_of_day(moment: datetime | str, precision: str = "seconds") -> str:
+    """The same without date and zone, for a column whose head names the zone."""
+    return _utc(moment).time().isoformat(precision)
 
 
 def ago(moment: datetime | str, now: datetime) -> str:
     """How long before ``now``."""
-    parsed = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
-    return text(max(0.0, (now - parsed).total_seconds()))
+    return text(max(0.0, (now - _parsed(moment)).total_seconds()))
+
+
+def _utc(moment: datetime | str) -> datetime:
+    return _parsed(moment).astimezone(UTC).replace(tzinfo=None)
+
+
+def _parsed(moment: datetime | str) -> datetime:
+    return datetime.fromisoformat(moment) if isinstance(moment, str) else moment
 
 
 def spread(durations: list[float]) -> str:

@@ -1,4 +1,4 @@
-"""`top`: what goes on, live and once."""
+"""`top`: current activity, live and once."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_one_look_counts_what_there_is(
     (tmp_path / "gate").touch()
 
 
-def test_what_is_away_is_said_and_the_rest_is_shown(cli: Cli, amqp_url: str, sqlite_url: str) -> None:
+def test_what_is_unreachable_is_said_and_the_rest_is_shown(cli: Cli, amqp_url: str, sqlite_url: str) -> None:
     """Queues that are missing are no failure of the broker."""
     nowhere = "amqp://guest:secret@127.0.0.1:1/"
     cli("ledger", "upgrade", ledger_url=sqlite_url)
@@ -164,7 +164,7 @@ def test_what_is_away_is_said_and_the_rest_is_shown(cli: Cli, amqp_url: str, sql
     assert "127.0.0.1:1" in found["broker_trouble"]
     assert "secret" not in no_broker.out + no_broker.err
     assert no_ledger.code == 1
-    assert "ledger away" in no_ledger.out
+    assert "ledger unreachable" in no_ledger.out
     assert re.search(r"session\.create +missing", no_ledger.out)
 
 
@@ -181,12 +181,12 @@ def test_a_terminal_shows_what_comes_and_goes_and_is_left_as_it_was(
 ) -> None:
     """It starts before there is a ledger, outlives its connection, and fits a terminal that shrinks."""
     with terminal(tmp_path, amqp_url=amqp_url, ledger_url=sqlite_url) as top:
-        soon(lambda: "ledger away" in top.screen and "missing" in top.screen)
+        soon(lambda: "ledger unreachable" in top.screen and "missing" in top.screen)
         worker_process(amqp_url=amqp_url, ledger_url=sqlite_url)
         soon(lambda: "nothing finished" in top.screen and "missing" not in top.screen)
         rabbitmq.close_connections(vhost)
         cli("send", "--user", "ada@example.com", "--count", 20, amqp_url=amqp_url)
-        soon(lambda: "completed 0.3" in top.screen and re.search(r"session\.create +0 +1", top.screen))
+        soon(lambda: "completed 0.33" in top.screen and re.search(r"session\.create +0 +1", top.screen))
         top.resize(10, 40)
         soon(lambda: len(top.screen.splitlines()) == 10)
         top.press(leave)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import pydantic_core
 from rich.console import Group as Lines
-from rich.table import Table
 from rich.text import Text
 
 from contracts.errors import ERRORS, ErrorCode
 from worker import durations
 from worker.cli.console import printable
+from worker.cli.listing import Listing, facts
 from worker.dead import Fate, outlook
 
 if TYPE_CHECKING:
@@ -74,52 +74,39 @@ def group_document(group: Group) -> dict[str, Any]:
     }
 
 
-def table(rows: Iterable[dict[str, Any]], now: datetime) -> Table:
-    """One line for each document; why it failed gets the room that is left."""
-    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in ("ago", "request", "code"):
-        shown.add_column(column, no_wrap=True)
-    shown.add_column("user", overflow="fold")
-    shown.add_column("why", overflow="fold", ratio=1)
+def table(rows: Iterable[dict[str, Any]], now: datetime) -> Listing:
+    """Of the documents that ``document`` makes."""
+    shown = Listing("ago", "request", "code", "user", "why")
     for row in rows:
-        shown.add_row(
+        shown.add(
             _ago(row["failed_at"], now),
             row["request_id"] or f"none; letter {row['letter_id']}",
             Text(printable(row["error_code"] or "none"), style="red"),
-            Text(printable(row["user_id"] or "")),
-            Text(_brief(row["exception_type"], row["message"])),
+            printable(row["user_id"] or ""),
+            _brief(row["exception_type"], row["message"]),
         )
     return shown
 
 
-def group_table(groups: Iterable[Group], now: datetime) -> Table:
-    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    shown.add_column("letters", no_wrap=True, justify="right")
-    for column in ("code", "exception", "first", "last", "for example"):
-        shown.add_column(column, no_wrap=True)
-    shown.add_column("newest message", overflow="fold", ratio=1)
+def group_table(groups: Iterable[Group], now: datetime) -> Listing:
+    columns = ("code", "exception", "first", "last", "for example", "newest message")
+    shown = Listing("dead letters", *columns, right=("dead letters",))
     for group in groups:
-        shown.add_row(
+        shown.add(
             f"{group.count:,}",
             Text(printable(group.code or "none"), style="red"),
-            Text(printable(group.exception_type or "")),
+            printable(group.exception_type or ""),
             f"{_ago(_iso(group.first), now)} ago",
             f"{_ago(_iso(group.last), now)} ago",
             _str(group.example) or "",
-            Text(_brief(None, group.message)),
+            _brief(None, group.message),
         )
     return shown
 
 
 def sheet(letter: DeadLetter) -> RenderableType:
     """All that the letter says."""
-    facts = Table(box=None, show_header=False, pad_edge=False)
-    facts.add_column(style="dim", no_wrap=True)
-    facts.add_column(overflow="fold")
-    for name, value in _facts(letter):
-        if value:
-            facts.add_row(name, Text(printable(value)))
-    parts: list[RenderableType] = [facts]
+    parts: list[RenderableType] = [facts((name, printable(value)) for name, value in _facts(letter) if value)]
     if letter.stacktrace:
         parts += [Text(), *_block(letter.stacktrace)]
     return Lines(*parts, Text(), *_block(_body(letter)))
@@ -127,7 +114,7 @@ def sheet(letter: DeadLetter) -> RenderableType:
 
 def _facts(letter: DeadLetter) -> Iterable[tuple[str, str | None]]:
     yield "request", _str(letter.request_id) or "its id is not known"
-    yield "letter", _str(letter.letter_id)
+    yield "dead letter", _str(letter.letter_id)
     yield "error", _error(letter.code)
     yield "exception", letter.exception_type
     yield "message", letter.message

@@ -1,4 +1,4 @@
-"""``top``: what goes on, live in a terminal, once for a pipe, or as one document for a program."""
+"""``top``: current activity, live in a terminal, once for a pipe, or as one document for a program."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.console import Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from worker import durations, settings
 from worker.cli import console, interrupts, views
+from worker.cli.listing import Listing, facts
 from worker.ledger.base import COUNTED
 from worker.watch import Away, BrokerWatch, LedgerWatch
 
@@ -74,7 +73,7 @@ async def _once(loaded: Settings) -> Frame:
 
 
 async def _live(loaded: Settings, interval: float) -> None:
-    """Each source is asked at its own pace: one that is away does not hold up the other, nor the screen."""
+    """Each source is asked at its own pace: one that does not answer holds up no other, nor the screen."""
     frame, news, stop = Frame(), asyncio.Event(), asyncio.Event()
 
     async def look_at_ledger() -> None:
@@ -208,7 +207,7 @@ def picture(frame: Frame, *, live: bool = False) -> RenderableType:
     if ledger is None or isinstance(ledger, Away):
         parts.append(_absent("ledger", ledger))
     else:
-        parts.append(_facts(ledger.traffic))
+        parts.append(facts(_facts(ledger.traffic)))
     parts.append(Text())
     if frame.queues is None or isinstance(frame.queues, Away):
         parts.append(_absent("broker", frame.queues))
@@ -222,68 +221,57 @@ def picture(frame: Frame, *, live: bool = False) -> RenderableType:
 def _absent(what: str, away: Away | None) -> Text:
     if away is None:
         return Text(f"{what}: asking …", style="dim")
-    return Text.assemble((f"{what} away", "bold red"), f"  {console.printable(away.reason)}")
+    return Text.assemble((f"{what} unreachable", "bold red"), f"  {console.printable(away.reason)}")
 
 
-def _facts(traffic: Traffic) -> Table:
-    facts = Table.grid(padding=(0, 2, 0, 0))
-    facts.add_column(style="dim", no_wrap=True)
-    facts.add_column(overflow="fold")
-    facts.add_row("finished", _rates(traffic))
+def _facts(traffic: Traffic) -> Iterator[tuple[str, str | Text]]:
+    yield "finished", _rates(traffic)
     spread = "nothing finished"
     if traffic.p50 is not None and traffic.p95 is not None:
         spread = f"p50 {durations.text(traffic.p50)}, p95 {durations.text(traffic.p95)}"
-    facts.add_row("latency", spread)
+    yield "latency", spread
     more = "+" if traffic.failed_more else ""
     waiting = f"{traffic.waiting:,}{'+' if traffic.waiting == COUNTED else ''}"
     failed = Text(f"{traffic.failed:,}{more}", style=views.COLOURS["failed"] if traffic.failed else "")
-    facts.add_row(
-        "requests",
-        Text.assemble(
-            f"{traffic.running:,} processing, {waiting} pending, ",
-            failed,
-            " failed in the last hour",
-        ),
-    )
-    workers = Text(console.printable(f"{len(traffic.workers)}: {', '.join(traffic.workers)}"))
-    facts.add_row("workers", workers if traffic.workers else Text("none alive", style="bold red"))
-    return facts
+    running = f"{traffic.running:,} processing, {waiting} pending, "
+    yield "requests", Text.assemble(running, failed, " failed in the last hour")
+    workers = console.printable(f"{len(traffic.workers)}: {', '.join(traffic.workers)}")
+    yield "workers", workers if traffic.workers else Text("none alive", style="bold red")
 
 
 def _rates(traffic: Traffic) -> Text:
     total = sum(traffic.rates.values())
-    shown = Text(f"{total:,.1f}/s over {durations.text(traffic.seconds)}")
+    shown = Text(f"{_rate(total)}/s over {durations.text(traffic.seconds)}")
     for outcome, rate in traffic.rates.items():
         colour = views.COLOURS["completed" if outcome == "completed" else "failed"]
-        shown.append(f"  {outcome} {rate:,.1f}", style=colour)
+        shown.append(f"  {outcome} {_rate(rate)}", style=colour)
     return shown
 
 
-def _queues(queues: Sequence[Depth]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
-    table.add_column("queue", no_wrap=True)
-    table.add_column("messages", justify="right")
-    table.add_column("consumers", justify="right")
+def _rate(rate: float) -> str:
+    """With two digits that say something: one request in a minute is 0.017 a second."""
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+
+
+def _queues(queues: Sequence[Depth]) -> Listing:
+    table = Listing("queue", "messages", "consumers", right=("messages", "consumers"))
     for each in queues:
         if each.trouble:
-            table.add_row(each.queue, Text(each.trouble, style="red"), "")
+            table.add(each.queue, Text(each.trouble, style="red"), "")
         else:
-            style = "" if each.messages else "dim"
-            table.add_row(Text(each.queue, style=style), f"{each.messages:,}", f"{each.consumers}")
+            name = Text(each.queue, style="" if each.messages else "dim")
+            table.add(name, f"{each.messages:,}", f"{each.consumers}")
     return table
 
 
-def _failures(entries: Sequence[Entry]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
-    for column in ("failed", "request", "code"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("reason", no_wrap=True, overflow="ellipsis")
+def _failures(entries: Sequence[Entry]) -> Listing:
+    table = Listing("failed (UTC)", "request", "code", "reason")
     for entry in entries:
-        table.add_row(
-            durations.clock(entry.finished_at or entry.updated_at).partition(" ")[2],
+        table.add(
+            durations.time_of_day(entry.finished_at or entry.updated_at),
             str(entry.request_id),
             Text(entry.error_code or "", style=views.COLOURS["failed"]),
-            Text(console.printable(_reason(entry))),
+            console.printable(_reason(entry)),
         )
     return table
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from worker import durations
 from worker.cli.console import printable
+from worker.cli.listing import Listing, facts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from rich.console import RenderableType
 
@@ -44,17 +43,13 @@ def document(entry: Entry) -> dict[str, Any]:
 
 def timeline(entry: Entry) -> RenderableType:
     """What is known of a request, and every move it made."""
-    return Group(_facts(entry), Text(), _moves(entry))
+    return Group(facts(_facts(entry)), Text(), _moves(entry))
 
 
-def table(entries: Iterable[Entry], now: datetime) -> Table:
-    """One line for each entry; the user, whose name may be long, gets the room that is left."""
-    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in ("ago", "request", "outcome"):
-        shown.add_column(column, no_wrap=True)
-    shown.add_column("user", overflow="fold")
+def table(entries: Iterable[Entry], now: datetime) -> Listing:
+    shown = Listing("ago", "request", "outcome", "user")
     for entry in entries:
-        shown.add_row(
+        shown.add(
             durations.ago(entry.received_at, now),
             str(entry.request_id),
             _outcome(entry),
@@ -76,25 +71,22 @@ def status(name: str) -> Text:
     return Text(str(name), style=COLOURS.get(str(name), ""))
 
 
-def _facts(entry: Entry) -> Table:
-    facts = Table(box=None, show_header=False, pad_edge=False)
-    facts.add_column(style="dim", no_wrap=True)
-    facts.add_column(overflow="fold")
-    facts.add_row("request", str(entry.request_id))
-    facts.add_row("status", status(entry.status))
-    facts.add_row("session", _session(entry))
-    facts.add_row("user", Text(printable(entry.user_id)))
+def _facts(entry: Entry) -> Iterator[tuple[str, str | Text]]:
+    yield "request", str(entry.request_id)
+    yield "status", status(entry.status)
+    yield "session", _session(entry)
+    yield "user", printable(entry.user_id)
     if entry.casefile_id:
-        facts.add_row("casefile", entry.casefile_id)
+        yield "casefile", entry.casefile_id
     if entry.error_code:
-        facts.add_row("error", Text(printable(f"{entry.error_code}: {entry.error or ''}")))
+        yield "error", printable(f"{entry.error_code}: {entry.error or ''}")
     if entry.next_attempt_at:
-        facts.add_row("next try", durations.clock(entry.next_attempt_at))
-    facts.add_row("reply", entry.reply or "none recorded")
-    facts.add_row("received", durations.clock(entry.received_at))
-    if len(_workers(entry)) == 1:
-        facts.add_row("worker", *_workers(entry))
-    return facts
+        yield "next try", durations.clock(entry.next_attempt_at)
+    if entry.reply or entry.finished_at:
+        yield "reply", entry.reply or "not confirmed yet"
+    yield "received", durations.clock(entry.received_at)
+    if len(workers := _workers(entry)) == 1:
+        yield "worker", workers[0]
 
 
 def _session(entry: Entry) -> Text:
@@ -103,28 +95,20 @@ def _session(entry: Entry) -> Text:
     return Text(f"{entry.session_id} (reserved, not created)", style="dim")
 
 
-def _moves(entry: Entry) -> Table:
+def _moves(entry: Entry) -> Listing:
     several = len(_workers(entry)) > 1
-    moves = _table("time", "after", "status", "try", *(["worker"] if several else []))
-    moves.add_column("detail", overflow="fold")
+    worker = ["worker"] if several else []
+    moves = Listing("time (UTC)", "after", "status", "try", *worker, "detail", right=("after", "try"))
     for move in entry.history:
-        moves.add_row(
-            durations.clock(move["at"], milliseconds=True),
+        moves.add(
+            durations.time_of_day(move["at"], "milliseconds"),
             f"+{durations.text(_after(entry, move['at']))}",
             status(move["status"]),
             str(move["attempt"]),
-            *([Text(move["worker_id"] or "")] if several else []),
-            Text(printable(move["detail"] or "")),
+            *([move["worker_id"] or ""] if several else []),
+            printable(move["detail"] or ""),
         )
     return moves
-
-
-def _table(*columns: str) -> Table:
-    """A table whose columns are as wide as their longest cell; columns added later share the rest."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, no_wrap=True, justify="right" if column in ("try", "after") else "left")
-    return table
 
 
 def _workers(entry: Entry) -> list[str]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from io import StringIO
+from typing import Literal
 from uuid import UUID
 
 import pytest
@@ -84,18 +87,58 @@ def test_a_timeline_names_the_worker_of_each_move_only_if_there_were_several() -
     assert (both.count("one"), both.count("two")) == (3, 2)
 
 
-def test_a_list_fits_into_a_narrow_terminal_with_ids_and_outcomes_whole() -> None:
+@pytest.mark.parametrize(
+    ("status", "reply", "line"),
+    [
+        (RequestStatus.COMPLETED, "sent", "reply     sent"),
+        (RequestStatus.COMPLETED, None, "reply     not confirmed yet"),
+        (RequestStatus.PROCESSING, None, None),
+    ],
+)
+def test_what_became_of_the_reply_is_said_of_what_has_an_outcome(
+    status: RequestStatus, reply: Literal["sent"] | None, line: str | None
+) -> None:
+    """Between an answer and its confirm there is a moment; before the outcome there is no answer."""
+    finished = NOON if status is RequestStatus.COMPLETED else None
+    found = replace(entry("one"), status=status, reply=reply, finished_at=finished)
+
+    lines = shown(views.timeline(found)).splitlines()
+
+    assert [each for each in lines if each.startswith("reply")] == ([line] if line else [])
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Tokyo"])
+def test_times_are_in_utc_and_say_so_wherever_the_reader_is(
+    monkeypatch: pytest.MonkeyPatch, zone: str
+) -> None:
+    """As in the log, which is to be compared with them."""
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        text = shown(views.timeline(entry("one")))
+        assert durations.clock("2026-01-02T12:00:00+02:00") == "2026-01-02 10:00:00 UTC"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+    assert "received  2026-01-02 12:00:00 UTC" in text
+    assert re.search(r"^time \(UTC\) .*\n12:00:00\.000 ", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_list_fits_into_a_narrow_terminal_with_ids_and_outcomes_whole(width: int) -> None:
     """What failed is named by its code; a long name of a user takes more lines."""
     failed = replace(
         entry("one"), status=RequestStatus.FAILED, error_code="handler_timeout", user_id="ada" * 50
     )
-    text = shown(views.table([entry("one"), failed], NOON + timedelta(hours=3)))
+    text = shown(views.table([entry("one"), failed], NOON + timedelta(hours=3)), width)
 
     assert text.count(str(UUID(int=7))) == 2
     assert "3.0 h  " in text
     assert "ts_260102_abcdefghijkl" in text
     assert "failed: handler_timeout" in text
-    assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
+    assert "ada@example.com" in text
+    assert max(map(len, text.splitlines())) <= width
 
 
 @pytest.mark.parametrize(
