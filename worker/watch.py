@@ -1,4 +1,4 @@
-"""What goes on at the broker and in the ledger: questions that may be asked every second, and print nothing.
+"""Current activity at broker and ledger: questions that may be asked every second, and print nothing.
 
 Each watcher has one connection, opened when first needed and again after it was lost. Nothing is written,
 declared or consumed, and no look costs more because the ledger is larger.
@@ -55,7 +55,8 @@ class Depth:
 @dataclass(frozen=True, slots=True)
 class Traffic:
     """``rates``: requests that finished per second, by ``completed`` or error code, over ``seconds``; ``p50``
-    and ``p95``: seconds from their first claim to their outcome (None: there were none). ``running`` and
+    and ``p95``: seconds from their first claim to their outcome, without those that were replayed, which lay
+    dead in between (None: there were none). ``running`` and
     ``failed`` were received within the last hour and are in the samples; ``failed_more``: there may be more.
     ``waiting`` for their next attempt are all, up to ``COUNTED``."""
 
@@ -78,7 +79,7 @@ def traffic(recent: Recent) -> Traffic:
     # One that failed after many attempts was received long before the sample.
     known = {each.request_id: each for each in (*recent.newest, *recent.troubled)}.values()
     ended = [each for each in known if each.took is not None and each.age - each.took <= seconds]
-    took = [each.took for each in ended if each.took is not None]
+    took = [each.took for each in ended if each.took is not None and not each.replayed]
     count = Counter(each.error_code or RequestStatus.COMPLETED.value for each in ended)
     return Traffic(
         rates={outcome: number / seconds for outcome, number in count.most_common()},

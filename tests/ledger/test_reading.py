@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -12,6 +13,7 @@ import pytest
 from contracts import ErrorCode, RequestStatus
 from tests.ledger.support import (
     DEADLINE,
+    FINGERPRINT,
     a_claim,
     bury,
     completed,
@@ -119,7 +121,7 @@ async def test_entries_are_found_by_status_and_time_the_newest_first(ledger_url:
             await reader.close()
 
 
-async def test_a_look_sees_what_goes_on(ledger_url: str) -> None:
+async def test_a_look_sees_current_activity(ledger_url: str) -> None:
     """Each status, what it took, who is alive; nothing older than asked for, and no more than the limit."""
     async with worker(ledger_url, "one") as ledger, worker(ledger_url, "gone"):
         old, done, bad, late, running = [await take(ledger) for _ in range(5)]
@@ -150,6 +152,25 @@ async def test_a_look_sees_what_goes_on(ledger_url: str) -> None:
     assert (found.waiting, list(found.workers)) == (1, ["one"])
     assert [each.request_id for each in shorter.newest] == [running.request_id]
     assert [each.request_id for each in shorter.troubled] == [late.request_id]
+
+
+async def test_a_look_tells_a_request_that_was_replayed(ledger_url: str) -> None:
+    """From one that only failed on the way, or whose handler speaks of a replay."""
+    async with worker(ledger_url) as ledger:
+        dead, late = [await take(ledger) for _ in range(2)]
+        await ledger.finish(failed(dead))
+        await ledger.reopen(dead.request_id, FINGERPRINT)
+        await ledger.postpone(replace(postponed(late), detail='"replayed by an operator"'))
+        reader = open_reader(ledger_url)
+        await reader.open()
+        try:
+            found = await reader.recent(since=3600, limit=10)
+        finally:
+            await reader.close()
+    assert {each.request_id: each.replayed for each in found.newest} == {
+        dead.request_id: True,
+        late.request_id: False,
+    }
 
 
 async def test_questions_may_be_asked_at_the_same_time(ledger_url: str) -> None:

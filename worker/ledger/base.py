@@ -234,13 +234,14 @@ class Entry:
 @dataclass(frozen=True, slots=True)
 class Glimpse:
     """One request in short. Seconds by the ledger's clock: ``age`` since its first claim, ``took`` from then
-    to its outcome."""
+    to its outcome. ``replayed``: an operator has re-opened it in between."""
 
     request_id: UUID
     status: RequestStatus
     age: float
     took: float | None
     error_code: str | None = None
+    replayed: bool = False
 
 
 COUNTED = 10_000
@@ -249,8 +250,8 @@ COUNTED = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Recent:
-    """What goes on. ``newest``: the requests received last. ``troubled``: those received last that failed, or
-    whose last attempt did. ``waiting``: how many wait for their next attempt, or were handed back.
+    """Current activity. ``newest``: the requests received last. ``troubled``: those received last that
+    failed, or whose last attempt did. ``waiting``: how many wait for their next attempt, or were handed back.
     ``workers``: the ids of those alive."""
 
     newest: Sequence[Glimpse]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from contracts import MOVES, RequestStatus
 from contracts.errors import ERRORS
+from contracts.status import REASONS
 from worker.ledger.base import (
     SETTLING_SECONDS,
     Claimed,
@@ -36,6 +37,8 @@ REOPENABLE = "status = 'failed' AND coalesce(error_code, '') NOT IN ({})".format
 keeps PostgreSQL from an index of all failures, by which it would find them in another order than by id."""
 FINISHING = ", ".join(f"('{old}', '{new}')" for old, new in sorted(MOVES, key=str) if old and new in FINAL)
 """The SQL for the moves that end a request, each as the status before and after."""
+REPLAYED = REASONS[RequestStatus.FAILED, RequestStatus.PENDING]
+"""What the history says of an entry that was re-opened."""
 
 
 @dataclass(frozen=True, slots=True)

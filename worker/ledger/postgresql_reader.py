@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from contracts import RequestStatus
 from worker.ledger.base import COUNTED, Entry, Glimpse, LedgerError, Recent
-from worker.ledger.held import condition
+from worker.ledger.held import REPLAYED, condition
 from worker.ledger.postgresql_line import AWAY, connect_for_people, hang_up, sentence
 from worker.ledger.postgresql_schema import check_schema
 
@@ -23,11 +23,12 @@ SELECT request_id, status, attempt, session_id, user_id, casefile_id, error_code
     updated_at, finished_at, next_attempt_at, history
 FROM requests
 """
-_GLIMPSE = """
+_GLIMPSE = f"""
 SELECT request_id, status, extract(epoch FROM now() - received_at)::float8 AS age,
-    extract(epoch FROM finished_at - received_at)::float8 AS took, error_code
+    extract(epoch FROM finished_at - received_at)::float8 AS took, error_code,
+    history @> '[{{"detail": "{REPLAYED}"}}]' AS replayed
 FROM requests WHERE received_at >= now() - $1::float8 * interval '1 second'
-"""
+"""  # noqa: S608 - made of constants
 _WAITING = f"""
 SELECT count(*) FROM (
     SELECT FROM requests WHERE true {condition(RequestStatus.PENDING)} LIMIT {COUNTED}) AS found
@@ -96,8 +97,8 @@ class PostgreSQLReader:
 
 
 def _glimpse(row: asyncpg.Record) -> Glimpse:
-    request_id, status, age, took, error_code = row
-    return Glimpse(request_id, RequestStatus(status), age, took, error_code)
+    request_id, status, *others = row
+    return Glimpse(request_id, RequestStatus(status), *others)
 
 
 def _entry(row: asyncpg.Record) -> Entry:

@@ -8,8 +8,7 @@ it then waited for another worker's, the entry's ``updated_at`` may be later, an
 from __future__ import annotations
 
 from contracts import RequestStatus
-from contracts.status import REASONS
-from worker.ledger.held import FINISHING, REOPENABLE
+from worker.ledger.held import FINISHING, REOPENABLE, REPLAYED
 
 _TIME = "greatest(now(), r.updated_at)"
 _EXPIRED = "(r.expires_at IS NOT NULL AND r.expires_at <= now())"
@@ -117,12 +116,11 @@ WHERE r.request_id = a.request_id AND r.token = a.token AND r.status = 'processi
 RETURNING r.request_id
 """  # noqa: S608
 
-_REOPENED = f"'{REASONS[RequestStatus.FAILED, RequestStatus.PENDING]}'"
 REOPEN = f"""
 UPDATE requests r SET status = 'pending', attempt = 0, token = a.token, holder = NULL, crashes = 0,
     next_attempt_at = NULL, expires_at = NULL, finished_at = NULL, error_code = NULL, error = NULL,
     detail = NULL, response = NULL, reply = NULL, parked_at = NULL, updated_at = {_TIME},
-    history = r.history || {_move("'pending'", "0", "$4::text", _REOPENED)}
+    history = r.history || {_move("'pending'", "0", "$4::text", f"'{REPLAYED}'")}
 FROM unnest($1::uuid[], $2::bytea[], $3::uuid[]) AS a (request_id, fingerprint, token)
 WHERE r.request_id = a.request_id AND r.fingerprint = a.fingerprint AND {REOPENABLE}
 RETURNING r.request_id

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from contracts import RequestStatus
 from worker.ledger.base import COUNTED, Entry, Glimpse, LedgerError, Recent
-from worker.ledger.held import condition
+from worker.ledger.held import REPLAYED, condition
 from worker.ledger.migrate import check_current
 from worker.ledger.sqlite_file import connect, sentence, version_of
 from worker.ledger.sqlite_steps import iso
@@ -28,9 +28,11 @@ SELECT request_id, status, attempt, session_id, user_id, casefile_id, error_code
     updated_at, finished_at, next_attempt_at, history
 FROM requests
 """
-_GLIMPSE = (
-    "SELECT request_id, status, received_at, finished_at, error_code FROM requests WHERE received_at >= ?"
-)
+_GLIMPSE = f"""
+SELECT request_id, status, received_at, finished_at, error_code,
+    instr(history, '"{REPLAYED}"') > 0 AS replayed
+FROM requests WHERE received_at >= ?
+"""  # noqa: S608 - made of constants
 _WAITING = f"""
 SELECT count(*) FROM (SELECT 1 FROM requests WHERE true {condition(RequestStatus.PENDING)} LIMIT {COUNTED})
 """  # noqa: S608 - made of constants
@@ -121,6 +123,7 @@ def _glimpse(row: sqlite3.Row, now: datetime) -> Glimpse:
         (now - received).total_seconds(),
         (finished - received).total_seconds() if finished else None,
         row["error_code"],
+        bool(row["replayed"]),
     )
 
 

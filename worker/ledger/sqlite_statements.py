@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from contracts import RequestStatus
-from contracts.status import REASONS
-from worker.ledger.held import FINISHING, REOPENABLE
+from worker.ledger.held import FINISHING, REOPENABLE, REPLAYED
 
 HELD = """
 SELECT requests.*, its.gone_at AS holder_gone_at, mine.steady_since AS my_steady_since,
@@ -33,7 +32,7 @@ status = {status}, attempt = {attempt}, updated_at = {_TIME}
 
 
 _PENDING = f"'{RequestStatus.PENDING}'"
-_REOPENED = f"'{REASONS[RequestStatus.FAILED, RequestStatus.PENDING]}'"
+_REOPENED = f"'{REPLAYED}'"
 TAKE = f"""
 UPDATE requests SET {_move(":attempt")}, token = :token, holder = :worker, crashes = :crashes,
     next_attempt_at = NULL

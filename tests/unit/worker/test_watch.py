@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
@@ -37,6 +38,17 @@ def test_only_what_finished_in_the_last_minute_has_a_rate_and_a_latency() -> Non
     assert found.rates == {"completed": pytest.approx(2 / 60), "rejected": pytest.approx(1 / 60)}
     assert (found.p50, found.p95, found.running) == (0.4, 890.0, 1)
     assert (found.waiting, found.failed, found.failed_more, found.workers) == (2, 1, False, ["one"])
+
+
+def test_a_replayed_request_has_a_rate_and_no_latency() -> None:
+    """The time that it lay dead says nothing of the worker's."""
+    replayed = replace(seen(DONE, 3000, 2999), replayed=True)
+
+    found = traffic(recent(seen(DONE, 5, 0.2), replayed))
+
+    assert found.rates == {"completed": pytest.approx(2 / 60)}
+    assert (found.p50, found.p95) == (0.2, 0.2)
+    assert traffic(recent(replayed)).p50 is None
 
 
 def test_a_full_sample_gives_the_rate_of_the_time_that_it_covers() -> None:
