@@ -18,10 +18,12 @@ LEAST = 32
 
 
 class Listing:
-    """The columns that fit stand on a row's first line, the others on a second, indented one."""
+    """The columns that fit stand on a row's first line, the others on a second, indented one. ``brief``: for
+    a screen of limited height, the end of the last cell is left out instead of wrapped."""
 
-    def __init__(self, *columns: str, right: Collection[str] = ()) -> None:
+    def __init__(self, *columns: str, right: Collection[str] = (), brief: bool = False) -> None:
         self._columns = columns
+        self._brief = brief
         self._right = [column in right for column in columns]
         self._rows: list[Sequence[Text]] = []
 
@@ -50,16 +52,27 @@ class Listing:
         self, console: Console, row: Sequence[Text], widths: Sequence[int], fitting: int, room: int
     ) -> Iterator[Text]:
         first, rest = row[:fitting], [cell for cell in row[fitting:] if cell]
+        # Nothing is to be seen of spaces behind the last cell, but they take room.
+        needed = [*widths[:-1], widths[-1] if self._right[-1] else 0]
         padded = [
             _padded(cell, width, right=right)
-            for cell, width, right in zip(first, widths, self._right, strict=False)
+            for cell, width, right in zip(first, needed, self._right, strict=False)
         ]
         if fitting == len(row):
-            yield from _hanging(console, padded[:-1], padded[-1], room)
+            yield from self._hanging(console, padded[:-1], padded[-1], room)
             return
         yield _joined(padded)
         if rest:
-            yield from _hanging(console, [Text(INDENT[len(GAP) :])], _joined(rest), room)
+            yield from self._hanging(console, [Text(INDENT[len(GAP) :])], _joined(rest), room)
+
+    def _hanging(self, console: Console, before: Sequence[Text], cell: Text, room: int) -> Iterator[Text]:
+        """``cell`` behind what stands before it; its further lines begin below its first one."""
+        head = _joined([*before, Text()], strip=False)
+        rest = max(room - head.cell_len, 1)
+        if self._brief:
+            cell.truncate(rest, overflow="ellipsis")
+        for number, line in enumerate(cell.wrap(console, rest) or [Text()]):
+            yield _joined([head if number == 0 else Text(" " * head.cell_len), line], gap="")
 
 
 def facts(rows: Iterable[tuple[str, str | Text]]) -> Listing:
@@ -68,14 +81,6 @@ def facts(rows: Iterable[tuple[str, str | Text]]) -> Listing:
     for name, value in rows:
         listing.add(Text(name, style="dim"), value)
     return listing
-
-
-def _hanging(console: Console, before: Sequence[Text], cell: Text, room: int) -> Iterator[Text]:
-    """``cell`` behind what stands before it; its further lines begin below its first one."""
-    head = _joined([*before, Text()], strip=False)
-    lines = cell.wrap(console, max(room - head.cell_len, 1)) or [Text()]
-    for number, line in enumerate(lines):
-        yield _joined([head if number == 0 else Text(" " * head.cell_len), line], gap="")
 
 
 def _joined(cells: Sequence[Text], *, gap: str = GAP, strip: bool = True) -> Text:

@@ -241,7 +241,7 @@ def _facts(traffic: Traffic) -> Iterator[tuple[str, str | Text]]:
 
 def _rates(traffic: Traffic) -> Text:
     total = sum(traffic.rates.values())
-    shown = Text(f"{_rate(total)}/s over {durations.text(traffic.seconds)}")
+    shown = Text(f"{_rate(total)}/s over {traffic.seconds:.3g} s")
     for outcome, rate in traffic.rates.items():
         colour = views.COLOURS["completed" if outcome == "completed" else "failed"]
         shown.append(f"  {outcome} {_rate(rate)}", style=colour)
@@ -265,7 +265,7 @@ def _queues(queues: Sequence[Depth]) -> Listing:
 
 
 def _failures(entries: Sequence[Entry]) -> Listing:
-    table = Listing("failed (UTC)", "request", "code", "reason")
+    table = Listing("failed (UTC)", "request", "code", "reason", brief=True)
     for entry in entries:
         table.add(
             durations.time_of_day(entry.finished_at or entry.updated_at),

@@ -71,5 +71,13 @@ def test_a_long_last_cell_is_wrapped_below_itself_where_there_is_room() -> None:
     assert below[3].startswith("    the other side is out of order the other side")
 
 
+def test_a_brief_list_takes_no_more_lines_than_it_must() -> None:
+    listing = Listing("request", "why", brief=True)
+    listing.add(ID, LONG)
+
+    assert [line.endswith("…") for line in lines(listing, 80)] == [False, True]
+    assert [line.endswith("…") for line in lines(listing, 60)] == [False, False, False, True]
+
+
 def test_facts_have_no_head() -> None:
     assert lines(facts([("request", ID), ("error", "none")]), 80) == [f"request  {ID}", "error    none"]
