@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-WIDE = 160
-"""Columns of a table that no terminal will show: wide enough that no id is cut."""
+UNLIMITED = 1_000_000
+"""Columns where there is no terminal: what reads a pipe wants its lines whole."""
 
 # What a terminal obeys instead of showing: control characters, line breaks and changes of direction.
 _COMMANDS = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
@@ -38,7 +38,11 @@ def _console(*, stderr: bool) -> Console:
 
     stream = sys.stderr if stderr else sys.stdout
     return Console(
-        stderr=stderr, width=None if stream.isatty() else WIDE, highlight=False, markup=False, emoji=False
+        stderr=stderr,
+        width=None if stream.isatty() else UNLIMITED,
+        highlight=False,
+        markup=False,
+        emoji=False,
     )
 
 

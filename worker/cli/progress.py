@@ -32,6 +32,7 @@ class Progress:
             console=screen,
             disable=not (shown and screen.is_terminal),
             expand=True,
+            transient=True,  # what was done is said in words afterwards
         )
         self._task = self._bar.add_task(what, total=total, note="")
         self._recent: deque[float] = deque(maxlen=RECENT)
