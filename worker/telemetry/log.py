@@ -20,7 +20,7 @@ from worker.telemetry.stderr import PIPE_BUF, Stderr
 from worker.telemetry.trace import current_trace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from structlog.typing import EventDict, WrappedLogger
 
@@ -143,12 +143,56 @@ def _shortened(value: Any, room: int) -> Any:
     return f"{value[: room // 3]} … {value[-2 * room // 3 :]}"
 
 
-_console = structlog.dev.ConsoleRenderer()
+def _plain(value: object) -> str:
+    """One word as it is; anything else in quotes, with what a terminal would obey spelled out."""
+    if isinstance(value, float):
+        return f"{round(value, 3):g}"
+    text = str(value)
+    return text if text.isprintable() and " " not in text else repr(text)
+
+
+def _column(name: str, style: str = "", *, key: bool = False) -> structlog.dev.Column:
+    formatter = structlog.dev.KeyValueColumnFormatter(
+        structlog.dev.CYAN if key else None, style, structlog.dev.RESET_ALL, _plain
+    )
+    return structlog.dev.Column(name, formatter)
+
+
+def _words(name: str, width: int, styles: Mapping[str, str]) -> structlog.dev.Column:
+    """For words of ours."""
+
+    def shown(key: str, value: object) -> str:  # noqa: ARG001 - what structlog calls
+        return f"{styles.get(str(value), structlog.dev.BRIGHT)}{value!s:<{width}}{structlog.dev.RESET_ALL}"
+
+    return structlog.dev.Column(name, shown)
+
+
+_COLOURS = {
+    "debug": "",
+    "info": structlog.dev.GREEN,
+    "warning": structlog.dev.YELLOW,
+    "error": structlog.dev.RED,
+}
+_console = structlog.dev.ConsoleRenderer(
+    columns=[
+        _column("timestamp", structlog.dev.DIM),
+        _words("level", 7, _COLOURS),
+        _words("event", 16, {}),
+        _column("request_id"),
+        _column("outcome", key=True),
+        _column("", key=True),
+    ],
+    exception_formatter=structlog.dev.plain_traceback,
+    sort_keys=False,
+)
 
 
 def _readable(_logger: WrappedLogger, level: str, event: EventDict) -> bytes:
-    known = {name: value for name, value in {**_identity, **event}.items() if value is not None}
-    text = _console(_logger, level, {"timestamp": _now(), "level": level, **known})
+    known = {name: value for name, value in {**event, **_identity}.items() if value is not None}
+    if "request_id" in known:  # its line has no room for both, and `status` names the request's worker
+        known.pop("worker_id", None)
+    _, _, time_of_day = _now().partition("T")
+    text = _console(_logger, level, {"timestamp": time_of_day, "level": level, **known})
     return _SECRET.sub(r"\1\2***", str(text)).encode("utf-8", "replace") + b"\n"
 
 

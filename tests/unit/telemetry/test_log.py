@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import threading
 import time
 from contextlib import suppress
@@ -173,6 +174,62 @@ def test_a_terminal_gets_a_line_for_people(
     assert "no link to the broker" in text
     assert "ada:***@host" in text
     assert not text.startswith("{")
+
+
+def readable(pipe: Pipe) -> str:
+    """All that was written, without colours."""
+    return re.sub(r"\x1b\[\d+m", "", pipe.read().decode())
+
+
+def test_a_terminal_gets_an_ordinary_request_on_one_line_its_id_and_outcome_first(
+    pipe: Pipe, logging: Callable[[str], Emit], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In 120 columns, and in UTC as everywhere. The worker is named where no request is."""
+    monkeypatch.setattr(pipe, "isatty", lambda: True)
+    monkeypatch.setattr(time, "time", lambda: 1e9 + 0.25)
+    emit = logging("info")
+    emit(RequestFinished(REQUEST_ID, 1, "completed", None, None, 12.3456))
+    emit(WorkerStopped())
+
+    finished, stopped = readable(pipe).splitlines()
+
+    assert finished == (
+        f"01:46:40.250Z info    request finished {REQUEST_ID} outcome=completed attempt=1 seconds=12.346"
+    )
+    assert len(finished) <= 120
+    assert stopped == "01:46:40.250Z info    worker stopped   worker_id=host-1"
+
+
+def test_what_a_terminal_would_obey_is_spelled_out(
+    pipe: Pipe, logging: Callable[[str], Emit], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A handler's words are its own."""
+    monkeypatch.setattr(pipe, "isatty", lambda: True)
+    emit = logging("info")
+    for error in ("evil\x1b]0;owned\x07", "evil\u202e", "evil\nline"):
+        emit(RequestFinished(REQUEST_ID, 1, "exhausted", ErrorCode.HANDLER_FAILED, error, 0.1))
+        assert f"error={error!r}" in (text := readable(pipe))
+        assert len(text.splitlines()) == 1
+
+
+def test_a_terminal_sees_where_an_exception_came_from_and_no_values(
+    pipe: Pipe, logging: Callable[[str], Emit], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a frame held may be anybody's secret."""
+    monkeypatch.setattr(pipe, "isatty", lambda: True)
+    emit, broken = logging("info"), ValueError("out of order")
+
+    def handle(secret: str) -> None:
+        assert secret
+        raise broken
+
+    with suppress(ValueError):
+        handle("tr0ub" + "4dor")
+    emit(OutcomeNotRecorded(REQUEST_ID, 1, broken))
+    text = readable(pipe)
+    assert "in handle" in text
+    assert "ValueError: out of order" in text
+    assert "tr0ub4dor" not in text
 
 
 def test_text_that_no_encoding_has_is_logged_all_the_same(pipe: Pipe, logging: Callable[[str], Emit]) -> None:
