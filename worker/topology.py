@@ -152,14 +152,6 @@ class Topology:
                 continue
             await _close(channel)
 
-    async def differences(self, wire: Wire) -> list[str]:
-        """A sentence for everything that is missing or has other arguments; changes nothing.
-
-        Raises:
-            LinkLostError: the connection is gone.
-        """
-        return [str(found.trouble) async for found in self.inspect(wire) if found.trouble]
-
     async def inspect(self, wire: Wire) -> AsyncIterator[Found]:
         """Compare one part after another with what the worker needs; changes nothing.
 
@@ -253,8 +245,8 @@ async def _step(
         cause = lost.__cause__
         if isinstance(cause, ChannelNotFoundEntity):
             raise TopologyError(
-                f"{what}: missing; create it with `session-worker topology apply`, or let the worker declare "
-                "it (SESSION_WORKER_DECLARE=true)"
+                f"{what}: missing; run `session-worker topology apply`, or let the worker declare what is "
+                "missing (SESSION_WORKER_DECLARE=true)"
             ) from cause
         if isinstance(cause, ChannelPreconditionFailed):
             raise TopologyError(

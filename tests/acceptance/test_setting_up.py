@@ -25,10 +25,26 @@ def test_topology_is_missing_then_applied_then_right(cli: Cli, amqp_url: str) ->
     right = cli("topology", "check", amqp_url=amqp_url)
 
     assert missing.code == 1
-    assert "queue session.create.retry.600s: missing" in missing.out
-    assert "session-worker topology apply" in missing.out
+    assert missing.out.startswith(
+        "exchange, queues: none of the 10 exist; run `session-worker topology apply`"
+    )
+    assert len(missing.out.splitlines()) == 1
     assert [each.code for each in applied] == [0, 0]
     assert right.code == 0
+
+
+def test_topology_check_names_each_missing_queue_and_says_once_what_to_do(cli: Cli, amqp_url: str) -> None:
+    cli("topology", "apply", amqp_url=amqp_url)
+    with pika.BlockingConnection(pika.URLParameters(amqp_url)) as connection:
+        for queue in ("session.create.dead", "session.replies"):
+            connection.channel().queue_delete(queue)
+
+    ran = cli("topology", "check", amqp_url=amqp_url)
+
+    first, second = ran.out.splitlines()
+    assert ran.code == 1
+    assert first.startswith("queue session.create.dead: missing; run `session-worker topology apply`")
+    assert second == "queue session.replies: missing; do the same as for queue session.create.dead"
 
 
 def test_topology_check_names_the_queue_the_argument_and_the_way_out(cli: Cli, amqp_url: str) -> None:

@@ -276,7 +276,22 @@ def test_that_nobody_works_is_a_warning_and_the_exit_code_stays_0(declared: Lab)
     assert done.returncode == 0
     assert line.startswith("WARN  workers ")
     assert "nobody consumes session.create; fix: start one with `session-worker run`" in line
-    assert done.stderr.strip().endswith("1 warning")
+    counted, first = done.stderr.splitlines()[-2:]
+    assert counted.startswith("1 warning, ")
+    assert first == "First, workers: start one with `session-worker run`"
+
+
+def test_where_nothing_exists_yet_that_is_one_line_and_so_is_its_fix(lab: Lab) -> None:
+    """The problems come first, and the last line says where to begin."""
+    done = command(lab)
+    words = [line.split()[0] for line in done.stdout.splitlines()]
+    assert done.returncode == 1
+    assert words == sorted(words, key=["FAIL", "skip", "ok"].index)
+    assert done.stdout.count("topology apply") == 1
+    assert "exchange, queues   none of the 6 exist; fix: run `session-worker topology apply`" in done.stdout
+    counted, first = done.stderr.splitlines()[-2:]
+    assert counted.startswith("2 failed, ")
+    assert first.startswith("First, ledger: make it with `session-worker ledger upgrade`")
 
 
 @pytest.mark.parametrize(
@@ -325,7 +340,7 @@ def test_letters_that_wait_and_that_the_ledger_may_have_forgotten_are_warned_of(
     park(declared, timedelta(days=31))
     park(declared, timedelta(days=1))
     results = not_in_order(ask(declared, retention="30d"))
-    assert "2 messages wait for people" in results[f"queue {DEAD}"].found
+    assert "2 dead letters wait" in results[f"queue {DEAD}"].found
     assert "dead groups" in str(results[f"queue {DEAD}"].fix)
     assert "31.0 d old" in results["retention"].found
     assert "--unknown" in str(results["retention"].fix)

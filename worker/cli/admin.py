@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from worker.connection import Wire
+    from worker.doctor.result import Result
     from worker.settings import Settings
     from worker.topology import Topology
 
@@ -46,17 +47,26 @@ def topology_apply(**flags: str | None) -> None:
 
 def topology_check(**flags: str | None) -> int:
     """Print every difference between the broker and what the worker needs; 1 if there are any."""
+    from worker.doctor.result import folded
+
     loaded = settings.load(**flags)
-    differences = asyncio.run(_at_broker(loaded, lambda topology, wire: topology.differences(wire)))
-    out = console.results()
-    for difference in differences:
-        out.print(difference, soft_wrap=True)
-    if not differences:
-        topology = _topology(loaded)
-        out.print(
-            f"Exchange {topology.exchange} and {len(topology.queues)} queues are as the worker needs them."
-        )
+    results = folded(asyncio.run(_at_broker(loaded, _compare)))
+    differences = [f"{each.name}: {each.found}; {each.fix}" for each in results if each.fix]
+    topology = _topology(loaded)
+    fine = f"Exchange {topology.exchange} and {len(topology.queues)} queues are as the worker needs them."
+    for line in differences or [fine]:
+        console.results().print(line)
     return 1 if differences else 0
+
+
+async def _compare(topology: Topology, wire: Wire) -> list[Result]:
+    from worker.doctor.at_broker import difference
+    from worker.doctor.result import ok
+
+    return [
+        difference(found.part, found.trouble) if found.trouble else ok(found.part, "as needed")
+        async for found in topology.inspect(wire)
+    ]
 
 
 async def _at_broker(loaded: Settings, work: Callable[[Topology, Wire], Awaitable[T]]) -> T:

@@ -12,17 +12,18 @@ from pydantic import ValidationError
 from worker import settings
 from worker.cli import console, interrupts, problems
 from worker.doctor import Result, State, examine
+from worker.doctor.result import folded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 WORDS = {
-    State.OK: ("ok", "green"),
-    State.WARNING: ("WARN", "yellow"),
     State.FAILED: ("FAIL", "bold red"),
+    State.WARNING: ("WARN", "yellow"),
     State.SKIPPED: ("skip", "dim"),
+    State.OK: ("ok", "green"),
 }
-"""What stands at the beginning of a line, and how a terminal shows it."""
+"""What stands at the beginning of a line, and how a terminal shows it; in the order of the lines."""
 
 
 def doctor(*, json: bool, **flags: str | None) -> int:
@@ -49,12 +50,21 @@ def _show(results: Sequence[Result], *, json: bool) -> None:
         return
     from rich.text import Text
 
-    out = console.results()
-    width = max(len(result.name) for result in results)
-    for result in results:
+    from worker.cli.listing import Listing
+
+    shown = sorted(folded(results), key=lambda result: list(WORDS).index(result.state))
+    lines = Listing("", "", "")
+    for result in shown:
         word, style = WORDS[result.state]
         fix = f"; fix: {result.fix}" if result.fix else ""
-        line = f"  {result.name:<{width}}  {result.found}{fix}"
-        out.print(Text.assemble((f"{word:<4}", style), console.printable(line)), soft_wrap=True)
-    states = Counter(result.state for result in results)
-    console.notices().print(", ".join(f"{states[state]} {state}" for state in State if states[state]))
+        lines.add(Text(f"{word:<4}", style=style), result.name, console.printable(result.found + fix))
+    console.results().print(lines)
+    states = Counter(result.state for result in shown)
+    out = console.notices()
+    out.print(", ".join(_counted(states[state], state) for state in WORDS if states[state]))
+    if shown[0].fix:
+        out.print(console.printable(f"First, {shown[0].name}: {shown[0].fix}"))
+
+
+def _counted(count: int, state: State) -> str:
+    return f"{count} {state}{'s' if state is State.WARNING and count > 1 else ''}"

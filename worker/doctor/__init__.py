@@ -21,7 +21,7 @@ __all__ = ["Result", "State", "examine"]
 
 
 async def examine(settings: Settings, clock: Callable[[], float] = time.time) -> list[Result]:
-    """The results of all checks, in the order in which to put things right. ``clock``: this machine's."""
+    """The results of all checks, in the order in which to fix what is wrong. ``clock``: this machine's."""
     home, ledger, broker = await asyncio.gather(
         at_home.examine(settings), at_ledger.examine(settings, clock), at_broker.examine(settings)
     )

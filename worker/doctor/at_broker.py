@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 OLDEST, NEWEST = (3, 10), (4, 99)
 TRAPS = (
     ((3, 10), (3, 11), "a broker that was upgraded needs its feature flag stream_queue enabled"),
-    ((3, 10), (3, 13), "who forges x-death headers on a request can make that request vanish"),
+    ((3, 10), (3, 13), "a forged x-death header can make the request that bears it vanish"),
 )
-"""What it is good to know of some versions: from, to, what. The worker itself copes with all of them."""
+"""What to know of some versions: from, to, what. The worker itself copes with all of them."""
 
 
 @dataclass(slots=True)
@@ -76,7 +76,7 @@ async def examine(settings: Settings) -> AtBroker:
             await _examine(settings, wires[0], here)
         else:
             here.results += [
-                skipped(name, "the broker has to be reached first")
+                skipped(name, "the broker must be reached first")
                 for name in ("version", "queues", "permissions", "alarms")
             ]
     finally:
@@ -107,7 +107,7 @@ async def _reach(url: str) -> tuple[Result, Wire | None]:
         wire = await Wire.open([url], "doctor")
     except ConnectError as error:
         return refused(
-            "broker", error, "see that it runs and can be reached, or correct SESSION_WORKER_AMQP_URL"
+            "broker", error, "check that it runs and can be reached, or correct SESSION_WORKER_AMQP_URL"
         ), None
     vhost = parsed.path.lstrip("/") or "/"
     port = parsed.port or (5671 if parsed.scheme == "amqps" else 5672)
@@ -125,7 +125,7 @@ def version(product: str, number: str) -> Result:
         found = f"RabbitMQ {number} may lose what it dead-letters, and its quorum queues know no message TTL"
         return failed("version", found, "upgrade it to 3.10 or later")
     if release > NEWEST:
-        found = f"RabbitMQ {number} is newer than any that this worker was tried with"
+        found = f"RabbitMQ {number} is newer than any that this worker was tested with"
         return warning("version", found, "look for a later release of the worker")
     notes = [what for first, last, what in TRAPS if first <= release <= last]
     return ok("version", "; ".join([f"RabbitMQ {number}", *notes]))
@@ -142,10 +142,15 @@ async def _queues(settings: Settings, wire: Wire, here: AtBroker) -> None:
         here.results.append(_part(found, dead=f"queue {names.dead}"))
 
 
+def difference(part: str, trouble: TopologyError) -> Result:
+    """Between an exchange or a queue and what the worker needs."""
+    told = refused(part, trouble, "run `session-worker topology apply`")
+    return replace(told, found=told.found.removeprefix(f"{part}: "))
+
+
 def _part(found: Found, dead: str) -> Result:
     if found.trouble and not _not_permitted(found):
-        told = refused(found.part, found.trouble, "run `session-worker topology apply`")
-        return replace(told, found=told.found.removeprefix(f"{found.part}: "))
+        return difference(found.part, found.trouble)
     if found.trouble and found.messages is None:
         return skipped(found.part, "this user lacks the permission to compare it")
     note = "; its arguments were not compared: this user may not declare it" if found.trouble else ""
@@ -155,7 +160,7 @@ def _part(found: Found, dead: str) -> Result:
     if found.part == dead and found.messages:
         return warning(
             found.part,
-            f"{count} for people{note}",
+            f"{count.replace('message', 'dead letter')} for an operator{note}",
             "see why with `session-worker dead groups`, then `session-worker dead replay` or `purge`",
         )
     return ok(found.part, f"{count}{note}")
@@ -251,11 +256,11 @@ async def _blocked(settings: Settings) -> bool:
 
 def alarms(blocked: bool | None) -> Result:
     if blocked is None:
-        return skipped("alarms", "to find out takes the permission to publish")
+        return skipped("alarms", "only a user that may publish can find out")
     if blocked:
         return failed(
             "alarms",
-            "the broker has an alarm (memory or disk) and takes nothing from who publishes",
+            "the broker has an alarm (memory or disk) and accepts nothing from publishers",
             "free memory or disk at its nodes; `rabbitmq-diagnostics alarms` names them",
         )
     return ok("alarms", "none: the broker confirms what is published")

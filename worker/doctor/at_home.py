@@ -81,14 +81,14 @@ def holder_timeout(seconds: float) -> Result:
         found = "a worker held up for so long is taken for dead, and its requests are handled a second time"
         return warning("holder timeout", f"{seconds:g} s: {found}", fix)
     if seconds > SLUGGISH_SECONDS:
-        found = "when a worker dies, the requests that it had wait for so long"
+        found = "when a worker dies, its requests wait for so long"
         return warning("holder timeout", f"{seconds:g} s: {found}", fix)
     return ok("holder timeout", f"{seconds:g} s without a sign of life, and a worker is taken for dead")
 
 
 async def ops_port(host: str, port: int) -> Result:
     if port == 0:
-        return ok("ops port", "none is to be opened")
+        return ok("ops port", "none is opened")
     try:
         async with asyncio.timeout(CHECK_SECONDS):
             ready = await _ready(host, port)
@@ -107,7 +107,7 @@ async def ops_port(host: str, port: int) -> Result:
     reasons = [f"{name}: {reason}" for name, reason in ready["checks"].items() if reason != "ok"]
     if reasons:
         found = f"the worker at port {port} of {host} is not ready: {'; '.join(reasons)}"
-        return warning("ops port", found, "put that right; the worker goes on by itself")
+        return warning("ops port", found, "fix that; the worker continues by itself")
     return ok("ops port", f"the worker at port {port} of {host} is ready")
 
 

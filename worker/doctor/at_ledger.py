@@ -78,7 +78,7 @@ async def examine(settings: Settings, clock: Callable[[], float]) -> AtLedger:
     except LedgerError as error:
         here.results.append(refused("ledger", error, "look into the log of the database"))
     if len(here.results) == 1:
-        why = "the ledger has to be right first"
+        why = "the ledger must work first"
         here.results += [skipped(name, why) for name in ("ledger size", "ledger durability", "ledger clock")]
     return here
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 CHECK_SECONDS = 8.0
 """What one check may take; to connect takes as long as it takes a worker."""
 
 
 class State(StrEnum):
-    """``WARNING``: a worker can work. ``SKIPPED``: something that failed has to be put right first."""
+    """``WARNING``: a worker can work. ``SKIPPED``: something that failed has to be fixed first."""
 
     OK = "ok"
     WARNING = "warning"
@@ -26,6 +30,23 @@ class Result:
     state: State
     found: str
     fix: str | None = None
+
+
+def folded(results: Sequence[Result]) -> list[Result]:
+    """The same in fewer words, for people: a fix that several need is told once, and where exchange and
+    queues are all missing that is one thing to know."""
+    parts = [result for result in results if result.name.startswith(("exchange ", "queue "))]
+    if len(parts) > 1 and all(part.found == "missing" for part in parts):
+        one = replace(parts[0], name="exchange, queues", found=f"none of the {len(parts)} exist")
+        results = [one if result is parts[0] else result for result in results if result not in parts[1:]]
+    first: dict[str | None, str] = {None: ""}  # to whom each fix was told
+    return [_as_before(result, first.setdefault(result.fix, result.name)) for result in results]
+
+
+def _as_before(result: Result, told: str) -> Result:
+    if result.fix is None or told == result.name:
+        return result
+    return replace(result, fix=f"do the same as for {told}")
 
 
 def ok(name: str, found: str) -> Result:

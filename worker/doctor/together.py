@@ -27,9 +27,9 @@ def workers(settings: Settings, ledger: AtLedger, broker: AtBroker) -> Result:
     names = Names(settings.prefix)
     work, slow = (broker.consumers(queue) for queue in (names.work, names.undelivered))
     if ledger.alive is None or work is None:
-        return skipped("workers", "broker and ledger have to be right first")
+        return skipped("workers", "broker and ledger must work first")
     gone = f" ({ledger.gone} more ended without a word)" if ledger.gone else ""
-    found = f"{ledger.alive} registered{gone}; {work} consume {names.work}"
+    found = f"{ledger.alive} registered{gone}; {work} consume{'s' if work == 1 else ''} {names.work}"
     if work == 0 and ledger.alive == 0:
         return warning(
             "workers", f"none: nobody consumes {names.work}", "start one with `session-worker run`"
@@ -37,7 +37,9 @@ def workers(settings: Settings, ledger: AtLedger, broker: AtBroker) -> Result:
     if work == 0:
         return warning("workers", found, "its log, or /readyz, says why it pauses")
     if ledger.alive == 0:
-        found = f"{work} consume {names.work}, and none is registered in this ledger"
+        found = (
+            f"{work} consume{'s' if work == 1 else ''} {names.work}, and none is registered in this ledger"
+        )
         return warning("workers", found, "name the ledger that they use (SESSION_WORKER_LEDGER_URL)")
     if slow == 0:
         found = f"{found}, and nobody consumes {names.undelivered}"
@@ -52,26 +54,24 @@ async def retention(settings: Settings, broker: AtBroker, clock: Callable[[], fl
         return ok("retention", "off: the ledger forgets nothing")
     found = broker.queue(dead)
     if found is None or found.trouble:
-        return skipped(
-            "retention", f"queue {dead} has to be right first, and this user must be able to see it"
-        )
+        return skipped("retention", f"queue {dead} must be there first, and this user must be able to see it")
     kept = durations.text(settings.retention)
     if not found.messages:
-        return ok("retention", f"{kept}, and no letter waits")
+        return ok("retention", f"{kept}, and no dead letter waits")
     try:
         async with asyncio.timeout(CHECK_SECONDS):
             oldest = await _oldest(settings)
     except TimeoutError:
         return at_a_loss("retention", "the broker")
     except (LinkLostError, TopologyError) as error:
-        return skipped("retention", f"the oldest letter cannot be read: {error}")
+        return skipped("retention", f"the oldest dead letter cannot be read: {error}")
     age = clock() - oldest.timestamp() if oldest else 0.0
     if age <= settings.retention:
-        return ok("retention", f"{kept}; the oldest letter is {durations.text(max(age, 0.0))} old")
+        return ok("retention", f"{kept}; the oldest dead letter is {durations.text(max(age, 0.0))} old")
     return warning(
         "retention",
-        f"the oldest letter on {dead} is {durations.text(age)} old, and the ledger forgets requests {kept} "
-        "after their end: a replay may not find it",
+        f"the oldest dead letter on {dead} is {durations.text(age)} old, and the ledger forgets requests "
+        f"{kept} after their end: a replay may not find it",
         "replay or purge letters in time, or set a longer SESSION_WORKER_RETENTION; "
         "`session-worker dead replay --unknown` sends what was forgotten as new requests",
     )

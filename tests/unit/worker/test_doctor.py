@@ -11,7 +11,7 @@ from worker.doctor.at_broker import version
 from worker.doctor.at_home import holder_timeout
 from worker.doctor.at_ledger import LARGE_BYTES, clock_skew, file_system, size
 from worker.doctor.at_postgresql import server
-from worker.doctor.result import refused
+from worker.doctor.result import failed, folded, ok, refused
 
 
 @pytest.mark.parametrize(
@@ -88,6 +88,28 @@ def test_the_innermost_mount_tells_the_file_system(tmp_path: Path) -> None:
     assert file_system(tmp_path / "far" / "deeper" / "ledger.db", mounts) == "nfs4"
     assert file_system(tmp_path / "far" / "with space" / "ledger.db", mounts) == "xfs"
     assert file_system(tmp_path / "far" / "ledger.db", Path("/nowhere")) == ""
+
+
+def test_a_fix_that_several_need_is_told_once() -> None:
+    """What is different stays as it is, and so does what needs no fix."""
+    a, b, c = (failed(f"queue {name}", "missing", "make it") for name in "abc")
+    other, fine = failed("ledger", "missing", "upgrade it"), ok("queue d", "is there")
+
+    found = folded([a, fine, b, other, c])
+
+    assert [each.name for each in found] == ["queue a", "queue d", "queue b", "ledger", "queue c"]
+    assert [each.fix for each in found] == [
+        *("make it", None, "do the same as for queue a", "upgrade it", "do the same as for queue a"),
+    ]
+
+
+def test_where_all_parts_are_missing_that_is_one_result() -> None:
+    parts = [failed(name, "missing", "make it") for name in ("exchange e", "queue a", "queue b")]
+
+    (first, none, last) = folded([ok("broker", "is there"), *parts, ok("alarms", "none")])
+
+    assert (first.name, last.name) == ("broker", "alarms")
+    assert (none.name, none.found, none.fix) == ("exchange, queues", "none of the 3 exist", "make it")
 
 
 @pytest.mark.parametrize(
