@@ -35,7 +35,7 @@ FAILURES = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Away:
+class Unreachable:
     """There is no answer; ``reason`` is a sentence for people."""
 
     reason: str
@@ -116,7 +116,7 @@ class LedgerWatch:
         self._url = settings.ledger_url.get_secret_value()
         self._reader: LedgerReader | None = None
 
-    async def look(self) -> Look | Away:
+    async def look(self) -> Look | Unreachable:
         try:
             async with asyncio.timeout(LOOK_SECONDS):
                 if self._reader is None:
@@ -131,7 +131,7 @@ class LedgerWatch:
         except TimeoutError:
             reason = f"the ledger did not answer within {LOOK_SECONDS:.0f} s"
         await self.close()
-        return Away(reason)
+        return Unreachable(reason)
 
     async def close(self) -> None:
         reader, self._reader = self._reader, None
@@ -150,7 +150,7 @@ class BrokerWatch:
         self._wire: Wire | None = None
         self._channel: aiormq.Channel | None = None
 
-    async def look(self) -> list[Depth] | Away:
+    async def look(self) -> list[Depth] | Unreachable:
         try:
             if self._wire is None:  # which has a time limit for each URL
                 self._wire = await Wire.open(self._urls, "top")
@@ -161,7 +161,7 @@ class BrokerWatch:
         except TimeoutError:
             reason = f"the broker did not answer within {LOOK_SECONDS:.0f} s"
         await self.close()
-        return Away(reason)
+        return Unreachable(reason)
 
     async def close(self) -> None:
         wire, self._wire, self._channel = self._wire, None, None

@@ -21,7 +21,7 @@ from worker import durations, settings
 from worker.cli import console, interrupts, views
 from worker.cli.listing import Listing, facts
 from worker.ledger.base import COUNTED
-from worker.watch import Away, BrokerWatch, LedgerWatch
+from worker.watch import BrokerWatch, LedgerWatch, Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 class Frame:
     """What was found last; None: nothing yet."""
 
-    ledger: Look | Away | None = None
-    queues: list[Depth] | Away | None = None
+    ledger: Look | Unreachable | None = None
+    queues: list[Depth] | Unreachable | None = None
 
 
 def top(interval: float, *, once: bool, json: bool, **flags: str | None) -> int:
@@ -55,7 +55,7 @@ def top(interval: float, *, once: bool, json: bool, **flags: str | None) -> int:
         console.document(document(frame))
     else:
         out.print(picture(frame))
-    return 1 if isinstance(frame.ledger, Away) or isinstance(frame.queues, Away) else 0
+    return 1 if isinstance(frame.ledger, Unreachable) or isinstance(frame.queues, Unreachable) else 0
 
 
 @asynccontextmanager
@@ -100,7 +100,7 @@ async def _show(frame: Frame, news: asyncio.Event, interval: float) -> None:
             news.clear()
             screen.update(picture(frame, live=True), refresh=True)
             with suppress(TimeoutError):
-                async with asyncio.timeout(interval):  # the clock goes on where nothing else does
+                async with asyncio.timeout(interval):  # the clock moves where nothing else does
                     await news.wait()
 
 
@@ -155,10 +155,10 @@ def document(frame: Frame) -> dict[str, Any]:
     ledger, queues = frame.ledger, frame.queues
     return {
         "at": datetime.now(UTC).isoformat(),
-        "ledger": None if ledger is None or isinstance(ledger, Away) else _ledger_document(ledger),
-        "ledger_trouble": ledger.reason if isinstance(ledger, Away) else None,
+        "ledger": None if ledger is None or isinstance(ledger, Unreachable) else _ledger_document(ledger),
+        "ledger_trouble": ledger.reason if isinstance(ledger, Unreachable) else None,
         "queues": None
-        if queues is None or isinstance(queues, Away)
+        if queues is None or isinstance(queues, Unreachable)
         else {
             each.queue: {
                 "messages": each.messages,
@@ -167,7 +167,7 @@ def document(frame: Frame) -> dict[str, Any]:
             }
             for each in queues
         },
-        "broker_trouble": queues.reason if isinstance(queues, Away) else None,
+        "broker_trouble": queues.reason if isinstance(queues, Unreachable) else None,
     }
 
 
@@ -204,24 +204,24 @@ def picture(frame: Frame, *, live: bool = False) -> RenderableType:
         clock = durations.clock(datetime.now(UTC))
         parts += [Text.assemble(("session-worker top", "bold"), f"  {clock}  ", ("q: leave", "dim")), Text()]
     ledger = frame.ledger
-    if ledger is None or isinstance(ledger, Away):
+    if ledger is None or isinstance(ledger, Unreachable):
         parts.append(_absent("ledger", ledger))
     else:
         parts.append(facts(_facts(ledger.traffic)))
     parts.append(Text())
-    if frame.queues is None or isinstance(frame.queues, Away):
+    if frame.queues is None or isinstance(frame.queues, Unreachable):
         parts.append(_absent("broker", frame.queues))
     else:
         parts.append(_queues(frame.queues))
-    if ledger is not None and not isinstance(ledger, Away) and ledger.failures:
+    if ledger is not None and not isinstance(ledger, Unreachable) and ledger.failures:
         parts += [Text(), _failures(ledger.failures)]
     return Group(*parts)
 
 
-def _absent(what: str, away: Away | None) -> Text:
-    if away is None:
+def _absent(what: str, found: Unreachable | None) -> Text:
+    if found is None:
         return Text(f"{what}: asking …", style="dim")
-    return Text.assemble((f"{what} unreachable", "bold red"), f"  {console.printable(away.reason)}")
+    return Text.assemble((f"{what} unreachable", "bold red"), f"  {console.printable(found.reason)}")
 
 
 def _facts(traffic: Traffic) -> Iterator[tuple[str, str | Text]]:
