@@ -65,7 +65,7 @@ class _Process:
         try:
             with theirs:
                 process = await asyncio.create_subprocess_exec(
-                    *_command(theirs.fileno()),
+                    *command("worker.cli.child", str(theirs.fileno())),
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
                     start_new_session=True,  # Ctrl-C does not reach it
@@ -110,10 +110,11 @@ class _Process:
             self._process.kill()
 
 
-def _command(number: int) -> list[str]:
-    # Without -P a folder named `worker` where the supervisor was started would be taken for ours.
+def command(module: str, *arguments: str) -> list[str]:
+    """What starts a module of ours as a process of its own."""
+    # Without -P a folder named `worker` where this process was started would be taken for ours.
     safe = [] if sys.path[0] == str(Path.cwd()) else ["-P"]
-    return [sys.executable, *safe, "-m", "worker.cli.child", str(number)]
+    return [sys.executable, *safe, "-m", module, *arguments]
 
 
 class Supervisor:

@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worker.cli import leave_when_told, open_what_is_closed
@@ -83,6 +84,7 @@ def main() -> None:
 
 
 def _run(pipe: Pipe) -> int:
+    from worker import handlers
     from worker.health import Reporter
     from worker.process import run_loop
     from worker.settings import Settings
@@ -94,6 +96,7 @@ def _run(pipe: Pipe) -> int:
     pipe.listen(reporter)
     given = json.loads(line)
     sys.path[:] = given["path"]
+    handlers.look_in(str(Path.cwd()))
     return run_loop(Settings(**given["settings"]), reporter, pipe.obey, patient=given["again"])
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -51,14 +50,13 @@ def command() -> Any:
 
     def run(**flags: object) -> None:
         loaded = settings.load(**flags)
-        # A handler in the folder where the worker is started is found; last, so that it shadows nothing.
-        sys.path.append(str(Path.cwd()))
         if loaded.processes > 1:
             from worker import supervisor
 
             raise typer.Exit(supervisor.run(loaded))
-        from worker import process
+        from worker import handlers, process
 
+        handlers.look_in(str(Path.cwd()))
         raise typer.Exit(process.run(loaded))
 
     parameters = [_parameter(name, field) for name, field in Settings.model_fields.items()]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worker import ops
@@ -44,7 +43,7 @@ async def examine(settings: Settings) -> list[Result]:
 async def handler(path: str) -> Result:
     """Loads it in a process of its own: what it does when it is imported, even to end or to hang, is its own
     affair."""
-    search = json.dumps([*sys.path, str(Path.cwd())])
+    search = json.dumps(sys.path)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-c", _LOAD, search, path),
         stdin=asyncio.subprocess.DEVNULL,

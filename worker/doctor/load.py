@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import traceback
+from pathlib import Path
 
 from worker import handlers
 
@@ -13,6 +14,7 @@ def main(path: str) -> None:
     """Write nothing, or a sentence, to standard output; what the handler's module writes goes elsewhere."""
     answer = os.dup(1)
     os.dup2(2, 1)
+    handlers.look_in(str(Path.cwd()))
     try:
         handlers.load(path)
     except handlers.HandlerNotFoundError as error:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
-__all__ = ["Context", "Handler", "HandlerNotFoundError", "Rejected", "load"]
+__all__ = ["RESERVED", "Context", "Handler", "HandlerNotFoundError", "Rejected", "load", "look_in"]
+
+RESERVED = ("client", "contracts", "worker")
+"""Our own packages: one of a user's with such a name is never imported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,16 @@ class HandlerNotFoundError(Exception):
     """The handler setting does not lead to an async function of two arguments; the message says why."""
 
 
+def look_in(folder: str) -> None:
+    """Find handlers in ``folder`` too, after everything else: what lies there shadows nothing.
+
+    Our own packages are imported before: an editable install of them is found only after the whole path.
+    """
+    for name in RESERVED:
+        importlib.import_module(name)
+    sys.path.append(folder)
+
+
 def load(path: str) -> Handler:
     """The handler at ``package.module:function``.
 
@@ -73,12 +87,15 @@ def load(path: str) -> Handler:
     try:
         target: Any = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
+        if isinstance(error, ModuleNotFoundError):
+            _check_name(path)
         raise HandlerNotFoundError(
             f"handler {path}: module {module_name} cannot be imported ({type(error).__name__}: {error})"
         ) from error
     for part in name.split("."):
         target = getattr(target, part, None)
     if target is None:
+        _check_name(path)
         raise HandlerNotFoundError(f"handler {path}: module {module_name} has no {name}")
     if not callable(target):
         raise HandlerNotFoundError(f"handler {path}: {name} is not a function")
@@ -92,3 +109,13 @@ def load(path: str) -> Handler:
             f"but is {name}{inspect.signature(target)}"
         ) from None
     return target  # type: ignore[no-any-return]
+
+
+def _check_name(path: str) -> None:
+    """What was not found may be in a package that could not even be looked at."""
+    name, _, rest = path.replace(":", ".", 1).partition(".")
+    if name in RESERVED:
+        raise HandlerNotFoundError(
+            f"handler {path}: {name} is the name of a package of Session Worker, which has no {rest}; a "
+            "package of yours with that name is never imported: rename it"
+        )

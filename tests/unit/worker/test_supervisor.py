@@ -27,7 +27,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
     def program(code: str) -> None:
         start = f"import os, signal, socket, sys; end = socket.socket(fileno=int(sys.argv[1])); {code}"
-        monkeypatch.setattr(supervisor, "_command", lambda number: [sys.executable, "-c", start, str(number)])
+        monkeypatch.setattr(supervisor, "command", lambda _, number: [sys.executable, "-c", start, number])
 
     return program
 

@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import subprocess
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -17,6 +16,7 @@ from contracts import Names
 from worker.cli import console
 from worker.cli.problems import Failure
 from worker.connection import Wire
+from worker.supervisor import command
 from worker.topology import Topology
 
 if TYPE_CHECKING:
@@ -63,8 +63,8 @@ class WorkerProcess:
 
     def __enter__(self) -> Self:
         with self.log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "worker.cli", "run"],
+            self._process = subprocess.Popen(  # noqa: S603 - our own program
+                command("worker.cli", "run"),
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
