@@ -14,6 +14,7 @@ from worker.handlers import HandlerNotFoundError
 from worker.health import Board, Reporter
 from worker.ledger.base import LedgerError
 from worker.service import Service
+from worker.settings import unknown_variables
 from worker.stopping import StartError, Stop, exit_now
 from worker.telemetry import log as telemetry_log
 
@@ -30,6 +31,9 @@ COLLECT_AFTER = 50_000
 
 def run(settings: Settings) -> int:
     """A worker that is a process of its own, with an ops port if the settings name one; its exit code."""
+    telemetry_log.configure(settings.log_level)
+    for name, nearest in unknown_variables().items():
+        log.warning("unknown setting", variable=name, nearest=nearest)
     board = Board(1)
     reporter = Reporter(partial(board.put, 1))
     board.ask = reporter.ask
@@ -71,7 +75,6 @@ async def serve(
     Raises:
         StartError: it cannot start; a sentence for people.
     """
-    telemetry_log.configure(settings.log_level)
     asyncio.get_running_loop().set_exception_handler(_log_stray_error)
     stop = Stop(settings.shutdown_grace)
     try:

@@ -7,17 +7,26 @@ named by ``SESSION_WORKER_SECRETS_DIR``), which is the place for URLs with passw
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SecretStr,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from contracts.amqp import DEFAULT_REPLY_TO_ALLOW
 from contracts.trouble import splits_login
+from contracts.types import Rule
 from worker import durations
 
 CONSUMER_TIMEOUT = 1800.0
@@ -32,11 +41,17 @@ def _duration_or_off(value: object) -> object:
     return None if value == "off" else _duration(value)
 
 
+_PREFIX = "SESSION_WORKER_"
+_NOT_MEANT = re.compile("(SERVICE|PORT|TEST)(_|$)")
+"""Kubernetes sets ``SESSION_WORKER_SERVICE_HOST``, ``SESSION_WORKER_PORT`` and more for a service of our
+name; the tests have variables of their own."""
+
+
 class Settings(BaseSettings):
     """The worker's settings. Durations are in seconds (or have a unit where it says so), sizes in bytes."""
 
     model_config = SettingsConfigDict(
-        env_prefix="SESSION_WORKER_",
+        env_prefix=_PREFIX,
         frozen=True,
         extra="ignore",
         secrets_dir=None,
@@ -53,9 +68,12 @@ class Settings(BaseSettings):
         default=SecretStr("sqlite:///session-worker.db"),
         description="Where outcomes are kept: `sqlite:///path.db` or `postgresql://user:password@host/database`.",
     )
-    prefix: str = Field(
+    prefix: Annotated[
+        str,
+        StringConstraints(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}$"),
+        Rule("must be 1 to 64 letters, digits, dots, underscores or hyphens; the first a letter or digit"),
+    ] = Field(
         default="session",
-        pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}$",
         description="First part of the names of the exchange and of every queue.",
     )
     concurrency: int = Field(
@@ -90,7 +108,9 @@ class Settings(BaseSettings):
         le=3600,
         description="A worker that has not renewed its name in the ledger for so long is taken for dead.",
     )
-    retry_delays: Annotated[tuple[int, ...], NoDecode] = Field(
+    retry_delays: Annotated[
+        tuple[int, ...], NoDecode, Rule("must be whole seconds separated by commas, for example 1,5,30")
+    ] = Field(
         default=(1, 5, 30, 120, 600),
         description="Waits before the next attempt, whole seconds separated by commas; a queue for each.",
     )
@@ -139,8 +159,8 @@ class Settings(BaseSettings):
         description="Send traces to a collector, which OpenTelemetry's own variables name "
         "(`OTEL_EXPORTER_OTLP_ENDPOINT`, …); needs `session-worker[otel]`.",
     )
-    log_level: str = Field(
-        default="info", pattern=r"^(debug|info|warning|error)$", description="debug, info, warning or error."
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="debug, info, warning or error."
     )
 
     @field_validator("amqp_url")
@@ -260,3 +280,14 @@ def load(**flags: object) -> Settings:
     folder = os.environ.get("SESSION_WORKER_SECRETS_DIR", "/run/secrets")
     given = {name: value for name, value in flags.items() if value is not None}
     return Settings(_secrets_dir=folder if Path(folder).is_dir() else None, **given)  # type: ignore[arg-type]
+
+
+def unknown_variables() -> dict[str, str]:
+    """The variables with our prefix that nothing reads, and for each the known one that it most resembles."""
+    known = [*map(str.upper, Settings.model_fields), "SECRETS_DIR"]
+    given = [name.removeprefix(_PREFIX) for name in map(str.upper, os.environ) if name.startswith(_PREFIX)]
+    return {
+        _PREFIX + name: _PREFIX + difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
+        for name in sorted({*given} - {*known})
+        if not _NOT_MEANT.match(name)
+    }

@@ -24,6 +24,7 @@ import structlog
 
 from worker import ops
 from worker.health import Board, Report
+from worker.settings import unknown_variables
 from worker.stopping import Stop
 from worker.telemetry import log as telemetry_log
 
@@ -209,6 +210,8 @@ class Supervisor:
 def run(settings: Settings) -> int:
     """Run ``settings.processes`` workers until told to stop; the exit code."""
     telemetry_log.configure(settings.log_level)
+    for name, nearest in unknown_variables().items():
+        log.warning("unknown setting", variable=name, nearest=nearest)
     board = Board(settings.processes)
 
     async def supervise() -> int:

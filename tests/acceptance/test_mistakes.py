@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -105,6 +106,17 @@ def test_refused_settings_are_named_by_flag_and_variable_and_never_quoted(cli: C
     assert "--prefix or SESSION_WORKER_PREFIX" in ran.err
     assert "--retry-delays or SESSION_WORKER_RETRY_DELAYS" in ran.err
     assert SECRET not in ran.err
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_setting_that_is_misspelt_is_said_once_at_the_start(cli: Cli, processes: int) -> None:
+    """Also by a supervisor; it is no reason not to start, the handler is."""
+    flags = ("--handler", "nowhere:handle", "--processes", processes)
+    ran = cli("run", *flags, ledger_url="postgresql://127.0.0.1:1/ledger", concurency=3)
+
+    (line,) = [json.loads(line) for line in ran.err.splitlines() if "unknown setting" in line]
+    assert (line["level"], line["variable"]) == ("warning", "SESSION_WORKER_CONCURENCY")
+    assert line["nearest"] == "SESSION_WORKER_CONCURRENCY"
 
 
 def test_a_handler_that_is_not_there_is_a_sentence(cli: Cli, sqlite_url: str) -> None:

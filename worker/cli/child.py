@@ -88,6 +88,7 @@ def _run(pipe: Pipe) -> int:
     from worker.health import Reporter
     from worker.process import run_loop
     from worker.settings import Settings
+    from worker.telemetry import log
 
     line = pipe.first_line()
     if not line:
@@ -97,7 +98,9 @@ def _run(pipe: Pipe) -> int:
     given = json.loads(line)
     sys.path[:] = given["path"]
     handlers.look_in(str(Path.cwd()))
-    return run_loop(Settings(**given["settings"]), reporter, pipe.obey, patient=given["again"])
+    settings = Settings(**given["settings"])
+    log.configure(settings.log_level)
+    return run_loop(settings, reporter, pipe.obey, patient=given["again"])
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from worker import ops
 from worker.doctor.result import CHECK_SECONDS, failed, ok, refused, warning
-from worker.settings import CONSUMER_TIMEOUT
+from worker.settings import CONSUMER_TIMEOUT, unknown_variables
 
 if TYPE_CHECKING:
     from worker.doctor.result import Result
@@ -32,12 +32,23 @@ async def examine(settings: Settings) -> list[Result]:
         handler(settings.handler), ops_port(settings.ops_host, settings.ops_port)
     )
     return [
-        ok("settings", f"valid; the names at the broker begin with {settings.prefix}"),
+        known_settings(settings.prefix),
         loaded,
         consumer_timeout(settings),
         holder_timeout(settings.holder_timeout),
         port,
     ]
+
+
+def known_settings(prefix: str) -> Result:
+    """They are valid, or there was no doctor; but a variable may be misspelt."""
+    unknown = unknown_variables()
+    if unknown:
+        fix = "; ".join(
+            f"rename {name}, perhaps to {nearest}, or remove it" for name, nearest in unknown.items()
+        )
+        return warning("settings", f"valid, but nothing reads {', '.join(unknown)}", fix)
+    return ok("settings", f"valid; the names at the broker begin with {prefix}")
 
 
 async def handler(path: str) -> Result:

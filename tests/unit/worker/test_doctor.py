@@ -8,7 +8,7 @@ import pytest
 
 from worker.doctor import State
 from worker.doctor.at_broker import version
-from worker.doctor.at_home import holder_timeout
+from worker.doctor.at_home import holder_timeout, known_settings
 from worker.doctor.at_ledger import LARGE_BYTES, clock_skew, file_system, size
 from worker.doctor.at_postgresql import server
 from worker.doctor.result import failed, folded, ok, refused
@@ -36,6 +36,17 @@ def test_a_version_is_judged_and_its_traps_are_told(
 def test_traps_of_other_versions_are_not_told() -> None:
     assert version("RabbitMQ", "4.0.5").found == "RabbitMQ 4.0.5"
     assert "stream_queue" not in version("RabbitMQ", "3.12.0").found
+
+
+def test_a_variable_that_nothing_reads_is_a_warning_that_names_the_right_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert known_settings("session").state is State.OK
+    monkeypatch.setenv("SESSION_WORKER_CONCURENCY", "3")
+    result = known_settings("session")
+    assert result.state is State.WARNING
+    assert "SESSION_WORKER_CONCURENCY" in result.found
+    assert "SESSION_WORKER_CONCURRENCY" in str(result.fix)
 
 
 @pytest.mark.parametrize(
