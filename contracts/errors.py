@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pydantic import ValidationError
+    from pydantic_core import ErrorDetails
 
 
 class ErrorCode(StrEnum):
@@ -122,6 +123,20 @@ _WORDS = MappingProxyType(
         "enum": "must be one of the published values",
         "uuid_type": "must be a UUID",
         "uuid_parsing": "must be a UUID",
+        "int_type": "must be a whole number",
+        "int_parsing": "must be a whole number",
+        "int_from_float": "must be a whole number",
+        "float_type": "must be a number",
+        "float_parsing": "must be a number",
+        "finite_number": "must be a finite number",
+        "bool_type": "must be true or false",
+        "bool_parsing": "must be true or false",
+        "greater_than": "must be more than {gt:g}",
+        "greater_than_equal": "must be at least {ge:,}",
+        "less_than": "must be less than {lt:g}",
+        "less_than_equal": "must be at most {le:,}",
+        "string_too_short": "must have at least {min_length} characters",
+        "literal_error": "must be {expected}",
     }
 )
 
@@ -133,21 +148,23 @@ def problems(error: ValidationError) -> str:
     only messages written in ``contracts`` and the words above are used. The contracts themselves keep the
     number of errors small (one per field), however large the body.
     """
-    found = error.errors(include_url=False, include_context=False, include_input=False)
-    said = [f"{_path(each['loc'])}: {_rule(each['type'], each['msg'])}" for each in found[:MAX_PROBLEMS]]
+    found = error.errors(include_url=False, include_input=False)
+    said = [f"{_path(each['loc'])}: {rule(each)}" for each in found[:MAX_PROBLEMS]]
     if len(found) > MAX_PROBLEMS:
         said.append(f"and {len(found) - MAX_PROBLEMS} more")
     text = "; ".join(said)
     return text if len(text) <= MAX_LENGTH else text[: MAX_LENGTH - 3] + "..."
 
 
-def _rule(kind: str, message: str) -> str:
+def rule(problem: ErrorDetails) -> str:
+    """The rule that a value breaks, in plain words; the value itself is never quoted."""
+    kind, message = problem["type"], problem["msg"]
     if kind == RULE:
         return message
     if kind == "json_invalid":
         # The parser quotes nothing but the place: "Invalid JSON: … at line 1 column 2".
         return message[0].lower() + message[1:]
-    return _WORDS.get(kind, f"is not valid ({kind})")
+    return _WORDS.get(kind, f"is not valid ({kind})").format_map(problem.get("ctx", {}))
 
 
 def _path(location: tuple[int | str, ...]) -> str:

@@ -5,13 +5,31 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 if TYPE_CHECKING:
     from typing import Any
 
+
+class Commands(TyperGroup):
+    """Says in plain words which rule an option's value breaks; typer hands on pydantic's."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            from pydantic import ValidationError
+
+            from contracts.errors import rule
+
+            if isinstance(error.__cause__, ValidationError):
+                error.message = f"{rule(error.__cause__.errors()[0])}."
+            raise
+
+
 app = typer.Typer(
     name="session-worker",
+    cls=Commands,
     help="Answers create-session requests over RabbitMQ: every request once in effect, whatever crashes.",
     epilog="Every setting is also an environment variable, for example SESSION_WORKER_AMQP_URL; "
     "`session-worker run --help` lists them.",

@@ -61,12 +61,14 @@ def _expected() -> tuple[type[Exception], ...]:
 
 def refused_settings(error: ValidationError) -> list[str]:
     """One line for each refused field, naming flag and variable; never the value, it may be a secret."""
-    return [
-        _refused(
-            str(problem["loc"][0]) if problem["loc"] else None, problem["msg"].removeprefix("Value error, ")
-        )
-        for problem in error.errors(include_input=False, include_url=False, include_context=False)
-    ]
+    from contracts.errors import rule
+
+    said = []
+    for problem in error.errors(include_input=False, include_url=False):
+        own = problem["msg"].removeprefix("Value error, ")  # a sentence of worker/settings.py
+        text = own if problem["type"] == "value_error" else rule(problem)
+        said.append(_refused(str(problem["loc"][0]) if problem["loc"] else None, text))
+    return said
 
 
 def _refused(name: str | None, rule: str) -> str:

@@ -49,11 +49,46 @@ def test_each_refused_setting_is_named_by_flag_and_variable_and_never_quoted(run
 
     assert code == 2
     assert len(err.splitlines()) == 3
-    assert "max_attempts: Input should be greater than or equal to 1." in err
+    assert "max_attempts: must be at least 1. " in err
     assert "--max-attempts or SESSION_WORKER_MAX_ATTEMPTS" in err
     assert "--prefix or SESSION_WORKER_PREFIX" in err
     assert "--retry-delays or SESSION_WORKER_RETRY_DELAYS" in err
     assert SECRET not in err
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (
+            "run --retry-delays a,b",
+            "retry_delays: must be whole seconds separated by commas, for example 1,5",
+        ),
+        ("run --log-level loud", "log_level: must be 'debug', 'info', 'warning' or 'error'."),
+        ("run --prefix a/b", "prefix: must be 1 to 64 letters, digits"),
+        ("run --concurrency 10001", "concurrency: must be at most 10,000."),
+        ("run --handler-timeout 0", "handler_timeout: must be more than 0."),
+        ("run --concurrency many", "'--concurrency': must be a whole number."),
+        ("send --user ada --count 0", "'--count': must be at least 1."),
+        ("send --user ada --count many", "'--count': must be a whole number."),
+        ("send --user ada --timeout 0", "'--timeout': must be at least 0.001."),
+        ("dead list --limit 0", "'--limit': must be at least 1."),
+    ],
+)
+def test_a_value_that_is_refused_meets_its_rule_in_plain_words_once(
+    run: Run, command: str, words: str
+) -> None:
+    code, _, err = run(*command.split())
+
+    assert code == 2
+    assert err.count(words) == 1, err
+    assert "Input should" not in err
+
+
+def test_a_switch_that_is_neither_on_nor_off_is_told_what_it_can_be(run: Run) -> None:
+    code, _, err = run("run", declare="maybe")
+
+    assert code == 2
+    assert "declare: must be true or false." in err
 
 
 @pytest.mark.parametrize("command", ["run", "send --user ada", "topology apply"])

@@ -71,7 +71,7 @@ def test_problems_are_bounded_and_printable_whatever_the_keys(keys: list[str]) -
 
 def test_keys_are_cut() -> None:
     error = error_of(TypeAdapter(dict[str, dict[str, int]]).validate_python, {"k" * 9999: {"é\n": "x"}})
-    assert problems(error) == f"{'k' * 40}.'\\xe9\\n': is not valid (int_parsing)"
+    assert problems(error) == f"{'k' * 40}.'\\xe9\\n': must be a whole number"
 
 
 class Loud(BaseModel):
@@ -87,7 +87,7 @@ class Loud(BaseModel):
 def test_words_of_the_parser_are_never_repeated() -> None:
     text = problems(error_of(Loud.model_validate, {"code": "s3cr3t", "number": "s3cr3t", "url": "s3cr3t"}))
     assert text == (
-        "code: is not valid (string_pattern_mismatch); number: is not valid (float_parsing); "
+        "code: is not valid (string_pattern_mismatch); number: must be a number; "
         "url: is not valid (is_instance_of)"
     )
 
