@@ -26,7 +26,7 @@ from pamqp.exceptions import PAMQPException
 
 from client import tls
 from contracts import DIRECT_REPLY_TO, Names
-from contracts.trouble import access_trouble, tls_hang_up, tls_trouble
+from contracts.trouble import access_trouble, network_trouble, tls_hang_up, tls_trouble
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -97,6 +97,8 @@ def _reason(error: BaseException | None) -> str:
             return f"no answer within {OPEN_SECONDS:g} s"
         case ChannelAccessRefused():
             return access_trouble(str(error), queue="configure or read", exchange="write") or str(error)
+    if error is not None and (trouble := network_trouble(error)):
+        return f"{trouble}; start the broker, or correct the URL"
     return str(error or "") or "the connection was lost"
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import re
+import socket
 import ssl
 from typing import TYPE_CHECKING
 
@@ -40,6 +42,19 @@ def access_trouble(text: str, *, queue: str = "", exchange: str = "") -> str | N
         f"user {user} has no {permission or needed} permission on {kind} {name} in vhost {vhost}; grant it "
         "with `rabbitmqctl set_permissions` (docs/security.md has the patterns)"
     )
+
+
+def network_trouble(error: BaseException) -> str | None:
+    """What it means that a connection did not come about, or None where only the system's words are left."""
+    for each in _chain(error):
+        if isinstance(each, socket.gaierror):
+            return "the host name is not known"
+        # Where a name has several addresses, the errors of all of them are one, which has no number.
+        if isinstance(each, ConnectionRefusedError) or f"[Errno {errno.ECONNREFUSED}]" in str(each):
+            return "connection refused: nothing listens there"
+        if isinstance(each, OSError) and each.errno in {errno.EHOSTUNREACH, errno.ENETUNREACH}:
+            return "there is no way to it in the network"
+    return None
 
 
 def tls_trouble(error: BaseException, where: str, authority: str) -> str | None:

@@ -24,7 +24,7 @@ from aiormq.exceptions import (
 from yarl import URL
 
 from client import tls
-from contracts.trouble import access_trouble, tls_hang_up, tls_trouble
+from contracts.trouble import access_trouble, network_trouble, tls_hang_up, tls_trouble
 from worker import frames
 
 if TYPE_CHECKING:
@@ -434,11 +434,10 @@ def _connect_error(cause: BaseException, url: URL, farewell: str) -> ConnectErro
         )
     if isinstance(cause, StopAsyncIteration) or isinstance(cause.__cause__, asyncio.IncompleteReadError):
         return ConnectError(
-            f"{where} closed the connection before it was open; is that the broker, and is it up?",
+            f"{where} closed the connection before it was open; make sure that it is the broker, and up",
             permanent=False,
         )
+    why = network_trouble(cause) or getattr(cause, "strerror", None) or str(cause)
     return ConnectError(
-        f"the broker at {where} cannot be reached ({type(cause).__name__}: {cause}); is it running, and is "
-        "amqp_url right?",
-        permanent=False,
+        f"the broker at {where} cannot be reached ({why}); start it, or correct amqp_url", permanent=False
     )

@@ -57,6 +57,8 @@ def test_a_broker_that_is_not_there_is_named(cli: Cli, command: tuple[str, ...])
 
     assert ran.code == 1
     assert "127.0.0.1:1" in ran.err
+    assert "connection refused: nothing listens there" in ran.err
+    assert "Errno" not in ran.err
     assert SECRET not in ran.err
 
 

@@ -199,7 +199,7 @@ def test_looking_creates_no_ledger_and_no_queue(lab: Lab) -> None:
             "check user and password",
         ),
         ("amqp://guest:guest@{place}/nowhere", "no vhost nowhere", "add_vhost"),
-        ("amqp://guest:{secret}@127.0.0.1:{free}/", "cannot be reached", "SESSION_WORKER_AMQP_URL"),
+        ("amqp://guest:{secret}@127.0.0.1:{free}/", "cannot be reached", "start it, or correct amqp_url"),
         (
             "amqp://guest:{secret}@no-such-host.invalid/",
             "no-such-host.invalid is not known",

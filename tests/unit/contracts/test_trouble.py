@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import socket
 import ssl
 
 import pytest
 
-from contracts.trouble import access_trouble, splits_login, tls_hang_up, tls_trouble
+from contracts.trouble import access_trouble, network_trouble, splits_login, tls_hang_up, tls_trouble
 
 REFUSED = "ACCESS_REFUSED - {}access to {} in vhost '/' refused for user 'ada'"
 
@@ -25,6 +27,35 @@ def test_a_missing_permission_is_named(text: str, permission: str) -> None:
     said = access_trouble(text, queue="read", exchange="configure")
     assert said is not None
     assert said.startswith(f"user ada has no {permission}")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            ConnectionRefusedError(errno.ECONNREFUSED, "Connect call failed ('::1', 1, 0, 0)"),
+            "refused: nothing",
+        ),
+        (
+            OSError("Multiple exceptions: [Errno 111] Connect call failed, [Errno 111] again"),
+            "refused: nothing",
+        ),
+        (socket.gaierror(-2, "Name or service not known"), "the host name is not known"),
+        (OSError(errno.EHOSTUNREACH, "No route to host"), "no way to it in the network"),
+    ],
+)
+def test_a_connection_that_does_not_come_about_is_told_without_the_systems_words(
+    error: OSError, words: str
+) -> None:
+    """Also as the cause of a library's own error."""
+    wrapped = RuntimeError("outer")
+    wrapped.__cause__ = error
+    for each in (error, wrapped):
+        said = network_trouble(each)
+        assert said is not None
+        assert words in said
+        assert "Errno" not in said
+    assert network_trouble(OSError(errno.EPERM, "Operation not permitted")) is None
 
 
 def test_other_troubles_are_no_missing_permission() -> None:
