@@ -169,8 +169,8 @@ class Settings(BaseSettings):
         urls = _split(value.get_secret_value())
         if not urls or not all(_names_a_broker(url) for url in urls):
             raise ValueError(
-                "write amqp://user:password@host:port/vhost or amqps://…, special characters of the password "
-                "percent-encoded (%2C for a comma), several URLs separated by commas"
+                "write amqp://user:password@host:port/vhost or amqps://…, several URLs separated by commas; "
+                "in the password, each of / # @ : ? , must be percent-encoded (%2F %23 %40 %3A %3F %2C)"
             )
         return value
 
@@ -277,9 +277,21 @@ def load(**flags: object) -> Settings:
     Raises:
         pydantic.ValidationError: a value is refused; ``session-worker`` prints it as sentences.
     """
+    return _read({name: value for name, value in flags.items() if value is not None})
+
+
+def load_only(**flags: object) -> Settings:
+    """Like ``load``, but of settings that are not among ``flags`` (None: not given) the defaults.
+
+    For a command that uses a few of them: what is wrong with the others is not its affair.
+    """
+    unused = {name: field.default for name, field in Settings.model_fields.items() if name not in flags}
+    return _read(unused | {name: value for name, value in flags.items() if value is not None})
+
+
+def _read(given: dict[str, Any]) -> Settings:
     folder = os.environ.get("SESSION_WORKER_SECRETS_DIR", "/run/secrets")
-    given = {name: value for name, value in flags.items() if value is not None}
-    return Settings(_secrets_dir=folder if Path(folder).is_dir() else None, **given)  # type: ignore[arg-type]
+    return Settings(_secrets_dir=folder if Path(folder).is_dir() else None, **given)
 
 
 def unknown_variables() -> dict[str, str]:

@@ -82,8 +82,10 @@ class Place:
     prefix: str | None = None
     ledger_url: str | None = None
 
-    def settings(self) -> Settings:
-        return settings.load(amqp_url=self.amqp_url, prefix=self.prefix, ledger_url=self.ledger_url)
+    def settings(self, *, ledger: bool = False) -> Settings:
+        """Those of the broker, and of the ``ledger`` where it is asked too."""
+        more = {"ledger_url": self.ledger_url, "holder_timeout": None} if ledger else {}
+        return settings.load_only(amqp_url=self.amqp_url, prefix=self.prefix, **more)
 
 
 def show_list(choice: Choice, limit: int, place: Place, *, json: bool) -> int:
@@ -132,7 +134,7 @@ def show_groups(choice: Choice, place: Place, *, json: bool) -> int:
 
 def show_one(text: str, place: Place, *, json: bool) -> int:
     """Print the letters of one request, and what the ledger knows of it; 1 when there is none."""
-    wanted, loaded = Wanted(letter=_uuid(text, "ID")), place.settings()
+    wanted, loaded = Wanted(letter=_uuid(text, "ID")), place.settings(ledger=True)
 
     async def work() -> list[dead.DeadLetter]:
         async with _reading(loaded, shown=not json) as (lot, on_read):
@@ -163,7 +165,7 @@ def replay(
     choice: Choice, limit: int | None, place: Place, *, unknown: bool, dry_run: bool, json: bool
 ) -> int:
     """Send letters through the flow again; 1 when some of those wanted had to stay."""
-    wanted, loaded = choice.wanted(), place.settings()
+    wanted, loaded = choice.wanted(), place.settings(ledger=True)
     fates: Counter[Fate] = Counter()
 
     async def foresee() -> None:

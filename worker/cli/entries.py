@@ -69,7 +69,7 @@ async def _find(
 
 @asynccontextmanager
 async def _reader(ledger_url: str | None) -> AsyncIterator[LedgerReader]:
-    loaded = settings.load(ledger_url=ledger_url)
+    loaded = settings.load_only(ledger_url=ledger_url)
     reader = open_reader(loaded.ledger_url.get_secret_value())
     await reader.open()
     try:

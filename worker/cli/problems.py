@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ def _explain(error: Exception) -> tuple[int, list[str]]:
     if isinstance(error, SettingsError):
         return 2, [f"The settings cannot be read: {error}."]
     if isinstance(error, OSError):
-        return 1, [f"{error.filename or 'This computer'}: {error.strerror or error}."]
+        return 1, [_refused_by_system(error)]
     if isinstance(error, _expected()):
         return 1, [str(error)]
     raise error
@@ -57,6 +58,13 @@ def _expected() -> tuple[type[Exception], ...]:
         StartError,
         TopologyError,
     )
+
+
+def _refused_by_system(error: OSError) -> str:
+    where = f" at {error.filename}" if error.filename else ""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return f"The disk is full{where} ({error.strerror}): make room, then run the command again."
+    return f"The operating system refuses what is needed{where}: {error.strerror or error}."
 
 
 def refused_settings(error: ValidationError) -> list[str]:

@@ -21,7 +21,7 @@ _OLDER_THAN = "--older-than"
 
 def prune(older_than: str | None, *, dry_run: bool, ledger_url: str | None, json: bool) -> int:
     """Delete the requests that finished before, and say how many; always 0."""
-    loaded = settings.load(ledger_url=ledger_url)
+    loaded = settings.load_only(ledger_url=ledger_url, retention=None, dedupe_window=None)
     pruning = Pruning(loaded, _age(older_than, loaded))
     with asyncio.Runner() as runner:
         try:

@@ -87,7 +87,7 @@ def send(
     if wish.request_id and count > 1:
         raise typer.BadParameter("it names one request: leave --count away.", param_hint="--request-id")
     requests = [wish.request() for _ in range(count)]
-    loaded = settings.load(amqp_url=amqp_url, prefix=prefix)
+    loaded = settings.load_only(amqp_url=amqp_url, prefix=prefix)
     started = time.perf_counter()
     with asyncio.Runner() as runner:
         results = interrupts.run(runner, _send_all(loaded, requests, in_flight, timeout, json=json))

@@ -43,7 +43,7 @@ class Frame:
 
 def top(interval: float, *, once: bool, json: bool, **flags: str | None) -> int:
     """Show it until somebody leaves, or ``once``: then 1 if broker or ledger did not answer."""
-    loaded = settings.load(**flags)
+    loaded = settings.load_only(**flags)
     out = console.results()
     live = out.is_terminal and not out.is_dumb_terminal and not once and not json
     with asyncio.Runner() as runner:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from worker.cli import main
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     Run = Callable[..., tuple[int, str, str]]
 
@@ -98,6 +100,61 @@ def test_a_broker_url_that_is_none_is_not_repeated(run: Run, command: str) -> No
     assert code == 2
     assert "amqp://" in err
     assert SECRET not in err
+
+
+@pytest.mark.parametrize(
+    ("command", "settings"),
+    [
+        ("requests", {"amqp_url": "http://broker/", "concurrency": "many", "prefix": "a/b"}),
+        (f"status {SOME_ID}", {"amqp_url": "http://broker/"}),
+        ("ledger prune --older-than 30d", {"amqp_url": "http://broker/", "retry_delays": "x"}),
+        ("topology apply", {"ledger_url": "mysql://ledger", "retention": "1d"}),
+        ("send --user ada", {"ledger_url": "mysql://ledger", "handler": "x"}),
+        ("dead list", {"ledger_url": "mysql://ledger", "holder_timeout": "0"}),
+        ("schema asyncapi", {"amqp_url": "http://broker/"}),
+    ],
+)
+def test_a_command_checks_only_the_settings_that_it_uses(
+    run: Run, command: str, settings: dict[str, str], tmp_path: Path
+) -> None:
+    """The others may be for somebody else, or be put right later; here nothing can be reached anyhow."""
+    here = {"amqp_url": "amqp://127.0.0.1:1/", "ledger_url": f"sqlite:///{tmp_path}/none.db"}
+    code, _, err = run(*command.split(), **here | settings)
+
+    assert code == (0 if command.startswith("schema") else 1), err
+    assert not any(f"{name}:" in err for name in settings)
+
+
+def test_a_password_that_cuts_its_url_is_told_what_to_percent_encode(run: Run) -> None:
+    code, _, err = run("topology", "apply", amqp_url=f"amqp://ada:{SECRET}/#@localhost/")
+
+    assert code == 2
+    assert "in the password, each of / # @ : ? , must be percent-encoded (%2F %23 %40 %3A" in err
+    assert SECRET not in err
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            "The disk is full (No space left on device): make",
+        ),
+        (OSError(errno.EDQUOT, "Disk quota exceeded", "/data/x"), "The disk is full at /data/x"),
+        (PermissionError(errno.EACCES, "Permission denied", "/data/x"), "at /data/x: Permission denied."),
+    ],
+)
+def test_what_the_operating_system_refuses_is_a_sentence(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: OSError, words: str
+) -> None:
+    def refuse() -> None:
+        raise error
+
+    monkeypatch.setattr("worker.cli.app.app", refuse)
+    code, _, err = run("schema", "request")
+
+    assert code == 1
+    assert words in err
 
 
 def test_settings_that_do_not_fit_together_are_refused(run: Run) -> None:

@@ -55,7 +55,7 @@ def _play(
             with show.step("a private RabbitMQ"):
                 amqp_url = stack.enter_context(RabbitMQ()).url
         else:
-            amqp_url = settings.load(amqp_url=amqp_url).amqp_urls[0]
+            amqp_url = settings.load_only(amqp_url=amqp_url).amqp_urls[0]
             with show.step("the broker that you named"):
                 interrupts.run(runner, knock(amqp_url))
             prefix = f"session-demo-{secrets.token_hex(4)}"
