@@ -72,16 +72,21 @@ def processes_of(folder: Path) -> list[str]:
 def test_send_interrupted_while_it_waits(
     cli: Cli, rabbitmq: RabbitMQ | ExternalRabbitMQ, vhost: str, amqp_url: str
 ) -> None:
-    """Exit code 130, no traceback, and its reply queue is gone."""
+    """Exit code 130, the tally so far, no traceback; and its reply queue, named as asked, is gone."""
     cli("topology", "apply", amqp_url=amqp_url)
     queues = set(rabbitmq.queue_depths(vhost))
-    with started("send", "--user", "ada", "--count", "3", env=environment(amqp_url=amqp_url)) as process:
-        soon(lambda: rabbitmq.queue_depths(vhost)["session.create"] == 3)
+    ask = ("send", "--user", "ada", "--count", "3", "--in-flight", "2", "--name", "shop")
+    with started(*ask, env=environment(amqp_url=amqp_url)) as process:
+        soon(lambda: rabbitmq.queue_depths(vhost)["session.create"] == 2)
+        (reply_queue,) = set(rabbitmq.queue_depths(vhost)) - queues
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=15)
 
     assert process.returncode == 130, err
-    assert (out, err) == ("", "")
+    assert out == ""
+    assert "0 requests ended, 2 are unanswered and may still be handled, 1 were not sent" in err
+    assert len(err.splitlines()) == 1
+    assert reply_queue.startswith("session.replies.shop.")
     assert set(rabbitmq.queue_depths(vhost)) == queues
 
 
@@ -128,6 +133,7 @@ def test_a_demo_that_is_interrupted_leaves_nothing(
         _, err = process.communicate(timeout=60)
 
     assert process.returncode == 130, err
+    assert err.splitlines()[-1].startswith("Interrupted: the demo's broker")
     assert "Traceback" not in err
     assert processes_of(temporary_folder) == []
     assert list(temporary_folder.iterdir()) == []

@@ -83,10 +83,30 @@ def test_a_request_that_nobody_takes_up_in_time_names_its_id(cli: Cli, amqp_url:
     assert request_id in ran.documents[0]["error"]
 
 
+def test_requests_without_an_answer_are_no_latencies_and_can_be_asked_again(cli: Cli, amqp_url: str) -> None:
+    """Their number, in words; how to ask again; and no figures of answers that never came."""
+    assert cli("topology", "apply", amqp_url=amqp_url).code == 0
+
+    ran = cli("send", "--user", "ada", "--count", 3, "--timeout", 0.3, amqp_url=amqp_url)
+
+    assert ran.code == 1
+    assert "3  no answer in time" in ran.out
+    assert not any(figure in ran.out for figure in ("p50", "/s", "RequestTimedOut"))
+    assert "Ask again with `session-worker send --request-id " in ran.err
+
+
+def test_a_name_that_fits_into_no_queues_name_is_refused(cli: Cli) -> None:
+    ran = cli("send", "--user", "ada", "--name", "a b")
+
+    assert ran.code == 2
+    assert "--name: must be 1 to 64 letters" in ran.err
+
+
 def test_without_queues_it_says_to_start_a_worker(cli: Cli, amqp_url: str) -> None:
     ran = cli("send", "--user", "ada", amqp_url=amqp_url)
 
     assert ran.code == 1
+    assert ran.err.startswith("session-worker: request ")
     assert "start a worker, apply its topology" in ran.err
 
 

@@ -164,6 +164,13 @@ def send(
     timeout: Annotated[
         float, typer.Option(min=0.001, metavar="S", help="Seconds to wait for each answer.")
     ] = 30.0,
+    name: Annotated[
+        str,
+        typer.Option(
+            metavar="TEXT",
+            help="Part of the reply queue's name, PREFIX.replies.NAME.*: what the broker's user may declare.",
+        ),
+    ] = "cli",
     amqp_url: AmqpUrl = None,
     prefix: Prefix = None,
     json: Json = False,
@@ -172,7 +179,8 @@ def send(
     from worker.cli.send import Wish, send
 
     wish = Wish(user=user, casefile=casefile, title=title, request_id=request_id)
-    raise typer.Exit(send(wish, count, in_flight, timeout, amqp_url=amqp_url, prefix=prefix, json=json))
+    broker = {"amqp_url": amqp_url, "prefix": prefix}
+    raise typer.Exit(send(wish, count, in_flight, timeout, name=name, json=json, **broker))
 
 
 @app.command()

@@ -9,15 +9,17 @@ import typer
 from client import SessionClient
 
 
-def client_for(amqp_url: str, prefix: str) -> SessionClient:
+def client_for(amqp_url: str, prefix: str, name: str = "cli") -> SessionClient:
     """A client, not yet open.
 
     Raises:
-        typer.BadParameter: the URL is none.
+        typer.BadParameter: the URL is none, or the name does not fit into a queue's.
     """
     # The library reports a broken connection with its whole conversation; the client says it in a sentence.
     logging.getLogger("aiormq").setLevel(logging.CRITICAL)
     try:
-        return SessionClient(amqp_url, name="cli", prefix=prefix)
+        return SessionClient(amqp_url, name=name, prefix=prefix)
     except ValueError as error:
-        raise typer.BadParameter(f"{error}.", param_hint="--amqp-url / SESSION_WORKER_AMQP_URL") from None
+        field, _, rule = str(error).partition(": ")
+        hint = "--name" if field == "name" else "--amqp-url / SESSION_WORKER_AMQP_URL"
+        raise typer.BadParameter(f"{rule}.", param_hint=hint) from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -12,7 +12,7 @@ import typer
 from pydantic import ValidationError
 from rich.text import Text
 
-from client import RequestFailed, SessionClientError
+from client import ReplyInvalid, RequestFailed, RequestNotRouted, RequestTimedOut, SessionClientError
 from contracts import ERRORS, CreateSessionPayload, CreateSessionRequest, ErrorCode, new_request_id, problems
 from worker import durations, settings
 from worker.cli import console, interrupts
@@ -24,7 +24,15 @@ if TYPE_CHECKING:
 
     from client import SessionClient
     from contracts import CreateSessionResponse
-    from worker.settings import Settings
+
+
+COMPLETED = "completed"
+WITHOUT_CODE: dict[type[SessionClientError], str] = {
+    RequestTimedOut: "no answer in time",
+    RequestNotRouted: "no queue takes it",
+    ReplyInvalid: "invalid reply",
+}
+"""What is said of a request that has no answer with a code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +73,19 @@ class Result:
 
     @property
     def code(self) -> str:
-        """``completed``, or what went wrong in one word."""
+        """``completed``, or what went wrong in a few words."""
         if self.error is None:
-            return "completed"
-        return (self.error.code if isinstance(self.error, RequestFailed) else None) or type(
-            self.error
-        ).__name__
+            return COMPLETED
+        code = self.error.code if isinstance(self.error, RequestFailed) else None
+        return code or WITHOUT_CODE.get(type(self.error), "failed")
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was sent and what came of it so far."""
+
+    sent: int = 0
+    results: list[Result] = field(default_factory=list)
 
 
 def send(
@@ -79,6 +94,7 @@ def send(
     in_flight: int,
     timeout: float,
     *,
+    name: str,
     amqp_url: str | None,
     prefix: str | None,
     json: bool,
@@ -88,33 +104,45 @@ def send(
         raise typer.BadParameter("it names one request: leave --count away.", param_hint="--request-id")
     requests = [wish.request() for _ in range(count)]
     loaded = settings.load_only(amqp_url=amqp_url, prefix=prefix)
+    client = client_for(loaded.amqp_url.get_secret_value(), loaded.prefix, name)
+    tally = Tally()
     started = time.perf_counter()
     with asyncio.Runner() as runner:
-        results = interrupts.run(runner, _send_all(loaded, requests, in_flight, timeout, json=json))
+        try:
+            interrupts.run(runner, _send_all(client, requests, in_flight, timeout, tally, json=json))
+        except KeyboardInterrupt:
+            _interrupted(tally, requests)
+            if count > 1:
+                _summary(tally.results, time.perf_counter() - started, json=json)
+            raise
     if count > 1:
-        _summary(results, time.perf_counter() - started, json=json)
-    return 0 if all(result.code == "completed" for result in results) else 1
+        _summary(tally.results, time.perf_counter() - started, json=json)
+    return 0 if all(result.code == COMPLETED for result in tally.results) else 1
 
 
 async def _send_all(
-    loaded: Settings, requests: list[CreateSessionRequest], in_flight: int, timeout: float, *, json: bool
-) -> list[Result]:
-    client = client_for(loaded.amqp_url.get_secret_value(), loaded.prefix)
-    results: list[Result] = []
+    client: SessionClient,
+    requests: list[CreateSessionRequest],
+    in_flight: int,
+    timeout: float,
+    tally: Tally,
+    *,
+    json: bool,
+) -> None:
     waiting = iter(requests)
     many = len(requests) > 1
 
     async def work(progress: Progress) -> None:
         for request in waiting:
+            tally.sent += 1
             result = await _ask(client, request, timeout)
-            results.append(result)
-            progress.answered(result.seconds, failed=result.code != "completed")
+            tally.results.append(result)
+            progress.answered(result.seconds, failed=result.code != COMPLETED)
             _show(result, json=json, many=many)
 
     async with client:
         with Progress(len(requests), shown=many) as progress:
             await asyncio.gather(*(work(progress) for _ in range(min(in_flight, len(requests)))))
-    return results
 
 
 async def _ask(client: SessionClient, request: CreateSessionRequest, timeout: float) -> Result:
@@ -135,11 +163,10 @@ def _show(result: Result, *, json: bool, many: bool) -> None:
         console.document(_document(result))
     elif not many and result.error is None and result.response is not None:
         out = console.results()
-        out.print(Text.assemble(("completed", "green"), f"  {result.response.payload.session_id}"))
+        out.print(Text.assemble((COMPLETED, "green"), f"  {result.response.payload.session_id}"))
         out.print(f"request {result.request_id}, answered in {durations.text(result.seconds)}", style="dim")
     if not many and result.error is not None:
-        for line in _explain(result.error):
-            console.notices().print(line)
+        _explain(result)
 
 
 def _document(result: Result) -> dict[str, object]:
@@ -148,10 +175,18 @@ def _document(result: Result) -> dict[str, object]:
     return {"request_id": str(result.request_id), "status": None, "error": str(result.error)}
 
 
-def _explain(error: SessionClientError) -> Iterator[Text]:
+def _explain(result: Result) -> None:
     """Code, sentence, and what to do."""
+    for line in _explanation(result):
+        console.notices().print(line, soft_wrap=True)
+
+
+def _explanation(result: Result) -> Iterator[Text]:
+    error = result.error
     if not isinstance(error, RequestFailed):
-        yield Text(str(error), style="red")
+        yield Text(f"session-worker: {error}", style="red")
+        if isinstance(error, RequestTimedOut):
+            yield Text(_again(result.request_id))
         return
     yield Text.assemble(("failed", "red"), console.printable(f"  {error.code}: {error.response.error}"))
     if error.code in set(ErrorCode):
@@ -161,15 +196,37 @@ def _explain(error: SessionClientError) -> Iterator[Text]:
     yield Text(f"request {error.response.request_id}", style="dim")
 
 
-def _summary(results: list[Result], seconds: float, *, json: bool) -> None:
-    out = console.notices() if json else console.results()
-    spread = durations.spread([result.seconds for result in results])
-    out.print(
-        f"{len(results)} requests in {durations.text(seconds)}, {len(results) / seconds:.0f}/s; {spread}"
+def _again(request_id: UUID) -> str:
+    return (
+        f"Ask again with `session-worker send --request-id {request_id}` and the same --user, --casefile and "
+        "--title: it creates no second session."
     )
+
+
+def _interrupted(tally: Tally, requests: list[CreateSessionRequest]) -> None:
+    """Say what is known of each request; those under way may still be handled."""
+    unanswered = tally.sent - len(tally.results)
+    notices = console.notices()
+    if len(requests) == 1:
+        notices.print("Interrupted before the answer came; the request may still be handled.")
+        notices.print(_again(requests[0].request_id), soft_wrap=True)
+        return
+    notices.print(
+        f"Interrupted: {len(tally.results):,} requests ended, {unanswered:,} are unanswered and may still be "
+        f"handled, {len(requests) - tally.sent:,} were not sent.",
+        soft_wrap=True,
+    )
+
+
+def _summary(results: list[Result], seconds: float, *, json: bool) -> None:
+    if not results:
+        return
+    out = console.notices() if json else console.results()
+    answered = [result.seconds for result in results if result.response is not None]
+    rate = f", {len(answered) / seconds:.0f} answers/s; {durations.spread(answered)}" if answered else ""
+    out.print(f"{len(results):,} requests in {durations.text(seconds)}{rate}")
     for code in sorted({result.code for result in results}):
         of_it = [result for result in results if result.code == code]
-        out.print(Text.assemble(f"{len(of_it):>8}  ", (code, "green" if code == "completed" else "red")))
-        if (error := of_it[0].error) is not None:
-            for line in _explain(error):
-                console.notices().print(line)
+        out.print(Text.assemble(f"{len(of_it):>8,}  ", (code, "green" if code == COMPLETED else "red")))
+        if of_it[0].error is not None:
+            _explain(of_it[0])

@@ -35,8 +35,10 @@ def demo(count: int, *, amqp_url: str | None, ledger_url: str | None) -> int:
             proven = _play(runner, Plan(count), folder, amqp_url, ledger_url)
         except Failure:
             raise
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, KeyboardInterrupt):
+                show.interrupted()
             raise
     if proven:
         shutil.rmtree(folder, ignore_errors=True)

@@ -66,6 +66,10 @@ def timeline(entry: Entry) -> None:
     out.print()
 
 
+def interrupted() -> None:
+    console.notices().print("Interrupted: the demo's broker, worker and files are gone.")
+
+
 def proven(plan: Plan) -> None:
     console.results().print(
         Text.assemble(
