@@ -30,9 +30,9 @@ class Commands(TyperGroup):
 app = typer.Typer(
     name="session-worker",
     cls=Commands,
-    help="Answers create-session requests over RabbitMQ: every request once in effect, whatever crashes.",
-    epilog="Every setting is also an environment variable, for example SESSION_WORKER_AMQP_URL; "
-    "`session-worker run --help` lists them.",
+    help="Answer create-session requests over RabbitMQ. Each request takes effect once, whatever crashes.",
+    epilog="Every setting can be given as an environment variable, for example SESSION_WORKER_AMQP_URL. "
+    "`session-worker run --help` lists them all.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -40,13 +40,18 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 topology = typer.Typer(
-    help="The exchange and the queues at the broker.", rich_markup_mode=None, no_args_is_help=True
+    help="Declare or check the exchange and queues at the broker.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
 )
 ledger = typer.Typer(
-    help="The database of requests and sessions.", rich_markup_mode=None, no_args_is_help=True
+    help="Upgrade, copy or prune the ledger, the request database.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
 )
 dead = typer.Typer(
-    help="Requests that failed for good and wait for people: their letters on the parking lot.",
+    help="Inspect, replay and delete dead letters. A dead letter is the parked copy of a request that failed "
+    "permanently.",
     rich_markup_mode=None,
     no_args_is_help=True,
 )
@@ -56,49 +61,66 @@ app.add_typer(ledger, name="ledger")
 
 AmqpUrl = Annotated[
     str | None,
-    typer.Option(metavar="URL", help="The broker; else SESSION_WORKER_AMQP_URL.", show_default=False),
+    typer.Option(metavar="URL", help="Broker URL. Default: $SESSION_WORKER_AMQP_URL.", show_default=False),
 ]
 LedgerUrl = Annotated[
     str | None,
-    typer.Option(metavar="URL", help="The ledger; else SESSION_WORKER_LEDGER_URL.", show_default=False),
+    typer.Option(metavar="URL", help="Ledger URL. Default: $SESSION_WORKER_LEDGER_URL.", show_default=False),
 ]
 Prefix = Annotated[
     str | None,
     typer.Option(
-        metavar="TEXT", help="First part of all names; else SESSION_WORKER_PREFIX.", show_default=False
+        metavar="TEXT",
+        help="Prefix of the exchange and queue names. Default: $SESSION_WORKER_PREFIX.",
+        show_default=False,
     ),
 ]
 RetryDelays = Annotated[
     str | None,
-    typer.Option(metavar="S,S,…", help="Seconds; else SESSION_WORKER_RETRY_DELAYS.", show_default=False),
+    typer.Option(
+        metavar="S,S,…",
+        help="Delays of the retry queues in seconds. Default: $SESSION_WORKER_RETRY_DELAYS.",
+        show_default=False,
+    ),
 ]
-Json = Annotated[
-    bool, typer.Option("--json", help="One JSON document per line on standard output, and nothing else.")
-]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document per line on standard output.")]
 
 
 Code = Annotated[
-    str | None, typer.Option(metavar="CODE", help="Only with this error code.", show_default=False)
+    str | None, typer.Option(metavar="CODE", help="Only letters with this error code.", show_default=False)
 ]
 ExceptionType = Annotated[
     str | None,
-    typer.Option("--exception", metavar="TYPE", help="Only with this exception.", show_default=False),
+    typer.Option(
+        "--exception", metavar="TYPE", help="Only letters with this exception type.", show_default=False
+    ),
 ]
 FailedSince = Annotated[
     str | None,
-    typer.Option("--since", metavar="TIME", help="Only younger than 30s, 15m, 1h, 7d.", show_default=False),
+    typer.Option(
+        "--since", metavar="TIME", help="Only failures newer than this: 30s, 15m, 1h, 7d.", show_default=False
+    ),
 ]
 OfUser = Annotated[
-    str | None, typer.Option("--user", metavar="TEXT", help="Only of this user.", show_default=False)
+    str | None, typer.Option("--user", metavar="TEXT", help="Only requests of this user.", show_default=False)
 ]
 OfRequest = Annotated[
     str | None,
-    typer.Option(metavar="UUID", help="Only of this request (or this letter's own id).", show_default=False),
+    typer.Option(metavar="UUID", help="Only the request, or the letter, with this id.", show_default=False),
 ]
 AtMost = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="The oldest N; else all.", show_default=False)
+    int | None,
+    typer.Option(min=1, metavar="N", help="Only the N oldest letters. Default: all.", show_default=False),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, change nothing.")]
+Limit = Annotated[int, typer.Option(min=1, max=100_000, metavar="N", help="Show at most this many.")]
+
+
+class WithArgument(TyperCommand):
+    """A command whose argument stands in its usage line by its name alone; its help says what it is."""
+
+    def collect_usage_pieces(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
 
 
 class SettingsCommand(TyperCommand):
@@ -134,35 +156,42 @@ def options(
 
 @app.command(
     cls=SettingsCommand,
-    epilog="Each option is also an environment variable, SESSION_WORKER_ and its name in capitals "
-    "(--amqp-url: SESSION_WORKER_AMQP_URL), and a file of that name in /run/secrets.",
+    epilog="Each option can also be given as an environment variable, SESSION_WORKER_ and its name in "
+    "capitals (--amqp-url: SESSION_WORKER_AMQP_URL), or as a file of that name in /run/secrets.",
 )
 def run() -> None:
-    """Run a worker until it is told to stop (SIGTERM or Ctrl-C)."""
+    """Run a worker until SIGTERM or Ctrl-C."""
 
 
 @app.command()
 def send(
     user: Annotated[
-        str, typer.Option(metavar="TEXT", help="Who asks: at least 3 characters.", show_default=False)
+        str,
+        typer.Option(
+            metavar="TEXT", help="Who asks for the session, at least 3 characters.", show_default=False
+        ),
     ],
     casefile: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="The casefile it belongs to: cf_YYMMDD_code.", show_default=False),
+        typer.Option(metavar="ID", help="Casefile of the session: cf_YYMMDD_code.", show_default=False),
     ] = None,
     title: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="1 to 200 characters.", show_default=False)
+        str | None,
+        typer.Option(metavar="TEXT", help="Title of the session, 1 to 200 characters.", show_default=False),
     ] = None,
     request_id: Annotated[
         str | None,
-        typer.Option(metavar="UUID", help="Send this request (again); else a new one.", show_default=False),
+        typer.Option(
+            metavar="UUID", help="Id of the request, to ask again. Default: a new one.", show_default=False
+        ),
     ] = None,
-    count: Annotated[int, typer.Option(min=1, metavar="N", help="How many requests to send.")] = 1,
+    count: Annotated[int, typer.Option(min=1, metavar="N", help="Send this many requests.")] = 1,
     in_flight: Annotated[
-        int, typer.Option(min=1, max=10_000, metavar="K", help="How many wait at the same time.")
+        int,
+        typer.Option(min=1, max=10_000, metavar="K", help="Wait for at most this many answers at a time."),
     ] = 100,
     timeout: Annotated[
-        float, typer.Option(min=0.001, metavar="S", help="Seconds to wait for each answer.")
+        float, typer.Option(min=0.001, metavar="S", help="Wait this many seconds for each answer.")
     ] = 30.0,
     name: Annotated[
         str,
@@ -175,7 +204,7 @@ def send(
     prefix: Prefix = None,
     json: Json = False,
 ) -> None:
-    """Send create-session requests and wait for the answers."""
+    """Send create-session requests and wait for the answers. Exits with 1 unless all were completed."""
     from worker.cli.send import Wish, send
 
     wish = Wish(user=user, casefile=casefile, title=title, request_id=request_id)
@@ -183,13 +212,13 @@ def send(
     raise typer.Exit(send(wish, count, in_flight, timeout, name=name, json=json, **broker))
 
 
-@app.command()
+@app.command(cls=WithArgument)
 def status(
-    request_id: Annotated[str, typer.Argument(metavar="REQUEST_ID", show_default=False)],
+    request_id: Annotated[str, typer.Argument(metavar="REQUEST_ID", show_default=False, hidden=True)],
     ledger_url: LedgerUrl = None,
     json: Json = False,
 ) -> None:
-    """Show what became of one request, step by step. Exit code 1 when the ledger never heard of it."""
+    """Show the history of one request. Exits with 1 if it is not in the ledger."""
     from worker.cli.entries import status
 
     raise typer.Exit(status(request_id, ledger_url=ledger_url, json=json))
@@ -199,16 +228,21 @@ def status(
 def requests(
     status: Annotated[
         str | None,
-        typer.Option(metavar="STATUS", help="pending, processing, completed or failed.", show_default=False),
+        typer.Option(
+            metavar="STATUS", help="Only pending, processing, completed or failed ones.", show_default=False
+        ),
     ] = None,
     since: Annotated[
-        str | None, typer.Option(metavar="TIME", help="How far back: 30s, 15m, 1h, 7d.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="TIME", help="Only those received in this time: 30s, 15m, 1h, 7d.", show_default=False
+        ),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, max=100_000, metavar="N", help="At most so many.")] = 50,
+    limit: Limit = 50,
     ledger_url: LedgerUrl = None,
     json: Json = False,
 ) -> None:
-    """List requests, the newest first."""
+    """List requests, newest first."""
     from worker.cli.entries import requests
 
     raise typer.Exit(requests(status, since, limit, ledger_url=ledger_url, json=json))
@@ -221,12 +255,12 @@ def dead_list(
     since: FailedSince = None,
     user: OfUser = None,
     request_id: OfRequest = None,
-    limit: Annotated[int, typer.Option(min=1, max=100_000, metavar="N", help="At most so many.")] = 50,
+    limit: Limit = 50,
     amqp_url: AmqpUrl = None,
     prefix: Prefix = None,
     json: Json = False,
 ) -> None:
-    """List letters, the oldest first. Looking changes nothing."""
+    """List dead letters, oldest first. Changes nothing."""
     from worker.cli.dead import Choice, Place, show_list
 
     choice = Choice(code, exception, since, user, request_id)
@@ -243,22 +277,24 @@ def dead_groups(
     prefix: Prefix = None,
     json: Json = False,
 ) -> None:
-    """Count letters by error code and exception."""
+    """Count dead letters by error code and exception."""
     from worker.cli.dead import Choice, Place, show_groups
 
     choice = Choice(code, exception, since, user)
     raise typer.Exit(show_groups(choice, Place(amqp_url, prefix), json=json))
 
 
-@dead.command("show")
+@dead.command("show", cls=WithArgument)
 def dead_show(
-    request_id: Annotated[str, typer.Argument(metavar="ID", show_default=False)],
+    request_id: Annotated[str, typer.Argument(metavar="ID", show_default=False, hidden=True)],
     amqp_url: AmqpUrl = None,
     prefix: Prefix = None,
     ledger_url: LedgerUrl = None,
     json: Json = False,
 ) -> None:
-    """Show a request's letter, and what the ledger knows of it. Exit code 1 when there is no letter."""
+    """Show one dead letter and the history of its request. ID is the request's or the letter's own.
+
+    Exits with 1 if there is no such letter."""
     from worker.cli.dead import Place, show_one
 
     raise typer.Exit(show_one(request_id, Place(amqp_url, prefix, ledger_url), json=json))
@@ -273,7 +309,8 @@ def dead_replay(
     request_id: OfRequest = None,
     limit: AtMost = None,
     unknown: Annotated[
-        bool, typer.Option("--unknown", help="Also what the ledger does not know, as new requests.")
+        bool,
+        typer.Option("--unknown", help="Also send, as new requests, those that the ledger does not have."),
     ] = False,
     dry_run: DryRun = False,
     amqp_url: AmqpUrl = None,
@@ -281,9 +318,9 @@ def dead_replay(
     ledger_url: LedgerUrl = None,
     json: Json = False,
 ) -> None:
-    """Send requests through the worker again. Interrupted or killed, it can simply be run again.
+    """Send requests to the workers again. If it is interrupted or killed, run it again.
 
-    Exit code 1 when some letters cannot be replayed; they stay where they are."""
+    Exits with 1 if some letters cannot be replayed; these stay where they are."""
     from worker.cli.dead import Choice, Place, replay
 
     choice = Choice(code, exception, since, user, request_id)
@@ -299,13 +336,13 @@ def dead_purge(
     user: OfUser = None,
     request_id: OfRequest = None,
     limit: AtMost = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     dry_run: DryRun = False,
     amqp_url: AmqpUrl = None,
     prefix: Prefix = None,
     json: Json = False,
 ) -> None:
-    """Drop letters for good. What the ledger knows of the requests stays."""
+    """Delete dead letters permanently. The ledger entries are kept."""
     from worker.cli.dead import Choice, Place, purge
 
     choice = Choice(code, exception, since, user, request_id)
@@ -314,7 +351,7 @@ def dead_purge(
 
 @topology.command("apply")
 def topology_apply(amqp_url: AmqpUrl = None, prefix: Prefix = None, retry_delays: RetryDelays = None) -> None:
-    """Declare the exchange and the queues. Doing it twice changes nothing."""
+    """Declare the exchange and the queues. Safe to repeat."""
     from worker.cli.admin import topology_apply
 
     topology_apply(amqp_url=amqp_url, prefix=prefix, retry_delays=retry_delays)
@@ -322,7 +359,7 @@ def topology_apply(amqp_url: AmqpUrl = None, prefix: Prefix = None, retry_delays
 
 @topology.command("check")
 def topology_check(amqp_url: AmqpUrl = None, prefix: Prefix = None, retry_delays: RetryDelays = None) -> None:
-    """Compare what is at the broker with what the worker needs. Exit code 1 when they differ."""
+    """Compare the broker with what the worker needs. Exits with 1 if they differ."""
     from worker.cli.admin import topology_check
 
     raise typer.Exit(topology_check(amqp_url=amqp_url, prefix=prefix, retry_delays=retry_delays))
@@ -330,7 +367,7 @@ def topology_check(amqp_url: AmqpUrl = None, prefix: Prefix = None, retry_delays
 
 @ledger.command("upgrade")
 def ledger_upgrade(ledger_url: LedgerUrl = None) -> None:
-    """Bring the ledger's schema to this version. Doing it twice changes nothing."""
+    """Upgrade the ledger's schema to this version. Safe to repeat."""
     from worker.cli.admin import ledger_upgrade
 
     ledger_upgrade(ledger_url=ledger_url)
@@ -340,11 +377,13 @@ def ledger_upgrade(ledger_url: LedgerUrl = None) -> None:
 def ledger_copy(
     source: Annotated[
         str,
-        typer.Option("--from", metavar="URL", help="Where they are: sqlite:///path.db.", show_default=False),
+        typer.Option(
+            "--from", metavar="URL", help="The ledger to copy: sqlite:///path.db.", show_default=False
+        ),
     ],
     ledger_url: LedgerUrl = None,
 ) -> None:
-    """Copy all requests and sessions of a SQLite ledger into an empty PostgreSQL one: all or nothing."""
+    """Copy a SQLite ledger into an empty PostgreSQL ledger. All or nothing."""
     from worker.cli.admin import ledger_copy
 
     ledger_copy(source, ledger_url=ledger_url)
@@ -354,13 +393,17 @@ def ledger_copy(
 def ledger_prune(
     older_than: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="How old: 30d; else SESSION_WORKER_RETENTION.", show_default=False),
+        typer.Option(
+            metavar="TIME",
+            help="Delete what finished longer ago, for example 30d. Default: $SESSION_WORKER_RETENTION.",
+            show_default=False,
+        ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count them, delete none.")] = False,
+    dry_run: DryRun = False,
     ledger_url: LedgerUrl = None,
     json: Json = False,
 ) -> None:
-    """Delete requests that finished long ago, bit by bit beside the workers. Their sessions stay."""
+    """Delete old finished requests while workers run. In small batches; their sessions are kept."""
     from worker.cli.prune import prune
 
     raise typer.Exit(prune(older_than, dry_run=dry_run, ledger_url=ledger_url, json=json))
@@ -374,13 +417,16 @@ def doctor(
     retry_delays: RetryDelays = None,
     handler: Annotated[
         str | None,
-        typer.Option(metavar="MODULE:NAME", help="Else SESSION_WORKER_HANDLER.", show_default=False),
+        typer.Option(
+            metavar="MODULE:NAME", help="Handler. Default: $SESSION_WORKER_HANDLER.", show_default=False
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Check settings, handler, broker, queues, ledger and workers; say how to put right what is wrong.
+    """Check the whole set-up and say how to fix what is wrong.
 
-    Looking changes nothing. Exit code 1 when a check failed, 2 when the settings are refused."""
+    Checks settings, handler, broker, queues, ledger and workers, and changes nothing. Exits with 1 if a check
+    fails, with 2 if the settings are refused."""
     from worker.cli.doctor import doctor
 
     flags = {"amqp_url": amqp_url, "ledger_url": ledger_url, "prefix": prefix}
@@ -390,30 +436,34 @@ def doctor(
 @app.command()
 def top(
     interval: Annotated[
-        float, typer.Option(min=0.2, max=3600, metavar="S", help="Seconds between two looks.")
+        float, typer.Option(min=0.2, max=3600, metavar="S", help="Seconds between two updates.")
     ] = 1.0,
-    once: Annotated[bool, typer.Option("--once", help="Look once; so does a pipe.")] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="Print one snapshot and exit (the default when piped).")
+    ] = False,
     amqp_url: AmqpUrl = None,
     ledger_url: LedgerUrl = None,
     prefix: Prefix = None,
     retry_delays: RetryDelays = None,
-    json: Annotated[bool, typer.Option("--json", help="Look once, and print one JSON document.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one snapshot as a JSON document.")] = False,
 ) -> None:
-    """Watch what goes on: rate, latency, statuses, queues, workers, failures. `q` or Ctrl-C leaves.
+    """Live view of rate, latency, queues, workers and failures.
 
-    Looking changes nothing. Exit code 1 when broker or ledger did not answer a single look."""
+    `q` or Ctrl-C leaves. Changes nothing. A snapshot exits with 1 if broker or ledger did not answer."""
     from worker.cli.top import top
 
     flags = {"amqp_url": amqp_url, "ledger_url": ledger_url, "prefix": prefix, "retry_delays": retry_delays}
     raise typer.Exit(top(interval, once=once, json=json, **flags))
 
 
-@app.command()
+@app.command(cls=WithArgument)
 def schema(
-    of: Annotated[str, typer.Argument(metavar="request|response|asyncapi", show_default=False)],
+    of: Annotated[str, typer.Argument(metavar="request|response|asyncapi", show_default=False, hidden=True)],
     prefix: Prefix = None,
 ) -> None:
-    """Print the JSON Schema of requests or responses, or an AsyncAPI document of all on the wire."""
+    """Print a JSON Schema or the AsyncAPI document.
+
+    The JSON Schema of requests or of responses, or one document of all queues and messages."""
     from worker.cli.admin import schema
 
     schema(of, prefix)
@@ -422,16 +472,19 @@ def schema(
 @app.command()
 def demo(
     count: Annotated[
-        int, typer.Option(min=50, max=100_000, metavar="N", help="How many messages to send.")
+        int, typer.Option(min=50, max=100_000, metavar="N", help="Send this many messages.")
     ] = 1000,
     amqp_url: Annotated[
-        str | None, typer.Option(metavar="URL", help="Use this broker, under a prefix of its own.")
+        str | None,
+        typer.Option(
+            metavar="URL", help="Use this broker, with a prefix of its own. Default: a private broker."
+        ),
     ] = None,
     ledger_url: Annotated[
-        str | None, typer.Option(metavar="URL", help="Use this ledger; its new entries stay there.")
+        str | None, typer.Option(metavar="URL", help="Use this ledger; the new entries stay in it.")
     ] = None,
 ) -> None:
-    """Show the promise: a private broker, a worker, 1,000 messages, and every count checked."""
+    """Send 1,000 messages through a private broker, check every count."""
     from worker.cli.demo import demo
 
     raise typer.Exit(demo(count, amqp_url=amqp_url, ledger_url=ledger_url))

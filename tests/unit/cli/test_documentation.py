@@ -6,11 +6,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import typer
 
 from worker.cli.app import app
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -25,6 +29,32 @@ def test_the_parts_made_from_the_code_are_up_to_date() -> None:
     )
 
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("commands", [[], ["ledger"], ["dead"], ["topology"]], ids=" ".join)
+def test_every_command_is_listed_with_a_whole_sentence(
+    run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, commands: list[str]
+) -> None:
+    """On 80 columns none is cut off."""
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = run(*commands, "--help")
+    listed = [line for line in out.partition("Commands:\n")[2].partition("\n\n")[0].splitlines() if line]
+
+    assert listed
+    assert all(line.endswith(".") and not line.endswith("...") for line in listed), listed
+
+
+@pytest.mark.parametrize(
+    ("command", "usage"),
+    [("status", "REQUEST_ID"), ("dead show", "ID"), ("schema", "request|response|asyncapi")],
+)
+def test_an_argument_stands_in_the_usage_line_by_its_name_alone(
+    run: Callable[..., tuple[int, str, str]], command: str, usage: str
+) -> None:
+    _, out, _ = run(*command.split(), "--help")
+
+    assert out.startswith(f"Usage: session-worker {command} [OPTIONS] {usage}\n")
+    assert "<str>" not in out
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
