@@ -50,58 +50,58 @@ class ErrorInfo:
 ERRORS: Mapping[ErrorCode, ErrorInfo] = MappingProxyType(
     {
         ErrorCode.UNREADABLE: ErrorInfo(
-            "The body is not a plain JSON object, or the properties cannot be decoded.", "requester", False
+            "The body is not a JSON object, or the message properties cannot be decoded.", "requester", False
         ),
         ErrorCode.INVALID_REQUEST: ErrorInfo(
-            "A field is missing or breaks its rule; the error names up to ten of them.", "requester", False
+            "A field is missing or invalid; the error lists up to ten of them.", "requester", False
         ),
         ErrorCode.TOO_LARGE: ErrorInfo(
-            "The body is larger than the worker's MAX_BODY_BYTES; it was not read.", "requester", False
+            "The body is larger than the worker's MAX_BODY_BYTES and was not read.", "requester", False
         ),
         ErrorCode.MISSING_REQUEST_ID: ErrorInfo(
-            "Neither the body nor the properties carry a request id; put a random UUID in request_id.",
+            "Neither the body nor the message properties have a request id; put a random UUID in request_id.",
             "requester",
             False,
         ),
         ErrorCode.UNSUPPORTED_OPERATION: ErrorInfo(
-            "The operation is not create_session, the only one this worker knows.", "requester", False
+            "The operation is not create_session, the only one that this worker supports.", "requester", False
         ),
         ErrorCode.IDEMPOTENCY_CONFLICT: ErrorInfo(
-            "The request id was used before with another operation, user or payload; use a new id.",
+            "The request id was already used with another operation, user or payload; use a new id.",
             "requester",
             True,
         ),
         ErrorCode.REPLY_TO_FORBIDDEN: ErrorInfo(
-            "The worker may not send to this reply_to; use an allowed name, or widen REPLY_TO_ALLOW.",
+            "The worker may not reply to this reply_to; use an allowed name, or extend REPLY_TO_ALLOW.",
             "requester",
             False,
         ),
         ErrorCode.REJECTED: ErrorInfo(
-            "The handler said no; its own code is in metadata.rejection_code.",
+            "The handler rejected the request; its own code is in metadata.rejection_code.",
             "requester",
             False,
             parked=False,
         ),
         ErrorCode.EXPIRED: ErrorInfo(
-            "The requester's patience ended first: nothing was created, send a new request.",
+            "The request expired before it was handled. Nothing was created; send a new request.",
             "requester",
             True,
             parked=False,
         ),
         ErrorCode.HANDLER_FAILED: ErrorInfo(
-            "The handler failed on every attempt; the parked copy says how.", "operator", True
+            "The handler failed on every attempt; the parked copy has the details.", "operator", True
         ),
         ErrorCode.HANDLER_TIMEOUT: ErrorInfo(
-            "The handler took longer than HANDLER_TIMEOUT on its last attempt.", "operator", True
+            "The handler exceeded HANDLER_TIMEOUT on its last attempt.", "operator", True
         ),
         ErrorCode.HANDLER_RESULT_INVALID: ErrorInfo(
-            "The handler's result is not a JSON object of bounded size.", "handler's author", False
+            "The handler's result is not a JSON object, or is too large.", "handler's author", False
         ),
         ErrorCode.CRASHED_WORKER: ErrorInfo(
-            "Workers died, again and again, while they handled the request.", "handler's author", False
+            "Workers repeatedly crashed while handling the request.", "handler's author", False
         ),
         ErrorCode.INTERNAL_ERROR: ErrorInfo(
-            "The worker itself failed on the request; its log says how.", "operator", True
+            "The worker itself failed while handling the request; its log has the details.", "operator", True
         ),
     }
 )

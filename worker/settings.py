@@ -61,12 +61,12 @@ class Settings(BaseSettings):
 
     amqp_url: SecretStr = Field(
         default=SecretStr("amqp://guest:guest@localhost:5672/"),
-        description="The broker: `amqp://user:password@host:port/vhost?heartbeat=10`, or `amqps://`. "
-        "For a cluster the URLs of all nodes, separated by commas.",
+        description="URL of the broker: `amqp://user:password@host:port/vhost?heartbeat=10`, or `amqps://`. "
+        "For a cluster, the URLs of all nodes separated by commas.",
     )
     ledger_url: SecretStr = Field(
         default=SecretStr("sqlite:///session-worker.db"),
-        description="Where outcomes are kept: `sqlite:///path.db` or `postgresql://user:password@host/database`.",
+        description="URL of the ledger: `sqlite:///path.db` or `postgresql://user:password@host/database`.",
     )
     prefix: Annotated[
         str,
@@ -74,93 +74,107 @@ class Settings(BaseSettings):
         Rule("must be 1 to 64 letters, digits, dots, underscores or hyphens; the first a letter or digit"),
     ] = Field(
         default="session",
-        description="First part of the names of the exchange and of every queue.",
+        description="Prefix of the names of the exchange and of all queues.",
     )
     concurrency: int = Field(
-        default=256, ge=1, le=10_000, description="Requests worked on at the same time; also the prefetch."
+        default=256,
+        ge=1,
+        le=10_000,
+        description="Requests handled concurrently; also the prefetch count.",
     )
     handler: str = Field(
         default="worker.handlers.create_session:create_session",
-        description="Your code: `package.module:function`, an `async def function(request, context)`.",
+        description="Your handler: `package.module:function`, an `async def function(request, context)`.",
     )
     handler_timeout: float = Field(
-        default=30.0, gt=0, le=86_400, description="Time for one attempt, its immediate retries included."
+        default=30.0,
+        gt=0,
+        le=86_400,
+        description="Time limit for one attempt, including its immediate retries.",
     )
     processes: int = Field(
         default=1,
         ge=1,
         le=64,
-        description="Worker processes, each with `concurrency` and connections of its own. "
+        description="Number of worker processes, each with its own `concurrency` and connections. "
         "More than one needs a PostgreSQL ledger.",
     )
     max_attempts: int = Field(
-        default=6, ge=1, le=1000, description="Attempts before a request is answered `failed` and parked."
+        default=6,
+        ge=1,
+        le=1000,
+        description="Attempts after which a request is answered `failed` and parked.",
     )
     max_crashes: int = Field(
         default=3,
         ge=2,
         le=100,
-        description="Workers that may die over a request before it is answered `failed` and parked.",
+        description="Worker crashes after which the request being handled is answered `failed` and parked.",
     )
     holder_timeout: float = Field(
         default=15.0,
         ge=1,
         le=3600,
-        description="A worker that has not renewed its name in the ledger for so long is taken for dead.",
+        description="A worker that has not renewed its registration in the ledger for this long is "
+        "considered dead.",
     )
     retry_delays: Annotated[
         tuple[int, ...], NoDecode, Rule("must be whole seconds separated by commas, for example 1,5,30")
     ] = Field(
         default=(1, 5, 30, 120, 600),
-        description="Waits before the next attempt, whole seconds separated by commas; a queue for each.",
+        description="Delays between attempts in whole seconds, separated by commas. Each has a queue of its "
+        "own.",
     )
     max_body_bytes: int = Field(
-        default=262_144, ge=1024, le=16_777_216, description="A larger request is refused unread."
+        default=262_144, ge=1024, le=16_777_216, description="Larger requests are refused without being read."
     )
     reply_to_allow: str = Field(
         default=DEFAULT_REPLY_TO_ALLOW,
-        description="Regular expression a `reply_to` must match; the worker's own queues never do.",
+        description="Regular expression that `reply_to` must match. The worker's own queues are never "
+        "allowed.",
     )
     shutdown_grace: float = Field(
-        default=20.0, ge=0, le=3600, description="Time for running requests to finish after SIGTERM."
+        default=20.0, ge=0, le=3600, description="Time that running requests get to finish after SIGTERM."
     )
     declare: bool = Field(
         default=True,
-        description="Declare exchange and queues at start. Off: only look whether they are there; "
+        description="Declare the exchange and the queues at start. Off: only check that they exist, which "
         "needs no `configure` permission.",
     )
     migrate: bool = Field(
-        default=False, description="Upgrade a PostgreSQL ledger's schema at start (SQLite always does)."
+        default=False,
+        description="Upgrade the schema of a PostgreSQL ledger at start. SQLite is always upgraded.",
     )
     retention: Annotated[float | None, BeforeValidator(_duration_or_off)] = Field(
         default=None,
-        description="The worker deletes from the ledger, bit by bit, requests that finished longer ago, for "
-        "example `30d`; their sessions stay. `off`: nothing is deleted.",
+        description="Workers delete requests that finished longer ago than this, for example `30d`, in small "
+        "batches; their sessions are kept. `off`: nothing is deleted.",
     )
     dedupe_window: Annotated[float, BeforeValidator(_duration)] = Field(
         default="7d",  # type: ignore[assignment]
         ge=86_400,  # longer than a copy may wait in a retry queue
-        description="How long a request id is remembered at least, for example `7d`: what finished later is "
-        "never deleted.",
+        description="Minimum time a request id is remembered after its request finished, for example `7d`. "
+        "`retention` cannot be shorter.",
     )
     ops_port: int = Field(
         default=0,
         ge=0,
         le=65_535,
-        description="Port of `/livez`, `/readyz` and `/metrics`, by HTTP. 0: none is opened.",
+        description="HTTP port of `/livez`, `/readyz` and `/metrics`. 0: off.",
     )
     ops_host: str = Field(
         default="127.0.0.1",
         min_length=1,
-        description="Address of `ops_port`; `0.0.0.0` opens it to everybody who can reach this machine.",
+        description="Address that `ops_port` listens on. `0.0.0.0`: open to everyone who can reach this "
+        "machine.",
     )
     traces: bool = Field(
         default=False,
-        description="Send traces to a collector, which OpenTelemetry's own variables name "
-        "(`OTEL_EXPORTER_OTLP_ENDPOINT`, …); needs `session-worker[otel]`.",
+        description="Send traces to the collector named by OpenTelemetry's own variables "
+        "(`OTEL_EXPORTER_OTLP_ENDPOINT`, …). Needs `session-worker[otel]`.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="debug, info, warning or error."
+        default="info", description="Lowest level that is logged: debug, info, warning or error."
     )
 
     @field_validator("amqp_url")

@@ -24,7 +24,7 @@ def test_only_business_answers_and_late_requests_are_not_parked() -> None:
 
 
 def test_expired_says_that_nothing_was_created_and_what_to_do() -> None:
-    assert "nothing was created, send a new request" in ERRORS[ErrorCode.EXPIRED].meaning
+    assert "Nothing was created; send a new request" in ERRORS[ErrorCode.EXPIRED].meaning
     assert ERRORS[ErrorCode.EXPIRED].retryable
 
 
