@@ -79,6 +79,19 @@ def test_status_shows_every_move_of_a_request(cli: Cli, ask: Callable[[str], str
     assert entry["session_id"] in shown.out
 
 
+def test_status_finds_a_request_by_the_session_that_it_created(
+    cli: Cli, ask: Callable[[str], str], ledger_url: str
+) -> None:
+    request_id = ask("ada")
+    (entry,) = cli("status", request_id, "--json", ledger_url=ledger_url).documents
+
+    found = cli("status", entry["session_id"], "--json", ledger_url=ledger_url)
+    unknown = cli("status", "ts_251013_nowhere", ledger_url=ledger_url)
+
+    assert found.documents == [entry]
+    assert (unknown.code, unknown.out) == (1, "unknown\n")
+
+
 def test_an_unknown_request_is_unknown_and_not_pending(cli: Cli, sqlite_url: str) -> None:
     cli("ledger", "upgrade", ledger_url=sqlite_url)
     request_id = str(uuid4())
@@ -105,6 +118,9 @@ def test_requests_are_filtered_by_status_age_and_number(
     assert found("--status", "completed") == [second, first]
     assert found("--status", "failed", "--since", "1h") == [rejected]
     assert found("--limit", 1) == [rejected]
+    assert found("--user", "ada") == [first]
+    assert found("--code", "rejected") == [rejected]
+    assert found("--undeliverable") == []
     assert found("--since", "0.001s") == []
     table = cli("requests", ledger_url=ledger_url).out
     assert all(request_id in table for request_id in (first, second, rejected))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
-from uuid import uuid4
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -32,6 +32,7 @@ from worker.ledger.sqlite_reader import SQLiteReader
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from uuid import UUID
 
 
 async def test_an_entry_is_read_whole(ledger_url: str) -> None:
@@ -117,6 +118,60 @@ async def test_entries_are_found_by_status_and_time_the_newest_first(ledger_url:
             ] == [ids[1]]
             assert await reader.count_sessions() == 2
             assert await reader.get(uuid4()) is None
+        finally:
+            await reader.close()
+
+
+async def test_entries_are_found_by_user_error_code_and_undeliverable_reply(ledger_url: str) -> None:
+    """Each filter alone and together; a value is a value, whatever is in it."""
+    strange = "o'hara; DROP TABLE requests --"
+    async with worker(ledger_url) as ledger:
+        ada = [await take(ledger) for _ in range(3)]
+        other = await take(ledger, user_id=strange)
+        await ledger.finish(completed(ada[0]))
+        await ledger.finish(failed(ada[1], ErrorCode.REJECTED))
+        await ledger.postpone(postponed(ada[2]))
+        await ledger.finish(failed(other, ErrorCode.HANDLER_FAILED))
+        await ledger.note_undeliverable(ada[1].request_id, ada[1].token)
+        await ledger.note_undeliverable(other.request_id, other.token)
+        reader = open_reader(ledger_url)
+        await reader.open()
+
+        async def found(**wanted: Any) -> list[UUID]:
+            return [each.request_id for each in await reader.find(**wanted)]
+
+        try:
+            assert await found(user_id="ada@example.com") == [each.request_id for each in reversed(ada)]
+            assert await found(user_id=strange) == [other.request_id]
+            assert await found(user_id="ada") == []
+            assert await found(error_code="rejected") == [ada[1].request_id]
+            assert await found(error_code="handler_failed") == [other.request_id, ada[2].request_id]
+            assert await found(undeliverable=True) == [other.request_id, ada[1].request_id]
+            assert await found(undeliverable=True, limit=1) == [other.request_id]
+            assert await found(
+                status=RequestStatus.FAILED,
+                since=3600,
+                user_id=strange,
+                error_code="handler_failed",
+                undeliverable=True,
+            ) == [other.request_id]
+            assert await found(user_id=strange, error_code="rejected") == []
+        finally:
+            await reader.close()
+
+
+async def test_an_entry_is_found_by_the_session_that_it_created(ledger_url: str) -> None:
+    """An id that was only reserved is none of a session."""
+    async with worker(ledger_url) as ledger:
+        done, running = await take(ledger), await take(ledger)
+        await ledger.finish(completed(done))
+        reader = open_reader(ledger_url)
+        await reader.open()
+        try:
+            found = await reader.get_by_session(done.session_id)
+            assert found is not None
+            assert (found.request_id, found.session_id) == (done.request_id, done.session_id)
+            assert await reader.get_by_session(running.session_id) is None
         finally:
             await reader.close()
 

@@ -218,7 +218,9 @@ def status(
     ledger_url: LedgerUrl = None,
     json: Json = False,
 ) -> None:
-    """Show the history of one request. Exits with 1 if it is not in the ledger."""
+    """Show the history of one request. Exits with 1 if it is not in the ledger.
+
+    REQUEST_ID is the request's id (a UUID), or the id of the session that it created (ts_…)."""
     from worker.cli.entries import status
 
     raise typer.Exit(status(request_id, ledger_url=ledger_url, json=json))
@@ -238,14 +240,25 @@ def requests(
             metavar="TIME", help="Only those received in this time: 30s, 15m, 1h, 7d.", show_default=False
         ),
     ] = None,
+    user: OfUser = None,
+    code: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ERROR_CODE", help="Only requests that failed with this error code.", show_default=False
+        ),
+    ] = None,
+    undeliverable: Annotated[
+        bool, typer.Option("--undeliverable", help="Only requests whose reply could not be delivered.")
+    ] = False,
     limit: Limit = 50,
     ledger_url: LedgerUrl = None,
     json: Json = False,
 ) -> None:
-    """List requests, newest first."""
+    """List requests, newest first. With several filters, only those that pass all."""
     from worker.cli.entries import requests
 
-    raise typer.Exit(requests(status, since, limit, ledger_url=ledger_url, json=json))
+    wanted = {"user": user, "code": code, "ledger_url": ledger_url}
+    raise typer.Exit(requests(status, since, limit, undeliverable=undeliverable, json=json, **wanted))
 
 
 @dead.command("list")

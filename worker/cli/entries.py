@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import typer
 
-from contracts import RequestStatus
+from contracts import ErrorCode, RequestStatus
 from worker import durations, settings
 from worker.cli import console, views
 from worker.ledger import open_reader
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def status(request_id: str, *, ledger_url: str | None, json: bool) -> int:
     """Print one request's timeline; 1 when the ledger never heard of it."""
-    entry = asyncio.run(_get(_uuid(request_id), ledger_url))
+    entry = asyncio.run(_get(request_id, ledger_url))
     if entry is None:
         if json:
             console.document({"request_id": request_id, "status": "unknown"})
@@ -40,9 +40,22 @@ def status(request_id: str, *, ledger_url: str | None, json: bool) -> int:
     return 0
 
 
-def requests(name: str | None, since: str | None, limit: int, *, ledger_url: str | None, json: bool) -> int:
+def requests(
+    name: str | None,
+    since: str | None,
+    limit: int,
+    *,
+    user: str | None,
+    code: str | None,
+    undeliverable: bool,
+    ledger_url: str | None,
+    json: bool,
+) -> int:
     """Print the newest requests; none is no failure."""
-    entries = asyncio.run(_find(_status(name), _seconds(since), limit, ledger_url))
+    if code is not None and code not in set(ErrorCode):
+        raise typer.BadParameter(f"it is one of {', '.join(ErrorCode)}.", param_hint="--code")
+    wanted = {"status": _status(name), "since": _seconds(since), "user_id": user, "error_code": code}
+    entries = asyncio.run(_find(ledger_url, limit=limit, undeliverable=undeliverable, **wanted))
     if json:
         for entry in entries:
             console.document(views.document(entry))
@@ -55,16 +68,17 @@ def requests(name: str | None, since: str | None, limit: int, *, ledger_url: str
     return 0
 
 
-async def _get(request_id: UUID, ledger_url: str | None) -> Entry | None:
+async def _get(text: str, ledger_url: str | None) -> Entry | None:
+    """The entry of a request, or of the request that created a session."""
+    of_session = text.lower().startswith(("ts_", "cs_"))
+    request_id = None if of_session else _uuid(text)
     async with _reader(ledger_url) as reader:
-        return await reader.get(request_id)
+        return await (reader.get(request_id) if request_id else reader.get_by_session(text.lower()))
 
 
-async def _find(
-    name: RequestStatus | None, since: float | None, limit: int, ledger_url: str | None
-) -> list[Entry]:
+async def _find(ledger_url: str | None, **wanted: Any) -> list[Entry]:
     async with _reader(ledger_url) as reader:
-        return await reader.find(status=name, since=since, limit=limit)
+        return await reader.find(**wanted)
 
 
 @asynccontextmanager
@@ -83,7 +97,8 @@ def _uuid(text: str) -> UUID:
         return UUID(text)
     except ValueError:
         raise typer.BadParameter(
-            "not a UUID; `session-worker requests` lists them.", param_hint="REQUEST_ID"
+            "neither a request's UUID nor a session's id (ts_…); `session-worker requests` lists them.",
+            param_hint="REQUEST_ID",
         ) from None
 
 

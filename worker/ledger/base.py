@@ -313,10 +313,22 @@ class LedgerReader(Protocol):
 
     async def get(self, request_id: UUID) -> Entry | None: ...
 
+    async def get_by_session(self, session_id: str) -> Entry | None:
+        """The entry of the request that created a session."""
+
     async def find(
-        self, *, status: RequestStatus | None = None, since: float | None = None, limit: int = 50
+        self,
+        *,
+        status: RequestStatus | None = None,
+        since: float | None = None,
+        user_id: str | None = None,
+        error_code: str | None = None,
+        undeliverable: bool = False,
+        limit: int = 50,
     ) -> list[Entry]:
-        """The newest entries first; ``since`` in seconds before now, by ``received_at``."""
+        """The entries to which all that is given applies, the newest first. ``since``: in seconds before now,
+        by ``received_at``. ``error_code``: why it failed, or its last attempt did. ``undeliverable``: so was
+        its reply."""
 
     async def count_sessions(self) -> int: ...
 

@@ -22,6 +22,7 @@ from worker.ledger.base import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
     from uuid import UUID
 
@@ -39,6 +40,9 @@ FINISHING = ", ".join(f"('{old}', '{new}')" for old, new in sorted(MOVES, key=st
 """The SQL for the moves that end a request, each as the status before and after."""
 REPLAYED = REASONS[RequestStatus.FAILED, RequestStatus.PENDING]
 """What the history says of an entry that was re-opened."""
+
+OF_SESSION = "WHERE request_id = (SELECT request_id FROM sessions WHERE session_id = {})"
+"""The SQL that finds the entry of a session, whose id is to be bound in the braces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,3 +153,23 @@ def condition(status: RequestStatus | None) -> str:
         RequestStatus.PENDING: "AND holder IS NULL",
     }
     return f"AND status = '{RequestStatus(status)}' {indexed.get(status, '')}"
+
+
+def matching(
+    bind: Callable[[object], str],
+    *,
+    status: RequestStatus | None,
+    user_id: str | None,
+    error_code: str | None,
+    undeliverable: bool,
+) -> str:
+    """The SQL that finds entries to which all of these apply. ``bind`` takes a value, and returns what stands
+    for it in the SQL."""
+    terms = [condition(status)]
+    if user_id is not None:
+        terms.append(f"AND user_id = {bind(user_id)}")
+    if error_code is not None:
+        terms.append(f"AND error_code = {bind(error_code)}")
+    if undeliverable:
+        terms.append("AND reply = 'undeliverable'")
+    return " ".join(terms)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from contracts import RequestStatus
 from worker.ledger.base import COUNTED, Entry, Glimpse, LedgerError, Recent
-from worker.ledger.held import REPLAYED, condition
+from worker.ledger.held import OF_SESSION, REPLAYED, condition, matching
 from worker.ledger.postgresql_line import AWAY, connect_for_people, hang_up, sentence
 from worker.ledger.postgresql_schema import check_schema
 
@@ -61,13 +61,33 @@ class PostgreSQLReader:
         rows = await self._fetch(f"{_ENTRY} WHERE request_id = $1", request_id)
         return _entry(rows[0]) if rows else None
 
+    async def get_by_session(self, session_id: str) -> Entry | None:
+        rows = await self._fetch(f"{_ENTRY} {OF_SESSION.format('$1')}", session_id)
+        return _entry(rows[0]) if rows else None
+
     async def find(
-        self, *, status: RequestStatus | None = None, since: float | None = None, limit: int = 50
+        self,
+        *,
+        status: RequestStatus | None = None,
+        since: float | None = None,
+        user_id: str | None = None,
+        error_code: str | None = None,
+        undeliverable: bool = False,
+        limit: int = 50,
     ) -> list[Entry]:
+        values: list[Any] = [since, limit]
+
+        def bind(value: object) -> str:
+            values.append(value)
+            return f"${len(values)}"
+
+        wanted = matching(
+            bind, status=status, user_id=user_id, error_code=error_code, undeliverable=undeliverable
+        )
         query = f"""{_ENTRY}
             WHERE received_at >= coalesce(now() - $1::float8 * interval '1 second', '-infinity')
-                {condition(status)} ORDER BY received_at DESC LIMIT $2"""
-        return [_entry(row) for row in await self._fetch(query, since, limit)]
+                {wanted} ORDER BY received_at DESC LIMIT $2"""
+        return [_entry(row) for row in await self._fetch(query, *values)]
 
     async def count_sessions(self) -> int:
         return int((await self._fetch("SELECT count(*) FROM sessions"))[0][0])

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from contracts import RequestStatus
 from worker.ledger.base import COUNTED, Entry, Glimpse, LedgerError, Recent
-from worker.ledger.held import REPLAYED, condition
+from worker.ledger.held import OF_SESSION, REPLAYED, condition, matching
 from worker.ledger.migrate import check_current
 from worker.ledger.sqlite_file import connect, sentence, version_of
 from worker.ledger.sqlite_steps import iso
@@ -65,12 +65,31 @@ class SQLiteReader:
         row = await self._ask(lambda database: database.execute(query, (str(request_id),)).fetchone())
         return None if row is None else _entry(row)
 
+    async def get_by_session(self, session_id: str) -> Entry | None:
+        query = f"{_ENTRY} {OF_SESSION.format('?')}"
+        row = await self._ask(lambda database: database.execute(query, (session_id,)).fetchone())
+        return None if row is None else _entry(row)
+
     async def find(
-        self, *, status: RequestStatus | None = None, since: float | None = None, limit: int = 50
+        self,
+        *,
+        status: RequestStatus | None = None,
+        since: float | None = None,
+        user_id: str | None = None,
+        error_code: str | None = None,
+        undeliverable: bool = False,
+        limit: int = 50,
     ) -> list[Entry]:
-        start = "" if since is None else iso(datetime.now(UTC) - timedelta(seconds=since))
-        query = f"{_ENTRY} WHERE received_at >= ? {condition(status)} ORDER BY received_at DESC LIMIT ?"
-        values = (start, limit)
+        values: list[object] = ["" if since is None else iso(datetime.now(UTC) - timedelta(seconds=since))]
+
+        def bind(value: object) -> str:
+            values.append(value)
+            return "?"
+
+        wanted = matching(
+            bind, status=status, user_id=user_id, error_code=error_code, undeliverable=undeliverable
+        )
+        query = f"{_ENTRY} WHERE received_at >= ? {wanted} ORDER BY received_at DESC LIMIT {bind(limit)}"
         rows = await self._ask(lambda database: database.execute(query, values).fetchall())
         return [_entry(row) for row in rows]
 

@@ -31,6 +31,7 @@ SOME_ID = "3f2504e0-4f89-41d3-9a0c-0305e82c3301"
         ("send --user ada --count 0", "--count"),
         ("status x", "REQUEST_ID"),
         ("requests --status done", "pending, processing, completed, failed"),
+        ("requests --code oops", "handler_failed"),
         ("requests --since yesterday", "30s, 15m, 1h or 7d"),
         ("schema reply", "request, response or asyncapi"),
         ("demo --count 1", "--count"),
