@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -30,6 +31,9 @@ def test_the_demo_proves_the_promise_on_its_own_broker(cli: Cli) -> None:
     assert "differs" not in ran.out
     assert "ConnectionError: the demo lets attempt 2 fail" in ran.out
     assert "Proven: 1,000 messages got 1,000 answers." in ran.out
+    assert "including the forced waits of 1 s and 1 s" in ran.out
+    assert ran.out.splitlines()[-1].startswith("Next: `session-worker run`")
+    assert "starting a private RabbitMQ: it takes about ten seconds" in ran.err
 
 
 def test_the_demo_leaves_no_queue_on_a_broker_of_others(
@@ -39,6 +43,7 @@ def test_the_demo_leaves_no_queue_on_a_broker_of_others(
     ran = cli("demo", "--count", 100, "--amqp-url", amqp_url, "--ledger-url", postgresql_url)
 
     assert ran.code == 0, ran.out + ran.err
+    assert re.search(r"^reply +sent", ran.out, re.MULTILINE), "the worker's note is waited for"
     assert rabbitmq.queue_depths(vhost) == {}
     assert len(cli("requests", "--limit", 1000, "--json", ledger_url=postgresql_url).documents) == 86
 

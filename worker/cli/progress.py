@@ -47,13 +47,15 @@ class Progress:
         self._bar.live.transient = kind is not None
         self._bar.stop()
 
-    def answered(self, seconds: float | None = None, *, failed: bool = False) -> None:
-        """One more answer, after ``seconds`` where that is worth showing."""
+    def answered(
+        self, seconds: float | None = None, *, failed: bool = False, note: str | None = None
+    ) -> None:
+        """One more answer, after ``seconds`` where that is worth showing; ``note`` instead of the figures."""
         if seconds is not None:
             self._recent.append(seconds)
         self._failed += failed
         if not self._bar.disable:
-            self._bar.update(self._task, advance=1, note=self._note(self._bar.tasks[0]))
+            self._bar.update(self._task, advance=1, note=note or self._note(self._bar.tasks[0]))
 
     def advanced(self, count: int) -> None:
         """So many more, of which nothing else is known."""

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts import CreateSessionPayload, CreateSessionRequest
+from client import RequestFailed
+from contracts import (
+    CreateSessionPayload,
+    CreateSessionRequest,
+    CreateSessionResponse,
+    SessionCreatedPayload,
+)
+from tests.unit.cli.test_words import entry
 from worker.cli.demo import show
 from worker.cli.demo.handler import handle
+from worker.cli.demo.performance import _noted
 from worker.cli.demo.plan import FAILS_TWICE, Plan
+from worker.cli.demo.requester import RawAnswer
 from worker.cli.demo.script import Script
 from worker.handlers import Context
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from worker.ledger.base import Entry, LedgerReader
 
 
 @given(st.integers(50, 100_000))
@@ -67,3 +84,46 @@ async def test_the_handler_fails_the_first_two_attempts_of_marked_requests_only(
 
     assert [await outcome(FAILS_TWICE, attempt) for attempt in (1, 2, 3)] == ["failed", "failed", "ok"]
     assert await outcome("A session", 1) == "ok"
+
+
+async def test_the_request_that_is_shown_is_read_again_until_its_reply_is_noted() -> None:
+    """The worker notes it some time after the answer came; else the timeline would have none."""
+    first = entry("host-1")
+    readings = iter([replace(first, reply=None), first])
+
+    async def get(request_id: UUID) -> Entry:
+        assert request_id == first.request_id
+        return next(readings)
+
+    reader = cast("LedgerReader", SimpleNamespace(get=get))
+    assert (await _noted(reader, replace(first, reply=None))).reply == "sent"
+    assert next(readings, None) is None
+
+
+async def test_the_bar_counts_the_answers_by_what_they_are() -> None:
+    """A newcomer sees duplicates and broken messages among the answers while they come."""
+    notes: list[str] = []
+    progress = SimpleNamespace(answered=lambda note: notes.append(note))
+    completed = CreateSessionResponse(
+        request_id=uuid4(),
+        payload=SessionCreatedPayload(session_id="ts_260102_abc", created_at="2026-01-02T12:00:00Z"),
+        status="completed",
+    )
+
+    async def create(title: str, **_: object) -> CreateSessionResponse:
+        if title == "Another session":
+            raise RequestFailed(completed)
+        return completed
+
+    body = completed.model_dump_json().encode()
+    answers = iter([RawAnswer(body, replayed=again) for again in (False, True, True)])
+
+    async def ask(_: bytes) -> RawAnswer:
+        return next(answers)
+
+    client, raw = SimpleNamespace(create_session=create), SimpleNamespace(ask=ask)
+    script = Script(Plan(50), cast("Any", client), cast("Any", raw), cast("Any", progress))
+    for step in (script._plain, script._failing_twice, script._thrice, script._conflict):
+        await step()
+
+    assert notes[-1] == "2 completed, 2 duplicates, 1 retried, 1 refused"

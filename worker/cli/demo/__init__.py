@@ -54,7 +54,7 @@ def _play(
     with ExitStack() as stack:
         prefix = "session"
         if amqp_url is None:
-            with show.step("a private RabbitMQ"):
+            with show.step("a private RabbitMQ", "it takes about ten seconds"):
                 amqp_url = stack.enter_context(RabbitMQ()).url
         else:
             amqp_url = settings.load_only(amqp_url=amqp_url).amqp_urls[0]

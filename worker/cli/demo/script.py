@@ -43,6 +43,7 @@ class Script:
         self._session_ids: set[str] = set()
         self._finished: list[UUID] = []
         self._any_finished = asyncio.Event()
+        self._seen = dict.fromkeys(("completed", "duplicates", "retried", "refused"), 0)
         self.counts = Counts()
         self.failed_twice: list[UUID] = []
         self.latencies: list[float] = []
@@ -84,14 +85,14 @@ class Script:
 
     async def _failing_twice(self) -> None:
         self.failed_twice.append(new_request_id())
-        await self._create(self.failed_twice[-1], FAILS_TWICE)
+        await self._create(self.failed_twice[-1], FAILS_TWICE, "retried")
 
     async def _conflict(self) -> None:
         await self._any_finished.wait()
         await self._create(random.choice(self._finished), "Another session")  # noqa: S311 - any will do
 
-    async def _create(self, request_id: UUID, title: str) -> float:
-        """Ask through the client, count the answer, return the seconds it took."""
+    async def _create(self, request_id: UUID, title: str, kind: str = "completed") -> float:
+        """Ask through the client, count the answer, return the seconds it took. ``kind``: a success's."""
         self.counts.sent += 1
         started = time.perf_counter()
         try:
@@ -100,13 +101,14 @@ class Script:
             )
         except RequestFailed as failed:
             self.counts.count(f"failed: {failed.code}")
+            kind = "refused"
         except SessionClientError as error:
             self.counts.count(f"no answer: {type(error).__name__}")
+            kind = ""
         else:
             self._count(response)
-        seconds = time.perf_counter() - started
-        self._progress.answered(seconds)
-        return seconds
+        self._show(kind)
+        return time.perf_counter() - started
 
     async def _thrice(self) -> None:
         request = CreateSessionRequest(user_id=USER, payload=CreateSessionPayload(title="Sent three times"))
@@ -124,12 +126,21 @@ class Script:
             answer = await self._raw.ask(body)
         except NoAnswer as error:
             self.counts.count(f"no answer: {error}")
+            self._show("")
             return None
-        finally:
-            self._progress.answered()
         self.counts.replayed += answer.replayed
-        self._count(CreateSessionResponse.model_validate_json(answer.body))
+        response = CreateSessionResponse.model_validate_json(answer.body)
+        self._count(response)
+        completed = response.status is RequestStatus.COMPLETED
+        self._show("duplicates" if answer.replayed else "completed" if completed else "refused")
         return answer.body
+
+    def _show(self, kind: str) -> None:
+        """One more answer beside the bar, under its kind."""
+        if kind:
+            self._seen[kind] += 1
+        note = ", ".join(f"{count:,} {name}" for name, count in self._seen.items())
+        self._progress.answered(note=note)
 
     def _count(self, response: CreateSessionResponse) -> None:
         if response.status is RequestStatus.COMPLETED:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from worker import durations
 from worker.cli import console, views
+from worker.cli.demo.stage import RETRY_DELAYS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,10 +30,14 @@ def title(count: int) -> None:
 
 
 @contextmanager
-def step(text: str) -> Iterator[None]:
-    """Show that something is being done, and then that it is done."""
+def step(text: str, patience: str = "") -> Iterator[None]:
+    """Show that something is being done, and then that it is done. ``patience``: how long it may take."""
     started = time.perf_counter()
-    with console.notices().status(text):
+    notices = console.notices()
+    doing = f"starting {text}: {patience} …" if patience else text
+    if patience and not notices.is_terminal:
+        notices.print(doing)
+    with notices.status(doing):
         yield
     took = durations.text(time.perf_counter() - started)
     console.results().print(Text.assemble(("✓ ", "green"), text, (f"  {took}", "dim")))
@@ -55,7 +60,9 @@ def results(expected: Counts, script: Script) -> bool:
     out.print(table)
     out.print()
     rate = script.counts.sent / script.seconds
-    out.print(f"{rate:,.0f} requests/s; answers to plain requests: {durations.spread(script.latencies)}\n")
+    waits = " and ".join(f"{delay} s" for delay in RETRY_DELAYS * 2)
+    out.print(f"{rate:,.0f} messages/s, including the forced waits of {waits} before the two retries")
+    out.print(f"answers to plain requests: {durations.spread(script.latencies)}\n")
     return wanted == found
 
 
@@ -79,6 +86,9 @@ def proven(plan: Plan) -> None:
             f"{plan.failing_twice:,} failed twice; "
             f"{plan.conflicts + plan.unreadable:,} wrong ones were told why.",
         )
+    )
+    console.results().print(
+        "Next: `session-worker run` on a broker of your own, step by step in docs/getting-started.md."
     )
 
 
