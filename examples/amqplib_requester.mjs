@@ -72,16 +72,30 @@ async function askOnce(connection, request, ownQueue, end) {
   }
 }
 
-const { values } = parseArgs({
-  options: {
-    url: { type: 'string', default: 'amqp://guest:guest@localhost:5672/' },
-    user: { type: 'string' },
-    title: { type: 'string' },
-    'request-id': { type: 'string', default: randomUUID() }, // ask again: the same id, the same answer
-    'own-queue': { type: 'boolean', default: false }, // a reply queue instead of direct reply-to
-    timeout: { type: 'string', default: '30' },
-  },
-});
+const OPTIONS = {
+  url: { type: 'string', default: 'amqp://guest:guest@localhost:5672/' },
+  user: { type: 'string' },
+  title: { type: 'string' },
+  'request-id': { type: 'string', default: randomUUID() }, // ask again: the same id, the same answer
+  'own-queue': { type: 'boolean', default: false }, // a reply queue instead of direct reply-to
+  timeout: { type: 'string', default: '30' },
+};
+
+// The options, or the end: what is wrong with them.
+function readOptions() {
+  try {
+    const { values } = parseArgs({ options: OPTIONS });
+    if (!values.user) throw new Error('--user is required');
+    if (!(Number(values.timeout) > 0)) throw new Error('--timeout must be a number of seconds');
+    return values;
+  } catch (error) {
+    const names = Object.keys(OPTIONS).map((name) => `--${name}`);
+    console.error(`usage: node amqplib_requester.mjs, with options of ${names.join(' ')}\n${error.message}`);
+    process.exit(2);
+  }
+}
+
+const values = readOptions();
 const request = {
   request_id: values['request-id'],
   user_id: values.user,

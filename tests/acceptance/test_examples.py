@@ -120,6 +120,32 @@ def test_a_requester_gets_its_answer_the_same_one_again_and_a_refusal_that_names
     assert json.loads(out)["error"].startswith("payload.title: ")
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "--user"),
+        (["--user", "ada", "--colour"], "--colour"),
+        (["--user", "ada", "--timeout", "x"], "--timeout"),
+    ],
+    ids=["no user", "unknown option", "no number"],
+)
+def test_a_requester_that_is_called_wrongly_says_so_and_sends_nothing(
+    requester: list[str],
+    cli: Cli,
+    rabbitmq: RabbitMQ | ExternalRabbitMQ,
+    vhost: str,
+    amqp_url: str,
+    options: list[str],
+    words: str,
+) -> None:
+    cli("topology", "apply", amqp_url=amqp_url)
+    code, out, err = run(*requester, *options)
+
+    assert (code, out) == (2, "")
+    assert words in err
+    assert rabbitmq.queue_depths(vhost)["session.create"] == 0
+
+
 def test_a_requester_survives_a_lost_connection_and_waits_for_a_worker(
     requester: list[str],
     cli: Cli,
