@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -87,12 +88,15 @@ def test_requests_without_an_answer_are_no_latencies_and_can_be_asked_again(cli:
     """Their number, in words; how to ask again; and no figures of answers that never came."""
     assert cli("topology", "apply", amqp_url=amqp_url).code == 0
 
-    ran = cli("send", "--user", "ada", "--count", 3, "--timeout", 0.3, amqp_url=amqp_url)
+    ask = ("send", "--user", "ada", "--title", "Ada's", "--timeout", 0.3)
+    ran = cli(*ask, "--count", 3, amqp_url=amqp_url)
 
     assert ran.code == 1
     assert "3  no answer in time" in ran.out
     assert not any(figure in ran.out for figure in ("p50", "/s", "RequestTimedOut"))
-    assert "Ask again with `session-worker send --request-id " in ran.err
+    assert re.search(
+        r"session-worker send --request-id \S+ --user ada --title 'Ada'\"'\"'s'$", ran.err, re.MULTILINE
+    )
 
 
 def test_a_name_that_fits_into_no_queues_name_is_refused(cli: Cli) -> None:

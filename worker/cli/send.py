@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -66,7 +67,7 @@ class Wish:
 class Result:
     """How one request ended: with a response, or without one and then with an error."""
 
-    request_id: UUID
+    request: CreateSessionRequest
     seconds: float
     response: CreateSessionResponse | None
     error: SessionClientError | None
@@ -137,7 +138,8 @@ async def _send_all(
             tally.sent += 1
             result = await _ask(client, request, timeout)
             tally.results.append(result)
-            progress.answered(result.seconds, failed=result.code != COMPLETED)
+            seconds = None if result.response is None else result.seconds
+            progress.answered(seconds, failed=result.code != COMPLETED)
             _show(result, json=json, many=many)
 
     async with client:
@@ -155,7 +157,7 @@ async def _ask(client: SessionClient, request: CreateSessionRequest, timeout: fl
         response, failure = failed.response, failed
     except SessionClientError as error:
         failure = error
-    return Result(request.request_id, time.perf_counter() - started, response, failure)
+    return Result(request, time.perf_counter() - started, response, failure)
 
 
 def _show(result: Result, *, json: bool, many: bool) -> None:
@@ -164,7 +166,9 @@ def _show(result: Result, *, json: bool, many: bool) -> None:
     elif not many and result.error is None and result.response is not None:
         out = console.results()
         out.print(Text.assemble((COMPLETED, "green"), f"  {result.response.payload.session_id}"))
-        out.print(f"request {result.request_id}, answered in {durations.text(result.seconds)}", style="dim")
+        out.print(
+            f"request {result.request.request_id}, answered in {durations.text(result.seconds)}", style="dim"
+        )
     if not many and result.error is not None:
         _explain(result)
 
@@ -172,7 +176,7 @@ def _show(result: Result, *, json: bool, many: bool) -> None:
 def _document(result: Result) -> dict[str, object]:
     if result.response is not None:
         return result.response.model_dump(mode="json")
-    return {"request_id": str(result.request_id), "status": None, "error": str(result.error)}
+    return {"request_id": str(result.request.request_id), "status": None, "error": str(result.error)}
 
 
 def _explain(result: Result) -> None:
@@ -186,7 +190,7 @@ def _explanation(result: Result) -> Iterator[Text]:
     if not isinstance(error, RequestFailed):
         yield Text(f"session-worker: {error}", style="red")
         if isinstance(error, RequestTimedOut):
-            yield Text(_again(result.request_id))
+            yield Text(_again(result.request))
         return
     yield Text.assemble(("failed", "red"), console.printable(f"  {error.code}: {error.response.error}"))
     if error.code in set(ErrorCode):
@@ -196,11 +200,13 @@ def _explanation(result: Result) -> Iterator[Text]:
     yield Text(f"request {error.response.request_id}", style="dim")
 
 
-def _again(request_id: UUID) -> str:
-    return (
-        f"Ask again with `session-worker send --request-id {request_id}` and the same --user, --casefile and "
-        "--title: it creates no second session."
-    )
+def _again(request: CreateSessionRequest) -> str:
+    """How to ask again, to be copied. Not where: the broker's URL may hold a password."""
+    payload = request.payload
+    given = {"--user": request.user_id, "--casefile": payload.casefile_id, "--title": payload.title}
+    options = [f"{name} {shlex.quote(value)}" for name, value in given.items() if value is not None]
+    command = " ".join([f"session-worker send --request-id {request.request_id}", *options])
+    return f"Ask again, no second session is created: {console.printable(command)}"
 
 
 def _interrupted(tally: Tally, requests: list[CreateSessionRequest]) -> None:
@@ -209,7 +215,7 @@ def _interrupted(tally: Tally, requests: list[CreateSessionRequest]) -> None:
     notices = console.notices()
     if len(requests) == 1:
         notices.print("Interrupted before the answer came; the request may still be handled.")
-        notices.print(_again(requests[0].request_id), soft_wrap=True)
+        notices.print(_again(requests[0]), soft_wrap=True)
         return
     notices.print(
         f"Interrupted: {len(tally.results):,} requests ended, {unanswered:,} are unanswered and may still be "
