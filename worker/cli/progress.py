@@ -43,9 +43,7 @@ class Progress:
         self._bar.start()
         return self
 
-    def __exit__(self, kind: object, *_: object) -> None:
-        # The ^C that a terminal echoes takes the bar's line: it would be drawn once more below.
-        self._bar.live.transient = kind is not None
+    def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
     def answered(
