@@ -15,7 +15,7 @@ def main() -> None:
     try:
         from worker.cli.app import app
 
-        app()
+        app(prog_name="session-worker")
     except KeyboardInterrupt:  # while the program is loaded: later on it is seen inside
         raise SystemExit(130) from None
     except Exception as error:  # noqa: BLE001 - the last place that can turn an error into a sentence
