@@ -11,7 +11,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponen
 from yarl import URL
 
 from client.link import Link, LinkLostError
-from contracts.trouble import splits_login
+from contracts.urls import broker_urls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -147,19 +147,13 @@ def parse_urls(text: str, connection_name: str) -> tuple[URL, ...]:
     Raises:
         ValueError: one of them is wrong; it is not quoted, for it may hold a password.
     """
-    urls = []
-    for each in filter(None, map(str.strip, text.split(","))):
-        try:
-            url = URL(each)
-        except ValueError:
-            url = URL()
-        if url.scheme not in {"amqp", "amqps"} or not url.host or splits_login(each):
-            raise ValueError(
-                "url: write amqp://user:password@host:port/vhost, or amqps://…, the password percent-encoded"
-            )
-        if url.explicit_port is None:
-            url = url.with_port(5671 if url.scheme == "amqps" else 5672)
-        urls.append(url.with_query({"heartbeat": HEARTBEAT, "name": connection_name, **url.query}))
-    if not urls:
-        raise ValueError("url: give at least one amqp:// address")
-    return tuple(urls)
+    try:
+        urls = [URL(url) for url in broker_urls(text)]
+    except ValueError as error:
+        raise ValueError(f"url: {error}") from None
+    return tuple(
+        url.with_port(url.explicit_port or (5671 if url.scheme == "amqps" else 5672)).with_query(
+            {"heartbeat": HEARTBEAT, "name": connection_name, **url.query}
+        )
+        for url in urls
+    )

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
+from aiormq import Connection
+from hypothesis import given
+from hypothesis import strategies as st
 
 from client import ClientClosed, SessionClient
 from contracts import DEFAULT_REPLY_TO_ALLOW, CreateSessionPayload, CreateSessionRequest
@@ -35,13 +38,55 @@ async def test_a_wrong_argument_is_a_sentence_that_names_it(
 
 @pytest.mark.parametrize(
     "url",
-    ["", ",", "localhost", "http://localhost/", "amqp://", "amqp://u:s3cret@host:port/", "amqp://[s3cret"],
+    [
+        "",
+        ",",
+        "localhost",
+        "http://localhost/",
+        "amqp://",
+        "amqp://u:s3cret@host:port/",
+        "amqp://s3cret@a..b/",
+    ],
 )
 def test_a_wrong_url_is_refused_without_being_quoted(url: str) -> None:
     """URLs hold passwords, wrong ones too."""
     with pytest.raises(ValueError, match=r"^url: ") as caught:
         SessionClient(url)
     assert "s3cret" not in str(caught.value)
+
+
+PIECES = [
+    *(
+        "amqp://",
+        "u:p@",
+        "mq",
+        "xn--a",
+        "münchen",
+        ".",
+        "-",
+        "[::1]",
+        "[",
+        ":",
+        ":1",
+        "/",
+        "/v",
+        "%2F",
+        "%FF",
+    ),
+    *("%", "?", "?heartbeat=", "&heartbeat=", "7", "70000", "+", "#", "@", "\\", "\N{FULLWIDTH DIGIT ONE}"),
+]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=8).map("".join))
+async def test_a_url_that_is_taken_fails_nowhere_later(rest: str) -> None:
+    """A traceback at the first connection, and no heartbeats where some were asked for, are both too late."""
+    try:
+        urls = SessionClient(f"amqp://{rest}")._keeper._urls
+    except ValueError:
+        return
+    for url in urls:
+        assert (url.host or "").encode("idna")
+        assert Connection(url).heartbeat_timeout == int(url.query["heartbeat"])
 
 
 @pytest.mark.parametrize("name", ["", "a b", "é", "x" * 65, ".hidden"])

@@ -1,0 +1,86 @@
+"""Brokers' URLs as people write them, checked before anybody connects."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from unicodedata import normalize
+from urllib.parse import parse_qsl, unquote
+
+from contracts.trouble import splits_login
+
+_LAST_PORT = 65_535
+_LONGEST_VHOST = 255
+"""Bytes, as everywhere in AMQP's short texts."""
+_LONGEST_HEARTBEAT = 65_534
+"""AMQP knows one number more; aiormq takes that for "no heartbeats"."""
+_URL = re.compile(
+    r"\w+://(?:(?P<login>[^/?#]*)@)?(?:\[(?P<address>[^]/?#]+)\]|(?P<name>[^][:/?#]+))(?::(?P<port>[0-9]*))?"
+    r"(?:/(?P<vhost>[^?#]*))?(?:\?(?P<query>[^#]*))?(?:#.*)?"
+)
+
+
+def broker_urls(text: str) -> tuple[str, ...]:
+    """The brokers' URLs in ``text``, where commas separate them.
+
+    Raises:
+        ValueError: one of them cannot be used; a sentence that quotes nothing, for a URL may hold a password.
+    """
+    urls = tuple(filter(None, map(str.strip, text.split(","))))
+    if not urls or not all(url.lower().startswith(("amqp://", "amqps://")) for url in urls):
+        raise ValueError(
+            "write amqp://user:password@host:port/vhost, or amqps://…, several of them separated by commas, "
+            "and a comma in a password as %2C"
+        )
+    for url in urls:
+        _check(url)
+    return urls
+
+
+def _check(url: str) -> None:
+    if not url.isprintable() or normalize("NFKC", url) != url:  # readers of URLs disagree about these
+        raise ValueError(
+            "some characters cannot be seen, or not be told from others; write them percent-encoded (%0A for "
+            "a new line)"
+        )
+    if splits_login(url) or re.match(r"\w+://[^/?#]*[][\\][^/?#]*@", url):
+        raise ValueError(
+            "write the special characters of user and password percent-encoded (%2F for /, %40 for @, %5B "
+            "for [)"
+        )
+    parts = _URL.fullmatch(url)
+    if parts is None or not (_is_address(parts["address"]) if parts["address"] else _is_name(parts["name"])):
+        raise ValueError(
+            "write host:port with the name or address of a machine (an IPv6 address in brackets) and a "
+            "number, or without port"
+        )
+    if parts["port"] and not 1 <= int(parts["port"]) <= _LAST_PORT:
+        raise ValueError(f"the port must be 1 to {_LAST_PORT}; correct it, or leave it out for the usual one")
+    if len(unquote(parts["vhost"] or "").encode()) > _LONGEST_VHOST:
+        raise ValueError(f"the vhost is longer than {_LONGEST_VHOST} bytes; correct what follows the host")
+    for name, value in parse_qsl(parts["query"] or "", keep_blank_values=True):
+        if name == "heartbeat" and not _is_heartbeat(value):
+            raise ValueError(
+                f"heartbeat must be whole seconds, 0 (none) to {_LONGEST_HEARTBEAT}, as in ?heartbeat=10"
+            )
+
+
+def _is_name(host: str) -> bool:
+    try:  # there and back: who writes it as it goes over the wire (xn--…) has it read again
+        wired = host.encode("idna")
+        wired.decode("idna")
+    except UnicodeError:
+        return False
+    return re.fullmatch(rb"[A-Za-z0-9_.-]+", wired) is not None
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.IPv6Address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_heartbeat(value: str) -> bool:
+    return re.fullmatch("[0-9]{1,5}", value) is not None and int(value) <= _LONGEST_HEARTBEAT
