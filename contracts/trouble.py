@@ -6,7 +6,7 @@ import errno
 import re
 import socket
 import ssl
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,6 +55,45 @@ def network_trouble(error: BaseException) -> str | None:
         if isinstance(each, OSError) and each.errno in {errno.EHOSTUNREACH, errno.ENETUNREACH}:
             return "there is no way to it in the network"
     return None
+
+
+class Refusal(NamedTuple):
+    """What a broker means that closed a connection before it was open."""
+
+    sentence: str
+    may_pass: bool
+    """Whether it may be another time, without anybody changing anything."""
+
+
+def refusal(farewell: str, where: str, *, user: str, vhost: str) -> Refusal:
+    """What the words mean with which ``where`` closed a connection before it was open."""
+    if farewell.startswith("ACCESS_REFUSED"):
+        return Refusal(
+            f"{where} refused the login of user {user}; check user and password in the URL, and that the "
+            "user may enter the vhost",
+            may_pass=False,
+        )
+    if re.search(r"connection limit \(\d+\) is reached", farewell):
+        return Refusal(f"{where} takes no more connections ({farewell}); close some or raise the limit", True)
+    if farewell.startswith("NOT_ALLOWED"):
+        return Refusal(
+            f"{where} has no vhost {vhost}, or user {user} may not enter it; create it (rabbitmqctl "
+            "add_vhost), let the user in (rabbitmqctl set_permissions), or correct the URL",
+            may_pass=False,
+        )
+    if farewell.startswith("INTERNAL_ERROR"):  # its vhost is down, as it is while the node boots
+        return Refusal(f"{where} is not ready for vhost {vhost} ({farewell}); wait, or see its log", True)
+    return Refusal(f"{where} closed the connection before it was open ({farewell}); see its log", True)
+
+
+def unreachable(error: BaseException, where: str) -> str:
+    """Why there is no connection to ``where``, which itself has not said a word about it."""
+    if any(isinstance(each, socket.gaierror) for each in _chain(error)):
+        return f"the host name of {where} is not known; check the URL"
+    if any(isinstance(each, _HANG_UPS) for each in _chain(error)):
+        return f"{where} closed the connection before it was open; is that the broker, and is it up?"
+    reason = str(error) or type(error).__name__
+    return f"{where} cannot be reached ({reason}); is it running, and is the URL right?"
 
 
 def tls_trouble(error: BaseException, where: str, authority: str) -> str | None:

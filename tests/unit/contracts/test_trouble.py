@@ -8,7 +8,15 @@ import ssl
 
 import pytest
 
-from contracts.trouble import access_trouble, network_trouble, splits_login, tls_hang_up, tls_trouble
+from contracts.trouble import (
+    access_trouble,
+    network_trouble,
+    refusal,
+    splits_login,
+    tls_hang_up,
+    tls_trouble,
+    unreachable,
+)
 
 REFUSED = "ACCESS_REFUSED - {}access to {} in vhost '/' refused for user 'ada'"
 
@@ -60,6 +68,57 @@ def test_a_connection_that_does_not_come_about_is_told_without_the_systems_words
 
 def test_other_troubles_are_no_missing_permission() -> None:
     assert access_trouble("NOT_FOUND - no queue 'access to queue' in vhost '/'", queue="read") is None
+
+
+@pytest.mark.parametrize(
+    ("farewell", "said", "may_pass"),
+    [
+        (
+            "ACCESS_REFUSED - Login was refused using authentication mechanism PLAIN",
+            "login of user ada",
+            False,
+        ),
+        ("NOT_ALLOWED - vhost limit not found", "mq has no vhost limit, or user ada may not enter it", False),
+        ("NOT_ALLOWED - access to vhost 'limit' refused for user 'ada'", "may not enter it", False),
+        (
+            "NOT_ALLOWED - access to vhost 'limit' refused for user 'ada': connection limit (0) is reached",
+            "mq takes no more connections",
+            True,
+        ),
+        (
+            "NOT_ALLOWED - Connection refused for user 'ada': user connection limit (1) is reached",
+            "mq takes no more connections",
+            True,
+        ),
+        (
+            "INTERNAL_ERROR - access to vhost 'limit' refused for user 'ada': vhost 'limit' is down",
+            "mq is not ready for vhost limit",
+            True,
+        ),
+        ("CONNECTION_FORCED - broker forced connection closure", "mq closed the connection", True),
+    ],
+)
+def test_a_refused_connection_is_told_by_the_brokers_own_words(
+    farewell: str, said: str, may_pass: bool
+) -> None:
+    """Who reads "no such vhost" while a node boots looks for a mistake that is none."""
+    assert said in refusal(farewell, "mq", user="ada", vhost="limit").sentence
+    assert refusal(farewell, "mq", user="ada", vhost="limit").may_pass is may_pass
+
+
+@pytest.mark.parametrize(
+    ("cause", "said"),
+    [
+        (socket.gaierror(-2, "Name or service not known"), "the host name of mq is not known"),
+        (ConnectionResetError(), "mq closed the connection before it was open"),
+        (StopAsyncIteration(), "mq closed the connection before it was open"),
+        (ConnectionRefusedError(111, "refused"), "mq cannot be reached (the library's own words)"),
+    ],
+)
+def test_a_broker_that_cannot_be_reached_is_told_by_the_cause(cause: Exception, said: str) -> None:
+    error = ConnectionError("the library's own words")
+    error.__cause__ = cause
+    assert unreachable(error, "mq").startswith(said)
 
 
 def test_a_failed_handshake_is_found_behind_other_errors() -> None:
