@@ -7,16 +7,18 @@ import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
+from tenacity import AsyncRetrying, wait_random_exponential
 from yarl import URL
 
-from client.link import Link, LinkLostError
+from client.broken import LinkLostError
+from client.link import Link
 from contracts.urls import broker_urls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aiormq.abc import DeliveredMessage
+    from tenacity import RetryCallState
 
     from contracts import Names
 
@@ -29,7 +31,7 @@ HEALTHY_SECONDS = 5.0
 
 
 class Keeper:
-    """``on_lost`` is called when a link is taken away; ``on_reply`` for each reply. Neither may block."""
+    """``on_reply`` is called for each reply, and must not block."""
 
     def __init__(
         self,
@@ -38,7 +40,6 @@ class Keeper:
         reply_queue: str | None,
         *,
         on_reply: Callable[[DeliveredMessage], None],
-        on_lost: Callable[[], None],
     ) -> None:
         self.trouble: str | None = None
         """Why there is no link."""
@@ -47,7 +48,6 @@ class Keeper:
         self._names = names
         self._reply_queue = reply_queue
         self._on_reply = on_reply
-        self._on_lost = on_lost
         self._link: Link | None = None
         self._linked = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -59,31 +59,28 @@ class Keeper:
             LinkLostError: no broker could be used.
         """
         link = await self._open()
+        self._use(link)
         self._task = asyncio.create_task(self._keep_linked(link), name="client-keeper")
 
     async def stop(self) -> None:
         """Disconnect and delete the reply queue. Bounded in time."""
         if self._task is not None:
             self._task.cancel()
+            self._linked.set()  # nobody need wait for the next link
             await asyncio.wait({self._task})
+        if self._link is not None:  # closed here, for a task may be cancelled before it begins
+            await self._link.close(delete_reply_queue=True)
 
     @property
     def is_running(self) -> bool:
         return self._task is not None and not self._task.done()
 
-    async def link(self) -> Link:
-        """The link to use; waits while there is none."""
-        while self._link is None:
-            await self._linked.wait()
+    async def link(self, seconds: float) -> Link | None:
+        """The link to use; waits while there is none, but only so many seconds, and not when stopped."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._linked.wait()
         return self._link
-
-    def drop(self, link: Link, reason: str) -> None:
-        """Take a link that failed away from the calls."""
-        link.fail(reason)
-        if self._link is link:
-            self._link, self.trouble = None, reason
-            self._linked.clear()
-            self._on_lost()
 
     async def _open(self) -> Link:
         """Try each broker once.
@@ -108,17 +105,26 @@ class Keeper:
         self.trouble = "; ".join(reasons)
         raise LinkLostError(self.trouble)
 
-    async def _keep_linked(self, link: Link) -> None:
+    async def _keep_linked(self, link: Link | None) -> None:
         """Have a link at all times, until cancelled."""
-        with suppress(LinkLostError):
-            await self._serve(link)
         while True:
             async for attempt in AsyncRetrying(
-                retry=retry_if_exception_type(LinkLostError),
-                wait=wait_random_exponential(multiplier=0.1, max=5),
+                wait=wait_random_exponential(multiplier=0.1, max=5), before_sleep=self._note_unexpected
             ):
                 with attempt:
-                    await self._serve(await self._open())
+                    first, link = link, None
+                    await self._serve(first or await self._open())
+
+    def _note_unexpected(self, attempt: RetryCallState) -> None:
+        """Let nothing end the keeper for good, and nothing that nobody thought of go unseen."""
+        error = attempt.outcome.exception() if attempt.outcome else None
+        if not isinstance(error, LinkLostError):
+            self.trouble = f"{type(error).__name__} while connecting"
+            log.error("cannot connect, trying again: %s", self.trouble, exc_info=error)
+
+    def _use(self, link: Link) -> None:
+        self._link = link
+        self._linked.set()
 
     async def _serve(self, link: Link) -> None:
         """Let the calls use the link until it is lost.
@@ -126,16 +132,12 @@ class Keeper:
         Raises:
             LinkLostError: it had not lived long enough to be called healthy.
         """
+        self._use(link)
         opened_at = asyncio.get_running_loop().time()
-        self._link = link
-        self._linked.set()
-        try:
-            reason = await asyncio.shield(link.lost)
-        except asyncio.CancelledError:
-            await link.close(delete_reply_queue=True)
-            raise
+        reason = await link.watch()
         log.warning("connection lost, connecting again: %s", reason)
-        self.drop(link, reason)
+        self._link, self.trouble = None, reason
+        self._linked.clear()
         await link.close()
         if asyncio.get_running_loop().time() - opened_at < HEALTHY_SECONDS:
             raise LinkLostError(reason)

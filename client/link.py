@@ -1,35 +1,24 @@
 """A link: one connection to the broker, with one channel that publishes requests and consumes replies.
 
-It is built whole, and after any failure torn down whole; the client then builds another. The many ways in
-which a connection breaks (errors of three libraries, and a bare CancelledError that nobody asked for) leave
-this file as one: ``LinkLostError``.
+It is built whole, and after any failure torn down whole; the client then builds another.
 """
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import aiormq
-from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
-from aiormq.exceptions import (
-    AMQPError,
-    ChannelAccessRefused,
-    ChannelNotFoundEntity,
-    DeliveryError,
-    InvalidFrameError,
-    ProbableAuthenticationError,
-    PublishError,
-)
-from pamqp.exceptions import PAMQPException
+from aiormq.exceptions import AMQPError
 
 from client import tls
+from client.broken import BROKEN, LinkLostError, NotAcceptedError, UnconfirmedError, guard, reason, refusal
+from client.transport import Transport
 from contracts import DIRECT_REPLY_TO, Names
-from contracts.trouble import access_trouble, network_trouble, tls_hang_up, tls_trouble
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from ssl import SSLContext
 
     from aiormq.abc import DeliveredMessage
@@ -43,74 +32,10 @@ OPEN_SECONDS = 5.0
 CLOSE_SECONDS = 2.0
 """Time for a tidy goodbye; then the socket is cut."""
 SILENCE_SECONDS = 5.0
-"""A link is given up when a publish has waited so long and the broker has said nothing at all since."""
+"""A link is given up when the broker, asked to take a request, has said nothing at all for so long."""
 CONSUMER_TAG = "replies"
 REPLY_QUEUE_EXPIRES_MS = 300_000
 """An abandoned reply queue is deleted by the broker after this time without a consumer."""
-
-
-class LinkLostError(Exception):
-    """The link is gone or could not be built; whether a publish under way arrived is unknown."""
-
-
-class NotRoutedError(Exception):
-    """The broker has no place for this message. It was not kept."""
-
-
-class NotAcceptedError(Exception):
-    """The broker did not take this message now (basic.nack), for example because the queue is full."""
-
-
-@contextmanager
-def _guard() -> Iterator[None]:
-    try:
-        yield
-    except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
-        # Nobody cancelled us: the library passes on the end of its own reader this way.
-        raise LinkLostError("the connection was lost") from error
-    except (AMQPError, PAMQPException, OSError, EOFError, RuntimeError) as error:
-        raise LinkLostError(_reason(error)) from error
-
-
-@contextmanager
-def _tls(url: URL) -> Iterator[None]:
-    try:
-        yield
-    except (AMQPError, OSError, StopAsyncIteration) as error:
-        if url.scheme == "amqps":
-            trouble = tls_trouble(error, "this broker", "cafile") or tls_hang_up(error, "this broker")
-            if trouble:
-                raise LinkLostError(trouble) from error
-        raise
-
-
-def _reason(error: BaseException | None) -> str:
-    match error:
-        case ProbableAuthenticationError():
-            return "the broker refuses the login"
-        case InvalidFrameError() if "Connection.OpenOk" in str(error):  # it closed instead
-            return "there is no such vhost, or the user may not enter it"
-        case TimeoutError():
-            return f"no answer within {OPEN_SECONDS:g} s"
-        case ChannelAccessRefused():
-            return access_trouble(str(error), queue="configure or read", exchange="write") or str(error)
-    if error is not None and (trouble := network_trouble(error)):
-        return f"{trouble}; start the broker, or correct the URL"
-    return str(error or "") or "the connection was lost"
-
-
-class _Transport(TransportFactory):
-    """Plain TCP or TLS; keeps the writer, because closing a connection to a silent peer needs its abort()."""
-
-    writer: asyncio.StreamWriter | None = None
-
-    async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        factory = TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory()
-        reader, self.writer = await factory.create(url, **kwargs)
-        return reader, self.writer
 
 
 class Link:
@@ -131,10 +56,12 @@ class Link:
         self._reply_queue = reply_queue
         self._names = names
         self._on_reply = on_reply
-        self._transport = _Transport()
+        self._transport = Transport()
         self._connection = aiormq.Connection(url, context=context, transport_factory=self._transport)
-        self._unheard_since: float | None = None
-        self._was_blocked = False
+        self._asked_at: int | None = None
+        """How much had been heard of the broker when it was last asked to take a request."""
+        self._waiting: set[asyncio.Future[None]] = set()
+        self._closed_by: BaseException | None = None
 
     @classmethod
     async def open(
@@ -160,16 +87,28 @@ class Link:
             raise LinkLostError(str(error)) from error
         link = cls(url, context, names, reply_queue, on_reply)
         try:
-            with _guard(), _tls(url):
-                async with asyncio.timeout(OPEN_SECONDS):
-                    await link._build(priority)
+            with guard():
+                await link._open(priority)
         except BaseException:
             await link.close()
             raise
         return link
 
+    async def _open(self, priority: int) -> None:
+        try:
+            async with asyncio.timeout(OPEN_SECONDS):
+                await self._connect()
+                await self._build(priority)
+        except TimeoutError as error:
+            raise LinkLostError(f"no answer within {OPEN_SECONDS:g} s") from error
+
+    async def _connect(self) -> None:
+        try:
+            await self._connection.connect()
+        except BROKEN as error:
+            raise LinkLostError(self._transport.trouble(error, self._connection)) from error
+
     async def _build(self, priority: int) -> None:
-        await self._connection.connect()
         self._connection.closing.add_done_callback(self._on_closing)
         self._channel = cast("Channel", await self._connection.channel(on_return_raises=True))
         self._channel.closing.add_done_callback(self._on_closing)
@@ -188,16 +127,30 @@ class Link:
             self.reply_to, self._receive, no_ack=True, arguments=arguments, consumer_tag=CONSUMER_TAG
         )
 
-    async def publish(self, body: bytes, properties: Basic.Properties) -> None:
-        """Send a request; returns when the broker has taken it. Waits while the broker blocks publishers.
+    async def publish(self, body: bytes, properties: Basic.Properties, seconds: float) -> None:
+        """Send a request; returns when the broker has taken it.
 
         Raises:
-            NotRoutedError, NotAcceptedError, LinkLostError.
+            NotRoutedError, NotAcceptedError, LinkLostError: it has not.
+            UnconfirmedError: not within so many seconds.
         """
-        with _guard():
-            await self._connection.ready()
-            if self._unheard_since is None:
-                self._unheard_since = asyncio.get_running_loop().time()
+        if trouble := await self.trouble():
+            raise NotAcceptedError(trouble)
+        publishing = asyncio.create_task(self._publish(body, properties), name="client-publish")
+        try:
+            await self.wait_for(publishing, seconds)
+            if publishing.done():
+                return publishing.result()
+            if self.lost.done():  # aiormq does not tell everybody who waits, or tells later
+                raise refusal(self._closed_by, body, self._names)
+            raise UnconfirmedError(await self.trouble() or "the broker has not confirmed the request")
+        finally:
+            if publishing.cancel():
+                await asyncio.wait({publishing}, timeout=CLOSE_SECONDS)
+
+    async def _publish(self, body: bytes, properties: Basic.Properties) -> None:
+        self._asked_at = self._transport.heard
+        with guard():
             try:
                 await self._channel.basic_publish(
                     body,
@@ -208,51 +161,56 @@ class Link:
                     wait=False,
                 )
             except AMQPError as error:
-                raise self._refusal(error) from error
-        self._unheard_since = None
+                raise refusal(error, body, self._names) from error
 
-    def _refusal(self, error: AMQPError) -> Exception:
-        self._unheard_since = None
-        remedy = "start a worker, apply its topology, or correct the prefix"
-        match error:
-            case PublishError():
-                return NotRoutedError(
-                    f"no queue is bound to exchange {self._names.exchange!r} for "
-                    f"{self._names.routing_key!r}; {remedy}"
-                )
-            case ChannelNotFoundEntity():
-                return NotRoutedError(f"there is no exchange {self._names.exchange!r}; {remedy}")
-            case DeliveryError():
-                return NotAcceptedError("the broker does not accept the request, its queue may be full")
-            case ChannelAccessRefused():
-                return NotRoutedError(_reason(error))
-        return LinkLostError(_reason(error))
+    async def wait_for(self, awaited: asyncio.Future[Any], seconds: float) -> None:
+        """Wait, but no longer than so many seconds, nor when the link is lost."""
+        # Not for ``lost`` itself: who stops waiting for a future looks through all who wait for it.
+        lost = asyncio.get_running_loop().create_future()
+        if self.lost.done():
+            lost.set_result(None)
+        self._waiting.add(lost)
+        try:
+            await asyncio.wait({awaited, lost}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._waiting.discard(lost)
 
-    async def check(self) -> str | None:
-        """Say what keeps publishes waiting; give the link up if they have met nothing but silence."""
+    async def watch(self) -> str:
+        """Return why the link can no longer be used, once it is so.
+
+        It is given up when requests were sent, and the broker has met them with silence.
+        """
+        while not self.lost.done():
+            heard = self._transport.heard
+            was_asked = self._asked_at == heard
+            await asyncio.wait({self.lost}, timeout=SILENCE_SECONDS)
+            if was_asked and heard == self._transport.heard and not await self.trouble():
+                self.fail(f"the broker was silent for {SILENCE_SECONDS:g} s")
+        return self.lost.result()
+
+    async def trouble(self) -> str | None:
+        """What the broker says keeps it from taking requests."""
         try:
             async with asyncio.timeout(0):
                 await self._connection.ready()
         except TimeoutError:
-            self._was_blocked = True
             return "the broker blocks publishers, it is short of memory or disk"
-        now = asyncio.get_running_loop().time()
-        if self._unheard_since is None:
-            return None
-        if self._was_blocked:
-            self._was_blocked, self._unheard_since = False, now
-        if now - self._unheard_since >= SILENCE_SECONDS:
-            self.fail(f"the broker was silent for {SILENCE_SECONDS:g} s")
         return None
 
-    def fail(self, reason: str) -> None:
+    def fail(self, why: str) -> None:
         """Declare the link lost."""
         if not self.lost.done():
-            self.lost.set_result(reason)
+            self.lost.set_result(why)
+            for waiting in self._waiting:
+                if not waiting.done():
+                    waiting.set_result(None)
 
     async def close(self, *, delete_reply_queue: bool = False) -> None:
         """Say goodbye and disconnect, within a little more than ``CLOSE_SECONDS`` whatever the peer does."""
-        goodbye = asyncio.create_task(self._say_goodbye(delete_reply_queue), name="client-goodbye")
+        goodbye = asyncio.create_task(
+            self._say_goodbye(delete_reply_queue and not self.lost.done()), name="client-goodbye"
+        )
+        self.fail("the connection was closed")
         try:
             await asyncio.wait({goodbye}, timeout=CLOSE_SECONDS)
         finally:
@@ -261,16 +219,16 @@ class Link:
         await asyncio.wait({goodbye}, timeout=CLOSE_SECONDS)
 
     async def _say_goodbye(self, delete_reply_queue: bool) -> None:
-        with suppress(LinkLostError), _guard():
-            if delete_reply_queue and self._reply_queue is not None and not self.lost.done():
+        with suppress(LinkLostError), guard():
+            if delete_reply_queue and self._reply_queue is not None:
                 await self._channel.basic_cancel(CONSUMER_TAG)
                 await self._channel.queue_delete(self._reply_queue)
-        with suppress(LinkLostError), _guard():
+        with suppress(LinkLostError), guard():
             await self._connection.close()
 
     def _on_closing(self, closing: asyncio.Future[Any]) -> None:
-        self.fail(_reason(None if closing.cancelled() else closing.exception()))
+        self._closed_by = self._closed_by or (None if closing.cancelled() else closing.exception())
+        self.fail(reason(self._closed_by))
 
     async def _receive(self, message: DeliveredMessage) -> None:
-        self._unheard_since = None
         self._on_reply(message)

@@ -15,10 +15,10 @@ from uuid import UUID, uuid4
 
 from pydantic import ValidationError
 
+from client.broken import LinkLostError, NotAcceptedError, NotRoutedError, UnconfirmedError
 from client.call import Call
 from client.errors import ClientClosed, ConnectionFailed, RequestNotRouted, RequestTimedOut
 from client.keeper import Keeper, parse_urls
-from client.link import LinkLostError, NotAcceptedError, NotRoutedError
 from contracts import CreateSessionRequest, Names, problems
 
 if TYPE_CHECKING:
@@ -68,7 +68,6 @@ class SessionClient:
             names,
             f"{names.replies}.{name}.{uuid4().hex[:12]}" if reply == "queue" else None,
             on_reply=self._on_reply,
-            on_lost=self._interrupt_calls,
         )
         self._calls: dict[str, Call] = {}
         self._opened = False
@@ -91,19 +90,22 @@ class SessionClient:
 
         Raises:
             ConnectionFailed: no broker could be used; a sentence without password.
+            ClientClosed: it was closed meanwhile, or opened before.
         """
-        if self._opened or self._closed:
+        if self._opened:
             raise ClientClosed("a client is opened once; make a new one")
         self._opened = True
         try:
             await self._keeper.start()
         except LinkLostError as error:
             raise ConnectionFailed(str(error)) from error
+        if self._closed:
+            await self._keeper.stop()
+            raise ClientClosed("the client was closed while it connected")
 
     async def close(self) -> None:
         """End waiting calls with ClientClosed, delete the reply queue, disconnect. Bounded in time."""
-        self._closed = True
-        self._interrupt_calls()
+        self._opened = self._closed = True
         await self._keeper.stop()
 
     async def create_session(
@@ -153,7 +155,7 @@ class SessionClient:
     async def _ask(self, call: Call) -> None:
         """Try until there is a reply."""
         request_id = call.request.request_id
-        while call.reply is None:
+        while not call.replied.done():
             if self._closed or not self._keeper.is_running:
                 raise ClientClosed(f"the client is not open; the outcome of request {request_id} is unknown")
             if call.is_overdue:
@@ -162,21 +164,23 @@ class SessionClient:
 
     async def _try(self, call: Call) -> None:
         """Send once and wait: for the reply, the end of the try's time, or the loss of the link."""
-        link: Link | None = None
-        try:
-            async with call.one_try():
-                link = await self._keeper.link()
-                call.limit()
-                call.trouble = await self._send(call, link)
-                call.limit(PAUSE_SECONDS if call.trouble else None)
-                await call.wait_for_reply()
-        except TimeoutError:
-            call.trouble = self._keeper.trouble if link is None else (await link.check() or call.trouble)
+        link = await self._keeper.link(call.left)
+        if link is None:
+            call.trouble = self._keeper.trouble
+            return
+        call.trouble = await self._send(call, link)
+        await link.wait_for(call.replied, min(PAUSE_SECONDS, call.left) if call.trouble else call.patience)
+        if not (call.trouble or call.replied.done() or link.lost.done()):
+            call.be_more_patient()
+            call.trouble = await link.trouble()
 
     async def _send(self, call: Call, link: Link) -> str | None:
         """Returns when the broker has taken the request (None), or why it has not this time."""
         try:
-            await link.publish(call.body, call.properties(link.reply_to))
+            await link.publish(call.body, call.properties(link.reply_to), call.patience)
+        except UnconfirmedError as error:
+            call.be_more_patient()
+            return str(error)
         except NotAcceptedError as error:
             return str(error)
         except NotRoutedError as error:
@@ -184,7 +188,7 @@ class SessionClient:
                 raise RequestNotRouted(call.request.request_id, str(error)) from error
             return str(error)
         except LinkLostError as error:
-            self._keeper.drop(link, str(error))
+            link.fail(str(error))
             return str(error)
         call.accepted = True
         return None
@@ -194,7 +198,3 @@ class SessionClient:
         call = self._calls.get(correlation_id or "")
         if call is None or not call.take(message.body):
             log.debug("reply dropped, nobody waits for it: correlation id %s", correlation_id)
-
-    def _interrupt_calls(self) -> None:
-        for call in self._calls.values():
-            call.interrupt()

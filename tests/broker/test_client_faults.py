@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import aio_pika
 import pytest
 
-from client import ClientClosed, ConnectionFailed, RequestTimedOut, SessionClient
+from client import ClientClosed, ConnectionFailed, RequestNotRouted, RequestTimedOut, SessionClient
 from tests.support.responder import responding
 from tests.support.waiting import eventually
 
@@ -102,6 +102,48 @@ async def test_a_silent_connection_is_given_up_long_before_the_heartbeat_says_so
     assert len(responder.requests) == 21
 
 
+async def test_a_call_given_up_in_a_pause_of_the_network_costs_nobody_the_link(
+    responder: Responder, proxy: TcpProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker's confirm came, only later: the next call that is given up must not find an old silence."""
+    monkeypatch.setattr("client.link.SILENCE_SECONDS", 1.0)
+    responder.may_reply.clear()
+    async with SessionClient(proxy.url) as client:
+        link = await client._keeper.link(1)
+        assert link is not None
+        for _ in range(2):
+            proxy.mode = "stall-down"
+            heard = link._transport.heard
+            with pytest.raises(RequestTimedOut):
+                await client.create_session(user_id=USER, timeout=0.2)
+            assert not link.lost.done()
+            proxy.mode = "pass"
+            await eventually(lambda before=heard: link._transport.heard > before)  # type: ignore[misc]
+            await asyncio.wait({link.lost}, timeout=2.5)
+            assert not link.lost.done()
+        responder.may_reply.set()
+        await client.create_session(user_id=USER)
+        assert client._keeper.links_tried == 1
+
+
+async def test_a_request_over_the_brokers_limit_ends_its_own_call_alone(own_rabbitmq: RabbitMQ) -> None:
+    """The broker closes the channel over it, each time: it is sent once, and the others are answered."""
+    own_rabbitmq.eval("application:set_env(rabbit, max_message_size, 2000)")
+    async with responding(own_rabbitmq.url) as responder, SessionClient(own_rabbitmq.url) as client:
+        metadata = {"text": "x" * 3000}
+        large, *small = await asyncio.gather(
+            client.create_session(user_id=USER, metadata=metadata),
+            *(client.create_session(user_id=USER) for _ in range(20)),
+            return_exceptions=True,
+        )
+        assert isinstance(large, RequestNotRouted)
+        assert "max_message_size is 2000" in str(large)
+        assert not [each for each in small if isinstance(each, BaseException)]
+        await client.create_session(user_id=USER)
+        assert client._keeper.links_tried == 2
+        assert len({message.headers["x-request-id"] for message in responder.requests}) == 21
+
+
 async def test_a_deleted_reply_queue_is_declared_again(
     amqp_url: str, responder: Responder, proxy: TcpProxy
 ) -> None:
@@ -146,6 +188,27 @@ async def test_a_client_closes_in_bounded_time_though_its_peer_is_silent(
     for call in calls:
         with pytest.raises(ClientClosed):
             await call
+
+
+async def test_a_client_closed_as_soon_as_it_is_open_does_not_stay_connected(proxy: TcpProxy) -> None:
+    """Before its keeper has run a single step."""
+    async with SessionClient(proxy.url):
+        pass
+    await eventually(lambda: proxy.connections == 0)
+
+
+async def test_a_client_closed_while_it_connects_does_not_stay_connected(proxy: TcpProxy) -> None:
+    """Else its connection and its task would go on with nobody to end them."""
+    client = SessionClient(proxy.url)
+    proxy.mode = "stall"
+    opening = asyncio.create_task(client.open())
+    await eventually(lambda: proxy.connections == 1)
+    await client.close()
+    proxy.mode = "pass"
+    with pytest.raises(ClientClosed, match="while it connected"):
+        await opening
+    assert not client._keeper.is_running
+    await eventually(lambda: proxy.connections == 0)
 
 
 async def test_a_client_closes_at_once_while_the_broker_is_away(

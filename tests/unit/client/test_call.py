@@ -3,49 +3,66 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from unittest.mock import AsyncMock
 
 import pytest
+from yarl import URL
 
-from client import RequestFailed
+from client import RequestFailed, SessionClient
+from client.broken import LinkLostError, NotAcceptedError, UnconfirmedError
 from client.call import Call
-from contracts import CreateSessionPayload, CreateSessionRequest, CreateSessionResponse
+from client.link import Link
+from contracts import CreateSessionPayload, CreateSessionRequest, CreateSessionResponse, Names
 
 REQUEST = CreateSessionRequest(user_id="ada", payload=CreateSessionPayload())
 
 
-async def time_of_next_try(call: Call, *, interrupt: bool = False) -> float:
-    """Seconds until the next try ended by itself, or would have."""
-    loop = asyncio.get_running_loop()
-    started = loop.time()
-    with suppress(TimeoutError):
-        async with call.one_try():
-            call.limit()
-            assert call._timer is not None
-            ends_at = call._timer.when() or 0
-            if interrupt:
-                call.interrupt()
-                call.limit(60)
-            await call.wait_for_reply()
-    return ends_at - started
+def a_link() -> Link:
+    """One whose broker says nothing: it was never connected."""
+    return Link(URL("amqp://mq/"), None, Names(), None, lambda _: None)
 
 
-async def test_each_try_that_times_out_doubles_the_time_of_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy worker must not get more copies the slower it is; the deadline bounds the last try."""
-    monkeypatch.setattr("client.call.FIRST_TRY_SECONDS", 0.2)
-    call = Call(REQUEST, timeout=1.3)
-    times = [await time_of_next_try(call) for _ in range(3)]
-    assert times[:2] == pytest.approx([0.2, 0.4], abs=0.15)
-    assert times[2] < 0.75, "cut off by the deadline"
-    assert call.is_overdue
+async def test_only_waiting_in_vain_doubles_the_time_of_the_next_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy worker must not get more copies the slower it is; but a full queue, or a lost connection, says
+    nothing about the worker, and a reply that is lost afterwards must be asked for as soon as ever."""
+    monkeypatch.setattr("client.session_client.PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("client.call.FIRST_TRY_SECONDS", 0.02)
+    client, call = SessionClient("amqp://mq/"), Call(REQUEST, timeout=60)
+    for outcome, patience in (
+        (NotAcceptedError("full"), 0.02),
+        (LinkLostError("gone"), 0.02),
+        (NotAcceptedError("full"), 0.02),
+        (None, 0.04),
+        (UnconfirmedError("silent"), 0.08),
+        (NotAcceptedError("full"), 0.08),
+    ):
+        link = a_link()
+        monkeypatch.setattr(client._keeper, "link", AsyncMock(return_value=link))
+        monkeypatch.setattr(link, "publish", AsyncMock(side_effect=outcome))
+        monkeypatch.setattr(link, "trouble", AsyncMock(return_value=None))
+        await client._try(call)
+        assert call.patience == patience, outcome
 
 
-async def test_an_interrupted_try_ends_at_once_and_costs_no_patience() -> None:
-    """A lost connection says nothing about the worker; a limit set afterwards must not revive the try."""
-    call = Call(REQUEST, timeout=60)
+async def test_a_link_that_is_lost_before_the_reply_costs_no_patience(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nor time: the try ends at once."""
+    client, call, link = SessionClient("amqp://mq/"), Call(REQUEST, timeout=60), a_link()
+    monkeypatch.setattr(client._keeper, "link", AsyncMock(return_value=link))
+    monkeypatch.setattr(link, "publish", AsyncMock(side_effect=lambda *_: link.fail("gone")))
     async with asyncio.timeout(2):
-        await time_of_next_try(call, interrupt=True)
-        assert await time_of_next_try(call, interrupt=True) == pytest.approx(5, abs=0.1)
+        await client._try(call)
+    assert call.accepted
+    assert call.patience == 5
+
+
+async def test_the_deadline_bounds_every_try() -> None:
+    """The time that is left, where that is less than a try's."""
+    call = Call(REQUEST, timeout=0.05)
+    assert 0 < call.patience <= 0.05
+    await asyncio.wait({call.replied}, timeout=call.patience)
+    assert call.is_overdue
 
 
 async def test_the_time_to_live_is_what_is_left_of_the_timeout() -> None:
