@@ -230,9 +230,9 @@ def _summary(results: list[Result], seconds: float, *, json: bool) -> None:
     out = console.notices() if json else console.results()
     answered = [result.seconds for result in results if result.response is not None]
     rate = f", {len(answered) / seconds:.0f} answers/s; {durations.spread(answered)}" if answered else ""
-    out.print(f"{len(results):,} requests in {durations.text(seconds)}{rate}")
+    out.print(f"{len(results)} requests in {durations.text(seconds)}{rate}")
     for code in sorted({result.code for result in results}):
         of_it = [result for result in results if result.code == code]
-        out.print(Text.assemble(f"{len(of_it):>8,}  ", (code, "green" if code == COMPLETED else "red")))
+        out.print(Text.assemble(f"{len(of_it):>8}  ", (code, "green" if code == COMPLETED else "red")))
         if of_it[0].error is not None:
             _explain(of_it[0])
