@@ -65,11 +65,12 @@ class Refusal(NamedTuple):
     """Whether it may be another time, without anybody changing anything."""
 
 
-def refusal(farewell: str, where: str, *, user: str, vhost: str) -> Refusal:
-    """What the words mean with which ``where`` closed a connection before it was open."""
+def refusal(farewell: str, where: str, *, user: str, vhost: str, url: str = "the URL") -> Refusal:
+    """What the words mean with which ``where`` closed a connection before it was open. ``url``: what the
+    reader is to correct."""
     if farewell.startswith("ACCESS_REFUSED"):
         return Refusal(
-            f"{where} refused the login of user {user}; check user and password in the URL, and that the "
+            f"{where} refused the login of user {user}; check user and password in {url}, and that the "
             "user may enter the vhost",
             may_pass=False,
         )
@@ -78,7 +79,7 @@ def refusal(farewell: str, where: str, *, user: str, vhost: str) -> Refusal:
     if farewell.startswith("NOT_ALLOWED"):
         return Refusal(
             f"{where} has no vhost {vhost}, or user {user} may not enter it; create it (rabbitmqctl "
-            "add_vhost), let the user in (rabbitmqctl set_permissions), or correct the URL",
+            f"add_vhost), let the user in (rabbitmqctl set_permissions), or correct {url}",
             may_pass=False,
         )
     if farewell.startswith("INTERNAL_ERROR"):  # its vhost is down, as it is while the node boots
@@ -86,14 +87,12 @@ def refusal(farewell: str, where: str, *, user: str, vhost: str) -> Refusal:
     return Refusal(f"{where} closed the connection before it was open ({farewell}); see its log", True)
 
 
-def unreachable(error: BaseException, where: str) -> str:
+def unreachable(error: BaseException, where: str, url: str = "the URL") -> str:
     """Why there is no connection to ``where``, which itself has not said a word about it."""
-    if any(isinstance(each, socket.gaierror) for each in _chain(error)):
-        return f"the host name of {where} is not known; check the URL"
     if any(isinstance(each, _HANG_UPS) for each in _chain(error)):
-        return f"{where} closed the connection before it was open; is that the broker, and is it up?"
-    reason = str(error) or type(error).__name__
-    return f"{where} cannot be reached ({reason}); is it running, and is the URL right?"
+        return f"{where} closed the connection before it was open; make sure that it is the broker, and up"
+    why = network_trouble(error) or getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return f"{where} cannot be reached ({why}); start it, or correct {url}"
 
 
 def tls_trouble(error: BaseException, where: str, authority: str) -> str | None:

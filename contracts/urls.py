@@ -45,8 +45,8 @@ def _check(url: str) -> None:
         )
     if splits_login(url) or re.match(r"\w+://[^/?#]*[][\\][^/?#]*@", url):
         raise ValueError(
-            "write the special characters of user and password percent-encoded (%2F for /, %40 for @, %5B "
-            "for [)"
+            "in user and password, each of / # @ : ? , [ ] must be percent-encoded (%2F %23 %40 %3A %3F %2C "
+            "%5B %5D)"
         )
     parts = _URL.fullmatch(url)
     if parts is None or not (_is_address(parts["address"]) if parts["address"] else _is_name(parts["name"])):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import socket
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -19,12 +18,13 @@ from aiormq.exceptions import (
     AMQPError,
     AuthenticationError,
     ChannelAccessRefused,
+    ConnectionInternalError,
     ProbableAuthenticationError,
 )
 from yarl import URL
 
 from client import tls
-from contracts.trouble import access_trouble, network_trouble, tls_hang_up, tls_trouble
+from contracts.trouble import access_trouble, refusal, tls_hang_up, tls_trouble, unreachable
 from worker import frames
 
 if TYPE_CHECKING:
@@ -46,14 +46,19 @@ logging.getLogger("aio_pika").setLevel(logging.CRITICAL)
 
 
 class LinkLostError(Exception):
-    """The connection or a channel it cannot do without is gone."""
+    """The connection or a channel it cannot do without is gone. ``booting``: the broker failed inside, as it
+    does while it starts."""
+
+    def __init__(self, message: str, *, booting: bool = False) -> None:
+        super().__init__(message)
+        self.booting = booting
 
 
 class ConnectError(LinkLostError):
     """No connection came about. ``permanent`` when trying again cannot help."""
 
-    def __init__(self, message: str, *, permanent: bool) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, permanent: bool, booting: bool = False) -> None:
+        super().__init__(message, booting=booting)
         self.permanent = permanent
 
 
@@ -74,6 +79,10 @@ def broker_errors() -> Iterator[None]:
         yield
     except LinkLostError:
         raise
+    except ConnectionInternalError as error:
+        raise LinkLostError(
+            f"the broker failed inside ({error}), as it may while it starts; its log says why", booting=True
+        ) from error
     except ChannelAccessRefused as error:
         raise ForbiddenError(access_trouble(str(error), queue="read") or str(error)) from error
     except asyncio.CancelledError:
@@ -403,41 +412,21 @@ def _abort(transport: _Transport) -> None:
 
 
 def _connect_error(cause: BaseException, url: URL, farewell: str) -> ConnectError:
-    where = f"{url.host}:{url.port or (5671 if url.scheme == 'amqps' else 5672)}"
-    user = url.user or "guest"
-    text = farewell or str(cause)
-    vhost = url.path.lstrip("/") or "/"
-    if isinstance(cause, ProbableAuthenticationError | AuthenticationError) or "ACCESS_REFUSED" in text:
+    port = url.port or (5671 if url.scheme == "amqps" else 5672)
+    where = f"the broker at {url.host}:{port}"
+    if not farewell and isinstance(cause, ProbableAuthenticationError | AuthenticationError):
+        farewell = "ACCESS_REFUSED"
+    if farewell:
+        user, vhost = url.user or "guest", url.path.lstrip("/") or "/"
+        said = refusal(farewell, where, user=user, vhost=vhost, url="amqp_url")
         return ConnectError(
-            f"the broker at {where} refused the login of user {user}; check user and password in amqp_url, "
-            "and that the user may enter the vhost",
-            permanent=True,
-        )
-    if "INTERNAL_ERROR" in text:  # its vhost is down, as it is while the node boots
-        return ConnectError(f"the broker at {where} is not ready for vhost {vhost}: {text}", permanent=False)
-    if "NOT_ALLOWED" in text:
-        return ConnectError(
-            f"the broker at {where} has no vhost {vhost}, or user {user} may not enter it; create it "
-            "(rabbitmqctl add_vhost) or correct amqp_url",
-            permanent=True,
+            said.sentence, permanent=not said.may_pass, booting=farewell.startswith("INTERNAL_ERROR")
         )
     if url.scheme == "amqps":
         if trouble := tls_trouble(cause, where, "cafile"):
             return ConnectError(trouble, permanent=True)
         if trouble := tls_hang_up(cause, where):
             return ConnectError(trouble, permanent=False)
-    if isinstance(cause, socket.gaierror) or isinstance(cause.__cause__, socket.gaierror):
-        return ConnectError(f"the host name {url.host} is not known; check amqp_url", permanent=False)
     if isinstance(cause, TimeoutError):
-        return ConnectError(
-            f"the broker at {where} did not answer within {CONNECT_SECONDS:g} s", permanent=False
-        )
-    if isinstance(cause, StopAsyncIteration) or isinstance(cause.__cause__, asyncio.IncompleteReadError):
-        return ConnectError(
-            f"{where} closed the connection before it was open; make sure that it is the broker, and up",
-            permanent=False,
-        )
-    why = network_trouble(cause) or getattr(cause, "strerror", None) or str(cause)
-    return ConnectError(
-        f"the broker at {where} cannot be reached ({why}); start it, or correct amqp_url", permanent=False
-    )
+        return ConnectError(f"{where} did not answer within {CONNECT_SECONDS:g} s", permanent=False)
+    return ConnectError(unreachable(cause, where, "amqp_url"), permanent=False)

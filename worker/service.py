@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 
 START_SECONDS = 10.0
 """How long the broker may take to answer when the worker starts. Later on it is waited for without end."""
+BOOT_SECONDS = 60.0
+"""The same for a broker that is there and not ready."""
 HEALTHY_SECONDS = 5.0
 """A link that lived so long is replaced at once; after shorter-lived ones there is a pause that grows. Each
 loss takes the broker a step nearer to giving up what this worker has in hand."""
@@ -211,8 +213,9 @@ class Service:
         def hopeless(state: tenacity.RetryCallState) -> bool:
             error = state.outcome.exception() if state.outcome else None
             permanent = isinstance(error, TopologyError) or getattr(error, "permanent", False)
+            patience = BOOT_SECONDS if getattr(error, "booting", False) else START_SECONDS
             tried_until = (state.seconds_since_start or 0) + state.upcoming_sleep
-            return first and (permanent or tried_until > START_SECONDS)
+            return first and (permanent or tried_until > patience)
 
         trying = retry.until_stopped(self._stop, (LinkLostError, TopologyError), self._on_no_link, hopeless)
         try:

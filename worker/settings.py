@@ -12,7 +12,6 @@ import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import (
     BeforeValidator,
@@ -27,6 +26,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from contracts.amqp import DEFAULT_REPLY_TO_ALLOW
 from contracts.trouble import splits_login
 from contracts.types import Rule
+from contracts.urls import broker_urls
 from worker import durations
 
 CONSUMER_TIMEOUT = 1800.0
@@ -180,12 +180,7 @@ class Settings(BaseSettings):
     @field_validator("amqp_url")
     @classmethod
     def _check_amqp_url(cls, value: SecretStr) -> SecretStr:
-        urls = _split(value.get_secret_value())
-        if not urls or not all(_names_a_broker(url) for url in urls):
-            raise ValueError(
-                "write amqp://user:password@host:port/vhost or amqps://…, several URLs separated by commas; "
-                "in the password, each of / # @ : ? , must be percent-encoded (%2F %23 %40 %3A %3F %2C)"
-            )
+        broker_urls(value.get_secret_value())
         return value
 
     @field_validator("ledger_url")
@@ -265,24 +260,7 @@ class Settings(BaseSettings):
 
     @property
     def amqp_urls(self) -> tuple[str, ...]:
-        return _split(self.amqp_url.get_secret_value())
-
-
-def _split(urls: str) -> tuple[str, ...]:
-    return tuple(url.strip() for url in urls.split(",") if url.strip())
-
-
-def _names_a_broker(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return (
-            not splits_login(url)
-            and parts.scheme in ("amqp", "amqps")
-            and bool(parts.hostname)
-            and parts.port != 0
-        )
-    except ValueError:  # the port is no number, or the host no address
-        return False
+        return broker_urls(self.amqp_url.get_secret_value())
 
 
 def load(**flags: object) -> Settings:

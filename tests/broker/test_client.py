@@ -295,7 +295,7 @@ async def test_a_cancelled_call_leaves_nothing_behind(amqp_url: str, responder: 
             lambda url: str(URL(url).with_path("/not-there")),
             "this broker has no vhost not-there, or user guest",
         ),
-        (lambda _: "amqp://guest:s3cret@127.0.0.1:1/", "Connect call failed"),
+        (lambda _: "amqp://guest:s3cret@127.0.0.1:1/", "connection refused: nothing listens there"),
     ],
 )
 async def test_a_client_that_cannot_start_says_why_and_hides_the_password(

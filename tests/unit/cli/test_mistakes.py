@@ -130,7 +130,7 @@ def test_a_password_that_cuts_its_url_is_told_what_to_percent_encode(run: Run) -
     code, _, err = run("topology", "apply", amqp_url=f"amqp://ada:{SECRET}/#@localhost/")
 
     assert code == 2
-    assert "in the password, each of / # @ : ? , must be percent-encoded (%2F %23 %40 %3A" in err
+    assert "each of / # @ : ? , [ ] must be percent-encoded (%2F %23 %40 %3A" in err
     assert SECRET not in err
 
 
@@ -148,7 +148,7 @@ def test_a_password_that_cuts_its_url_is_told_what_to_percent_encode(run: Run) -
 def test_what_the_operating_system_refuses_is_a_sentence(
     run: Run, monkeypatch: pytest.MonkeyPatch, error: OSError, words: str
 ) -> None:
-    def refuse() -> None:
+    def refuse(**_: object) -> None:
         raise error
 
     monkeypatch.setattr("worker.cli.app.app", refuse)
@@ -196,7 +196,7 @@ def test_an_output_that_the_caller_closed_is_no_mistake(name: str, monkeypatch: 
 
 
 def test_an_interrupt_that_nobody_else_saw_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted() -> None:
+    def interrupted(**_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("worker.cli.app.app", interrupted)

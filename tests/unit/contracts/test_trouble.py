@@ -109,10 +109,16 @@ def test_a_refused_connection_is_told_by_the_brokers_own_words(
 @pytest.mark.parametrize(
     ("cause", "said"),
     [
-        (socket.gaierror(-2, "Name or service not known"), "the host name of mq is not known"),
+        (
+            socket.gaierror(-2, "Name or service not known"),
+            "mq cannot be reached (the host name is not known)",
+        ),
         (ConnectionResetError(), "mq closed the connection before it was open"),
         (StopAsyncIteration(), "mq closed the connection before it was open"),
-        (ConnectionRefusedError(111, "refused"), "mq cannot be reached (the library's own words)"),
+        (
+            ConnectionRefusedError(111, "refused"),
+            "mq cannot be reached (connection refused: nothing listens there)",
+        ),
     ],
 )
 def test_a_broker_that_cannot_be_reached_is_told_by_the_cause(cause: Exception, said: str) -> None:

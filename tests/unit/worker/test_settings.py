@@ -203,8 +203,9 @@ def test_urls_of_a_cluster_are_separated_by_commas() -> None:
     ],
 )
 def test_amqp_url_must_name_scheme_and_host_and_is_never_echoed(url: str) -> None:
+    """What is said of each is the business of ``contracts/urls.py``."""
     said = _refused(amqp_url=url)
-    assert "amqp://" in said
+    assert "write" in said or "must be" in said
     assert PASSWORD not in said
 
 
