@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from aiormq.exceptions import ConnectionClosed
 
 from worker import frames
-from worker.connection import LinkLostError, RawChannel
+from worker.broken import LinkLostError
 from worker.identifiers import new_message_id
+from worker.transport import RawChannel
 
 if TYPE_CHECKING:
     import asyncio

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from contracts.amqp import BODY_BYTES, BODY_SHA256
 from worker import frames
-from worker.connection import SETUP_SECONDS, LinkLostError, RawChannel, broker_errors
+from worker.broken import LinkLostError, broker_errors
+from worker.connection import SETUP_SECONDS
 from worker.delivery import CUT_BYTES, NO_HEADERS, Cut, Delivery, Lane
+from worker.transport import RawChannel
 
 if TYPE_CHECKING:
     from collections.abc import Callable

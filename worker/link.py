@@ -6,7 +6,8 @@ import asyncio
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING
 
-from worker.connection import LinkLostError, Wire
+from worker.broken import LinkLostError
+from worker.connection import Wire
 from worker.consumer import ConsumeChannel
 from worker.delivery import Lane
 from worker.publisher import Publisher

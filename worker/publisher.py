@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from contracts.amqp import is_direct_reply_to
 from contracts.trouble import access_trouble
 from worker import frames, retry
+from worker.broken import ForbiddenError, LinkLostError
 from worker.confirms import (
     ChannelLostError,
     Message,
@@ -23,12 +24,13 @@ from worker.confirms import (
     UnconfirmedError,
     UnreachableError,
 )
-from worker.connection import ForbiddenError, LinkLostError, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from tenacity import RetryCallState
+
+    from worker.connection import Wire
 
 SWEEP_SECONDS = 1.0
 PROBE_SECONDS = 5.0

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from contracts.amqp import Names
 from worker import handlers, retry
+from worker.broken import LinkLostError
 from worker.confirms import UnroutableError
-from worker.connection import LinkLostError
 from worker.flow import Flow
 from worker.health import STARTING, TOLD_TO_STOP, Report
 from worker.ledger import open_ledger, open_pruner, prune

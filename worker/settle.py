@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from contracts import amqp
+from worker.broken import LinkLostError
 from worker.confirms import (
     Message,
     NackedError,
@@ -23,7 +24,6 @@ from worker.confirms import (
     UnreachableError,
     UnroutableError,
 )
-from worker.connection import LinkLostError
 from worker.delivery import CUT_BYTES, NO_HEADERS, Cut
 from worker.frames import Properties
 from worker.identifiers import storable

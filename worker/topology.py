@@ -16,7 +16,8 @@ from aiormq.exceptions import (
 from pamqp import commands as spec
 
 from contracts.trouble import access_trouble
-from worker.connection import SETUP_SECONDS, LinkLostError, broker_errors
+from worker.broken import LinkLostError, broker_errors
+from worker.connection import SETUP_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence

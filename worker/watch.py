@@ -15,7 +15,8 @@ import aiormq
 from aiormq.exceptions import ChannelAccessRefused, ChannelNotFoundEntity
 
 from contracts import Names, RequestStatus
-from worker.connection import LinkLostError, Wire, broker_errors
+from worker.broken import LinkLostError, broker_errors
+from worker.connection import Wire
 from worker.durations import percentile
 from worker.ledger import LedgerError, open_reader
 

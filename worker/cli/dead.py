@@ -18,11 +18,11 @@ import typer
 
 from contracts.errors import ErrorCode
 from worker import dead, durations, settings
+from worker.broken import LinkLostError
 from worker.cli import console, interrupts, letters, views
 from worker.cli.problems import Failure
 from worker.cli.progress import Progress
 from worker.confirms import PublishError
-from worker.connection import LinkLostError
 from worker.dead import Fate, ParkingLot, Sender, Wanted
 from worker.ledger import open_ledger, open_reader
 from worker.ledger.base import LedgerError

@@ -39,7 +39,7 @@ def _explain(error: Exception) -> tuple[int, list[str]]:
 
 def _expected() -> tuple[type[Exception], ...]:
     from client import SessionClientError
-    from worker.connection import LinkLostError
+    from worker.broken import LinkLostError
     from worker.handlers import HandlerNotFoundError
     from worker.ledger.base import LedgerError
     from worker.ops import OpsPortError

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import aiormq
 
 from contracts import Names, amqp
-from worker.connection import SETUP_SECONDS, LinkLostError, Wire, broker_errors
+from worker.broken import LinkLostError, broker_errors
+from worker.connection import SETUP_SECONDS, Wire
 from worker.consumer import ConsumeChannel
 from worker.dead.letters import DeadLetter
 from worker.delivery import Lane

@@ -15,7 +15,8 @@ from yarl import URL
 
 from contracts import Names
 from contracts.trouble import access_trouble
-from worker.connection import ConnectError, ForbiddenError, LinkLostError, Wire, broker_errors
+from worker.broken import ConnectError, ForbiddenError, LinkLostError, broker_errors
+from worker.connection import Wire
 from worker.doctor.result import (
     CHECK_SECONDS,
     Result,

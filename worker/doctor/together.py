@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from contracts import Names
 from worker import durations
-from worker.connection import LinkLostError
+from worker.broken import LinkLostError
 from worker.dead import ParkingLot
 from worker.doctor.result import CHECK_SECONDS, at_a_loss, ok, skipped, warning
 from worker.topology import TopologyError

@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING, Any, cast
 import pamqp.frame
 import pytest
 from aiormq.connection import FrameReceiver
-from aiormq.exceptions import AMQPConnectionError
+from aiormq.exceptions import AMQPConnectionError, ConnectionClosed, ConnectionInternalError
 from hypothesis import given
 from hypothesis import strategies as st
 from pamqp import commands as spec
 from pamqp.body import ContentBody
 from pamqp.heartbeat import Heartbeat
 
-from worker.connection import ConnectError, LinkLostError, Wire, _FrameReader, broker_errors
+from worker.broken import ConnectError, LinkLostError, broker_errors
+from worker.connection import Wire
+from worker.transport import FrameReader
 
 if TYPE_CHECKING:
     from yarl import URL
 
-    from worker.connection import RawChannel
+    from worker.transport import RawChannel
 
 OURS, THEIRS = 1, 2
 
@@ -41,7 +43,7 @@ class Taker:
 
 def reader(taker: Taker) -> tuple[asyncio.StreamReader, FrameReceiver]:
     stream = asyncio.StreamReader()
-    raw = _FrameReader(stream, {OURS: cast("RawChannel", taker)})
+    raw = FrameReader(stream, {OURS: cast("RawChannel", taker)})
     return stream, FrameReceiver(cast("asyncio.StreamReader", raw))
 
 
@@ -99,7 +101,7 @@ async def test_a_connection_that_only_delivers_shows_signs_of_life() -> None:
 async def test_whatever_the_broker_sends_is_heard() -> None:
     """Also what aiormq is not shown, and a heartbeat."""
     stream = asyncio.StreamReader()
-    raw = _FrameReader(stream, {OURS: cast("RawChannel", Taker())})
+    raw = FrameReader(stream, {OURS: cast("RawChannel", Taker())})
     closing = asyncio.get_running_loop().create_future()
     transport = SimpleNamespace(reader=raw, writer=None)
     wire = Wire(cast("Any", SimpleNamespace(closing=closing)), cast("Any", transport))
@@ -171,6 +173,14 @@ async def test_a_cancellation_that_nobody_asked_for_is_a_lost_link() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+@pytest.mark.parametrize(("error", "booting"), [(ConnectionInternalError, True), (ConnectionClosed, False)])
+async def test_a_broker_that_fails_inside_may_be_starting(error: type[Exception], booting: bool) -> None:
+    """It is given longer, at the start, than one that does not answer at all."""
+    with pytest.raises(LinkLostError) as lost, broker_errors():
+        raise error(541, "INTERNAL_ERROR")
+    assert lost.value.booting is booting
 
 
 @pytest.mark.parametrize("order", [("amqp://wrong/", "amqp://away/"), ("amqp://away/", "amqp://wrong/")])

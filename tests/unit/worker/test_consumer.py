@@ -16,7 +16,7 @@ from pamqp.header import ContentHeader
 
 from tests.unit.worker.wire import FakeWire, as_wire, breathe, feed, open_channel
 from worker import frames
-from worker.connection import LinkLostError
+from worker.broken import LinkLostError
 from worker.consumer import ConsumeChannel
 from worker.delivery import CUT_BYTES, Cut, Delivery, Lane
 

@@ -15,6 +15,7 @@ from pamqp.header import ContentHeader
 
 from tests.unit.worker.wire import FakeWire, as_wire, breathe, feed, open_channel
 from worker import confirms, publisher, retry
+from worker.broken import ConnectError, LinkLostError
 from worker.confirms import (
     ChannelLostError,
     Message,
@@ -26,7 +27,6 @@ from worker.confirms import (
     UnreachableError,
     UnroutableError,
 )
-from worker.connection import ConnectError, LinkLostError
 from worker.frames import Properties
 from worker.publisher import Publisher
 

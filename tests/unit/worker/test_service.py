@@ -14,7 +14,7 @@ from contracts import amqp
 from tests.unit.worker import parts
 from tests.unit.worker.parts import CountingReceipt
 from worker import retry
-from worker.connection import LinkLostError
+from worker.broken import LinkLostError
 from worker.service import HEALTHY_SECONDS, Service
 from worker.telemetry.events import DeliveryFailed
 

@@ -12,6 +12,7 @@ import pytest
 from contracts import ErrorCode, amqp
 from tests.unit.worker import parts
 from tests.unit.worker.parts import CountingReceipt
+from worker.broken import LinkLostError
 from worker.confirms import (
     Message,
     NackedError,
@@ -20,7 +21,6 @@ from worker.confirms import (
     UnconfirmedError,
     UnroutableError,
 )
-from worker.connection import LinkLostError
 from worker.delivery import CUT_BYTES, Delivery
 from worker.outcome import (
     Busy,

@@ -9,7 +9,9 @@ import aiormq
 import pamqp.frame
 from aiormq.base import FutureStore
 
-from worker.connection import LinkLostError, RawChannel, Wire
+from worker.broken import LinkLostError
+from worker.connection import Wire
+from worker.transport import RawChannel
 
 AnyChannel = TypeVar("AnyChannel", bound=aiormq.Channel)
 
