@@ -25,15 +25,15 @@ REASONS: Mapping[Move, str] = MappingProxyType(
     {
         (None, RequestStatus.PENDING): "first claim",
         (RequestStatus.PENDING, RequestStatus.PROCESSING): "an attempt starts",
-        (RequestStatus.PROCESSING, RequestStatus.PENDING): "waits for its next attempt, or handed back",
+        (RequestStatus.PROCESSING, RequestStatus.PENDING): "waits for its next attempt, or is handed back",
         (RequestStatus.PROCESSING, RequestStatus.COMPLETED): "session created",
         (RequestStatus.PROCESSING, RequestStatus.FAILED): "rejected, or attempts spent",
         (RequestStatus.PENDING, RequestStatus.FAILED): "expired while it waited",
         (RequestStatus.FAILED, RequestStatus.PENDING): "replayed by an operator",
     }
 )
-"""Why a request moves; None is "never heard of it". A worker that takes a gone holder's request over starts a
-new attempt from ``processing``: the status stays, so that is no move."""
+"""Why a request moves; None is "never heard of it". A worker that takes a gone holder's request over hands it
+back first, in the gone one's place."""
 
 MOVES: frozenset[Move] = frozenset(REASONS)
 

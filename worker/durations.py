@@ -17,7 +17,7 @@ def seconds(text: str) -> float:
     """
     match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?)([smhd]?)", text.strip().lower())
     if match is None:
-        raise ValueError(f"{text!r} is not a time: write 30s, 15m, 1h or 7d")
+        raise ValueError("is not a time: write 30s, 15m, 1h or 7d")
     return float(match[1]) * _UNITS[match[2] or "s"]
 
 

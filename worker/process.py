@@ -60,7 +60,7 @@ def run_loop(
             # A task of a handler's left the loop (sys.exit, loop.stop). The runner would now cancel all that
             # runs, and it would be handed back, time and again: so it counts as what it is, a crash.
             log.error("event loop ended", exc_info=error)
-            exit_now("it was not told to stop; maybe a handler did it")
+            exit_now("the event loop ended without an order to stop")
         if runner.run(_stubborn()):
             # Their requests were handed back, and everything is closed: waiting for them would have no end.
             exit_now("some handlers do not end", code)

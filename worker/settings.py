@@ -177,6 +177,13 @@ class Settings(BaseSettings):
         default="info", description="Lowest level that is logged: debug, info, warning or error."
     )
 
+    @field_validator("prefix")
+    @classmethod
+    def _check_prefix(cls, value: str) -> str:
+        if value.startswith("amq."):
+            raise ValueError("must not begin with amq., which is the broker's own; choose another one")
+        return value
+
     @field_validator("amqp_url")
     @classmethod
     def _check_amqp_url(cls, value: SecretStr) -> SecretStr:

@@ -56,7 +56,8 @@ def test_an_unknown_scheme_is_a_sentence(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["sqlite:", "sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite://file.db"]
+    "url",
+    ["sqlite:", "sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite:///%00.db", "sqlite://file.db"],
 )
 def test_a_sqlite_url_must_name_a_file(url: str) -> None:
     """Memory is no ledger."""

@@ -191,7 +191,8 @@ def send(
         typer.Option(min=1, max=10_000, metavar="K", help="Wait for at most this many answers at a time."),
     ] = 100,
     timeout: Annotated[
-        float, typer.Option(min=0.001, metavar="S", help="Wait this many seconds for each answer.")
+        float,
+        typer.Option(min=0.001, max=86_400, metavar="S", help="Wait this many seconds for each answer."),
     ] = 30.0,
     name: Annotated[
         str,

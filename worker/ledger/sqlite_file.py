@@ -33,7 +33,7 @@ _SENTENCES = {
 def path_of(url: str) -> Path:
     """The file of ``sqlite:///relative.db`` or ``sqlite:////absolute.db``."""
     path = unquote(url.removeprefix("sqlite:///"))
-    if not url.startswith("sqlite:///") or path in {"", "/", ":memory:"}:
+    if not url.startswith("sqlite:///") or path in {"", "/", ":memory:"} or "\0" in path:
         raise LedgerError(
             "the ledger's URL names no file: write sqlite:///file.db or sqlite:////folder/file.db"
         )

@@ -162,6 +162,10 @@ def test_prefix_is_what_every_broker_takes_for_a_name(prefix: str) -> None:
     assert "letters, digits, dots" in _refused(prefix=prefix)
 
 
+def test_prefix_is_not_of_the_names_that_the_broker_keeps_for_itself() -> None:
+    assert "must not begin with amq." in _refused(prefix="amq.x")
+
+
 @pytest.mark.parametrize("pattern", ["(", "[", "*", "(?P<a>x)(?P<a>y)", "a{99999999999}", "(?<=a*)b"])
 def test_reply_to_allow_is_a_regular_expression(pattern: str) -> None:
     assert "not a regular expression" in _refused(reply_to_allow=pattern)
