@@ -11,7 +11,7 @@ from worker.connection import Wire
 from worker.consumer import ConsumeChannel
 from worker.delivery import Lane
 from worker.publisher import Publisher
-from worker.topology import TopologyError
+from worker.topology import NotPermittedError, TopologyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,12 +73,14 @@ class Link:
     async def _keep_entrance(self, topology: Topology) -> None:
         while True:
             await asyncio.sleep(ENTRANCE_SECONDS)
-            if self.blocked:
-                continue
             try:
-                await topology.restore_entrance(self._publishing)
+                if not self.blocked:
+                    await topology.restore_entrance(self._publishing)
+            except NotPermittedError:  # any more; what is there may stay for ever
+                return None
             except (LinkLostError, TopologyError) as error:
-                return self.lose(str(error))
+                if not self.blocked:  # an alarm that began meanwhile is no loss
+                    return self.lose(str(error))
 
     async def subscribe(
         self, names: Names, settings: Settings, deliver: Callable[[Delivery], None], *, consuming: bool
