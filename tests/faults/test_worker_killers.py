@@ -49,13 +49,25 @@ def supervise(
     return deaths
 
 
-@pytest.mark.parametrize(("way", "code"), [("kill", -signal.SIGKILL), ("exit-apart", 1), ("stop-loop", 1)])
 def test_a_request_that_kills_its_worker_is_found_out_and_its_neighbours_complete(
-    way: str, code: int, rabbitmq: RabbitMQ | ExternalRabbitMQ, vhost: str, ledger_url: str, tmp_path: Path
+    rabbitmq: RabbitMQ | ExternalRabbitMQ, vhost: str, ledger_url: str, tmp_path: Path
 ) -> None:
-    """By a signal, or by ending the event loop from a task of its handler's. After MAX_CRASHES deaths it is
-    answered ``crashed_worker`` and parked; who died with it completes with attempt 1 (the audit checks
-    attempts, answers and the parking lot)."""
+    """After MAX_CRASHES deaths it is answered ``crashed_worker`` and parked; who died with it completes with
+    attempt 1 (the audit checks attempts, answers and the parking lot)."""
+    found_out("kill", -signal.SIGKILL, rabbitmq, vhost, ledger_url, tmp_path)
+
+
+@pytest.mark.parametrize("way", ["exit-apart", "stop-loop"])
+def test_a_request_that_ends_the_event_loop_is_found_out_like_one_that_kills(
+    way: str, rabbitmq: RabbitMQ | ExternalRabbitMQ, vhost: str, sqlite_url: str, tmp_path: Path
+) -> None:
+    """A task of its handler's does it: nothing is handed back then, and the worker's end is no success."""
+    found_out(way, 1, rabbitmq, vhost, sqlite_url, tmp_path)
+
+
+def found_out(
+    way: str, code: int, rabbitmq: RabbitMQ | ExternalRabbitMQ, vhost: str, ledger_url: str, folder: Path
+) -> None:
     url = rabbitmq.vhost_url(vhost)
     declare(url)
     with Scribe(url) as scribe:
@@ -65,7 +77,7 @@ def test_a_request_that_kills_its_worker_is_found_out_and_its_neighbours_complet
         def done() -> bool:
             return at_rest(rabbitmq, vhost, scribe, ledger_url)
 
-        deaths = supervise(done, tmp_path, code, amqp_url=url, ledger_url=ledger_url, max_crashes=3)
+        deaths = supervise(done, folder, code, amqp_url=url, ledger_url=ledger_url, max_crashes=3)
         ledger = check(scribe, ledger_url)
     assert killer.request_id is not None
     assert ledger.requests[killer.request_id].crashes == deaths == 3
