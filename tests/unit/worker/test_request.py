@@ -45,7 +45,13 @@ def test_id_is_the_bodys_then_the_headers_then_the_message_ids_then_the_correlat
     assert found.request_id == IDS[first]
 
 
-@pytest.mark.parametrize("no_id", ["", "7", "x" * 5000, "{}", b"bytes", 7, None, {"a": [1]}, uuid4()])
+NEARLY = ["1_1_1" + "0" * 27, "\uff11" * 32, "----" + "1" * 32, "1" * 31 + "g"]
+"""What Python reads as UUIDs, or nearly: an answer under such an id would be nobody's."""
+
+
+@pytest.mark.parametrize(
+    "no_id", ["", "7", "x" * 5000, "{}", b"bytes", 7, None, {"a": [1]}, uuid4(), *NEARLY]
+)
 def test_header_that_holds_no_id_is_passed_over(no_id: object) -> None:
     found = _request(content=body(), headers={REQUEST_ID: no_id}, message_id=str(IDS[2]))
     assert found.request_id == IDS[2]
