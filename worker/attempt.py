@@ -101,24 +101,17 @@ async def _call(
 ) -> Success | Failure | Rejected:
     current_trace.get().enter()
 
-    async def once() -> Success:
-        try:
-            result = await handler(request, context)
-        except ExceptionGroup as group:
-            raise _rejection(group) or group from None
-        return Success(_plain(result))
-
     failed: list[Exception] = []
 
-    async def again() -> Success:
+    async def again() -> Success | Rejected:
         # The first try was made: whoever succeeds at once has nothing to do with retrying.
         if failed:
             raise failed.pop()
-        return await once()
+        return await _once(handler, request, context)
 
     try:
         try:
-            return await once()
+            return await _once(handler, request, context)
         except Exception as error:  # noqa: BLE001 - what is worth another try is decided in retry.py
             failed.append(error)
         return await _tried(again)
@@ -132,6 +125,15 @@ async def _call(
         return Failure(ErrorCode.HANDLER_FAILED, error, transient=retry.is_transient(error))
 
 
+async def _once(handler: Handler, request: CreateSessionRequest, context: Context) -> Success | Rejected:
+    try:
+        return Success(_plain(await handler(request, context)))
+    except ExceptionGroup as group:
+        if rejection := _rejection(group):
+            return rejection
+        raise
+
+
 def _rejection(group: ExceptionGroup[Exception]) -> Rejected | None:
     """The rejection in a group that holds nothing else: what a handler's TaskGroup makes of one."""
     rejections, others = group.split(Rejected)
@@ -141,7 +143,7 @@ def _rejection(group: ExceptionGroup[Exception]) -> Rejected | None:
     return None if others else found
 
 
-async def _tried(call: Callable[[], Awaitable[Success]]) -> Success:
+async def _tried(call: Callable[[], Awaitable[Success | Rejected]]) -> Success | Rejected:
     """Call with immediate retries."""
     try:
         return await retry.immediate()(call)

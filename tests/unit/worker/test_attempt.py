@@ -73,8 +73,29 @@ async def test_rejection_in_a_task_group_is_one() -> None:
     assert (await _failure(_raising(mixed))).error is mixed
 
 
-@pytest.mark.parametrize("error", [ValueError, retry.PermanentError, Rejected, SystemExit])
-async def test_of_an_attempt_that_failed_nothing_waits_for_the_collector(error: type[BaseException]) -> None:
+async def test_group_that_fails_keeps_its_cause() -> None:
+    """Whoever looks at the parked copy sees what led to it."""
+
+    async def handle(request: CreateSessionRequest, context: Context) -> None:
+        raise ExceptionGroup("two", [ValueError("x")]) from KeyError("the reason")
+
+    assert "KeyError: 'the reason'" in (await _failure(handle)).stacktrace
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError,
+        retry.PermanentError,
+        Rejected,
+        SystemExit,
+        lambda text: ExceptionGroup(text, [ValueError(text)]),
+        lambda text: ExceptionGroup(text, [Rejected(text)]),
+    ],
+)
+async def test_of_an_attempt_that_failed_nothing_waits_for_the_collector(
+    error: Callable[[str], BaseException],
+) -> None:
     """It rarely looks: a thousand large requests that failed would stay until then."""
 
     async def handler(request: CreateSessionRequest, context: Context) -> None:
