@@ -89,9 +89,10 @@ class _OwnPipe(_Pipe):
 
     async def _open(self) -> PublishChannel:
         trying = retry.until_stopped(self._closed, LinkLostError, self._on_failure, self._too_long)
-        channel: PublishChannel = await trying(super()._open)
-        self.trouble = ""
-        return channel
+        try:
+            return await trying(super()._open)
+        finally:
+            self.trouble = ""  # also when it was in vain: nobody waits any more
 
     async def _own_wire(self) -> Wire:
         if self._own is not None and self._own.lost.done():

@@ -546,7 +546,8 @@ async def test_who_waits_too_long_for_a_connection_of_our_own_is_told(
     way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The link lives, and its delivery must be settled."""
-    monkeypatch.setattr(publisher, "OPEN_SECONDS", 0.0)
+    monkeypatch.setattr(publisher, "OPEN_SECONDS", 0.05)
+    monkeypatch.setattr(retry, "LONGEST_PAUSE", 0.001)
     setup = Setup()
     setup.cannot_open = ConnectError("too many connections", permanent=False)
     (task,) = setup.publish(_message(DIRECT if way == "direct" else "q", mandatory=False))
@@ -555,6 +556,7 @@ async def test_who_waits_too_long_for_a_connection_of_our_own_is_told(
         _channel_of(setup.link)._lose(ChannelLostError("403", accused=True))
     with pytest.raises(UnreachableError, match="too many connections"):
         await asyncio.wait_for(task, 5)
+    assert (setup.tries > 1, setup.publisher.trouble) == (True, ""), "nobody waits for it any more"
 
 
 async def test_time_stands_still_while_the_broker_is_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
