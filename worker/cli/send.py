@@ -196,7 +196,7 @@ def _explanation(result: Result) -> Iterator[Text]:
     if error.code in set(ErrorCode):
         info = ERRORS[ErrorCode(error.code)]
         again = "sending it as a new request may help" if info.retryable else "sending it again does not help"
-        yield Text(f"{info.meaning} To be put right by the {info.who_fixes}; {again}.")
+        yield Text(f"{info.meaning} To be fixed by the {info.who_fixes}; {again}.")
     yield Text(f"request {error.response.request_id}", style="dim")
 
 

@@ -67,6 +67,18 @@ async def service(tmp_path: Path) -> Service:
     return Service(settings, asyncio.Event())
 
 
+@pytest.fixture
+def published(service: Service, monkeypatch: pytest.MonkeyPatch) -> "list[Message]":
+    """What the worker publishes, in place of the broker."""
+    messages: list[Message] = []
+
+    async def publish(message: "Message") -> None:
+        messages.append(message)
+
+    monkeypatch.setattr(service._settler, "_publish", publish)
+    return messages
+
+
 @pytest.mark.parametrize("failing", ["pause", "resume"])
 async def test_link_whose_consuming_cannot_be_switched_is_given_up(failing: str, service: Service) -> None:
     """Kept, it would not consume again, or go on against the ledger's outage, for as long as it lives."""
@@ -102,18 +114,13 @@ async def test_links_that_are_lost_at_once_are_not_built_without_a_pause(
 
 
 async def test_sampler_that_fails_leaves_no_delivery_unsettled(
-    service: Service, monkeypatch: pytest.MonkeyPatch
+    service: Service, published: "list[Message]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What begins a trace may be somebody else's code."""
-    published: list[Message] = []
-
-    async def publish(message: "Message") -> None:
-        published.append(message)
 
     def begin(_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(service._settler, "_publish", publish)
     monkeypatch.setattr(service, "_begin", begin)
     receipt = CountingReceipt()
     await service._serve(parts.delivery(parts.body(), receipt=receipt))
@@ -121,20 +128,15 @@ async def test_sampler_that_fails_leaves_no_delivery_unsettled(
 
 
 async def test_defect_of_ours_sends_the_delivery_round_instead_of_losing_it(
-    service: Service, monkeypatch: pytest.MonkeyPatch
+    service: Service, published: "list[Message]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It comes back late, under the same id, and holds no slot meanwhile."""
-    published: list[Message] = []
-
-    async def publish(message: "Message") -> None:
-        published.append(message)
 
     def fail(*_: object) -> None:
         raise ZeroDivisionError
 
     told: list[Event] = []
     monkeypatch.setattr(service, "_emit", told.append)
-    monkeypatch.setattr(service._settler, "_publish", publish)
     monkeypatch.setattr(service._flow, "settled", fail)
     receipt = CountingReceipt()
     await service._serve(parts.delivery(parts.body(), receipt=receipt, message_id=str(REQUEST_ID)))
