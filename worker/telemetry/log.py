@@ -60,6 +60,8 @@ _ROOMS = (3000, 1000, 300, 100)
 be torn apart by the lines of other processes on the same pipe."""
 
 _identity: dict[str, Any] = {}
+_OURS = frozenset(("timestamp", "level", "worker_id"))
+_SLASH = ord("/")
 _SECRET = re.compile(r"(://[^/?#\s\"'@:]*:)[^/?#\s\"']*(?=@)|([?&]password=)[^&\s\"']*")
 
 
@@ -85,6 +87,7 @@ def flush() -> None:
 def identify(worker_id: str) -> None:
     """From now on every line says whose it is."""
     _identity["worker_id"] = worker_id
+    _same.cache_clear()
 
 
 def listeners() -> Listeners:
@@ -105,10 +108,11 @@ def _writer(level: str, text: str, names: list[str]) -> Callable[[Event], None]:
     about_request = "request_id" in names
 
     def tell(event: Event) -> None:
-        line: Any = {name: getattr(event, name) for name in names}
+        line: Any = {"event": text}
+        for name in names:
+            line[name] = getattr(event, name)
         if about_request and (trace_id := current_trace.get().trace_id) is not None:
             line["trace_id"] = trace_id
-        line["event"] = text
         for process in processors:
             line = process(None, level, line)
         write(line)
@@ -119,17 +123,32 @@ def _writer(level: str, text: str, names: list[str]) -> Callable[[Event], None]:
 def _json(_logger: WrappedLogger, level: str, event: EventDict) -> bytes:
     if "exc_info" in event:
         structlog.processors.format_exc_info(_logger, level, event)
-    data = _encoded({"timestamp": _now(), "level": level, "event": event.pop("event"), **_identity, **event})
-    if b"://" in data:
+    if not _OURS.isdisjoint(event):  # a handler's words
+        event = {f"{name}_" if name in _OURS else name: value for name, value in event.items()}
+    data = b'{"timestamp":"%b",%b,%b' % (_now(), _same(level), _encoded(event)[1:])
+    if _SLASH in data:  # there may be a URL
         data = _SECRET.sub(r"\1\2***", data.decode()).encode()
-    for room in _ROOMS:
-        if len(data) < PIPE_BUF:
-            break
-        data = _encoded({name: _shortened(value, room) for name, value in json.loads(data).items()})
+    if len(data) >= PIPE_BUF:
+        data = _fitting(data)
     return data + b"\n"
 
 
-def _encoded(line: dict[str, Any]) -> bytes:
+@lru_cache
+def _same(level: str) -> bytes:
+    """What is the same in all lines of the level."""
+    return _encoded({"level": level, **_identity})[1:-1]
+
+
+def _fitting(data: bytes) -> bytes:
+    line = json.loads(data)
+    for room in _ROOMS:
+        data = _encoded({name: _shortened(value, room) for name, value in line.items()})
+        if len(data) < PIPE_BUF:
+            break
+    return data
+
+
+def _encoded(line: Mapping[str, Any]) -> bytes:
     try:
         return pydantic_core.to_json(line, fallback=str)
     except ValueError:  # half a surrogate pair, in an exception's text for example
@@ -191,18 +210,18 @@ def _readable(_logger: WrappedLogger, level: str, event: EventDict) -> bytes:
     known = {name: value for name, value in {**event, **_identity}.items() if value is not None}
     if "request_id" in known:  # its line has no room for both, and `status` names the request's worker
         known.pop("worker_id", None)
-    _, _, time_of_day = _now().partition("T")
+    _, _, time_of_day = _now().decode().partition("T")
     text = _console(_logger, level, {"timestamp": time_of_day, "level": level, **known})
     return _SECRET.sub(r"\1\2***", str(text)).encode("utf-8", "replace") + b"\n"
 
 
-def _now() -> str:
+def _now() -> bytes:
     return _moment(int(time.time() * 1000))
 
 
 @lru_cache(maxsize=1)  # many lines are of the same millisecond
-def _moment(milliseconds: int) -> str:
-    return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03}Z"
+def _moment(milliseconds: int) -> bytes:
+    return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03}Z".encode()
 
 
 @lru_cache(maxsize=1)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 ROOM = 16_384
 """Deliveries whose spans wait at the most; those of others are dropped. As many come in two busy seconds."""
-BATCH = 1024
+BATCH = 2048
 PAUSE_SECONDS = 1.0
 
 Form = TypeVar("Form")

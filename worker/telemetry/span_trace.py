@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
+from time import time_ns
 from typing import TYPE_CHECKING
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace as otel
-from opentelemetry.trace import NonRecordingSpan, SpanContext
+from opentelemetry.trace import INVALID_SPAN_CONTEXT, NonRecordingSpan, SpanContext
 
 from worker.identifiers import new_span_id
 from worker.outcome import subject
@@ -22,7 +22,7 @@ from worker.telemetry.events import (
     RequestTakenOver,
 )
 from worker.telemetry.spans import Span, context_of
-from worker.telemetry.trace import TRACEPARENT, Trace, TraceContext, current_trace
+from worker.telemetry.trace import SAMPLED, TRACEPARENT, Trace, TraceContext, current_trace
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -48,7 +48,6 @@ class SpanTrace(Trace):
         "_delivery",
         "_error",
         "_events",
-        "_failure",
         "_kept",
         "_link",
         "_message",
@@ -64,7 +63,7 @@ class SpanTrace(Trace):
     context: TraceContext
 
     def __init__(self, traces: Traces, delivery: Delivery) -> None:
-        self._start = time.time_ns()
+        self._start = time_ns()
         self._traces = traces
         self._delivery = delivery
         self._parent = TraceContext.read(delivery.headers) if TRACEPARENT in delivery.headers else None
@@ -76,8 +75,7 @@ class SpanTrace(Trace):
         self._request_id: UUID | None = None
         self._attempt = 0
         self._outcome = ""
-        self._failure = ""
-        self._error: str | None = None
+        self._error: tuple[str, str] | None = None
 
     @property
     def traceparent(self) -> str:
@@ -96,27 +94,18 @@ class SpanTrace(Trace):
             self._link = kept
 
     def enter(self) -> None:
-        otel_context.attach(otel.set_span_in_context(_Current(self.context)))
-        self.happened("attempt began")
+        otel_context.attach(_CURRENT)
+        self._events.append((time_ns(), "attempt began"))
 
     def settled(self, method: str, outcome: Outcome) -> None:
-        self.happened(method)
+        self._events.append((time_ns(), method))
         self.about(*subject(outcome))
         self._outcome = type(outcome).__name__
 
     def end(self) -> None:
-        if not self.context.sampled:
-            return
         delivery, parent, context = self._delivery, self._parent, self.context
-        facts: dict[str, str | int] = {_TAG: delivery.tag}
-        if delivery.message_id:
-            facts[_MESSAGE_ID] = delivery.message_id
-        if delivery.correlation_id:
-            facts[_CONVERSATION_ID] = delivery.correlation_id
-        if self._request_id is not None:
-            facts[_REQUEST_ID] = str(self._request_id)
-        if self._error is not None:
-            facts[_ERROR] = self._failure
+        if not context.flags & SAMPLED:
+            return
         self._spans.append(
             Span(
                 self._traces.processing(delivery.queue, self._attempt, self._outcome),
@@ -124,12 +113,15 @@ class SpanTrace(Trace):
                 context.span_id,
                 None if parent is None else parent.span_id,
                 self._start,
-                time.time_ns(),
-                facts,
+                time_ns(),
+                delivery.message_id,
+                delivery.correlation_id,
+                self._error,
+                delivery.tag,
+                self._request_id,
                 parent is not None,
                 self._events,
                 self._link,
-                self._error,
             )
         )
         self._traces.put(self._spans)
@@ -139,10 +131,11 @@ class SpanTrace(Trace):
     def sending(self, message: Message) -> AbstractContextManager[None]:
         """The message carries the context of its span, unless it has one. A copy of a request keeps the one
         that it came with: then the next attempt has the same parent as this one."""
-        self._sending_since = time.time_ns()
+        self._sending_since = time_ns()
         self._message = message
         self._span_id = self._child_id()
-        if TRACEPARENT not in (message.properties.headers or ()):
+        headers = message.properties.headers
+        if not headers or TRACEPARENT not in headers:
             self.context.put(message, self._span_id)
         return self
 
@@ -152,26 +145,21 @@ class SpanTrace(Trace):
     def __exit__(
         self, _kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        if not self.context.sampled:
+        context, message = self.context, self._message
+        if not context.flags & SAMPLED:
             return
-        properties = self._message.properties
-        facts: dict[str, str | int] = {}
-        if properties.message_id:
-            facts[_MESSAGE_ID] = properties.message_id
-        if properties.correlation_id:
-            facts[_CONVERSATION_ID] = properties.correlation_id
-        if error is not None:
-            facts[_ERROR] = type(error).__name__
+        properties = message.properties
         self._spans.append(
             Span(
-                self._traces.sending(self._message.queue),
-                self.context,
+                self._traces.sending(message.queue),
+                context,
                 self._span_id,
-                self.context.span_id,
+                context.span_id,
                 self._sending_since,
-                time.time_ns(),
-                facts,
-                error=None if error is None else str(error),
+                time_ns(),
+                properties.message_id,
+                properties.correlation_id,
+                None if error is None else (type(error).__name__, str(error)),
             )
         )
 
@@ -183,7 +171,7 @@ class SpanTrace(Trace):
     # ---------------------------------------------------------------- what is told while it lasts
 
     def happened(self, what: str) -> None:
-        self._events.append((time.time_ns(), what))
+        self._events.append((time_ns(), what))
 
     def about(self, request_id: UUID | None, attempt: int) -> None:
         if request_id is not None:
@@ -192,26 +180,28 @@ class SpanTrace(Trace):
             self._attempt = attempt
 
     def failed(self, kind: str, text: str) -> None:
-        self._failure, self._error = kind, text
+        self._error = (kind, text)
 
 
-_MESSAGE_ID, _CONVERSATION_ID = "messaging.message.id", "messaging.message.conversation_id"
-_TAG, _REQUEST_ID = "messaging.rabbitmq.message.delivery_tag", "session_worker.request_id"
-_ERROR = "error.type"
 _TWO_DIGITS = tuple(f"{number:02x}" for number in range(256))
 
 
 class _Current(NonRecordingSpan):
-    """The process span as the handler finds it: one that its own spans can be under."""
+    """The process span as the handler finds it: one that its own spans can be under. One for all: it says of
+    each task where that is."""
 
-    def __init__(self, context: TraceContext) -> None:
-        self._place = context
+    def __init__(self) -> None:
+        super().__init__(INVALID_SPAN_CONTEXT)
 
     def get_span_context(self) -> SpanContext:
-        return context_of(self._place)
+        context = current_trace.get().context
+        return INVALID_SPAN_CONTEXT if context is None else context_of(context)
 
     def __repr__(self) -> str:
-        return f"_Current({self._place})"
+        return f"_Current({self.get_span_context()})"
+
+
+_CURRENT = otel.set_span_in_context(_Current(), otel_context.Context())
 
 
 # ------------------------------------------------------------------------ what a span hears of events

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.trace import Event, ReadableSpan
@@ -24,17 +24,22 @@ from opentelemetry.trace import (
     TraceFlags,
     TraceState,
 )
+from pydantic_core import to_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from opentelemetry.sdk.resources import Resource
 
     from worker.telemetry.trace import TraceContext
 
 SCOPE = InstrumentationScope("session-worker")
+MESSAGE_ID, CONVERSATION_ID = "messaging.message.id", "messaging.message.conversation_id"
+DELIVERY_TAG, REQUEST_ID = "messaging.rabbitmq.message.delivery_tag", "session_worker.request_id"
+ERROR_TYPE = "error.type"
 
 _TIMES = struct.Struct("<BQBQ")
+_TIME = struct.Struct("<Q")
 _FLAGS = struct.Struct("<I")
 _HAS_IS_REMOTE, _IS_REMOTE = 0x100, 0x200
 
@@ -54,8 +59,8 @@ class Operation:
 @dataclass(slots=True)
 class Span:
     """``context`` is that of the delivery's process span, whose trace this one is part of. ``parent_id`` may
-    be of another process (``remote``). Times are in nanoseconds since 1970, ``facts`` texts and whole
-    numbers. ``error`` is there when it failed: what happened, in words."""
+    be of another process (``remote``). Times are in nanoseconds since 1970. ``error`` is there when it
+    failed: what happened, in words, and of what type."""
 
     operation: Operation
     context: TraceContext
@@ -63,11 +68,14 @@ class Span:
     parent_id: str | None
     start: int
     end: int
-    facts: Mapping[str, str | int]
+    message_id: str | None
+    conversation_id: str | None
+    error: tuple[str, str] | None = None
+    tag: int | None = None
+    request_id: UUID | None = None
     remote: bool = False
     events: Sequence[tuple[int, str]] = ()
     link: TraceContext | None = None
-    error: str | None = None
 
 
 # -------------------------------------------------------------------------------------- as the SDK's
@@ -92,15 +100,26 @@ def readable(span: Span, resource: Resource) -> ReadableSpan:
         if parent_id is None
         else context_of(span.context._replace(span_id=parent_id), remote=span.remote),
         resource,
-        {**span.operation.attributes, **span.facts},
+        {**span.operation.attributes, **_facts(span)},
         [Event(name, timestamp=at) for at, name in span.events],
         [] if span.link is None else [Link(context_of(span.link, remote=True))],
         span.operation.kind,
-        status=Status() if span.error is None else Status(StatusCode.ERROR, span.error),
+        status=Status() if span.error is None else Status(StatusCode.ERROR, span.error[1]),
         start_time=span.start,
         end_time=span.end,
         instrumentation_scope=SCOPE,
     )
+
+
+def _facts(span: Span) -> dict[str, str | int]:
+    facts: dict[str, str | int | None] = {
+        MESSAGE_ID: span.message_id or None,
+        CONVERSATION_ID: span.conversation_id or None,
+        DELIVERY_TAG: span.tag,
+        REQUEST_ID: None if span.request_id is None else str(span.request_id),
+        ERROR_TYPE: None if span.error is None else span.error[0],
+    }
+    return {name: fact for name, fact in facts.items() if fact is not None}
 
 
 # --------------------------------------------------------------------------------------- as protobuf
@@ -115,8 +134,12 @@ class Envelope:
         self._resource = b"\x0a" + _sized(by_sdk.resource.SerializeToString())
         self._scope = b"\x0a" + _sized(by_sdk.scope_spans[0].scope.SerializeToString())
 
-    def __call__(self, spans: Iterable[bytes]) -> bytes:
-        return b"\x0a" + _sized(self._resource + b"\x12" + _sized(self._scope + b"".join(spans)))
+    def __call__(self, spans: Sequence[bytes]) -> bytes:
+        # Many spans are a megabyte: it is copied once.
+        size = sum(map(len, spans))
+        scope_spans = b"\x12" + _varint(len(self._scope) + size)
+        before = self._resource + scope_spans + self._scope
+        return b"".join((b"\x0a", _varint(len(before) + size), before, *spans))
 
 
 def encoded(span: Span) -> bytes:
@@ -127,16 +150,28 @@ def encoded(span: Span) -> bytes:
         bytes.fromhex(f"0a10{context.trace_id}1208{span.span_id}{parent}"),
         span.operation.encoded,
         _TIMES.pack(0x39, span.start, 0x41, span.end),
-        _attributes(span.facts),
     ]
+    if span.message_id:
+        text = span.message_id.encode("utf-8", "replace")
+        parts += (_MESSAGE_ID[len(text)], text)
+    if span.conversation_id:
+        text = span.conversation_id.encode("utf-8", "replace")
+        parts += (_CONVERSATION_ID[len(text)], text)
+    if span.tag is not None:
+        number = _varint(span.tag)
+        parts += (_DELIVERY_TAG[len(number)], number)
+    if span.request_id is not None:
+        parts += (_REQUEST_ID, to_json(span.request_id)[1:-1])  # the quickest way to its text
     for at, name in span.events:
-        parts += (_named(name), at.to_bytes(8, "little"))
+        parts += (_EVENTS[name], _TIME.pack(at))
     if context.state:
         parts.append(b"\x1a" + _sized(_text(context.state)))
     if span.link is not None:
         parts.append(_link(span.link))
     if span.error is not None:
-        parts.append(b"\x7a" + _sized(b"\x12" + _sized(_text(span.error)) + b"\x18\x02"))
+        kind, words = map(_text, span.error)
+        parts += (_ERROR_TYPE[len(kind)], kind)
+        parts.append(b"\x7a" + _sized(b"\x12" + _sized(words) + b"\x18\x02"))
     parts.append(_FROM_AFAR if span.remote else _FROM_HERE)
     data = b"".join(parts)
     return b"\x12" + _sized(data)
@@ -151,36 +186,39 @@ def _link(to: TraceContext) -> bytes:
     return b"\x6a" + _sized(ids + b"\x35" + _FLAGS.pack(_HAS_IS_REMOTE | _IS_REMOTE))
 
 
-@lru_cache(maxsize=64)
-def _named(event: str) -> bytes:
-    """An event up to its time."""
-    name = b"\x12" + _sized(_text(event))
-    return b"\x5a" + _varint(len(name) + 9) + name + b"\x09"
-
-
 def _attributes(attributes: Mapping[str, str | int]) -> bytes:
     parts = []
     for name, value in attributes.items():
-        data = _text(value) if isinstance(value, str) else _varint(value)
-        before = _before if isinstance(value, str) else _before_number
-        parts.append(before(name, len(data)) + data)
+        tag, data = (_TEXT, _text(value)) if isinstance(value, str) else (_NUMBER, _varint(value))
+        parts.append(_Key(name, tag)[len(data)] + data)
     return b"".join(parts)
 
 
-@lru_cache(maxsize=1024)
-def _before(name: str, size: int) -> bytes:
-    """What comes before an attribute's text of that size; most are ids, which have one size."""
-    return _pair(name, b"\x0a" + _varint(size), size)
+_TEXT, _NUMBER = b"\x0a", b"\x18"
 
 
-@lru_cache(maxsize=256)
-def _before_number(name: str, size: int) -> bytes:
-    return _pair(name, b"\x18", size)
+class _Key(dict[int, bytes]):
+    """What comes before an attribute's value, by the value's size."""
+
+    def __init__(self, name: str, tag: bytes) -> None:
+        super().__init__()
+        self._key = b"\x0a" + _sized(_text(name)) + b"\x12"
+        self._tag = tag
+
+    def __missing__(self, size: int) -> bytes:
+        tag = self._tag + _varint(size) if self._tag is _TEXT else self._tag
+        before = self._key + _varint(len(tag) + size) + tag
+        self[size] = b"\x4a" + _varint(len(before) + size) + before
+        return self[size]
 
 
-def _pair(name: str, tag: bytes, size: int) -> bytes:
-    key = b"\x0a" + _sized(_text(name)) + b"\x12" + _varint(len(tag) + size)
-    return b"\x4a" + _varint(len(key) + len(tag) + size) + key + tag
+class _EventNames(dict[str, bytes]):
+    """An event up to its time, by its name."""
+
+    def __missing__(self, event: str) -> bytes:
+        name = b"\x12" + _sized(_text(event))
+        self[event] = b"\x5a" + _varint(len(name) + 9) + name + b"\x09"
+        return self[event]
 
 
 def _text(text: str) -> bytes:
@@ -193,6 +231,8 @@ def _sized(data: bytes) -> bytes:
 
 
 def _varint(number: int) -> bytes:
+    if number < 0x4000:
+        return bytes((number,)) if number < 0x80 else bytes((number & 0x7F | 0x80, number >> 7))
     data = bytearray()
     while number > 0x7F:
         data.append(number & 0x7F | 0x80)
@@ -202,3 +242,9 @@ def _varint(number: int) -> bytes:
 
 
 _SIZES = tuple(_varint(size) for size in range(1024))
+
+_EVENTS = _EventNames()
+_MESSAGE_ID, _CONVERSATION_ID = _Key(MESSAGE_ID, _TEXT), _Key(CONVERSATION_ID, _TEXT)
+_DELIVERY_TAG = _Key(DELIVERY_TAG, _NUMBER)
+_REQUEST_ID = _Key(REQUEST_ID, _TEXT)[len(str(UUID(int=0)))]
+_ERROR_TYPE = _Key(ERROR_TYPE, _TEXT)

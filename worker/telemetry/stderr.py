@@ -83,9 +83,11 @@ class Stderr:
 
     def _write_piece(self) -> None:
         """Write whole lines, as many as a pipe takes in one piece; of a longer line its beginning."""
-        piece = self._lines.popleft()
-        while self._lines and len(piece) + len(self._lines[0]) <= PIPE_BUF:
-            piece += self._lines.popleft()
+        lines = [self._lines.popleft()]
+        room = PIPE_BUF - len(lines[0])
+        while self._lines and (room := room - len(self._lines[0])) >= 0:
+            lines.append(self._lines.popleft())
+        piece = b"".join(lines)
         try:
             written = os.write(self._fd, piece[:PIPE_BUF])
         except BlockingIOError:

@@ -62,18 +62,16 @@ class TraceContext(NamedTuple):
     def traceparent(self) -> str:
         return f"00-{self.trace_id}-{self.span_id}-0{self.flags}"
 
-    @property
-    def sampled(self) -> bool:
-        return self.flags & SAMPLED == SAMPLED
-
     def put(self, message: Message, span_id: str = "") -> None:
         """Have the message carry it; with ``span_id``, that of another span of the same trace."""
-        own = {TRACEPARENT: f"00-{self.trace_id}-{span_id or self.span_id}-0{self.flags}"}
-        if self.state:
-            own[TRACESTATE] = self.state
-        if headers := message.properties.headers:
-            own = {name: value for name, value in headers.items() if name != TRACESTATE} | own
-        message.properties.headers = own
+        trace_id, own_id, flags, state = self
+        own = {TRACEPARENT: f"00-{trace_id}-{span_id or own_id}-0{flags}"}
+        if state:
+            own[TRACESTATE] = state
+        properties = message.properties
+        if properties.headers:
+            own = {name: value for name, value in properties.headers.items() if name != TRACESTATE} | own
+        properties.headers = own
 
 
 class Trace:

@@ -237,6 +237,27 @@ def test_text_that_no_encoding_has_is_logged_all_the_same(pipe: Pipe, logging: C
     assert pipe.lines()[0]["reason"] == "half a pair: \ud800"
 
 
+def test_a_handlers_own_line_says_all_it_said_beside_what_is_ours(
+    pipe: Pipe, logging: Callable[[str], Emit]
+) -> None:
+    """Who watches the log relies on our names; theirs are kept under others."""
+    logging("info")
+    structlog.get_logger().warning(["any", "thing"], level="gold", worker_id=7, timestamp=None, amount=3)
+    line = pipe.read()
+    assert line.count(b'"level"') == line.count(b'"timestamp"') == line.count(b'"worker_id"') == 1
+    found = json.loads(line)
+    assert found.pop("timestamp").endswith("Z")
+    assert found == {
+        "level": "warning",
+        "worker_id": "host-1",
+        "event": ["any", "thing"],
+        "level_": "gold",
+        "worker_id_": 7,
+        "timestamp_": None,
+        "amount": 3,
+    }
+
+
 # ------------------------------------------------------------------------------- standard error
 
 

@@ -21,7 +21,7 @@ from worker.telemetry.trace import TraceContext
 from worker.telemetry.traces import _outbox
 
 RESOURCE = Resource({"service.name": "session-worker", "process.pid": 7, "list": ["a", "b"]})
-TEXT = st.text(max_size=300)
+TEXT = st.text(st.characters(codec="utf-8"), max_size=300)
 NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=200)
 FACTS = st.dictionaries(NAMES, NAMES | st.integers(0, 2**63 - 1), max_size=5)
 TIMES = st.integers(0, 2**64 - 1)
@@ -42,11 +42,14 @@ SPANS = st.builds(
     parent_id=st.none() | _hex(16),
     start=TIMES,
     end=TIMES,
-    facts=FACTS,
+    message_id=st.none() | TEXT,
+    conversation_id=st.none() | TEXT,
+    error=st.none() | st.tuples(NAMES, NAMES),
+    tag=st.none() | st.integers(0, 2**63 - 1),
+    request_id=st.none() | st.uuids(),
     remote=st.booleans(),
     events=st.lists(st.tuples(TIMES, NAMES), max_size=3),
     link=st.none() | CONTEXTS,
-    error=st.none() | NAMES,
 )
 
 
@@ -54,10 +57,7 @@ SPANS = st.builds(
 def test_a_span_reads_as_the_sdk_would_have_written_it(spans: list[Span]) -> None:
     for span in spans:
         span.remote = span.remote and span.parent_id is not None
-        span.facts = {
-            name: fact for name, fact in span.facts.items() if name not in span.operation.attributes
-        }
-    ours = ExportTraceServiceRequest.FromString(Envelope(RESOURCE)(map(encoded, spans)))
+    ours = ExportTraceServiceRequest.FromString(Envelope(RESOURCE)([encoded(span) for span in spans]))
     theirs = encode_spans([readable(span, RESOURCE) for span in spans])
     for request in (ours, theirs):
         for span in request.resource_spans[0].scope_spans[0].spans:
@@ -73,8 +73,9 @@ def test_a_lone_surrogate_costs_a_character_and_not_the_span() -> None:
         None,
         start=1,
         end=2,
-        facts={"fact": "a\ud800b"},
-        error="\udfff",
+        message_id="a\ud800b",
+        conversation_id=None,
+        error=("Error", "\udfff"),
     )
     (resource_spans,) = ExportTraceServiceRequest.FromString(
         Envelope(RESOURCE)([encoded(span)])
@@ -89,7 +90,7 @@ def test_a_lone_surrogate_costs_a_character_and_not_the_span() -> None:
 
 def a_span(number: int = 1) -> Span:
     context = TraceContext("1" * 32, "2" * 16, 1)
-    return Span(Operation("send", SpanKind.PRODUCER, {}), context, f"{number:016x}", None, 1, 2, {})
+    return Span(Operation("send", SpanKind.PRODUCER, {}), context, f"{number:016x}", None, 1, 2, None, None)
 
 
 def test_a_full_outbox_drops_and_says_so_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:

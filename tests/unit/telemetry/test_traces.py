@@ -127,6 +127,41 @@ def facts(span: ReadableSpan) -> dict[str, Any]:
     return dict(span.attributes or {})
 
 
+async def test_each_of_many_handlers_at_work_finds_its_own_span(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In its task, in what it starts from there, and in threads."""
+    seen: dict[str, set[str]] = {}
+
+    def here() -> str:
+        return f"{otel.get_current_span().get_span_context().span_id:016x}"
+
+    async with bench(monkeypatch, tmp_path) as worker:
+
+        async def handle(request: CreateSessionRequest, _: Context) -> None:
+            found = [here()]
+            await asyncio.sleep(0.01)
+            found += await asyncio.gather(asyncio.to_thread(here), asyncio.to_thread(here))
+            seen[str(request.request_id)] = {*found, here()}
+
+        worker.service._flow._handler = handle
+        ids = [uuid4() for _ in range(5)]
+        await asyncio.gather(
+            *(
+                asyncio.create_task(
+                    worker.service._serve(parts.delivery(parts.body(one), message_id=str(one)))
+                )
+                for one in ids
+            )
+        )
+        assert here() == f"{0:016x}"
+        while worker.service._traces._outbox._waiting:  # type: ignore[union-attr]
+            await asyncio.sleep(0.001)
+        spans = [span for span in worker.exporter.get_finished_spans() if span.name == PROCESS]
+    assert {facts(span)["session_worker.request_id"]: {id_of(span)} for span in spans} == seen
+    assert len(seen) == 5
+
+
 async def test_processing_and_sending_are_two_spans_of_the_requesters_trace(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
