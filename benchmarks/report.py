@@ -18,10 +18,10 @@ INTRODUCTION: Final = """\
 Every contestant is a program in `benchmarks/peers/`, written the way its own documentation recommends. It
 gets the same requests, from its own queue on the same private broker. Repetitions are interleaved: each runs
 all contestants once, in rotating order. A cell is the median of {repetitions} repetitions (twice as many for
-growth, three times for telemetry, where differences are small), with the minimum and the maximum; a ratio to
-the bare echo is computed within each repetition, before the median. Throughput is that of one worker
-process, unless the table below says that a contestant has more. A scenario that is missing was not measured,
-or the run ended before it.
+growth; ten times as many, and short ones, for telemetry, where differences are small), with the minimum and
+the maximum; a ratio to the bare echo is computed within each repetition, before the median. Throughput is
+that of one worker process, unless the table below says that a contestant has more. A scenario that is missing
+was not measured, or the run ended before it.
 """
 CONDITIONS: Final = """
 RabbitMQ and PostgreSQL are private, on the same machine, with their default durability: quorum queues, fsync

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,45 +18,55 @@ if TYPE_CHECKING:
 
     from benchmarks.contestants import Contestant
     from benchmarks.plan import Plan
-    from benchmarks.stage import Stage
+    from benchmarks.stage import Run, Stage
 
-REQUESTS: Final = 20_000
+REQUESTS: Final = 5_000
 OFF: Final = "off"
 
 
 def measurements(stage: Stage, plan: Plan) -> Iterator[Measurement]:
-    requests = plan.count(REQUESTS)
-    able = [each for each in plan.contestants if each.is_ours and each.ledger == "postgresql"]
-    for repetition, contestant in plan.turns(able, times=3):
-        yield Measurement(
-            contestant.name, repetition, partial(_measure, stage, contestant, requests, repetition)
-        )
+    """The same workers in all repetitions, which are short and many: what the machine does meanwhile changes
+    within seconds, and by more than telemetry costs."""
+    for contestant in plan.contestants:
+        if not contestant.is_ours or contestant.ledger != "postgresql":
+            continue
+        with ExitStack() as stack:
+            runs = _start(stage, contestant, stack)
+            for repetition, _ in plan.turns([contestant], times=10):
+                measure = partial(_measure, runs, plan.count(REQUESTS), repetition)
+                yield Measurement(contestant.name, repetition, measure)
 
 
-def _measure(stage: Stage, contestant: Contestant, requests: int, repetition: int) -> list[dict[str, Any]]:
+def _start(stage: Stage, contestant: Contestant, stack: ExitStack) -> dict[str, Run]:
+    watched = {"SESSION_WORKER_LOG_LEVEL": "info"}
+    traced = {
+        "SESSION_WORKER_TRACES": "true",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": stack.enter_context(collecting()),
+    }
+    runs = {}
+    for level, settings in (
+        (OFF, {}),
+        ("with logs and metrics", watched | {"SESSION_WORKER_OPS_PORT": str(_free_port())}),
+        ("with traces too", watched | {"SESSION_WORKER_OPS_PORT": str(_free_port())} | traced),
+    ):
+        runs[level] = stack.enter_context(stage.running(contestant, settings=settings))
+        warm_up(runs[level])
+    return runs
+
+
+def _measure(runs: dict[str, Run], requests: int, repetition: int) -> list[dict[str, Any]]:
     """All in one measurement, in an order that turns: each is compared with the one without."""
-    with collecting() as collector:
-        watched = {"SESSION_WORKER_LOG_LEVEL": "info", "SESSION_WORKER_OPS_PORT": str(_free_port())}
-        levels = {
-            OFF: {},
-            "with logs and metrics": watched,
-            "with traces too": watched
-            | {"SESSION_WORKER_TRACES": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": collector},
-        }
-        start = repetition % len(levels)
-        turn = [*levels, *levels][start : start + len(levels)]
-        rows = {level: _drain(stage, contestant, requests, levels[level]) for level in turn}
-    base = rows[OFF]
+    start = repetition % len(runs)
+    turn = [*runs, *runs][start : start + len(runs)]
+    rows = {level: drain(runs[level], [new_request() for _ in range(requests)]) for level in turn}
     return [
-        {"telemetry": level, "share_of_off": row["requests_per_second"] / base["requests_per_second"]} | row
-        for level, row in rows.items()
+        {
+            "telemetry": level,
+            "share_of_off": rows[level]["requests_per_second"] / rows[OFF]["requests_per_second"],
+        }
+        | rows[level]
+        for level in runs
     ]
-
-
-def _drain(stage: Stage, contestant: Contestant, requests: int, settings: dict[str, str]) -> dict[str, Any]:
-    with stage.running(contestant, settings=settings) as run:
-        warm_up(run)
-        return drain(run, [new_request() for _ in range(requests)])
 
 
 def _free_port() -> int:

@@ -111,8 +111,8 @@ def _writer(level: str, text: str, names: list[str]) -> Callable[[Event], None]:
         line: Any = {"event": text}
         for name in names:
             line[name] = getattr(event, name)
-        if about_request and (trace_id := current_trace.get().trace_id) is not None:
-            line["trace_id"] = trace_id
+        if about_request and (context := current_trace.get().context) is not None:
+            line["trace_id"] = context.trace_id
         for process in processors:
             line = process(None, level, line)
         write(line)

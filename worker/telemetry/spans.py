@@ -231,8 +231,10 @@ def _sized(data: bytes) -> bytes:
 
 
 def _varint(number: int) -> bytes:
+    if number < 0x80:
+        return number.to_bytes(1, "little")
     if number < 0x4000:
-        return bytes((number,)) if number < 0x80 else bytes((number & 0x7F | 0x80, number >> 7))
+        return (number & 0x7F | 0x80 | (number & 0x3F80) << 1).to_bytes(2, "little")
     data = bytearray()
     while number > 0x7F:
         data.append(number & 0x7F | 0x80)

@@ -83,10 +83,6 @@ class Trace:
         self.context = context
 
     @property
-    def trace_id(self) -> str | None:
-        return None if self.context is None else self.context.trace_id
-
-    @property
     def traceparent(self) -> str | None:
         """What the ledger shall keep with the request if this is its first claim."""
         return None if self.context is None else self.context.traceparent

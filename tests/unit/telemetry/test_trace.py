@@ -100,7 +100,7 @@ def test_without_spans_an_answer_gets_the_context_and_a_copy_keeps_what_it_has()
 async def test_a_trace_is_followed_in_its_deliverys_task_alone() -> None:
     async def serve() -> str | None:
         begin(delivery(headers={"traceparent": GOOD}))
-        return current_trace.get().trace_id
+        return current_trace.get().traceparent
 
-    assert await asyncio.create_task(serve()) == TRACE
+    assert await asyncio.create_task(serve()) == GOOD
     assert current_trace.get() is NO_TRACE
