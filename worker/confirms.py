@@ -13,6 +13,7 @@ from worker import frames
 from worker.broken import LinkLostError
 from worker.identifiers import new_message_id
 from worker.transport import RawChannel
+from worker.values import value
 
 if TYPE_CHECKING:
     import asyncio
@@ -55,7 +56,7 @@ class ChannelLostError(Exception):
         self.accused = accused
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Message:
     """What is published, always to the default exchange: the routing key is the queue's name."""
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from contracts.amqp import BUSY_LAPS, REPLAY_COUNT
 from worker.topology import SLOW_LANE_LIMIT
+from worker.values import value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,7 +42,7 @@ CUT_BYTES = 4096
 """What is kept of a body that is too large to be read, or refused."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Cut:
     """What is known of a body of which only ``CUT_BYTES`` were kept: its size in bytes, and its SHA-256."""
 
@@ -52,7 +53,7 @@ class Cut:
 NO_HEADERS: Mapping[str, Any] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Delivery:
     """One message as the broker handed it over.
 

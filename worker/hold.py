@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 from worker.identifiers import new_session_id, storable
 from worker.ledger.base import Claim
 from worker.request import age
 from worker.telemetry.trace import current_trace
+from worker.values import value
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from worker.request import Request
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Hold:
     """A claimed request, and the token that later steps show."""
 

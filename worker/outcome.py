@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from worker.request import NIL_ID
+from worker.values import value
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from contracts import ErrorCode
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Reply:
     """An answer on its way out: the bytes, and where they go.
 
@@ -33,7 +33,7 @@ class Reply:
     published: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Letter:
     """Why a request goes to the parking lot: what the headers of its parked copy will say."""
 
@@ -46,14 +46,14 @@ class Letter:
     first_seen_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Completed:
     """The session was created now."""
 
     reply: Reply
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Replayed:
     """The request had its outcome before: the stored answer goes out again. ``letter`` is there when
     the request should have been parked and never was."""
@@ -63,7 +63,7 @@ class Replayed:
     error_code: ErrorCode | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RetryLater:
     """The attempt failed and others are left. ``delay`` in whole seconds names the retry queue."""
 
@@ -72,7 +72,7 @@ class RetryLater:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Busy:
     """The request is in other hands, not due yet, or a suspect whose turn it is not. ``lap`` counts how often
     that was so.
@@ -85,21 +85,21 @@ class Busy:
     lap: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Declined:
     """The handler gave a business answer: no."""
 
     reply: Reply
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Expired:
     """The requester's patience ended before the session was created."""
 
     reply: Reply
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Refused:
     """Nothing was claimed. ``reply`` is None when nobody could match the answer."""
 
@@ -107,7 +107,7 @@ class Refused:
     letter: Letter
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Exhausted:
     """Attempts or crashes are spent, or trying again cannot help."""
 
@@ -115,7 +115,7 @@ class Exhausted:
     letter: Letter
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Interrupted:
     """Shutdown while it ran: the entry is ``pending`` again and the attempt is not counted."""
 

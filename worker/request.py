@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -16,6 +15,7 @@ from contracts import CreateSessionRequest, ErrorCode, fingerprint
 from contracts.amqp import REFUSED, REPLAY_COUNT, REQUEST_ID
 from contracts.errors import ERRORS, problems
 from worker.reply import sentence
+from worker.values import value
 
 if TYPE_CHECKING:
     from contracts.amqp import Names
@@ -31,7 +31,7 @@ MAX_AGE = 30 * 86_400.0
 """Seconds; a request that says it is older is counted with these, and spoils no sum."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Request:
     """A request that was understood. ``patience`` is in seconds, None for ever, 0 when it is over;
     ``published`` in seconds since 1970, None when the requester did not say."""
@@ -56,7 +56,7 @@ class Request:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Refusal:
     """Why a delivery is no request. ``request_id`` is what could be found out, the nil UUID otherwise."""
 

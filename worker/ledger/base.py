@@ -10,9 +10,10 @@ tells the rest of the worker), and then it finds out by its token whether the lo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from worker.values import value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 # ------------------------------------------------------------------------------------------- steps
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Claim:
     """Ask for a request: may this worker handle it now?
 
@@ -53,7 +54,7 @@ class Claim:
     suspect_after: int | None = 2
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Finish:
     """Record the outcome: ``processing`` (or ``pending``, when it expired while it waited) → ``status``.
 
@@ -70,7 +71,7 @@ class Finish:
     detail: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Postpone:
     """Let the request wait ``delay`` seconds for its next attempt: ``processing`` → ``pending``."""
 
@@ -81,7 +82,7 @@ class Postpone:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Release:
     """Hand the request back without counting the attempt (shutdown): ``processing`` → ``pending``."""
 
@@ -89,7 +90,7 @@ class Release:
     token: UUID
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Reopen:
     """Begin a new round for a request that failed, as an operator wishes: ``failed`` → ``pending``.
 
@@ -101,7 +102,7 @@ class Reopen:
     token: UUID
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Look:
     """See whether there is an entry; nothing is written."""
 
@@ -111,7 +112,7 @@ class Look:
 # ----------------------------------------------------------------------------------------- answers
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Claimed:
     """The request is ours under our token. ``attempt`` counts from 1 and includes this one.
 
@@ -128,7 +129,7 @@ class Claimed:
     traceparent: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class InOtherHands:
     """Not now. ``wait`` is the time in seconds until it could be claimed: until it is due, or (when
     ``running``) until its live holder could be known to be gone."""
@@ -138,7 +139,7 @@ class InOtherHands:
     traceparent: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Suspect:
     """The request saw several workers die; claim it again, without a limit, when no other suspect runs."""
 
@@ -146,7 +147,7 @@ class Suspect:
 SETTLING_SECONDS = 5.0
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Finished:
     """The request had its outcome before; ``response`` is the reply that was stored with it.
 
@@ -169,7 +170,7 @@ class Finished:
     traceparent: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Mismatch:
     """The id was used before for another request (another fingerprint)."""
 
@@ -210,7 +211,7 @@ class LedgerError(Exception):
 # ----------------------------------------------------------------------------- what people ask for
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Entry:
     """One row of ``requests`` as people and programs see it (``status --json``, ``requests --json``)."""
 
@@ -231,7 +232,7 @@ class Entry:
     """Each: ``{"status", "at" (ISO 8601), "attempt", "worker_id", "detail"}``."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Glimpse:
     """One request in short. Seconds by the ledger's clock: ``age`` since its first claim, ``took`` from then
     to its outcome. ``replayed``: an operator has re-opened it in between."""
@@ -248,7 +249,7 @@ COUNTED = 10_000
 """``Recent.waiting`` counts no further: a look must cost the same however much there is."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Recent:
     """Current activity. ``newest``: the requests received last. ``troubled``: those received last that
     failed, or whose last attempt did. ``waiting``: how many wait for their next attempt, or were handed back.

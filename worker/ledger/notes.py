@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+from worker.values import value
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,7 +15,7 @@ LAZY = 0.25
 """Seconds that a note for which nobody waits may gather company: losing it costs one repeated reply."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Note:
     """The reply was sent or cannot be delivered, or the request's copy is on the parking lot."""
 

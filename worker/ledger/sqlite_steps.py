@@ -218,7 +218,7 @@ class Transaction:
     def _execute(self, sql: str, step: AnyStep | None = None, **more: Any) -> int:
         """Run ``sql`` with what the step says, this worker's name and the clock reading; count the rows it
         wrote."""
-        values = {} if step is None else {name: _plain(getattr(step, name)) for name in step.__slots__}
+        values = {} if step is None else {name: _plain(getattr(step, name)) for name in step.__slots__}  # type: ignore[union-attr]
         values |= more
         values["now"] = self._now
         values["worker"] = self._me.worker_id
