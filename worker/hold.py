@@ -72,7 +72,7 @@ def claim_step(request: Request, token: UUID, *, suspect_after: int | None) -> C
         session_id=new_session_id(),
         user_id=request.model.user_id,
         operation=request.model.operation,
-        casefile_id=request.model.payload.casefile_id,
+        casefile_id=request.casefile_id,
         title=request.model.payload.title,
         patience=request.patience,
         reply_to=storable(request.reply_to),

@@ -96,7 +96,7 @@ def _error_facts(code: ErrorCode) -> dict[str, Any]:
 def _payload(request: Request, claimed: Claimed) -> dict[str, Any]:
     return {
         "session_id": claimed.session_id,
-        "casefile_id": request.model.payload.casefile_id,
+        "casefile_id": request.casefile_id,
         "created_at": timestamp(claimed.received_at),
     }
 

@@ -34,9 +34,11 @@ MAX_AGE = 30 * 86_400.0
 @value
 class Request:
     """A request that was understood. ``patience`` is in seconds, None for ever, 0 when it is over;
-    ``published`` in seconds since 1970, None when the requester did not say."""
+    ``published`` in seconds since 1970, None when the requester did not say. Once the handler has had
+    ``model``, its answer is made without it: a handler may do anything to it."""
 
     request_id: UUID
+    casefile_id: str | None
     model: CreateSessionRequest
     fingerprint: bytes
     reply_to: str
@@ -52,7 +54,7 @@ class Request:
             self.request_id,
             self.reply_to,
             self.correlation_id,
-            self.model.payload.casefile_id,
+            self.casefile_id,
         )
 
 
@@ -116,6 +118,7 @@ class RequestParser:
             )
         return Request(
             request_id=request_id,
+            casefile_id=model.payload.casefile_id,
             model=model,
             fingerprint=fingerprint(model),
             reply_to=delivery.reply_to or self._names.replies,

@@ -217,6 +217,24 @@ async def test_handler_sees_the_same_id_and_time_at_every_attempt() -> None:
     assert (request.request_id, request.timestamp) == (REQUEST_ID, parts.RECEIVED_AT.isoformat())
 
 
+@pytest.mark.parametrize("then", [None, ValueError("broken")])
+async def test_whatever_a_handler_does_to_its_request_the_answer_is_right(then: Exception | None) -> None:
+    """A model is frozen, which does not keep a handler from changing it."""
+
+    async def handle(request: CreateSessionRequest, _: Context) -> None:
+        object.__setattr__(request.payload, "casefile_id", object())
+        object.__setattr__(request, "payload", None)
+        if then is not None:
+            raise then
+
+    ledger = ScriptedLedger(parts.claimed(attempt=99))
+    outcome = await _outcome(_flow(ledger, handle))
+    assert isinstance(outcome, Exhausted if then else Completed)
+    answer = json.loads(outcome.reply.body)
+    assert answer["payload"]["casefile_id"] == parts.CASEFILE_ID
+    assert answer["metadata"].get("error_code") == (ErrorCode.HANDLER_FAILED if then else None)
+
+
 async def test_rejection_is_answered_with_the_handlers_code_and_not_tried_again() -> None:
     ledger, handler = ScriptedLedger(), CountingHandler(Rejected("no rooms", code="full"))
     outcome = await _outcome(_flow(ledger, handler))
