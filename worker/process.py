@@ -70,7 +70,7 @@ def run_loop(
 async def serve(
     settings: Settings, reporter: Reporter, obey: Callable[[Stop], None], *, patient: bool
 ) -> int:
-    """Run a worker until SIGTERM or SIGINT; the process's exit code. ``obey`` may have it stop otherwise.
+    """Run a worker until a signal to stop; the process's exit code. ``obey`` may have it stop otherwise.
 
     Raises:
         StartError: it cannot start; a sentence for people.

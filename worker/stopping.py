@@ -38,10 +38,15 @@ class Stop:
         self._signalled = False
 
     def listen(self) -> None:
-        """Stop at SIGTERM or SIGINT, unless it is ignored; a second one ends the process at once."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        """Stop at SIGTERM, SIGINT or SIGHUP, unless it is ignored; a second one ends the process at once, but
+        for SIGHUP: of a terminal that is closed the kernel tells, and the shell as well."""
+        for number, obey in (
+            (signal.SIGTERM, self._on_signal),
+            (signal.SIGINT, self._on_signal),
+            (signal.SIGHUP, self.ask),
+        ):
             if signal.getsignal(number) is not signal.SIG_IGN:
-                self._loop.add_signal_handler(number, self._on_signal)
+                self._loop.add_signal_handler(number, obey)
 
     def ask(self) -> None:
         """Stop, from any thread and as often as one likes. A stop that does not end, ends the process."""

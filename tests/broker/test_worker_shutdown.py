@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from typing import TYPE_CHECKING
 
@@ -35,6 +37,19 @@ def test_sigterm_drains_within_the_grace(lab: Lab) -> None:
     lab.worker()
     assert_answered(lab, list(set(request_ids) - drained))
     assert set(lab.runs().values()) == {1}
+
+
+def test_a_terminal_that_is_closed_drains_the_worker(lab: Lab) -> None:
+    """Of which both the kernel and the shell tell: two signals."""
+    worker = lab.worker(shutdown_grace=30)
+    request_ids = send(lab, 1, gate=str(lab.gate))
+    lab.running(1)
+    os.kill(worker.pid, signal.SIGHUP)
+    worker.wait_for("draining")
+    os.kill(worker.pid, signal.SIGHUP)
+    lab.open_gate()
+    assert worker.wait(15) == 0
+    assert_answered(lab, request_ids)
 
 
 def test_what_does_not_finish_within_the_grace_goes_back_uncounted(lab: Lab) -> None:
