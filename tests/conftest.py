@@ -28,6 +28,11 @@ OURS = tuple(str(ROOT / package) for package in ("client", "contracts", "worker"
 EXTERNAL_BROKER = os.environ.get("SESSION_WORKER_TEST_AMQP_URL")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first: begun last, they would run while nobody else has anything to do."""
+    items.sort(key=lambda item: "soak" not in item.keywords)
+
+
 @pytest.fixture(autouse=True)
 def _no_task_left(request: pytest.FixtureRequest) -> None:
     """Every asynchronous test: none of our tasks may be running when it has ended."""
