@@ -95,10 +95,10 @@ class SpanTrace(Trace):
 
     def enter(self) -> None:
         otel_context.attach(_CURRENT)
-        self._events.append((time_ns(), "attempt began"))
+        self.happened("attempt began")
 
     def settled(self, method: str, outcome: Outcome) -> None:
-        self._events.append((time_ns(), method))
+        self.happened(method)
         self.about(*subject(outcome))
         self._outcome = type(outcome).__name__
 

@@ -152,10 +152,10 @@ def encoded(span: Span) -> bytes:
         _TIMES.pack(0x39, span.start, 0x41, span.end),
     ]
     if span.message_id:
-        text = span.message_id.encode("utf-8", "replace")
+        text = _text(span.message_id)
         parts += (_MESSAGE_ID[len(text)], text)
     if span.conversation_id:
-        text = span.conversation_id.encode("utf-8", "replace")
+        text = _text(span.conversation_id)
         parts += (_CONVERSATION_ID[len(text)], text)
     if span.tag is not None:
         number = _varint(span.tag)
