@@ -207,48 +207,37 @@ _CURRENT = otel.set_span_in_context(_Current(), otel_context.Context())
 # ------------------------------------------------------------------------ what a span hears of events
 
 
-def _lasting() -> SpanTrace | None:
-    trace = current_trace.get()
-    return trace if isinstance(trace, SpanTrace) else None
-
-
 def _on_attempt_ended(_: AttemptEnded) -> None:
-    if trace := _lasting():
-        trace.happened("attempt ended")
+    current_trace.get().happened("attempt ended")
 
 
 def _on_failure(event: AttemptFailed) -> None:
-    if trace := _lasting():
-        trace.failed(event.error_code.value, event.error)
+    current_trace.get().failed(event.error_code.value, event.error)
 
 
 def _on_finished(event: RequestFinished) -> None:
-    if event.error_code is None or event.outcome not in ("exhausted", "refused"):
-        return
-    if trace := _lasting():
-        trace.failed(event.error_code.value, event.error or "")
+    if event.error_code is not None and event.outcome in ("exhausted", "refused"):
+        current_trace.get().failed(event.error_code.value, event.error or "")
 
 
 def _on_handed_back(event: RequestHandedBack) -> None:
-    if trace := _lasting():
-        trace.about(event.request_id, event.attempt)
+    current_trace.get().about(event.request_id, event.attempt)
 
 
 def _on_taken_over(_: RequestTakenOver) -> None:
-    if trace := _lasting():
-        trace.happened("taken over")
+    current_trace.get().happened("taken over")
 
 
 def _on_left(event: DeliveryLeft) -> None:
-    if trace := _lasting():
-        trace.about(event.request_id, event.attempt)
-        trace.failed("LinkLostError", event.reason)
+    trace = current_trace.get()
+    trace.about(event.request_id, event.attempt)
+    trace.failed("LinkLostError", event.reason)
 
 
 def _on_defect(event: DeliveryFailed | OutcomeNotRecorded) -> None:
-    if trace := _lasting():
-        trace.about(event.request_id, event.attempt)
-        trace.failed(type(event.exc_info).__name__, str(event.exc_info))
+    trace = current_trace.get()
+    trace.about(event.request_id, event.attempt)
+    trace.failed(type(event.exc_info).__name__, str(event.exc_info))
 
 
 LISTENERS: Listeners = {

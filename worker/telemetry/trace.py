@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from uuid import UUID
 
     from worker.confirms import Message
     from worker.delivery import Delivery
@@ -92,6 +93,15 @@ class Trace:
 
     def enter(self) -> None:
         """Make it the current one for the task, which is the handler's."""
+
+    def happened(self, what: str) -> None:
+        """Something did, now."""
+
+    def about(self, request_id: UUID | None, attempt: int) -> None:
+        """Which request this is about, as far as is known."""
+
+    def failed(self, kind: str, text: str) -> None:
+        """What was to be done was not."""
 
     def sending(self, message: Message) -> AbstractContextManager[None]:
         """The block in which a message is published."""
