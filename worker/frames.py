@@ -105,7 +105,7 @@ def _content(properties: Properties, body_size: int) -> bytes:
     parts = [b""]
     if properties.content_type is not None:
         flags |= 1 << 15
-        parts.append(_short(properties.content_type))
+        parts.append(_frequent(properties.content_type))
     if properties.headers:
         flags |= 1 << 13
         parts.append(_table(properties.headers))
@@ -117,7 +117,7 @@ def _content(properties: Properties, body_size: int) -> bytes:
         parts.append(_short(properties.correlation_id))
     if properties.reply_to is not None:
         flags |= 1 << 9
-        parts.append(_short(properties.reply_to))
+        parts.append(_frequent(properties.reply_to))
     if properties.message_id is not None:
         flags |= 1 << 7
         parts.append(_short(properties.message_id))
@@ -126,7 +126,7 @@ def _content(properties: Properties, body_size: int) -> bytes:
         parts.append(properties.timestamp.to_bytes(8, "big"))
     if properties.type is not None:
         flags |= 1 << 5
-        parts.append(_short(properties.type))
+        parts.append(_frequent(properties.type))
     parts[0] = _CONTENT.pack(60, 0, body_size, flags)
     return b"".join(parts)
 
@@ -137,16 +137,15 @@ def _table(headers: Mapping[str, Any]) -> bytes:
         ((name, value),) = headers.items()
         if isinstance(value, str):
             text = value.encode()
-            field = _text_header(name)
-            return (
-                (len(field) + 4 + len(text)).to_bytes(4, "big") + field + len(text).to_bytes(4, "big") + text
-            )
+            return _before_text(name, len(text)) + text
     return pamqp.encode.field_table(dict(headers))
 
 
-@lru_cache(maxsize=64)
-def _text_header(name: str) -> bytes:
-    return _short(name) + b"S"
+@lru_cache(maxsize=1024)
+def _before_text(name: str, size: int) -> bytes:
+    """A table up to the one text, of ``size`` bytes, that is in it."""
+    before = _short(name) + b"S" + size.to_bytes(4, "big")
+    return (len(before) + size).to_bytes(4, "big") + before
 
 
 def _short(text: str) -> bytes:
@@ -154,6 +153,10 @@ def _short(text: str) -> bytes:
     if len(data) > 255:
         raise ValueError(f"a property takes {len(data)} bytes; at most 255 fit")
     return bytes([len(data)]) + data
+
+
+_frequent = lru_cache(maxsize=1024)(_short)
+"""For a text that many messages have."""
 
 
 # ---------------------------------------------------------------------------------------- reading

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -231,17 +232,13 @@ def _sized(data: bytes) -> bytes:
 
 
 def _varint(number: int) -> bytes:
-    if number < 0x80:
-        return number.to_bytes(1, "little")
-    if number < 0x4000:
-        return (number & 0x7F | 0x80 | (number & 0x3F80) << 1).to_bytes(2, "little")
-    data = bytearray()
-    while number > 0x7F:
-        data.append(number & 0x7F | 0x80)
-        number >>= 7
-    data.append(number)
-    return bytes(data)
+    return _LAST[number] if number < 0x80 else _MORE[number & 0x7F] + _higher(number >> 7)
 
+
+_LAST = tuple(number.to_bytes(1, "little") for number in range(0x80))
+_MORE = tuple(number.to_bytes(1, "little") for number in range(0x80, 0x100))
+_higher = lru_cache(maxsize=256)(_varint)
+"""The numbers of deliveries come one after the other: most differ in what is lowest alone."""
 
 _SIZES = tuple(_varint(size) for size in range(1024))
 
