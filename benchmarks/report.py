@@ -18,7 +18,7 @@ INTRODUCTION: Final = """\
 Every contestant is a program in `benchmarks/peers/`, written the way its own documentation recommends. It
 gets the same requests, from its own queue on the same private broker. Repetitions are interleaved: each runs
 all contestants once, in rotating order. A cell is the median of {repetitions} repetitions (twice as many for
-growth; ten times as many, and short ones, for telemetry, where differences are small), with the minimum and
+growth; nine times as many, and short ones, for telemetry, where differences are small), with the minimum and
 the maximum; a ratio to the bare echo is computed within each repetition, before the median. Throughput is
 that of one worker process, unless the table below says that a contestant has more. A scenario that is missing
 was not measured, or the run ended before it.
@@ -79,7 +79,8 @@ request; 60 s or more means that none came.
 """,
     "telemetry": """\
 A drain with only warnings in the log; with a line for each request and metrics; and with a trace of each
-request as well, sent to a collector that discards them.
+request as well, sent to a collector that discards them. Three workers side by side, started anew after every
+third repetition: two that are the same may differ by some per cent.
 """,
     "profile": """\
 A drain sampled by py-spy. Samples that only wait are left out; the CPU time of the drain is divided among

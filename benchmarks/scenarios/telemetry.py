@@ -25,16 +25,17 @@ OFF: Final = "off"
 
 
 def measurements(stage: Stage, plan: Plan) -> Iterator[Measurement]:
-    """The same workers in all repetitions, which are short and many: what the machine does meanwhile changes
-    within seconds, and by more than telemetry costs."""
+    """Short drains of workers that run side by side: what the machine does meanwhile changes within seconds.
+    Many workers: one differs from the next, which is the same, by more than telemetry costs."""
     for contestant in plan.contestants:
         if not contestant.is_ours or contestant.ledger != "postgresql":
             continue
-        with ExitStack() as stack:
-            runs = _start(stage, contestant, stack)
-            for repetition, _ in plan.turns([contestant], times=10):
-                measure = partial(_measure, runs, plan.count(REQUESTS), repetition)
-                yield Measurement(contestant.name, repetition, measure)
+        for start, _ in plan.turns([contestant], times=3):
+            with ExitStack() as stack:
+                runs = _start(stage, contestant, stack)
+                for turn in range(len(runs)):
+                    measure = partial(_measure, runs, plan.count(REQUESTS), turn)
+                    yield Measurement(contestant.name, start * len(runs) + turn, measure)
 
 
 def _start(stage: Stage, contestant: Contestant, stack: ExitStack) -> dict[str, Run]:
@@ -54,9 +55,8 @@ def _start(stage: Stage, contestant: Contestant, stack: ExitStack) -> dict[str, 
     return runs
 
 
-def _measure(runs: dict[str, Run], requests: int, repetition: int) -> list[dict[str, Any]]:
+def _measure(runs: dict[str, Run], requests: int, start: int) -> list[dict[str, Any]]:
     """All in one measurement, in an order that turns: each is compared with the one without."""
-    start = repetition % len(runs)
     turn = [*runs, *runs][start : start + len(runs)]
     rows = {level: drain(runs[level], [new_request() for _ in range(requests)]) for level in turn}
     return [
