@@ -1,4 +1,5 @@
-"""`python -m benchmarks.report RESULTS.json`: write docs/benchmarks.md and its pictures from measurements."""
+"""`python -m benchmarks.report RESULTS.json [LATER.json …]`: write docs/benchmarks.md and its pictures from
+measurements; what was measured again later takes the place of what was there."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from benchmarks.contestants import CONTESTANTS
 
 DOCS: Final = Path(__file__).parents[1] / "docs"
 INTRODUCTION: Final = """\
-`make bench` wrote this page from `{results}`: every figure on it was measured in one run.
+`make bench` wrote this page from `{results}`: every figure on it was measured in one run, unless its
+section says that it was measured again.
 
 Every contestant is a program in `benchmarks/peers/`, written the way its own documentation recommends. It
 gets the same requests, from its own queue on the same private broker. Repetitions are interleaved: each runs
@@ -22,6 +24,9 @@ growth; nine times as many, and short ones, for telemetry, where differences are
 the maximum; a ratio to the bare echo is computed within each repetition, before the median. Throughput is
 that of one worker process, unless the table below says that a contestant has more. A scenario that is missing
 was not measured, or the run ended before it.
+"""
+AGAIN: Final = """\
+Measured again by itself: {started}, commit {commit}, {processor} with {cores} cores, `{command}`.
 """
 CONDITIONS: Final = """
 RabbitMQ and PostgreSQL are private, on the same machine, with their default durability: quorum queues, fsync
@@ -92,14 +97,18 @@ next to nothing.
 PROMISES: Final = ("validated", "outcome", "duplicates", "delivery", "processes")
 
 
-def main(path: Path) -> None:
+def main(path: Path, *later: Path) -> None:
     results = json.loads(path.read_text())
+    notes: dict[str, str] = {}
+    for again in (json.loads(each.read_text()) for each in later):
+        results["scenarios"] |= again["scenarios"]
+        notes |= dict.fromkeys(again["scenarios"], AGAIN.format(**again, **again["machine"]))
     page = DOCS / "benchmarks.md"
-    page.write_text("\n".join(_page(results, path)))
+    page.write_text("\n".join(_page(results, path, notes)))
     print(f"{page} is written.")
 
 
-def _page(results: dict[str, Any], path: Path) -> list[str]:
+def _page(results: dict[str, Any], path: Path, notes: dict[str, str]) -> list[str]:
     scenarios = {name: rows for name in TITLES if (rows := results["scenarios"].get(name))}
     resolved = path.resolve()
     name = resolved.relative_to(DOCS.parent) if resolved.is_relative_to(DOCS.parent) else path.name
@@ -117,6 +126,7 @@ def _page(results: dict[str, Any], path: Path) -> list[str]:
         parts += [
             f"\n## {TITLES[scenario]}\n",
             TEXTS[scenario],
+            *([notes[scenario]] if scenario in notes else []),
             show.markdown(show.table(scenario, rows), figures=True),
         ]
         if scenario in plots.PLOTS:
@@ -156,4 +166,4 @@ def _in_short(failure: str) -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(*map(Path, sys.argv[1:]))
