@@ -63,7 +63,7 @@ async def test_postgresql_closes_in_time_while_its_server_is_down(own_postgresql
     async with worker(own_postgresql.url, holder_timeout=1) as ledger:
         await take(ledger)
         own_postgresql.kill()
-        # Only now: a process of the killed server may answer one more statement.
+        # The claim is to come when this is known.
         await eventually(lambda: not ledger.availability.up)
         waiting = asyncio.create_task(ledger.claim(a_claim()))
         await asyncio.sleep(0)

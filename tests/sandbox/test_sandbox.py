@@ -234,6 +234,23 @@ def test_the_database_keeps_its_rows_over_a_restart_and_a_kill(database: Postgre
     assert database.execute("SELECT n FROM t", "second").split() == ["1"]
 
 
+def test_a_database_that_is_killed_answers_nothing_more(database: PostgreSQL) -> None:
+    """Not even what it has begun: a test that kills it knows what was committed."""
+
+    async def ask_and_kill() -> None:
+        connection = await asyncpg.connect(database.url)
+        asked = asyncio.create_task(connection.fetchval("SELECT count(*) FROM generate_series(1, 10000000)"))
+        await asyncio.sleep(0.2)
+        assert not asked.done()
+        await asyncio.to_thread(database.kill)
+        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+            await asked
+        connection.terminate()
+
+    asyncio.run(ask_and_kill())
+    database.start()
+
+
 def test_a_database_is_dropped_whoever_is_connected(database: PostgreSQL) -> None:
     async def drop_while_connected(url: str) -> None:
         connection = await asyncpg.connect(url)

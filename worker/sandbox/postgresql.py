@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 from worker.sandbox.workspace import Certificate, SandboxError, Server, Workspace, find, free_port, tail
@@ -66,7 +69,14 @@ class PostgreSQL(Server):
         self._process = None
 
     def kill(self) -> None:
-        self._workspace.kill(self._running())
+        process = self._running()
+        # Those that serve connections are in groups of their own: they would answer one more statement.
+        serving = _children(process.pid)
+        process.kill()
+        for pid in serving:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._workspace.kill(process)
         self._process = None
 
     def close(self) -> None:
@@ -146,3 +156,10 @@ class PostgreSQL(Server):
 
     def _url(self, database: str) -> str:
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:  # it is gone
+        return []
