@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.support.waiting import soon
+from worker.sandbox.workspace import children
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
@@ -259,7 +260,7 @@ class _Terminal:
     def interrupt(self) -> None:
         """Ctrl-C, if something runs in the foreground: it is what the shell started last."""
         if self.busy and not self.gone:
-            newest = max(_children(self._shell.pid), key=_started)
+            newest = max(children(self._shell.pid), key=_started)
             os.killpg(os.getpgid(newest), signal.SIGINT)
             soon(lambda: not self.busy or self.gone, DEADLINE)
 
@@ -307,10 +308,6 @@ def _stat(pid: int) -> list[str]:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return []
-
-
-def _children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def _started(pid: int) -> int:

@@ -7,10 +7,18 @@ import signal
 import subprocess
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import Final
 
-from worker.sandbox.workspace import Certificate, SandboxError, Server, Workspace, find, free_port, tail
+from worker.sandbox.workspace import (
+    Certificate,
+    SandboxError,
+    Server,
+    Workspace,
+    children,
+    find,
+    free_port,
+    tail,
+)
 
 START_TIMEOUT: Final = 60.0
 _QUICK: Final = ("-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off")
@@ -71,7 +79,7 @@ class PostgreSQL(Server):
     def kill(self) -> None:
         process = self._running()
         # Those that serve connections are in groups of their own: they would answer one more statement.
-        serving = _children(process.pid)
+        serving = children(process.pid)
         process.kill()
         for pid in serving:
             with suppress(ProcessLookupError):
@@ -156,10 +164,3 @@ class PostgreSQL(Server):
 
     def _url(self, database: str) -> str:
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
-
-
-def _children(pid: int) -> list[int]:
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:  # it is gone
-        return []

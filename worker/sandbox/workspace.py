@@ -245,6 +245,14 @@ def find(name: str, package: str, *patterns: str) -> Path:
     return Path(found)
 
 
+def children(pid: int) -> list[int]:
+    """The processes that a process has started and that still run; none when it has ended itself."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
 def tail(text: str, lines: int = 8) -> str:
     """The last lines of a server's output, joined into one line."""
     return (
