@@ -27,12 +27,17 @@ class Plan:
         meanwhile, and who went before, hits them alike. `times`: so many more repetitions than usual,
         where small differences are looked for."""
         for repetition in range(self.repetitions * times):
-            start = repetition % max(1, len(entrants))
-            for entrant in [*entrants[start:], *entrants[:start]]:
+            for entrant in rotated(entrants, repetition):
                 yield repetition, entrant
 
     def count(self, requests: int) -> int:
         return self.requests or requests
+
+
+def rotated(entrants: Sequence[T], turn: int) -> list[T]:
+    """All of them, each turn beginning with the next one."""
+    start = turn % max(1, len(entrants))
+    return [*entrants[start:], *entrants[:start]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from benchmarks.collector import collecting
 from benchmarks.load import warm_up
 from benchmarks.messages import new_request
-from benchmarks.plan import Measurement
+from benchmarks.plan import Measurement, rotated
 from benchmarks.scenarios.drain import drain
 
 if TYPE_CHECKING:
@@ -55,10 +55,10 @@ def _start(stage: Stage, contestant: Contestant, stack: ExitStack) -> dict[str, 
     return runs
 
 
-def _measure(runs: dict[str, Run], requests: int, start: int) -> list[dict[str, Any]]:
+def _measure(runs: dict[str, Run], requests: int, turn: int) -> list[dict[str, Any]]:
     """All in one measurement, in an order that turns: each is compared with the one without."""
-    turn = [*runs, *runs][start : start + len(runs)]
-    rows = {level: drain(runs[level], [new_request() for _ in range(requests)]) for level in turn}
+    levels = rotated(list(runs), turn)
+    rows = {level: drain(runs[level], [new_request() for _ in range(requests)]) for level in levels}
     return [
         {
             "telemetry": level,
