@@ -4,48 +4,38 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from worker.telemetry.spans import Span
-
-ROOM = 16_384
-"""Deliveries whose spans wait at the most; those of others are dropped. As many come in two busy seconds."""
-BATCH = 2048
+ROOM = 32_768
+"""Spans that wait at the most; others are dropped. As many come in two busy seconds."""
+BATCH = 4096
 PAUSE_SECONDS = 1.0
 
-Form = TypeVar("Form")
 
-
-class Outbox(Generic[Form]):
-    """``form`` makes of a delivery's spans what ``send``, which may take its time, is given many of.
+class Outbox:
+    """``send``, which may take its time, is given many spans at a time, as they were encoded.
 
     Nobody waits for it: what there is no room for is dropped, and ``trouble`` told so.
     """
 
-    def __init__(
-        self,
-        form: Callable[[list[Span]], Form],
-        send: Callable[[list[Form]], object],
-        trouble: Callable[[str], None],
-    ) -> None:
-        self._form = form
+    def __init__(self, send: Callable[[list[bytes]], object], trouble: Callable[[str], None]) -> None:
         self._send = send
         self._trouble = trouble
-        self._waiting: deque[Form] = deque()
+        self._waiting: deque[bytes] = deque()
         self._wake = threading.Event()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="spans", daemon=True)
         self._thread.start()
 
-    def put(self, spans: list[Span]) -> None:
+    def put(self, span: bytes) -> None:
         waiting = len(self._waiting)
         if waiting >= ROOM:
             self._trouble("the collector takes the spans too slowly")
             return
-        self._waiting.append(self._form(spans))
+        self._waiting.append(span)
         if waiting == BATCH:
             self._wake.set()
 

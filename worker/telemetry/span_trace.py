@@ -21,7 +21,7 @@ from worker.telemetry.events import (
     RequestHandedBack,
     RequestTakenOver,
 )
-from worker.telemetry.spans import Span, context_of
+from worker.telemetry.spans import context_of, encoded, event
 from worker.telemetry.trace import SAMPLED, TRACEPARENT, Trace, TraceContext, current_trace
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ class SpanTrace(Trace):
         "_parent",
         "_request_id",
         "_sending_since",
+        "_sent",
         "_span_id",
-        "_spans",
         "_start",
         "_traces",
     )
@@ -66,12 +66,13 @@ class SpanTrace(Trace):
         self._start = time_ns()
         self._traces = traces
         self._delivery = delivery
-        self._parent = TraceContext.read(delivery.headers) if TRACEPARENT in delivery.headers else None
+        headers = delivery.headers
+        self._parent = parent = TraceContext.read(headers) if TRACEPARENT in headers else None
         self._link: TraceContext | None = None
-        self.context = traces.place(delivery.queue, self._parent)
-        self._kept = (self._parent or self.context).traceparent
-        self._events: list[tuple[int, str]] = []
-        self._spans: list[Span] = []
+        self.context = context = traces.place(delivery.queue, parent)
+        self._kept = (parent or context).traceparent
+        self._events: list[bytes | int] = []
+        self._sent = 0
         self._request_id: UUID | None = None
         self._attempt = 0
         self._outcome = ""
@@ -95,10 +96,10 @@ class SpanTrace(Trace):
 
     def enter(self) -> None:
         otel_context.attach(_CURRENT)
-        self.happened("attempt began")
+        self._events += (_ATTEMPT_BEGAN, time_ns())
 
     def settled(self, method: str, outcome: Outcome) -> None:
-        self.happened(method)
+        self._events += (_SETTLED[method], time_ns())
         self.about(*subject(outcome))
         self._outcome = type(outcome).__name__
 
@@ -106,25 +107,23 @@ class SpanTrace(Trace):
         delivery, parent, context = self._delivery, self._parent, self.context
         if not context.flags & SAMPLED:
             return
-        self._spans.append(
-            Span(
-                self._traces.processing(delivery.queue, self._attempt, self._outcome),
-                context,
-                context.span_id,
-                None if parent is None else parent.span_id,
-                self._start,
-                time_ns(),
-                delivery.message_id,
-                delivery.correlation_id,
-                self._error,
-                delivery.tag,
-                self._request_id,
-                parent is not None,
-                self._events,
-                self._link,
-            )
+        span = encoded(
+            self._traces.processing(delivery.queue, self._attempt, self._outcome),
+            context,
+            context.span_id,
+            None if parent is None else parent.span_id,
+            self._start,
+            time_ns(),
+            delivery.message_id,
+            delivery.correlation_id,
+            self._error,
+            delivery.tag,
+            self._request_id,
+            self._link,
+            self._events,
+            remote=parent is not None,
         )
-        self._traces.put(self._spans)
+        self._traces.put(span)
 
     # ---------------------------------------------------------------------- a message that is sent
 
@@ -133,7 +132,9 @@ class SpanTrace(Trace):
         that it came with: then the next attempt has the same parent as this one."""
         self._sending_since = time_ns()
         self._message = message
-        self._span_id = self._child_id()
+        self._sent = number = self._sent + 1
+        # The process span's own id ends in 00.
+        self._span_id = self.context.span_id[:14] + _TWO_DIGITS[number] if number < 256 else new_span_id()
         headers = message.properties.headers
         if not headers or TRACEPARENT not in headers:
             self.context.put(message, self._span_id)
@@ -149,29 +150,23 @@ class SpanTrace(Trace):
         if not context.flags & SAMPLED:
             return
         properties = message.properties
-        self._spans.append(
-            Span(
-                self._traces.sending(message.queue),
-                context,
-                self._span_id,
-                context.span_id,
-                self._sending_since,
-                time_ns(),
-                properties.message_id,
-                properties.correlation_id,
-                None if error is None else (type(error).__name__, str(error)),
-            )
+        span = encoded(
+            self._traces.sending(message.queue),
+            context,
+            self._span_id,
+            context.span_id,
+            self._sending_since,
+            time_ns(),
+            properties.message_id,
+            properties.correlation_id,
+            None if error is None else (type(error).__name__, str(error)),
         )
-
-    def _child_id(self) -> str:
-        """The process span's own id ends in 00."""
-        number = len(self._spans) + 1
-        return self.context.span_id[:14] + _TWO_DIGITS[number] if number < 256 else new_span_id()
+        self._traces.put(span)
 
     # ---------------------------------------------------------------- what is told while it lasts
 
-    def happened(self, what: str) -> None:
-        self._events.append((time_ns(), what))
+    def happened(self, what: bytes) -> None:
+        self._events += (what, time_ns())
 
     def about(self, request_id: UUID | None, attempt: int) -> None:
         if request_id is not None:
@@ -184,6 +179,8 @@ class SpanTrace(Trace):
 
 
 _TWO_DIGITS = tuple(f"{number:02x}" for number in range(256))
+_ATTEMPT_BEGAN, _ATTEMPT_ENDED, _TAKEN_OVER = map(event, ("attempt began", "attempt ended", "taken over"))
+_SETTLED = {method: event(method) for method in ("ack", "nack")}
 
 
 class _Current(NonRecordingSpan):
@@ -208,7 +205,7 @@ _CURRENT = otel.set_span_in_context(_Current(), otel_context.Context())
 
 
 def _on_attempt_ended(_: AttemptEnded) -> None:
-    current_trace.get().happened("attempt ended")
+    current_trace.get().happened(_ATTEMPT_ENDED)
 
 
 def _on_failure(event: AttemptFailed) -> None:
@@ -225,7 +222,7 @@ def _on_handed_back(event: RequestHandedBack) -> None:
 
 
 def _on_taken_over(_: RequestTakenOver) -> None:
-    current_trace.get().happened("taken over")
+    current_trace.get().happened(_TAKEN_OVER)
 
 
 def _on_left(event: DeliveryLeft) -> None:

@@ -9,7 +9,10 @@ from __future__ import annotations
 import re
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from worker.values import value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,9 +31,11 @@ _TRACEPARENT = re.compile(
     r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?"
 )
 _STATE = re.compile(r"[\x20-\x7e]*")
+_FLAGS = ("00", "01", "02", "03")
 
 
-class TraceContext(NamedTuple):
+@value
+class TraceContext:
     """Where in which trace something belongs: under the span ``span_id``. Ids are hexadecimal. Of the flags
     those are kept that have a meaning."""
 
@@ -47,7 +52,7 @@ class TraceContext(NamedTuple):
         if found is None or not isinstance(state, str) or not state:
             return found
         fits = len(state) <= MAX_STATE and _STATE.fullmatch(state)
-        return found._replace(state=state) if fits else found
+        return replace(found, state=state) if fits else found
 
     @classmethod
     def parse(cls, traceparent: object) -> TraceContext | None:
@@ -61,14 +66,13 @@ class TraceContext(NamedTuple):
 
     @property
     def traceparent(self) -> str:
-        return f"00-{self.trace_id}-{self.span_id}-0{self.flags}"
+        return f"00-{self.trace_id}-{self.span_id}-{_FLAGS[self.flags]}"
 
     def put(self, message: Message, span_id: str = "") -> None:
         """Have the message carry it; with ``span_id``, that of another span of the same trace."""
-        trace_id, own_id, flags, state = self
-        own = {TRACEPARENT: f"00-{trace_id}-{span_id or own_id}-0{flags}"}
-        if state:
-            own[TRACESTATE] = state
+        own = {TRACEPARENT: f"00-{self.trace_id}-{span_id or self.span_id}-{_FLAGS[self.flags]}"}
+        if self.state:
+            own[TRACESTATE] = self.state
         properties = message.properties
         if properties.headers:
             own = {name: value for name, value in properties.headers.items() if name != TRACESTATE} | own
@@ -94,8 +98,8 @@ class Trace:
     def enter(self) -> None:
         """Make it the current one for the task, which is the handler's."""
 
-    def happened(self, what: str) -> None:
-        """Something did, now."""
+    def happened(self, what: bytes) -> None:
+        """Something did, now; as ``spans.event`` has it."""
 
     def about(self, request_id: UUID | None, attempt: int) -> None:
         """Which request this is about, as far as is known."""

@@ -14,14 +14,14 @@ import threading
 import time
 from contextlib import suppress
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace as otel
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, Resource
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Decision
 from opentelemetry.trace import NonRecordingSpan, SpanKind
@@ -29,11 +29,14 @@ from opentelemetry.trace import NonRecordingSpan, SpanKind
 from worker.identifiers import new_span_id, new_trace_id
 from worker.telemetry.outbox import Outbox
 from worker.telemetry.span_trace import LISTENERS, SpanTrace
-from worker.telemetry.spans import SCOPE, Envelope, Operation, Span, context_of, encoded, readable
+from worker.telemetry.spans import SCOPE, Envelope, Operation, context_of, readable
 from worker.telemetry.trace import RANDOM, SAMPLED, Trace, TraceContext, current_trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.trace.sampling import Sampler
 
     from contracts.amqp import Names
     from worker.delivery import Delivery
@@ -73,7 +76,7 @@ class Traces:
     listeners = LISTENERS
 
     def __init__(
-        self, provider: TracerProvider, outbox: Outbox[Any], names: Names, server: Mapping[str, str | int]
+        self, provider: TracerProvider, outbox: Outbox, names: Names, server: Mapping[str, str | int]
     ) -> None:
         # Most have the default, and what it decides can be said without asking it.
         self._sampler = None if provider.sampler is DEFAULT_ON else provider.sampler
@@ -93,22 +96,29 @@ class Traces:
 
     def place(self, queue: str, parent: TraceContext | None) -> TraceContext:
         """Where the process span of a delivery from ``queue`` belongs, and whether it is wanted."""
-        trace_id = new_trace_id() if parent is None else parent.trace_id
-        if self._sampler is None:
-            flags, state = (SAMPLED | RANDOM, "") if parent is None else (parent.flags, parent.state)
-            return TraceContext(trace_id, new_span_id(), flags, state)
+        if parent is None:
+            trace_id = new_trace_id()
+            # The trace has no other spans yet: the id of this one may be a part of the trace's.
+            context = TraceContext(trace_id, trace_id[:14] + "00", SAMPLED | RANDOM)
+        else:
+            context = TraceContext(parent.trace_id, new_span_id(), parent.flags, parent.state)
+        return context if self._sampler is None else self._sampled(self._sampler, queue, parent, context)
+
+    def _sampled(
+        self, sampler: Sampler, queue: str, parent: TraceContext | None, context: TraceContext
+    ) -> TraceContext:
         operation = self.processing(queue)
         within = _NO_PARENT
         if parent is not None:
             within = otel.set_span_in_context(NonRecordingSpan(context_of(parent, remote=True)), within)
-        sampling = self._sampler.should_sample(
-            within, int(trace_id, 16), operation.name, operation.kind, operation.attributes
+        sampling = sampler.should_sample(
+            within, int(context.trace_id, 16), operation.name, operation.kind, operation.attributes
         )
         state = sampling.trace_state.to_header() if sampling.trace_state else ""
-        flags = RANDOM if parent is None else parent.flags & ~SAMPLED
+        flags = context.flags & ~SAMPLED
         if sampling.decision is Decision.RECORD_AND_SAMPLE:
             flags |= SAMPLED
-        return TraceContext(trace_id, new_span_id(), flags, state)
+        return TraceContext(context.trace_id, context.span_id, flags, state)
 
     async def close(self) -> None:
         """Have the collector take what waits, for ``FLUSH_SECONDS`` at the most."""
@@ -211,25 +221,19 @@ def start(settings: Settings, names: Names, worker_id: str, trouble: Callable[[s
 
 def readable_outbox(
     resource: Resource, export: Callable[[list[ReadableSpan]], object], trouble: Callable[[str], None]
-) -> Outbox[list[ReadableSpan]]:
+) -> Outbox:
     """For an exporter of the SDK's."""
-
-    def form(spans: list[Span]) -> list[ReadableSpan]:
-        return [readable(span, resource) for span in spans]
-
-    return Outbox(form, lambda batch: export([span for spans in batch for span in spans]), trouble)
+    return Outbox(lambda spans: export([readable(span, resource) for span in spans]), trouble)
 
 
-def _outbox(exporter: OTLPSpanExporter, resource: Resource, trouble: Callable[[str], None]) -> Outbox[Any]:
+def _outbox(exporter: OTLPSpanExporter, resource: Resource, trouble: Callable[[str], None]) -> Outbox:
     # The one private name of the SDK that is used. Should it go, a test fails, and spans are exported all
     # the same, at the SDK's price.
     client = getattr(exporter, "_client", None)
     if client is None:
         return readable_outbox(resource, exporter.export, trouble)
     envelope = Envelope(resource)
-    return Outbox(
-        lambda spans: b"".join(map(encoded, spans)), lambda spans: client.export(envelope(spans)), trouble
-    )
+    return Outbox(lambda spans: client.export(envelope(spans)), trouble)
 
 
 def _server(urls: tuple[str, ...]) -> dict[str, str | int]:
