@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pydantic_core
 import structlog
+from pydantic_core import SchemaSerializer, core_schema
 
 from worker.telemetry import events
 from worker.telemetry.stderr import PIPE_BUF, Stderr
@@ -94,17 +95,18 @@ def listeners() -> Listeners:
     """What writes a line for each event of a level that is on."""
     log = structlog.get_logger().bind()
     return {
-        kind: _writer(level, text, [field.name for field in fields(kind)])  # type: ignore[arg-type]
+        kind: _writer(kind, level, text)
         for kind, (level, text) in LINES.items()
         if log.is_enabled_for(logging.getLevelNamesMapping()[level.upper()])
     }
 
 
-def _writer(level: str, text: str, names: list[str]) -> Callable[[Event], None]:
+def _writer(kind: type[Event], level: str, text: str) -> Callable[[Event], None]:
     """By structlog's own parts, but past its bound logger, which takes longer than all of them."""
     config = structlog.get_config()
     processors = config["processors"]
     write = getattr(config["logger_factory"](), level)
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     about_request = "request_id" in names
 
     def tell(event: Event) -> None:
@@ -117,7 +119,30 @@ def _writer(level: str, text: str, names: list[str]) -> Callable[[Event], None]:
             line = process(None, level, line)
         write(line)
 
-    return tell
+    if processors != [_json] or not names or "exc_info" in names:
+        return tell
+    to_json = _serializer(kind, names).to_json
+    before = _encoded({"event": text})[1:-1] + b","
+
+    def tell_machines(event: Event) -> None:
+        """The same in half the time."""
+        try:
+            data = to_json(event)
+        except ValueError:  # as in _encoded
+            tell(event)
+            return
+        if about_request and (context := current_trace.get().context) is not None:
+            data = data[:-1] + b',"trace_id":"' + context.trace_id.encode() + b'"}'
+        write(_line(level, before + data[1:]))
+
+    return tell_machines
+
+
+def _serializer(kind: type[Event], names: list[str]) -> SchemaSerializer:
+    """Writes an event's fields as they are."""
+    anything = [core_schema.dataclass_field(name, core_schema.any_schema()) for name in names]
+    schema = core_schema.dataclass_args_schema(kind.__name__, anything)
+    return SchemaSerializer(core_schema.dataclass_schema(kind, schema, names, slots=True))
 
 
 def _json(_logger: WrappedLogger, level: str, event: EventDict) -> bytes:
@@ -125,7 +150,11 @@ def _json(_logger: WrappedLogger, level: str, event: EventDict) -> bytes:
         structlog.processors.format_exc_info(_logger, level, event)
     if not _OURS.isdisjoint(event):  # a handler's words
         event = {f"{name}_" if name in _OURS else name: value for name, value in event.items()}
-    data = b'{"timestamp":"%b",%b,%b' % (_now(), _same(level), _encoded(event)[1:])
+    return _line(level, _encoded(event)[1:])
+
+
+def _line(level: str, rest: bytes) -> bytes:
+    data = b'{"timestamp":"' + _now() + b'",' + _same(level) + b"," + rest
     if _SLASH in data:  # there may be a URL
         data = _SECRET.sub(r"\1\2***", data.decode()).encode()
     if len(data) >= PIPE_BUF:

@@ -10,18 +10,19 @@ import threading
 import time
 from contextlib import suppress
 from contextvars import copy_context
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace, UnionType
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 from uuid import UUID
 
 import pytest
 import structlog
 
 from contracts import ErrorCode
-from worker.telemetry import log, stderr
+from worker.telemetry import events, log, stderr
 from worker.telemetry.events import (
     AttemptEnded,
     Emit,
+    Event,
     LinkFailed,
     OutcomeNotRecorded,
     RequestFinished,
@@ -107,6 +108,37 @@ def test_an_event_is_one_line_with_its_fields(pipe: Pipe, logging: Callable[[str
         "error": None,
         "seconds": 0.25,
     }
+
+
+EXAMPLES: dict[Any, Any] = {
+    UUID: REQUEST_ID,
+    int: 3,
+    float: 0.25,
+    str: 'a "b", ✓',
+    ErrorCode: ErrorCode.EXPIRED,
+    Literal: "completed",
+}
+
+
+def _example(hint: Any) -> Any:
+    """A value of the type; of the first one, if it may be of several."""
+    if get_origin(hint) is UnionType:
+        hint = get_args(hint)[0]
+    return EXAMPLES[get_origin(hint) or hint]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in log.LINES if "exc_info" not in kind.__slots__])
+def test_whatever_the_event_its_line_has_all_of_its_fields_in_their_order(
+    kind: type[Event], pipe: Pipe, logging: Callable[[str], Emit]
+) -> None:
+    level, text = log.LINES[kind]
+    hints = get_type_hints(kind, {**vars(events), "UUID": UUID, "ErrorCode": ErrorCode})
+    values = {name: _example(hint) for name, hint in hints.items()}
+    logging("debug")(kind(**values))
+    (line,) = pipe.lines()
+    del line["timestamp"]
+    told = {name: str(value) if isinstance(value, UUID) else value for name, value in values.items()}
+    assert list(line.items()) == list({"level": level, "worker_id": "host-1", "event": text, **told}.items())
 
 
 def test_debug_says_more_and_error_less(pipe: Pipe, logging: Callable[[str], Emit]) -> None:
