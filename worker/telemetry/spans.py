@@ -1,7 +1,7 @@
 """A span of the worker's own, which has ended, as OTLP's protobuf has it.
 
-The SDK takes forty microseconds to make a span and to encode it, and a request has two. Written here by the
-worker's own few rules both take ten; a test holds the two together.
+The SDK takes forty microseconds to make a span and to encode it, and a request has two. Written here by a few
+rules of the worker's own both take four. A test holds the two together.
 """
 
 from __future__ import annotations
