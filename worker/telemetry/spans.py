@@ -109,7 +109,7 @@ def encoded(
     """
     parent = "" if parent_id is None else f"2208{parent_id}"
     ids = _from_hex(f"0a10{context.trace_id}1208{span_id}{parent}")
-    message = (message_id or "").encode()
+    message = (message_id or "").encode()  # off the wire, or ours: there is nothing in it to replace
     conversation = (conversation_id or "").encode()
     number = b"" if tag is None else _varint(tag)
     request = b"" if request_id is None else to_json(request_id)[1:-1]  # the quickest way to its text
@@ -150,7 +150,7 @@ def _layout(operation: Operation, ids: int, *sizes: Any) -> tuple[Any, ...]:
     keys = [_before_value(*fact, size) if size else b"" for fact, size in zip(_FACTS, facts, strict=True)]
     parts = f"{ids}s{len(this)}sQBQ"
     parts += "".join(f"{len(key)}s{size}s" for key, size in zip(keys, facts, strict=True))
-    parts += f"{rest}s" + "".join(f"{len(event)}sQ" for event in events)
+    parts += f"{rest}s" + "".join(f"{len(each)}sQ" for each in events)
     before = b"\x12" + _varint(struct.calcsize(f"<{parts}"))
     return struct.Struct(f"<{len(before)}s{parts}").pack, before, this, *keys
 
