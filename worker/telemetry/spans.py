@@ -109,8 +109,8 @@ def encoded(
     """
     parent = "" if parent_id is None else f"2208{parent_id}"
     ids = _from_hex(f"0a10{context.trace_id}1208{span_id}{parent}")
-    message = (message_id or "").encode()  # off the wire, or ours: there is nothing in it to replace
-    conversation = (conversation_id or "").encode()
+    message = _text(message_id or "")
+    conversation = _text(conversation_id or "")
     number = b"" if tag is None else _varint(tag)
     request = b"" if request_id is None else to_json(request_id)[1:-1]  # the quickest way to its text
     rest = _FROM_AFAR if remote else _FROM_HERE

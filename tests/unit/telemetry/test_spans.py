@@ -152,19 +152,19 @@ def test_an_exporter_of_the_sdks_is_given_the_same_span(operation: Operation, sp
 
 
 def test_a_lone_surrogate_costs_a_character_and_not_the_span() -> None:
-    data = a_span(error=("Err\ud800r", "\udfff"))
+    data = a_span(message_id="a\ud800b", error=("Err\ud800r", "\udfff"))
     (found,) = ScopeSpans.FromString(data).spans
-    assert found.attributes[0].value.string_value == "Err?r"
+    assert [each.value.string_value for each in found.attributes] == ["a?b", "Err?r"]
     assert found.status.message == "?"
 
 
 # ---------------------------------------------------------------------------------------- the outbox
 
 
-def a_span(number: int = 1, error: tuple[str, str] | None = None) -> bytes:
+def a_span(number: int = 1, message_id: str | None = None, error: tuple[str, str] | None = None) -> bytes:
     operation = Operation("send", SpanKind.PRODUCER, {})
     context = TraceContext("1" * 32, "2" * 16, 1)
-    return encoded(operation, context, f"{number:016x}", None, 1, 2, None, None, error)
+    return encoded(operation, context, f"{number:016x}", None, 1, 2, message_id, None, error)
 
 
 def test_a_full_outbox_drops_and_says_so_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
