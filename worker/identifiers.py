@@ -51,6 +51,11 @@ def new_span_id() -> str:
     return _random()[:7].hex() + "00"
 
 
+def first_span_id(trace_id: str) -> str:
+    """For a new trace, in which no other span has it. It ends in 00."""
+    return trace_id[:14] + "00"
+
+
 def new_session_id(now: float | None = None) -> str:
     """``ts_YYMMDD_<15 lower-case base-36 characters>``, the date in UTC; ``now`` in seconds since 1970.
 

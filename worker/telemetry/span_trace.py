@@ -96,10 +96,10 @@ class SpanTrace(Trace):
 
     def enter(self) -> None:
         otel_context.attach(_CURRENT)
-        self._events += (_ATTEMPT_BEGAN, time_ns())
+        self.happened(_ATTEMPT_BEGAN)
 
     def settled(self, method: str, outcome: Outcome) -> None:
-        self._events += (_SETTLED[method], time_ns())
+        self.happened(_SETTLED[method])
         self.about(*subject(outcome))
         self._outcome = type(outcome).__name__
 

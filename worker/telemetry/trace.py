@@ -31,7 +31,6 @@ _TRACEPARENT = re.compile(
     r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?"
 )
 _STATE = re.compile(r"[\x20-\x7e]*")
-_FLAGS = ("00", "01", "02", "03")
 
 
 @value
@@ -66,11 +65,14 @@ class TraceContext:
 
     @property
     def traceparent(self) -> str:
-        return f"00-{self.trace_id}-{self.span_id}-{_FLAGS[self.flags]}"
+        return self._with(self.span_id)
+
+    def _with(self, span_id: str) -> str:
+        return f"00-{self.trace_id}-{span_id}-0{self.flags}"
 
     def put(self, message: Message, span_id: str = "") -> None:
         """Have the message carry it; with ``span_id``, that of another span of the same trace."""
-        own = {TRACEPARENT: f"00-{self.trace_id}-{span_id or self.span_id}-{_FLAGS[self.flags]}"}
+        own = {TRACEPARENT: self._with(span_id or self.span_id)}
         if self.state:
             own[TRACESTATE] = self.state
         properties = message.properties

@@ -26,7 +26,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Decision
 from opentelemetry.trace import NonRecordingSpan, SpanKind
 
-from worker.identifiers import new_span_id, new_trace_id
+from worker.identifiers import first_span_id, new_span_id, new_trace_id
 from worker.telemetry.outbox import Outbox
 from worker.telemetry.span_trace import LISTENERS, SpanTrace
 from worker.telemetry.spans import SCOPE, Envelope, Operation, context_of, readable
@@ -98,8 +98,7 @@ class Traces:
         """Where the process span of a delivery from ``queue`` belongs, and whether it is wanted."""
         if parent is None:
             trace_id = new_trace_id()
-            # The trace has no other spans yet: the id of this one may be a part of the trace's.
-            context = TraceContext(trace_id, trace_id[:14] + "00", SAMPLED | RANDOM)
+            context = TraceContext(trace_id, first_span_id(trace_id), SAMPLED | RANDOM)
         else:
             context = TraceContext(parent.trace_id, new_span_id(), parent.flags, parent.state)
         return context if self._sampler is None else self._sampled(self._sampler, queue, parent, context)

@@ -135,7 +135,7 @@ def _without_empty_status(request: Any) -> Any:
 
 @given(OPERATIONS, st.lists(spans(), min_size=1, max_size=4))
 def test_a_span_reads_as_the_sdk_would_have_written_it(operation: Operation, those: list[Span]) -> None:
-    """Several of one operation: what one of them leaves behind there must not harm the next."""
+    """Several of one operation: what is remembered of the shape of one must not harm the next."""
     ours = ExportTraceServiceRequest.FromString(
         Envelope(RESOURCE)([span.encoded(operation) for span in those])
     )
