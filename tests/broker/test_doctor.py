@@ -363,14 +363,13 @@ def test_a_ledger_that_is_down_is_one_fault(sound: Lab) -> None:
 
 
 def test_a_missing_or_newer_schema_is_named(
-    sound: Lab, postgresql: PostgreSQL, empty_postgresql_url: str
+    sound: Lab, postgresql: PostgreSQL, empty_postgresql_url: str, postgresql_url: str
 ) -> None:
     broken = fault(ask(sound, ledger_url=empty_postgresql_url), "ledger")
     assert "is not there yet" in broken.found
     assert "session-worker ledger upgrade" in str(broken.fix)
-    database = empty_postgresql_url.rpartition("/")[2]
-    postgresql.execute("CREATE TABLE schema_version AS SELECT 999 AS version", database)
-    broken = fault(ask(sound, ledger_url=empty_postgresql_url), "ledger")
+    postgresql.execute("UPDATE schema_version SET version = 999", postgresql_url.rpartition("/")[2])
+    broken = fault(ask(sound, ledger_url=postgresql_url), "ledger")
     assert "version 999, newer" in broken.found
     assert "run the release" in str(broken.fix)
 

@@ -8,7 +8,7 @@ from worker.doctor.at_ledger import clock_skew, size
 from worker.doctor.result import failed, ok, refused, warning
 from worker.ledger.base import LedgerError
 from worker.ledger.postgresql_line import AWAY, connect, hang_up, sentence
-from worker.ledger.postgresql_schema import check_grants, check_schema, version_of
+from worker.ledger.postgresql_schema import check_grants, check_schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -53,9 +53,9 @@ async def examine(url: str, settings: Settings, clock: Callable[[], float], here
 async def _examine(
     connection: asyncpg.Connection, url: str, settings: Settings, clock: Callable[[], float], here: AtLedger
 ) -> None:
-    await check_schema(connection, url)
+    version = await check_schema(connection, url)
     about = dict((await connection.fetch(_SERVER))[0])
-    here.results.append(server(about, await version_of(connection)))
+    here.results.append(server(about, version))
     lacking = await _lacking(connection, url)
     here.results.append(lacking or ok("ledger grants", "this user may do all that a worker does"))
     (room,) = await connection.fetch(_SIZE)

@@ -1,7 +1,9 @@
-"""The numbered migrations of each database, and the version of the schema that they make."""
+"""The numbered migrations of each database, and the schema that they make: its version and its tables."""
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -9,7 +11,13 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from worker.ledger.base import LedgerError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from collections.abc import Set as AbstractSet
+
+VERSION_TABLE = (
+    "CREATE TABLE IF NOT EXISTS schema_version (version INTEGER PRIMARY KEY, applied_at TEXT NOT NULL)"
+)
+"""For SQLite. The columns of all tables have the same names in PostgreSQL."""
 
 
 class Migration(NamedTuple):
@@ -31,6 +39,43 @@ def migrations(database: Literal["sqlite", "postgresql"]) -> Sequence[Migration]
     folder = resources.files("worker.ledger") / "migrations" / database
     files = sorted((file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda f: f.name)
     return [Migration(int(file.name.split("_")[0]), file.read_text(encoding="utf-8")) for file in files]
+
+
+@cache
+def tables(version: int) -> Mapping[str, AbstractSet[str]]:
+    """The tables of a schema at ``version`` and the names of their columns, the same in both databases."""
+    with closing(sqlite3.connect(":memory:")) as database:
+        database.execute(VERSION_TABLE)
+        for migration in migrations("sqlite"):
+            if migration.version <= version:
+                database.executescript(migration.sql)
+        return columns(database)
+
+
+def columns(database: sqlite3.Connection) -> dict[str, AbstractSet[str]]:
+    """The tables in a SQLite database, and the names of their columns."""
+    names = database.execute(
+        "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+    )
+    return {
+        name: {row[0] for row in database.execute("SELECT name FROM pragma_table_info(?)", (name,))}
+        for (name,) in names.fetchall()
+    }
+
+
+def has_version(found: Mapping[str, AbstractSet[str]]) -> bool:
+    """Whether there is a table in which a version of ours may be recorded."""
+    return tables(0)["schema_version"] <= found.get("schema_version", frozenset())
+
+
+def stranger(found: Mapping[str, AbstractSet[str]], version: object) -> str | None:
+    """The first table of ours that is not there, or is another program's; None: all are ours.
+
+    ``version``: what is recorded as the version of the schema."""
+    if not isinstance(version, int) or version < 1:
+        return "schema_version"
+    needed = tables(version)
+    return next((name for name in needed if not needed[name] <= found.get(name, frozenset())), None)
 
 
 def missing(database: Literal["sqlite", "postgresql"], version: int) -> list[Migration]:

@@ -79,13 +79,18 @@ async def hang_up(connection: asyncpg.Connection) -> None:
     connection.terminate()
 
 
+def place_of(url: str) -> str:
+    """Host, port and database of ``url``, for people."""
+    parts = urlsplit(url)
+    return f"{parts.netloc.rpartition('@')[2] or 'localhost'}{parts.path}"
+
+
 def sentence(error: BaseException, url: str) -> str:
     """What ``error`` means for the ledger at ``url``, without the password."""
     # Two of ours are ValueErrors as well: a certificate that is refused, and a parameter of the URL.
     if isinstance(error, ValueError | OverflowError) and not isinstance(error, AWAY):
         return "the ledger's URL cannot be read: write postgresql://user:password@host:5432/database"
-    parts = urlsplit(url)
-    place = f"{parts.netloc.rpartition('@')[2] or 'localhost'}{parts.path}"
+    parts, place = urlsplit(url), place_of(url)
     if trouble := _about_tls(error, place, parts.query):
         return trouble
     match error:

@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
 from worker.ledger.base import LedgerError
-from worker.ledger.migrate import missing
+from worker.ledger.migrate import VERSION_TABLE, columns, has_version, missing, stranger
 
 BUSY_TIMEOUT = 3.0
 """Seconds to wait for another process's transaction before the ledger counts as away."""
@@ -94,9 +94,22 @@ def open_upgraded(path: Path) -> tuple[sqlite3.Connection, int]:
 
 
 def version_of(database: sqlite3.Connection) -> int:
-    """The recorded version of the schema; 0 when there is none."""
-    found = database.execute("SELECT 1 FROM sqlite_master WHERE name = 'schema_version'").fetchone()
-    return database.execute("SELECT max(version) FROM schema_version").fetchone()[0] or 0 if found else 0
+    """The recorded version of the schema; 0 when the file has no tables.
+
+    Raises:
+        LedgerError: the tables are another program's.
+    """
+    if not (found := columns(database)):
+        return 0
+    recorded = "SELECT max(version) FROM schema_version"
+    version: int = (database.execute(recorded).fetchone()[0] or 0) if has_version(found) else 0
+    if strange := stranger(found, version):
+        path = database.execute("PRAGMA database_list").fetchone()[2]
+        raise LedgerError(
+            f"the file {path} is another program's database, not a ledger (no table {strange} as the ledger "
+            "has it), and was left as it is: name another file in the ledger's URL"
+        )
+    return version
 
 
 def is_busy(error: BaseException) -> bool:
@@ -107,8 +120,8 @@ def is_busy(error: BaseException) -> bool:
 def _open_upgraded(path: Path) -> tuple[sqlite3.Connection, int]:
     database = connect(path, "rwc")
     try:
+        version = version_of(database)  # another program's file stays as it is
         database.execute("PRAGMA journal_mode = WAL")
-        version = version_of(database)
         if missing("sqlite", version):
             version = _upgrade(database)
     except BaseException:
@@ -120,9 +133,7 @@ def _open_upgraded(path: Path) -> tuple[sqlite3.Connection, int]:
 def _upgrade(database: sqlite3.Connection) -> int:
     database.execute("BEGIN EXCLUSIVE")
     version = version_of(database)  # again: another process may have been faster
-    database.execute(
-        "CREATE TABLE IF NOT EXISTS schema_version (version INTEGER PRIMARY KEY, applied_at TEXT NOT NULL)"
-    )
+    database.execute(VERSION_TABLE)
     for migration in missing("sqlite", version):
         for statement in migration.statements:
             database.execute(statement)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import sqlite3
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -181,6 +183,33 @@ def test_a_ledger_that_cannot_be_used_is_a_sentence(run: Run, command: str, url:
     assert (code, out) == (1, "")
     assert words in err
     assert SECRET not in err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "requests",
+        f"status {SOME_ID}",
+        "ledger upgrade",
+        "ledger prune --older-than 30d",
+        "top",
+        "doctor",
+    ],
+)
+def test_another_programs_database_is_a_sentence_from_every_command(
+    run: Run, command: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "places.db"
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE schema_version (version text)")
+    before = path.read_bytes()
+
+    code, out, err = run(*command.split(), ledger_url=f"sqlite:///{path}", amqp_url="amqp://127.0.0.1:1/")
+
+    assert code == 1
+    assert f"the file {path} is another program's database" in " ".join((out + err).split())
+    assert path.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
 
 
 @pytest.mark.parametrize("name", ["stdin", "stdout", "stderr"])
