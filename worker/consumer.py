@@ -12,6 +12,7 @@ from worker import frames
 from worker.broken import LinkLostError, broker_errors
 from worker.connection import SETUP_SECONDS
 from worker.delivery import CUT_BYTES, NO_HEADERS, Cut, Delivery, Lane
+from worker.headers import DEATH
 from worker.transport import RawChannel
 
 if TYPE_CHECKING:
@@ -117,12 +118,7 @@ class ConsumeChannel(RawChannel):
         return True
 
     def _delivery(self, incoming: _Incoming) -> Delivery:
-        legible = True
-        try:
-            properties = frames.properties(incoming.header)
-        except Exception:  # noqa: BLE001 - any requester can cause any of them
-            legible = False
-            properties = frames.salvaged(incoming.header)
+        properties = frames.properties(incoming.header)
         headers = properties.headers or NO_HEADERS
         return Delivery(
             body=incoming.body,
@@ -132,7 +128,7 @@ class ConsumeChannel(RawChannel):
             queue=self.queue,
             tag=incoming.tag,
             redelivered=incoming.redelivered,
-            legible=legible,
+            illegible=properties.illegible,
             expired=self.lane is Lane.SLOW and _died_of_expiry(headers),
             correlation_id=properties.correlation_id,
             reply_to=properties.reply_to,
@@ -218,6 +214,6 @@ def _cut_before(headers: Any, max_body_bytes: int) -> Cut | None:
 
 def _died_of_expiry(headers: Any) -> bool:
     """Whether the newest entry of ``x-death`` says so. The header may be anything a requester made up."""
-    deaths = headers.get("x-death")
+    deaths = headers.get(DEATH)
     newest = deaths[0] if isinstance(deaths, list) and deaths else None
     return isinstance(newest, dict) and newest.get("reason") == "expired"

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from contracts.amqp import BUSY_LAPS, REPLAY_COUNT
+from worker.headers import DELIVERY_COUNT
 from worker.topology import SLOW_LANE_LIMIT
 from worker.values import value
 
@@ -57,9 +58,9 @@ NO_HEADERS: Mapping[str, Any] = MappingProxyType({})
 class Delivery:
     """One message as the broker handed it over.
 
-    ``legible`` is False when one of its properties could not be decoded, which is then missing. ``cut`` is
-    there when the body was too large to be kept. ``expired`` says that it is here because the broker saw its
-    ``expiration`` pass.
+    ``illegible`` names a property that would be needed and could not be decoded; it is missing then. ``cut``
+    is there when the body was too large to be kept. ``expired`` says that it is here because the broker saw
+    its ``expiration`` pass.
     """
 
     body: bytes
@@ -68,7 +69,7 @@ class Delivery:
     queue: str = ""
     tag: int = 0
     redelivered: bool = False
-    legible: bool = True
+    illegible: str = ""
     cut: Cut | None = None
     expired: bool = False
     correlation_id: str | None = None
@@ -88,7 +89,7 @@ class Delivery:
         The first delivery there may still show the work queue's count (RabbitMQ 4): after the delivery limit
         that is above this lane's own; after an expiry it may be any, so who expired is never suspected.
         """
-        count = self.headers.get("x-delivery-count")
+        count = self.headers.get(DELIVERY_COUNT)
         lost = isinstance(count, int) and DEADLY_LOSSES <= count <= SLOW_LANE_LIMIT
         return lost and self.redelivered and self.lane is Lane.SLOW and not self.expired
 

@@ -7,16 +7,17 @@ on a connection goes by aiormq and pamqp as usual. Tests hold each function here
 from __future__ import annotations
 
 import struct
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-import pamqp.decode
 import pamqp.encode
 
+from worker import headers
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
 METHOD, HEADER, BODY = 1, 2, 3
 HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
@@ -40,7 +41,8 @@ _LATEST_TIMESTAMP = 253_402_300_799
 
 @dataclass(slots=True)
 class Properties:
-    """The properties of a message that matter to us. ``timestamp`` in seconds since 1970."""
+    """The properties of a message that matter to us. ``timestamp`` in seconds since 1970. ``illegible`` names
+    one that would be needed and cannot be decoded; it is None then."""
 
     content_type: str | None = None
     content_encoding: str | None = None
@@ -52,6 +54,7 @@ class Properties:
     message_id: str | None = None
     timestamp: int | None = None
     type: str | None = None
+    illegible: str = ""
 
 
 def frame_at(buffer: bytes, position: int) -> tuple[int, int, int] | None:
@@ -187,97 +190,81 @@ def body_size(payload: bytes) -> int:
 
 
 def properties(payload: bytes) -> Properties:
-    """The properties in a content header.
-
-    Raises:
-        Exception: whatever a requester's bytes can cause; also for a time beyond the year 9999.
-    """
-    flags = int.from_bytes(payload[12:14], "big")
-    if flags & 1:
-        raise ValueError("a property that AMQP does not have")
+    """The properties in a content header. Never raises, whatever a requester's bytes are: what nobody needs
+    for a decision is left out when it cannot be decoded, and of the rest ``illegible`` names the first."""
     found = Properties()
-    position = 14
-    for bit, name, read in _PROPERTIES:
-        if flags & bit:
-            position, value = read(payload, position)
-            if name:
-                setattr(found, name, value)
-    return found
-
-
-def salvaged(payload: bytes) -> Properties:
-    """What can be read of properties of which something cannot: their sender is to get an answer all the
-    same."""
     flags = int.from_bytes(payload[12:14], "big")
-    found = Properties()
     position = 14
-    for bit, name, read in _PROPERTIES:
+    for bit, name, size_of, read in _PROPERTIES:
         if flags & bit:
-            end = position + _size(read, payload, position)
+            end = position + size_of(payload, position)
             if end > len(payload):
-                break
-            if name:
-                with suppress(Exception):
-                    setattr(found, name, read(payload, position)[1])
+                found.illegible = found.illegible or name
+                return found
+            if read is not None:
+                try:
+                    setattr(found, name, read(payload, position, end))
+                except ValueError:
+                    if name in _DECISIVE:
+                        found.illegible = found.illegible or name
             position = end
+    if flags & 1:
+        found.illegible = found.illegible or "flags"
     return found
 
 
-def _size(read: Callable[[bytes, int], tuple[int, Any]], payload: bytes, position: int) -> int:
-    """Bytes that a property takes, whatever is in it."""
-    if read is _read_text:
-        return 1 + int.from_bytes(payload[position : position + 1], "big")
-    if read is _read_table:
-        return 4 + int.from_bytes(payload[position : position + 4], "big")
-    return 8 if read is _read_timestamp else 1
+def _size_of_text(payload: bytes, position: int) -> int:
+    return 1 + int.from_bytes(payload[position : position + 1], "big")
 
 
-def _read_text(payload: bytes, position: int) -> tuple[int, str]:
-    end = position + 1 + payload[position]
-    if end > len(payload):
-        raise ValueError("a text goes beyond its frame")
-    return end, payload[position + 1 : end].decode()
+def _size_of_table(payload: bytes, position: int) -> int:
+    return 4 + int.from_bytes(payload[position : position + 4], "big")
 
 
-def _read_table(payload: bytes, position: int) -> tuple[int, Mapping[str, Any]]:
-    used, table = pamqp.decode.field_table(payload[position:])
-    return position + used, table
+def _text(payload: bytes, position: int, end: int) -> str:
+    return payload[position + 1 : end].decode()
 
 
-def _read_octet(payload: bytes, position: int) -> tuple[int, int]:
-    return position + 1, payload[position]
+def _headers(payload: bytes, position: int, end: int) -> Mapping[str, Any]:
+    return headers.read(payload, position + 4, end)
 
 
-def _read_persistent(payload: bytes, position: int) -> tuple[int, bool]:
-    return position + 1, payload[position] == 2
+def _persistent(payload: bytes, position: int, _: int) -> bool:
+    return payload[position] == 2
 
 
-def _read_timestamp(payload: bytes, position: int) -> tuple[int, int]:
-    seconds = int.from_bytes(payload[position : position + 8], "big")
+def _seconds(payload: bytes, position: int, end: int) -> int:
+    seconds = int.from_bytes(payload[position:end], "big")
     if seconds > 0xFFFFFFFF:  # beyond the year 2106: milliseconds, more likely
         seconds //= 1000
     if seconds > _LATEST_TIMESTAMP:
         raise ValueError("a time beyond the year 9999")
-    return position + 8, seconds
+    return seconds
 
 
-_PROPERTIES: tuple[tuple[int, str, Callable[[bytes, int], tuple[int, Any]]], ...] = (
-    (1 << 15, "content_type", _read_text),
-    (1 << 14, "content_encoding", _read_text),
-    (1 << 13, "headers", _read_table),
-    (1 << 12, "persistent", _read_persistent),
-    (1 << 11, "", _read_octet),  # priority
-    (1 << 10, "correlation_id", _read_text),
-    (1 << 9, "reply_to", _read_text),
-    (1 << 8, "expiration", _read_text),
-    (1 << 7, "message_id", _read_text),
-    (1 << 6, "timestamp", _read_timestamp),
-    (1 << 5, "type", _read_text),
-    (1 << 4, "", _read_text),  # user id
-    (1 << 3, "", _read_text),  # application id
-    (1 << 2, "", _read_text),  # cluster id
+_SizeOf = Callable[[bytes, int], int]
+_Read = Callable[[bytes, int, int], Any]
+_PROPERTIES: tuple[tuple[int, str, _SizeOf, _Read | None], ...] = (
+    (1 << 15, "content_type", _size_of_text, _text),
+    (1 << 14, "content_encoding", _size_of_text, _text),
+    (1 << 13, "headers", _size_of_table, _headers),
+    (1 << 12, "persistent", lambda _payload, _position: 1, _persistent),
+    (1 << 11, "priority", lambda _payload, _position: 1, None),
+    (1 << 10, "correlation_id", _size_of_text, _text),
+    (1 << 9, "reply_to", _size_of_text, _text),
+    (1 << 8, "expiration", _size_of_text, _text),
+    (1 << 7, "message_id", _size_of_text, _text),
+    (1 << 6, "timestamp", lambda _payload, _position: 8, _seconds),
+    (1 << 5, "type", _size_of_text, _text),
+    (1 << 4, "user_id", _size_of_text, None),
+    (1 << 3, "app_id", _size_of_text, None),
+    (1 << 2, "cluster_id", _size_of_text, None),
 )
-"""In the order of the wire; those without a name are read over."""
+"""In the order of the wire; those without a reader are stepped over."""
+_DECISIVE = frozenset(
+    {"content_type", "content_encoding", "headers", "correlation_id", "reply_to", "expiration"}
+)
+"""Without these a request might be answered otherwise than its sender meant, or to somebody else."""
 
 
 def reply_text(payload: bytes) -> str:

@@ -14,6 +14,7 @@ import pydantic_core
 from contracts import CreateSessionRequest, ErrorCode, fingerprint
 from contracts.amqp import REFUSED, REPLAY_COUNT, REQUEST_ID
 from contracts.errors import ERRORS, problems
+from worker.headers import MAX_FIELDS
 from worker.reply import sentence
 from worker.values import value
 
@@ -128,10 +129,11 @@ class RequestParser:
         )
 
     def _check_envelope(self, delivery: Delivery) -> None:
-        if not delivery.legible:
+        if delivery.illegible:
             raise _Refused(
                 ErrorCode.UNREADABLE,
-                "the message's properties cannot be decoded; send text as UTF-8 and a timestamp in seconds",
+                f"{delivery.illegible}: this property cannot be read; send text in UTF-8, and at most "
+                f"{MAX_FIELDS} headers",
             )
         before = delivery.headers.get(REFUSED)
         if isinstance(before, str) and before in ERRORS:

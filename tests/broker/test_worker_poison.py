@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from tests.broker.lab import Lab
     from tests.support.requester import Requester
 
-HEADERS, CORRELATION_ID, REPLY_TO, TIMESTAMP = 1 << 13, 1 << 10, 1 << 9, 1 << 6
+HEADERS, CORRELATION_ID, REPLY_TO, MESSAGE_ID, TIMESTAMP, TYPE, APP_ID = (
+    1 << bit for bit in (13, 10, 9, 7, 6, 5, 3)
+)
 
 
 class RawProperties(pika.BasicProperties):  # type: ignore[misc]
@@ -51,10 +53,19 @@ def nested(depth: int) -> bytes:
 POISON = {
     "correlation_id is no UTF-8": RawProperties(CORRELATION_ID, short(b"\xff\xfe\x80")),
     "reply_to is no UTF-8": RawProperties(REPLY_TO, short(b"amq.gen-\xc3\x28")),
+    "30,000 headers": RawProperties(HEADERS, table((short(b"ab") + b"V") * 30_000)),
+}
+ODD = {
     "header name is no UTF-8": RawProperties(HEADERS, table(text_field(b"\xff", b"v"))),
+    "header is a time before 1970": RawProperties(HEADERS, table(short(b"t") + b"T" + b"\xff" * 8)),
+    "headers nested 2,000 deep": RawProperties(HEADERS, nested(2000)),
+    "an array of 130,000 nothings": RawProperties(HEADERS, table(short(b"a") + b"A" + table(b"V" * 130_000))),
+    "1,000 headers": RawProperties(HEADERS, table((short(b"ab") + b"V") * 1000)),
     "timestamp in microseconds": RawProperties(TIMESTAMP, struct.pack(">Q", 1_760_000_000_000_000)),
     "timestamp without end": RawProperties(TIMESTAMP, struct.pack(">Q", 2**64 - 1)),
-    "headers nested 2,000 deep": RawProperties(HEADERS, nested(2000)),
+    "message_id is no UTF-8": RawProperties(MESSAGE_ID, short(b"\xff")),
+    "type is no UTF-8": RawProperties(TYPE, short(b"\xff")),
+    "app_id is no UTF-8": RawProperties(APP_ID, short(b"\xff")),
 }
 
 
@@ -81,6 +92,16 @@ def test_a_message_with_illegible_properties_is_parked_alone(served: Lab) -> Non
     assert {code_of(reply) for reply in replies} == {"unreadable"}
     served.quiet()
     assert not [line for line in worker.logs if line["event"] == "link lost"]
+
+
+def test_a_property_that_nobody_needs_refuses_no_request(served: Lab) -> None:
+    """Each of them is served, answered, and not parked, though not all of its properties can be decoded."""
+    bodies = {name: request() for name in ODD}
+    with served.requester() as requester:
+        for name, properties in ODD.items():
+            publish(requester, bodies[name], properties)
+    assert [code_of(reply) for reply in served.take("session.replies", len(ODD))] == [None] * len(ODD)
+    served.quiet()
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 from contracts import ErrorCode, Names, amqp, types
 from tests.support.pages import blocks
 from tests.unit.worker import parts
+from worker.headers import MAX_FIELDS
 from worker.outcome import Reply
 from worker.request import NIL_ID, Refusal, Request
 from worker.settings import Settings
@@ -68,6 +69,7 @@ def test_the_limits_are_the_codes() -> None:
     assert rows("Limits") == {
         "What": "At most",
         "the body": f"{body} bytes (`SESSION_WORKER_MAX_BODY_BYTES`)",
+        "headers": f"{MAX_FIELDS}",
         "`metadata`, `policy_hints`, `route_directives`, each": f"{types.MAX_DEPTH} levels deep, "
         f"{types.MAX_VALUES} values",
         "… a key in it": f"{types.MAX_KEY} characters",

@@ -130,7 +130,7 @@ async def replay(
 
 def outlook(letter: DeadLetter) -> Fate:
     """What a replay will do with the letter, as far as can be said without the ledger."""
-    if not letter.delivery.legible:
+    if letter.delivery.illegible:
         return Fate.ILLEGIBLE
     if letter.cut:
         return Fate.CUT

@@ -10,6 +10,7 @@ from uuid import UUID
 import pydantic_core
 
 from contracts import amqp
+from worker.headers import DEATH
 from worker.request import NIL_ID, id_from_properties
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ class DeadLetter:
 
     ``code`` is None where the broker put it there itself, having lost it too often in the slow lane.
     ``letter_id`` tells it from others, also where nobody knows the request's id. ``size`` is that of the
-    whole body, of which a ``cut`` letter has only the beginning. ``legible`` as in ``Delivery``.
+    whole body, of which a ``cut`` letter has only the beginning.
     """
 
     delivery: Delivery
@@ -44,7 +45,7 @@ class DeadLetter:
     def of(cls, delivery: Delivery) -> DeadLetter:
         """Read a delivery from the parking lot; never raises, whatever its headers are."""
         headers = delivery.headers
-        death = _newest_death(headers.get("x-death"))
+        death = _newest_death(headers.get(DEATH))
         code = _text(headers.get(amqp.ERROR_CODE))
         # The message_id of a copy is the copy's own.
         request_id = id_from_properties(delivery) if code is None else _uuid(headers.get(amqp.REQUEST_ID))

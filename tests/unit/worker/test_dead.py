@@ -135,7 +135,7 @@ async def test_the_ledger_is_not_asked_for_what_was_refused() -> None:
     ("given", "fate"),
     [
         (letter({**HEADERS, amqp.BODY_BYTES: 10_000}), Fate.CUT),
-        (letter({}, legible=False), Fate.ILLEGIBLE),
+        (letter({}, illegible="reply_to"), Fate.ILLEGIBLE),
     ],
 )
 async def test_what_cannot_be_sent_is_left_alone(given: DeadLetter, fate: Fate) -> None:

@@ -189,7 +189,8 @@ def test_what_is_declared_to_be_something_else_is_unreadable(fields: dict[str, s
 
 
 def test_illegible_properties_are_refused_and_answered_by_the_id_in_the_body() -> None:
-    refusal = _refusal(body(IDS[0]), legible=False)
+    refusal = _refusal(body(IDS[0]), illegible="content_type")
+    assert "content_type" in refusal.error
     assert refusal.code is ErrorCode.UNREADABLE
     assert (refusal.request_id, refusal.correlation_id, refusal.reply_to) == (
         IDS[0],
@@ -358,16 +359,16 @@ TEXTS = st.none() | st.text(max_size=255)
             "expiration": TEXTS | st.integers().map(str),
         }
     ),
-    legible=st.booleans(),
+    illegible=st.sampled_from(["", "reply_to"]),
 )
-@example(content=b'{"request_id": 1e999}', headers={REQUEST_ID: b"\xff"}, texts={}, legible=True)
-@example(content=b'{"a":' * 500, headers={}, texts={}, legible=True)
-@example(content=body(IDS[0]), headers={}, texts={"expiration": "9" * 255}, legible=True)
+@example(content=b'{"request_id": 1e999}', headers={REQUEST_ID: b"\xff"}, texts={}, illegible="")
+@example(content=b'{"a":' * 500, headers={}, texts={}, illegible="")
+@example(content=body(IDS[0]), headers={}, texts={"expiration": "9" * 255}, illegible="")
 def test_every_delivery_becomes_a_request_or_a_refusal(
-    content: bytes, headers: dict[str, Any], texts: dict[str, Any], legible: bool
+    content: bytes, headers: dict[str, Any], texts: dict[str, Any], illegible: str
 ) -> None:
     """Never an exception, and whatever comes out can be answered: by an id, or by the correlation id."""
-    parsed = parser().parse(delivery(content, headers=headers, legible=legible, **texts))
+    parsed = parser().parse(delivery(content, headers=headers, illegible=illegible, **texts))
     if isinstance(parsed, Request):
         assert parsed.request_id != NIL_ID
         assert len(parsed.fingerprint) == 32

@@ -403,7 +403,7 @@ async def test_full_parking_lot_sends_the_whole_copy_round_by_the_slowest_queue(
     assert round_trip.properties.headers == {"x-request-id": str(REQUEST_ID)}
 
 
-@pytest.mark.parametrize("fields", [{"legible": False}, {"content_encoding": "gzip"}], ids=repr)
+@pytest.mark.parametrize("fields", [{"illegible": "reply_to"}, {"content_encoding": "gzip"}], ids=repr)
 async def test_what_was_unreadable_is_not_carried_out_when_its_copy_comes_back(
     fields: dict[str, Any],
 ) -> None:
