@@ -48,6 +48,7 @@ TITLES: Final = {
     "growth": "Growth",
     "recovery": "Recovery",
     "telemetry": "Logs, metrics, traces",
+    "hostile": "Hostile headers",
     "profile": "Where the time goes",
 }
 TEXTS: Final = {
@@ -86,6 +87,10 @@ request; 60 s or more means that none came.
 A drain with only warnings in the log; with a line for each request and metrics; and with a trace of each
 request as well, sent to a collector that discards them. Three workers side by side, started anew after every
 third repetition: two that are the same may differ by some per cent.
+""",
+    "hostile": """\
+A drain of requests whose headers fill a frame of 131 kB, beside one of requests without. The peak of memory
+is that of all drains until then.
 """,
     "profile": """\
 A drain sampled by py-spy. Samples that only wait are left out; the CPU time of the drain is divided among

@@ -13,7 +13,17 @@ if TYPE_CHECKING:
 
 YARDSTICK: Final = "echo"
 KEYS: Final = (
-    *("in_flight", "wait_seconds", "load", "worker_processes", "telemetry", "ledger_rows", "ids", "where"),
+    *(
+        "in_flight",
+        "wait_seconds",
+        "load",
+        "worker_processes",
+        "telemetry",
+        "ledger_rows",
+        "ids",
+        "headers",
+        "where",
+    ),
 )
 """What tells the measurements of one contestant in one repetition apart."""
 ORDER: Final = [contestant.name for contestant in CONTESTANTS]
@@ -65,6 +75,11 @@ COLUMNS: Final = {
         Column("requests_per_second", "requests/s"),
         Column("share_of_off", "share of that with them off"),
         Column("cpu_us_per_request", "CPU µs/request"),
+    ),
+    "hostile": (
+        Column("cpu_us_per_request", "CPU µs/request"),
+        Column("times_none", "times that without headers"),
+        Column("peak_rss_mb", "peak memory, MB"),
     ),
     "profile": (Column("cpu_us_per_request", "CPU µs/request"),),
     "recovery": (

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from benchmarks.scenarios import drain, growth, latency, mix, processes, profile, recovery, telemetry, waiting
+from benchmarks.scenarios import (
+    drain,
+    growth,
+    hostile,
+    latency,
+    mix,
+    processes,
+    profile,
+    recovery,
+    telemetry,
+    waiting,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -21,5 +32,6 @@ SCENARIOS: Final[Mapping[str, Callable[[Stage, Plan], Iterator[Measurement]]]] =
     "growth": growth.measurements,
     "recovery": recovery.measurements,
     "telemetry": telemetry.measurements,
+    "hostile": hostile.measurements,
     "profile": profile.measurements,
 }
