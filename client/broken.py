@@ -11,17 +11,11 @@ import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from aiormq.exceptions import (
-    AMQPError,
-    ChannelAccessRefused,
-    ChannelNotFoundEntity,
-    ChannelPreconditionFailed,
-    DeliveryError,
-    PublishError,
-)
+from aiormq.exceptions import AMQPError, DeliveryError, PublishError
 from pamqp.exceptions import PAMQPException
 
-from contracts.trouble import access_trouble
+from contracts.objections import Kind, Objection, objection
+from contracts.trouble import words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,9 +59,12 @@ def guard() -> Iterator[None]:
 
 def reason(error: BaseException | None) -> str:
     """Why the link is lost, in one sentence."""
-    if isinstance(error, ChannelAccessRefused):
-        return access_trouble(str(error), queue="configure or read", exchange="write") or str(error)
-    return str(error or "") or "the connection was lost"
+    told = _objection(error)
+    return told.sentence if told else words(error)
+
+
+def _objection(error: BaseException | None) -> Objection | None:
+    return objection(str(error), queue="configure or read", exchange="write")
 
 
 def refusal(error: BaseException | None, body: bytes, names: Names) -> Exception:
@@ -78,20 +75,22 @@ def refusal(error: BaseException | None, body: bytes, names: Names) -> Exception
             return NotRoutedError(
                 f"no queue is bound to exchange {names.exchange!r} for {names.routing_key!r}; {remedy}"
             )
-        case ChannelNotFoundEntity():
-            return NotRoutedError(f"there is no exchange {names.exchange!r}; {remedy}")
         case DeliveryError():
             return NotAcceptedError("the broker does not accept the request, its queue may be full")
-        case ChannelAccessRefused():
+    told = _objection(error)
+    match told and told.kind:
+        case Kind.MISSING:
+            return NotRoutedError(f"there is no exchange {names.exchange!r}; {remedy}")
+        case Kind.PERMISSION:
             return NotRoutedError(reason(error))
-        case ChannelPreconditionFailed() if (most := _most_bytes(error)) and len(body) > most:
+        case Kind.TOO_LARGE if (most := _most_bytes(error)) and len(body) > most:
             return NotRoutedError(
                 f"it has {len(body)} bytes, and the broker's max_message_size is {most}; put less into it"
             )
     return LinkLostError(reason(error))
 
 
-def _most_bytes(error: BaseException) -> int:
+def _most_bytes(error: BaseException | None) -> int:
     """The limit of which the broker speaks. All who publish on a channel hear of the one message over it."""
     found = re.search(r"message size \d+ is larger than .*max size (\d+)", str(error))
     return int(found[1]) if found else 0

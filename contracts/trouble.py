@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import re
 import socket
 import ssl
 from typing import TYPE_CHECKING, NamedTuple
 
+from contracts.objections import Kind, objection
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_NO_ACCESS = re.compile(
-    r"(?:(configure|write|read) )?access to (queue|exchange) '([^']*)' in vhost '([^']*)' "
-    r"refused for user '([^']*)'"
-)
 _EXPIRED, _NOT_YET_VALID, _OTHER_HOST, _OTHER_ADDRESS = 10, 9, 62, 64
 """OpenSSL's numbers (X509_V_ERR_…), which Python has no names for."""
 
@@ -27,21 +26,19 @@ def splits_login(url: str) -> bool:
     return re.search(r"//[^/?#]*[/?#].*@", url) is not None
 
 
-def access_trouble(text: str, *, queue: str = "", exchange: str = "") -> str | None:
-    """What RabbitMQ's ACCESS_REFUSED on a channel means, or None when ``text`` is none.
-
-    Not every version of the broker names the permission: ``queue`` and ``exchange`` are those that what was
-    done takes on either. Nothing can be done to the default exchange but write.
-    """
-    found = _NO_ACCESS.search(text)
-    if found is None:
-        return None
-    permission, kind, name, vhost, user = found.groups()
-    needed = "write" if name == "amq.default" else exchange if kind == "exchange" else queue
-    return (
-        f"user {user} has no {permission or needed} permission on {kind} {name} in vhost {vhost}; grant it "
-        "with `rabbitmqctl set_permissions` (docs/security.md has the patterns)"
-    )
+def words(error: BaseException | None) -> str:
+    """``error`` on one line, which is never empty: many exceptions have no text of their own."""
+    text = " ".join(str(error or "").split())
+    match error:
+        case None | asyncio.CancelledError() | StopAsyncIteration():
+            return "the connection was lost"
+        case EOFError():
+            return "the other side closed the connection"
+        case TimeoutError():
+            return text or "there was no answer in time"
+        case OSError() if not text:
+            return f"the connection was lost ({type(error).__name__})"
+    return f"{type(error).__name__}: {text}" if text else f"{type(error).__name__}, without a word"
 
 
 def network_trouble(error: BaseException) -> str | None:
@@ -74,7 +71,8 @@ def refusal(farewell: str, where: str, *, user: str, vhost: str, url: str = "the
             "user may enter the vhost",
             may_pass=False,
         )
-    if re.search(r"connection limit \(\d+\) is reached", farewell):
+    said = objection(farewell)
+    if said is not None and said.kind is Kind.LIMIT:
         return Refusal(f"{where} takes no more connections ({farewell}); close some or raise the limit", True)
     if farewell.startswith("NOT_ALLOWED"):
         return Refusal(
@@ -91,7 +89,7 @@ def unreachable(error: BaseException, where: str, url: str = "the URL") -> str:
     """Why there is no connection to ``where``, which itself has not said a word about it."""
     if any(isinstance(each, _HANG_UPS) for each in _chain(error)):
         return f"{where} closed the connection before it was open; make sure that it is the broker, and up"
-    why = network_trouble(error) or getattr(error, "strerror", None) or str(error) or type(error).__name__
+    why = network_trouble(error) or getattr(error, "strerror", None) or str(error) or words(error)
     return f"{where} cannot be reached ({why}); start it, or correct {url}"
 
 

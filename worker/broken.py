@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 from aiormq.exceptions import (
     AMQPError,
     AuthenticationError,
-    ChannelAccessRefused,
-    ConnectionInternalError,
     ProbableAuthenticationError,
 )
 
-from contracts.trouble import access_trouble, refusal, tls_hang_up, tls_trouble, unreachable
+from contracts.objections import Kind, objection
+from contracts.trouble import refusal, tls_hang_up, tls_trouble, unreachable, words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,11 +28,12 @@ CONNECT_SECONDS = 10.0
 
 class LinkLostError(Exception):
     """The connection or a channel it cannot do without is gone. ``booting``: the broker failed inside, as it
-    does while it starts."""
+    does while it starts. ``kind``: of what kind the broker's objection was, if it had one."""
 
-    def __init__(self, message: str, *, booting: bool = False) -> None:
+    def __init__(self, message: str, *, booting: bool = False, kind: Kind | None = None) -> None:
         super().__init__(message)
         self.booting = booting
+        self.kind = kind
 
 
 class ConnectError(LinkLostError):
@@ -49,6 +49,9 @@ class ForbiddenError(LinkLostError):
 
     permanent = True
 
+    def __init__(self, message: str) -> None:
+        super().__init__(message, kind=Kind.PERMISSION)
+
 
 @contextmanager
 def broker_errors() -> Iterator[None]:
@@ -61,19 +64,23 @@ def broker_errors() -> Iterator[None]:
         yield
     except LinkLostError:
         raise
-    except ConnectionInternalError as error:
-        raise LinkLostError(
-            f"the broker failed inside ({error}), as it may while it starts; its log says why", booting=True
-        ) from error
-    except ChannelAccessRefused as error:
-        raise ForbiddenError(access_trouble(str(error), queue="read") or str(error)) from error
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
         raise LinkLostError("the connection was lost") from None
     except (AMQPError, OSError, RuntimeError, RecursionError, StopAsyncIteration) as error:
-        raise LinkLostError(f"{type(error).__name__}: {error}") from error
+        raise lost_by(error) from error
+
+
+def lost_by(error: BaseException | None) -> LinkLostError:
+    """What it means that a channel or connection was closed by ``error``."""
+    told = objection(str(error), queue="read")
+    if told is None:
+        return LinkLostError(words(error))
+    if told.kind is Kind.PERMISSION:
+        return ForbiddenError(told.sentence)
+    return LinkLostError(told.sentence, booting=told.kind is Kind.UNAVAILABLE, kind=told.kind)
 
 
 def connect_error(cause: BaseException, url: URL, farewell: str) -> ConnectError:

@@ -17,7 +17,6 @@ import aiormq.connection
 from yarl import URL
 
 from client import tls
-from contracts.trouble import access_trouble
 from worker.broken import (
     CONNECT_SECONDS,
     ConnectError,
@@ -25,6 +24,7 @@ from worker.broken import (
     LinkLostError,
     broker_errors,
     connect_error,
+    lost_by,
 )
 from worker.transport import Connection, RawChannel, Transport
 
@@ -210,10 +210,9 @@ class Wire:
             closing.exception()
 
     def _on_vital_closed(self, closing: asyncio.Future[Any]) -> None:
-        reason = _reason(closing)
-        trouble = access_trouble(reason, queue="read")
-        self._forbidden = trouble is not None
-        self.lose(trouble or reason)
+        lost = lost_by(None if closing.cancelled() else closing.exception())
+        self._forbidden = isinstance(lost, ForbiddenError)
+        self.lose(str(lost))
 
     def _on_blocked(self, blocked: bool) -> None:
         self.blocked = blocked
@@ -233,10 +232,7 @@ def _forget_failure(task: asyncio.Task[Any]) -> None:
 
 
 def _reason(future: asyncio.Future[Any]) -> str:
-    if future.cancelled():
-        return "the connection was lost"
-    error = future.exception()
-    return "closed" if error is None else f"{type(error).__name__}: {error}"
+    return str(lost_by(None if future.cancelled() else future.exception()))
 
 
 def _abort(transport: Transport) -> None:

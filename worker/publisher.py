@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from contracts.amqp import is_direct_reply_to
-from contracts.trouble import access_trouble
+from contracts.objections import Kind, objection
 from worker import frames, retry
 from worker.broken import ForbiddenError, LinkLostError
 from worker.confirms import (
@@ -181,9 +181,10 @@ class Publisher:
             await channel.send(message)
         except ChannelLostError as lost:
             # The message is not to blame, and none must be given up: the link waits for the permission.
-            if trouble := access_trouble(str(lost), exchange="write"):
-                self._wire.lose(trouble)
-                raise ForbiddenError(trouble) from lost
+            told = objection(str(lost), exchange="write")
+            if told is not None and told.kind is Kind.PERMISSION:
+                self._wire.lose(told.sentence)
+                raise ForbiddenError(told.sentence) from lost
             raise
 
     async def _publish_alone(self, message: Message) -> None:

@@ -6,16 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import aiormq
-from aiormq.exceptions import (
-    ChannelAccessRefused,
-    ChannelClosed,
-    ChannelLockedResource,
-    ChannelNotFoundEntity,
-    ChannelPreconditionFailed,
-)
+from aiormq.exceptions import ChannelClosed
 from pamqp import commands as spec
 
-from contracts.trouble import access_trouble
+from contracts.objections import Kind, objection
 from worker.broken import LinkLostError, broker_errors
 from worker.connection import SETUP_SECONDS
 
@@ -243,29 +237,17 @@ async def _step(
         with broker_errors():
             return await call
     except LinkLostError as lost:
-        cause = lost.__cause__
-        if isinstance(cause, ChannelNotFoundEntity):
-            raise TopologyError(
-                f"{what}: missing; run `session-worker topology apply`, or let the worker declare what is "
-                "missing (SESSION_WORKER_DECLARE=true)"
-            ) from cause
-        if isinstance(cause, ChannelPreconditionFailed):
-            raise TopologyError(
-                f"{what}: exists with other arguments ({cause}); move its messages away, delete it and run "
-                "`session-worker topology apply`"
-            ) from cause
-        if isinstance(cause, ChannelAccessRefused):
+        told = objection(str(lost.__cause__), queue=queue, exchange=exchange)
+        if not isinstance(lost.__cause__, ChannelClosed) or told is None or told.kind is Kind.UNAVAILABLE:
+            raise
+        if told.kind is Kind.PERMISSION:
             raise NotPermittedError(
-                f"{what}: {access_trouble(str(cause), queue=queue, exchange=exchange) or cause}, or have an "
-                "operator run `session-worker topology apply` and set SESSION_WORKER_DECLARE=false"
-            ) from cause
-        if isinstance(cause, ChannelLockedResource):
-            raise TopologyError(
-                f"{what}: belongs to another connection (exclusive); delete it or use another prefix"
-            ) from cause
-        if isinstance(cause, ChannelClosed):
-            raise TopologyError(f"{what}: {cause}") from cause
-        raise
+                f"{what}: {told.sentence}, or have an operator run `session-worker topology apply` and set "
+                "SESSION_WORKER_DECLARE=false"
+            ) from lost
+        if told.kind is Kind.MISSING:  # maybe another part, which this one is bound to
+            raise TopologyError(told.sentence) from lost
+        raise TopologyError(f"{what}: {told.sentence}") from lost
 
 
 async def _close(channel: aiormq.Channel) -> None:

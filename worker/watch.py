@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import aiormq
-from aiormq.exceptions import ChannelAccessRefused, ChannelNotFoundEntity
 
 from contracts import Names, RequestStatus
+from contracts.objections import Kind
 from worker.broken import LinkLostError, broker_errors
 from worker.connection import Wire
 from worker.durations import percentile
@@ -176,7 +176,7 @@ class BrokerWatch:
             with broker_errors():
                 found = await wire.unless_lost(self._channel.queue_declare(queue, passive=True))
         except LinkLostError as error:
-            trouble = _TROUBLE.get(type(error.__cause__))
+            trouble = _TROUBLE.get(error.kind)
             if trouble is None:
                 raise
             self._channel = None  # the broker has closed it
@@ -184,7 +184,7 @@ class BrokerWatch:
         return Depth(queue, found.message_count, found.consumer_count)
 
 
-_TROUBLE: Mapping[type[BaseException | None], str] = {
-    ChannelNotFoundEntity: "missing",
-    ChannelAccessRefused: "this user may not see it",
+_TROUBLE: Mapping[Kind | None, str] = {
+    Kind.MISSING: "missing",
+    Kind.PERMISSION: "this user may not see it",
 }

@@ -71,6 +71,10 @@ class ExternalRabbitMQ:
         given = {"configure": configure or "^$", "write": write or "^$", "read": read or "^$"}
         self._call("PUT", f"/permissions/{quote(vhost, safe='')}/{quote(user, safe='')}", given)
 
+    def limit(self, vhost: str, name: str, value: int) -> None:
+        """Set a limit of a vhost, such as `max-queues`."""
+        self._call("PUT", f"/vhost-limits/{quote(vhost, safe='')}/{name}", {"value": value})
+
     def queue_depths(self, vhost: str) -> dict[str, int]:
         """Messages of each queue, ready and unacknowledged together, as of some seconds ago."""
         queues = self._call("GET", f"/queues/{quote(vhost, safe='')}")

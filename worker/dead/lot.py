@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import aiormq
 
 from contracts import Names, amqp
+from contracts.objections import Kind
 from worker.broken import LinkLostError, broker_errors
 from worker.connection import SETUP_SECONDS, Wire
 from worker.consumer import ConsumeChannel
@@ -184,7 +185,7 @@ def _queue_errors(queue: str) -> Iterator[None]:
     try:
         yield
     except LinkLostError as lost:
-        if "NOT_FOUND" in str(lost):
+        if lost.kind is Kind.MISSING:
             raise TopologyError(
                 f"queue {queue}: missing; check the prefix and the vhost, or create it with "
                 "`session-worker topology apply`"

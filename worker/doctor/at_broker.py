@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import aiormq
-from aiormq.exceptions import ChannelAccessRefused, ChannelClosed
+from aiormq.exceptions import ChannelClosed
 from yarl import URL
 
 from contracts import Names
-from contracts.trouble import access_trouble
+from contracts.objections import Kind, objection
 from worker.broken import ConnectError, ForbiddenError, LinkLostError, broker_errors
 from worker.connection import Wire
 from worker.doctor.result import (
@@ -192,18 +192,21 @@ async def _permissions(settings: Settings, wire: Wire, here: AtBroker) -> None:
 
 async def _refusal(
     wire: Wire, ask: Callable[[aiormq.Channel], Awaitable[object]], *, queue: str, exchange: str = ""
-) -> ForbiddenError | None:
-    """The permission on ``queue`` or ``exchange`` that this user lacks. Any other answer is none of it."""
+) -> LinkLostError | None:
+    """The permission on ``queue`` or ``exchange`` that this user lacks, or who keeps it out. Any other
+    answer is none of it."""
     channel = await wire.channel(aiormq.Channel)
     try:
         with broker_errors():
             await ask(channel)
             await channel.close()
     except LinkLostError as lost:
-        cause = lost.__cause__
-        if isinstance(cause, ChannelAccessRefused):
-            return ForbiddenError(access_trouble(str(cause), queue=queue, exchange=exchange) or str(cause))
-        if not isinstance(cause, ChannelClosed):
+        told = objection(str(lost.__cause__), queue=queue, exchange=exchange)
+        if told is not None and told.kind is Kind.PERMISSION:
+            return ForbiddenError(told.sentence)
+        if told is not None and told.kind is Kind.LOCKED:
+            return lost
+        if not isinstance(lost.__cause__, ChannelClosed):
             raise
     return None
 

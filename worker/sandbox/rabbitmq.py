@@ -139,6 +139,11 @@ class RabbitMQ(Server):
         )
         self.eval(f'ok = rabbit_auth_backend_internal:set_permissions({arguments}, <<"sandbox">>)')
 
+    def limit(self, vhost: str, name: str, value: int) -> None:
+        """Set a limit of a vhost, such as `max-queues`."""
+        limits = f"[{{{_binary(name)}, {value}}}]"
+        self.eval(f'ok = rabbit_vhost_limit:set({_binary(vhost)}, {limits}, <<"sandbox">>)')
+
     def queue_depths(self, vhost: str) -> dict[str, int]:
         """Messages of each queue, ready and unacknowledged together, as they are now."""
         # A quorum queue's figures in the node's tables are seconds old: its leader is asked.

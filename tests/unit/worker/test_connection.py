@@ -175,11 +175,20 @@ async def test_a_cancellation_that_nobody_asked_for_is_a_lost_link() -> None:
         await task
 
 
-@pytest.mark.parametrize(("error", "booting"), [(ConnectionInternalError, True), (ConnectionClosed, False)])
-async def test_a_broker_that_fails_inside_may_be_starting(error: type[Exception], booting: bool) -> None:
+@pytest.mark.parametrize(
+    ("error", "text", "booting"),
+    [
+        (ConnectionInternalError, "INTERNAL_ERROR", True),
+        (ConnectionInternalError, "INTERNAL_ERROR - Feature `x` is deprecated.", False),
+        (ConnectionClosed, "CONNECTION_FORCED - closed by an operator", False),
+    ],
+)
+async def test_a_broker_that_fails_inside_may_be_starting(
+    error: type[Exception], text: str, booting: bool
+) -> None:
     """It is given longer, at the start, than one that does not answer at all."""
     with pytest.raises(LinkLostError) as lost, broker_errors():
-        raise error(541, "INTERNAL_ERROR")
+        raise error(text)
     assert lost.value.booting is booting
 
 

@@ -1,0 +1,72 @@
+"""Limits of the broker that are reached are told as limits, by everybody who meets them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import aiormq
+import pytest
+
+from client import ConnectionFailed, SessionClient
+from contracts import Names
+from tests.broker.test_worker_setup import last_words
+from worker.connection import Wire
+from worker.doctor.at_broker import difference
+from worker.topology import Topology, TopologyError
+
+if TYPE_CHECKING:
+    from tests.broker.lab import Lab
+
+LIMIT = "queue limit in vhost '{}' (0) is reached"
+
+
+def test_a_vhost_that_takes_no_more_queues_is_told_as_such(lab: Lab) -> None:
+    """To who applies the topology, to a worker and to a client; none is told to delete what is not there."""
+    lab.broker.limit(lab.vhost, "max-queues", 0)
+
+    async def apply() -> str:
+        wire = await Wire.open([lab.url], "test")
+        try:
+            with pytest.raises(TopologyError) as refused:
+                await Topology.of(Names(), [1]).apply(wire)
+        finally:
+            await wire.close()
+        return str(refused.value)
+
+    async def ask() -> str:
+        with pytest.raises(ConnectionFailed) as failed:
+            await SessionClient(lab.url).open()
+        return str(failed.value)
+
+    applied, asked = asyncio.run(apply()), asyncio.run(ask())
+    started = last_words(lab.worker(wait=False))
+    for words in (applied, asked, started):
+        assert LIMIT.format(lab.vhost) in words
+        assert "rabbitmqctl set_vhost_limits" in words
+        assert "delete" not in words.partition("; ")[2]
+        assert "other arguments" not in words
+    result = difference("queue session.create.dead", TopologyError(applied))
+    assert "limit" in result.found
+    assert str(result.fix).startswith("raise it")
+
+
+def test_a_vhost_that_takes_no_more_connections_is_told_as_such(lab: Lab) -> None:
+    """The vhost is there, and the user may enter it."""
+    lab.broker.limit(lab.vhost, "max-connections", 0)
+    words = last_words(lab.worker(wait=False), 30)
+    assert "takes no more connections" in words
+    assert "limit (0) is reached" in words
+
+
+async def test_a_binding_to_an_exchange_that_is_not_there_names_the_exchange(amqp_url: str) -> None:
+    """The queue, which is there, is not said to be missing."""
+    topology = Topology.of(Names(), [1])
+    wire = await Wire.open([amqp_url], "test")
+    try:
+        await topology.apply(wire)
+        elsewhere = Topology("elsewhere", topology.routing_key, topology.work, topology.queues)
+        with pytest.raises(TopologyError, match=r"^exchange elsewhere: missing; "):
+            await elsewhere._bind(await wire.channel(aiormq.Channel))
+    finally:
+        await wire.close()
