@@ -19,19 +19,26 @@ import inspect
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from importlib.abc import MetaPathFinder
+from importlib.machinery import PathFinder
 from typing import TYPE_CHECKING, Any
 
 from contracts import CreateSessionRequest
 from worker.retry import PermanentError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
     from uuid import UUID
 
 __all__ = ["RESERVED", "Context", "Handler", "HandlerNotFoundError", "Rejected", "load", "look_in"]
 
 RESERVED = ("client", "contracts", "worker")
 """Our own packages: one of a user's with such a name is never imported."""
+OPTIONAL = ("opentelemetry", "uvloop")
+"""What we import if it is installed: a user's module with such a name is not taken for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +75,23 @@ class HandlerNotFoundError(Exception):
 
 
 def look_in(folder: str) -> None:
-    """Find handlers in ``folder`` too, after everything else: what lies there shadows nothing.
+    """Find handlers in ``folder`` too, after everything else: what lies there shadows nothing."""
+    sys.meta_path.append(_Folder(folder))
 
-    Our own packages are imported before: an editable install of them is found only after the whole path.
-    """
-    for name in RESERVED:
-        importlib.import_module(name)
-    sys.path.append(folder)
+
+class _Folder(MetaPathFinder):
+    """Finds what nobody else found. At the end of ``sys.path``, the folder's ``opentelemetry.py`` would come
+    before the installed packages of that name, which have no ``__init__.py``."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if path is not None or name in RESERVED or name in OPTIONAL:
+            return None
+        return PathFinder.find_spec(name, [self._folder], target)
 
 
 def load(path: str) -> Handler:

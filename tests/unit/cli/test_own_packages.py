@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from worker.handlers import RESERVED
+from worker.handlers import OPTIONAL, RESERVED
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +27,8 @@ def folder(tmp_path: Path) -> Path:
         if name != "worker":
             (tmp_path / name).mkdir()
             (tmp_path / name / "__init__.py").write_text("raise ImportError('the wrong one')")
+    for name in OPTIONAL:
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong one')")
     (tmp_path / "mine.py").write_text("async def handle(request, context): ...")
     return tmp_path
 
@@ -62,3 +64,32 @@ def test_the_doctor_loads_what_the_worker_would(folder: Path, start: str) -> Non
     states = {line["name"]: line["state"] for line in map(json.loads, done.stdout.splitlines())}
     assert states["handler"] == "ok", done.stdout
     assert "Traceback" not in done.stderr
+
+
+HIDE = """
+import sys
+from importlib.machinery import PathFinder
+
+real = PathFinder.find_spec
+def find_spec(name, path=None, target=None):
+    return None if path is None and name.split(".")[0] in {hidden!r} else real(name, path, target)
+PathFinder.find_spec = find_spec
+"""
+
+
+@pytest.mark.parametrize("hidden", [(), OPTIONAL], ids=["installed", "missing"])
+def test_a_module_of_a_user_is_not_taken_for_what_we_import(folder: Path, hidden: tuple[str, ...]) -> None:
+    """Neither in the place of an installed package, nor where it is missing: that is said."""
+    arguments = ["run", "--traces", "--handler", "nope:handle", "--ledger-url", NOWHERE]
+    script = HIDE.format(hidden=hidden) + SCRIPT
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "the wrong one" not in done.stderr
+    assert ("OpenTelemetry is not installed" if hidden else "handler nope:handle") in done.stderr
