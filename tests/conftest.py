@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
-from contextlib import closing
+import signal
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -14,6 +15,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support.external_rabbitmq import ExternalRabbitMQ
+from tests.support.guard import Guard
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import eventually
 from tests.support.worker_process import WorkerProcess
@@ -26,6 +28,15 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 OURS = tuple(str(ROOT / package) for package in ("client", "contracts", "worker"))
 EXTERNAL_BROKER = os.environ.get("SESSION_WORKER_TEST_AMQP_URL")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput"):  # one of several: they end with the run
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    else:
+        guard = ExitStack()
+        guard.enter_context(Guard())
+        config.add_cleanup(guard.close)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -26,6 +26,7 @@ from tests.faults.crowd import Crowd
 from tests.faults.fleet import Place, descriptors, memory_kib
 from tests.faults.support import NAMES, declare_on, settled
 from tests.faults.weather import Weather
+from tests.support.guard import Guard
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import eventually, soon
 from worker.ledger import upgrade
@@ -260,7 +261,11 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=25.0, help="messages a second")
     given = parser.parse_args()
     ledgers = ["sqlite", "postgresql"] if given.ledger == "both" else [given.ledger]
-    held = [soak(given.minutes, given.seed, ledger, given.rate) for ledger in ledgers]
+    try:
+        with Guard():
+            held = [soak(given.minutes, given.seed, ledger, given.rate) for ledger in ledgers]
+    except KeyboardInterrupt:
+        return 130
     return 0 if all(held) else 1
 
 

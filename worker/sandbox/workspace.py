@@ -64,6 +64,7 @@ class Workspace:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
             cwd="/",
+            env={"PATH": os.environ.get("PATH", os.defpath)},
         )
         # The servers' user must pass through; only we may write the notes that the guard trusts.
         self.folder.chmod(0o711)
