@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from contextlib import closing
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -89,7 +90,7 @@ def test_a_worker_whose_ledger_cannot_be_used_says_why(cli: Cli, url: str, words
 
 def test_a_ledger_that_another_program_locks_is_a_sentence(cli: Cli, tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
-    with sqlite3.connect(path, isolation_level=None) as database:
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
         database.execute("BEGIN EXCLUSIVE")
         ran = cli("requests", ledger_url=f"sqlite:///{path}")
 

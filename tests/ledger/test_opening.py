@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.ledger.support import becomes, sql, take, worker
-from worker.ledger import LedgerError, open_ledger, open_reader, sqlite_file, upgrade
+from worker.ledger import LedgerError, open_ledger, open_pruner, open_reader, sqlite_file, upgrade
 from worker.ledger.migrate import migrations
 from worker.ledger.sqlite_file import path_of
 
@@ -30,16 +30,30 @@ PASSWORD = "s3cret"
 NEWEST = migrations("sqlite")[-1].version
 
 
+def open_files() -> list[str]:
+    """What this process has open."""
+    names = []
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):
+            names.append(str(link.readlink()))
+    return names
+
+
 async def refusal(url: str) -> str:
-    """The sentence with which a worker's ledger and an operator's refuse to open (a thread must not stay)."""
+    """The sentence with which a worker's ledger and an operator's refuse to open. Neither a thread nor an open
+    file stays."""
     with pytest.raises(LedgerError) as caught:
         async with worker(url):
             pass
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("ledger")]
     reader = open_reader(url)
-    with pytest.raises(LedgerError):
+    with pytest.raises(LedgerError) as caught_too:
         await reader.open()
-    await reader.close()
+    pruner = open_pruner(url)
+    with pytest.raises(LedgerError) as caught_again:
+        await pruner.open(1.0)
+    assert [name for name in open_files() if name.endswith(url.rpartition("/")[2])] == []
+    del caught_too, caught_again  # whose tracebacks have held what was not closed
     text = str(caught.value)
     assert PASSWORD not in text
     assert "\n" not in text

@@ -50,10 +50,14 @@ class PostgreSQLPruner:
 
     async def open(self, older_than: float, *, patience: float | None = None) -> None:
         self._connection = await connect_for_people(self._url, patience=patience)
-        await check_schema(self._connection, self._url)
-        ((free, self.finished_before),) = await self._fetch(_BEGIN, _LOCK, older_than)
-        if not free:
-            raise PrunedElsewhereError("somebody else is pruning this ledger: let that end")
+        try:
+            await check_schema(self._connection, self._url)
+            ((free, self.finished_before),) = await self._fetch(_BEGIN, _LOCK, older_than)
+            if not free:
+                raise PrunedElsewhereError("somebody else is pruning this ledger: let that end")
+        except BaseException:
+            await self.close()
+            raise
 
     async def close(self) -> None:
         if self._connection is not None:

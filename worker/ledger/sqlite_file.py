@@ -56,9 +56,13 @@ def connect(path: Path, mode: Literal["ro", "rw", "rwc"]) -> sqlite3.Connection:
         check_same_thread=False,
     )
     database.row_factory = sqlite3.Row
-    database.execute("PRAGMA synchronous = FULL")
-    database.execute("PRAGMA wal_autocheckpoint = 4000")  # pages: a page that many write is copied once
-    database.execute("PRAGMA cache_size = -16384")  # in KiB: the upper levels of the indexes stay in memory
+    try:
+        database.execute("PRAGMA synchronous = FULL")
+        database.execute("PRAGMA wal_autocheckpoint = 4000")  # pages: a page that many write is copied once
+        database.execute("PRAGMA cache_size = -16384")  # in KiB: the upper levels of the indexes stay in memory
+    except BaseException:
+        database.close()
+        raise
     return database
 
 

@@ -51,7 +51,11 @@ class SQLitePruner:
                 f"there is no ledger file {self._path}: start the worker once, or name the file it uses"
             )
         self.finished_before = datetime.now(UTC) - timedelta(seconds=older_than)
-        check_current("sqlite", await self._do(version_of))
+        try:
+            check_current("sqlite", await self._do(version_of))
+        except BaseException:
+            await self.close()
+            raise
 
     async def close(self) -> None:
         await asyncio.to_thread(self._disconnect)

@@ -52,8 +52,12 @@ class SQLiteReader:
             raise LedgerError(
                 f"there is no ledger file {self._path}: start the worker once, or name the file it uses"
             )
-        version = await self._ask(version_of)
-        check_current("sqlite", version)
+        try:
+            version = await self._ask(version_of)
+            check_current("sqlite", version)
+        except BaseException:
+            await self.close()
+            raise
 
     async def close(self) -> None:
         if self._database is not None:

@@ -63,8 +63,11 @@ class Writer:
         self._file = identity(self._path)
         try:
             self._transact([], sweep=True)
-        except sqlite3.Error as error:
-            raise LedgerError(sentence(error, self._path)) from error
+        except BaseException as error:
+            self._disconnect()
+            if isinstance(error, sqlite3.Error):
+                raise LedgerError(sentence(error, self._path)) from error
+            raise
         self._thread.start()
 
     def commit(self, steps: Sequence[AnyStep]) -> Future[list[AnyAnswer]]:
