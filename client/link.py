@@ -215,7 +215,8 @@ class Link:
             await asyncio.wait({goodbye}, timeout=CLOSE_SECONDS)
         finally:
             if self._transport.writer is not None:
-                self._transport.writer.transport.abort()
+                with suppress(AttributeError):  # of Python 3.11.2, where TLS was closed twice already
+                    self._transport.writer.transport.abort()
         await asyncio.wait({goodbye}, timeout=CLOSE_SECONDS)
 
     async def _say_goodbye(self, delete_reply_queue: bool) -> None:

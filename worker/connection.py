@@ -161,7 +161,7 @@ class Wire:
             raise LinkLostError("the connection was lost")
         try:
             self._transport.writer.write(data)
-        except RuntimeError as error:  # uvloop's end is closed a moment before anybody is told
+        except (RuntimeError, AttributeError) as error:  # closed a moment before anybody is told
             raise LinkLostError("the connection was lost") from error
 
     @property
@@ -179,7 +179,9 @@ class Wire:
     def unsent(self) -> int:
         """Bytes that the socket has not taken yet."""
         writer = self._transport.writer
-        return 0 if writer is None else writer.transport.get_write_buffer_size()
+        if writer is None or self.lost.done():  # asyncio's TLS that was closed twice cannot be asked
+            return 0
+        return writer.transport.get_write_buffer_size()
 
     @property
     def heard(self) -> int:

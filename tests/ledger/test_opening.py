@@ -40,8 +40,8 @@ def open_files() -> list[str]:
 
 
 async def refusal(url: str) -> str:
-    """The sentence with which a worker's ledger and an operator's refuse to open. Neither a thread nor an open
-    file stays."""
+    """The sentence with which a worker's ledger and an operator's refuse to open. Neither a thread nor an
+    open file stays."""
     with pytest.raises(LedgerError) as caught:
         async with worker(url):
             pass

@@ -14,7 +14,8 @@ from tests.support.waiting import soon
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# What tests begin and would end themselves: a shell with a child, in a session of its own, a private server, a folder.
+# What tests begin and would end themselves: a shell with a child in a session of its own, a private server,
+# a folder.
 TEST = """
 import pathlib, subprocess, tempfile
 from worker.sandbox import PostgreSQL
@@ -22,7 +23,8 @@ from worker.sandbox import PostgreSQL
 def test_it():
     with PostgreSQL() as server:
         folder = tempfile.mkdtemp(prefix="soak-")
-        with subprocess.Popen(["bash", "-c", f"trap '' TERM HUP INT; sleep 1000; : {folder}"], start_new_session=True):
+        script = f"trap '' TERM HUP INT; sleep 1000; : {folder}"
+        with subprocess.Popen(["bash", "-c", script], start_new_session=True):
             pathlib.Path(__file__).with_name("begun").write_text(folder)
 """
 

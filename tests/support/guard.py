@@ -13,8 +13,8 @@ from typing import Self
 
 _MARK = "TESTED_IN"
 
-# Waits for the end of its standard input: the kernel closes it when the run is gone, be it by SIGKILL. The private
-# servers have guards of their own, which end them once the processes that began them are gone.
+# Waits for the end of its standard input: the kernel closes it when the run is gone, be it by SIGKILL. The
+# private servers have guards of their own, which end them once the processes that began them are gone.
 _PROGRAM = """
 import os, pathlib, shutil, signal, sys, time
 for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):

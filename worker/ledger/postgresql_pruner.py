@@ -53,11 +53,12 @@ class PostgreSQLPruner:
         try:
             await check_schema(self._connection, self._url)
             ((free, self.finished_before),) = await self._fetch(_BEGIN, _LOCK, older_than)
-            if not free:
-                raise PrunedElsewhereError("somebody else is pruning this ledger: let that end")
         except BaseException:
             await self.close()
             raise
+        if not free:
+            await self.close()
+            raise PrunedElsewhereError("somebody else is pruning this ledger: let that end")
 
     async def close(self) -> None:
         if self._connection is not None:

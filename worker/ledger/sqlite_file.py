@@ -59,7 +59,7 @@ def connect(path: Path, mode: Literal["ro", "rw", "rwc"]) -> sqlite3.Connection:
     try:
         database.execute("PRAGMA synchronous = FULL")
         database.execute("PRAGMA wal_autocheckpoint = 4000")  # pages: a page that many write is copied once
-        database.execute("PRAGMA cache_size = -16384")  # in KiB: the upper levels of the indexes stay in memory
+        database.execute("PRAGMA cache_size = -16384")  # KiB: the upper levels of the indexes stay in memory
     except BaseException:
         database.close()
         raise
