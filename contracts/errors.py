@@ -83,13 +83,15 @@ ERRORS: Mapping[ErrorCode, ErrorInfo] = MappingProxyType(
             parked=False,
         ),
         ErrorCode.EXPIRED: ErrorInfo(
-            "The request expired before it was handled. Nothing was created; send a new request.",
+            "The request expired before its first attempt. Nothing was created; send a new request.",
             "requester",
             True,
             parked=False,
         ),
         ErrorCode.HANDLER_FAILED: ErrorInfo(
-            "The handler failed on every attempt; the parked copy has the details.", "operator", True
+            "The handler failed on every attempt that there was time for; the parked copy has the details.",
+            "operator",
+            True,
         ),
         ErrorCode.HANDLER_TIMEOUT: ErrorInfo(
             "The handler exceeded HANDLER_TIMEOUT on its last attempt.", "operator", True
@@ -101,10 +103,19 @@ ERRORS: Mapping[ErrorCode, ErrorInfo] = MappingProxyType(
             "Workers repeatedly crashed while handling the request.", "handler's author", False
         ),
         ErrorCode.INTERNAL_ERROR: ErrorInfo(
-            "The worker itself failed while handling the request; its log has the details.", "operator", True
+            "The worker itself failed while handling the request, or ended and no time was left for another "
+            "attempt; its log has the details.",
+            "operator",
+            True,
         ),
     }
 )
+
+
+def known_code(value: str | None) -> ErrorCode | None:
+    """The code that ``value`` is; None for one that only a newer release knows."""
+    return next((code for code in ERRORS if code == value), None)
+
 
 _PLAIN = re.compile("[A-Za-z0-9_-]+")
 

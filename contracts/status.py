@@ -28,7 +28,7 @@ REASONS: Mapping[Move, str] = MappingProxyType(
         (RequestStatus.PROCESSING, RequestStatus.PENDING): "waits for its next attempt, or is handed back",
         (RequestStatus.PROCESSING, RequestStatus.COMPLETED): "session created",
         (RequestStatus.PROCESSING, RequestStatus.FAILED): "rejected, or attempts spent",
-        (RequestStatus.PENDING, RequestStatus.FAILED): "expired while it waited",
+        (RequestStatus.PENDING, RequestStatus.FAILED): "its time ended while it waited",
         (RequestStatus.FAILED, RequestStatus.PENDING): "replayed by an operator",
     }
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pydantic
@@ -20,13 +21,14 @@ from worker.telemetry.trace import current_trace
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from types import TracebackType
+    from types import CodeType, FrameType, TracebackType
 
     from contracts import CreateSessionRequest
     from worker.handlers import Context, Handler
 
 MAX_RESULT_BYTES = 65_536
 MAX_STACKTRACE = 8_192
+MAX_FRAMES = 3
 CANCEL_SECONDS = 3.0
 """How long a handler that was cut off may take to clean up before the worker goes on without it. Shorter than
 what a shutdown gives to handing back, so that a handler that never ends is handed back too."""
@@ -59,6 +61,12 @@ class Failure:
         return storable("".join(traceback.format_exception_only(self.error)).strip())
 
     @property
+    def detail(self) -> str:
+        """The message and the innermost frames: for the history, which has no room for a stack trace."""
+        places = (_place(frame.f_code, line) for frame, line in reversed(_innermost(self.error)))
+        return storable("; ".join((self.message, *places)), 2000)
+
+    @property
     def stacktrace(self) -> str:
         return storable("".join(traceback.format_exception(self.error))[-MAX_STACKTRACE:], MAX_STACKTRACE)
 
@@ -85,10 +93,9 @@ async def run(
     finally:
         timer.cancel()
     if not task.done():
-        await _cut_off(task)
-        return Failure(
-            ErrorCode.HANDLER_TIMEOUT, TimeoutError(f"no result within {timeout:g} s"), transient=True
-        )
+        error = TimeoutError(f"no result within {timeout:g} s")
+        error.__cause__ = await _cut_off(task)
+        return Failure(ErrorCode.HANDLER_TIMEOUT, error, transient=True)
     if task.cancelled():
         return Failure(
             ErrorCode.HANDLER_FAILED, asyncio.CancelledError("the handler cancelled itself"), transient=True
@@ -154,6 +161,20 @@ async def _tried(call: Callable[[], Awaitable[Success | Rejected]]) -> Success |
         raise
 
 
+def _place(code: CodeType, line: int) -> str:
+    file = "/".join(Path(code.co_filename).parts[-2:])
+    return f"in {code.co_name[:80]} ({file[-120:]}:{line})"
+
+
+def _innermost(error: BaseException) -> list[tuple[FrameType, int]]:
+    """Where the error, or the one that it stands for, was raised: the frame and the line, innermost last."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if error.__traceback__ is None and error.__cause__ is not None:
+        error = error.__cause__
+    return list(traceback.walk_tb(_beyond_this_file(error.__traceback__)))[-MAX_FRAMES:]
+
+
 def _beyond_this_file(frames: TracebackType | None) -> TracebackType | None:
     """The handler's own frames: those that tell why."""
     beyond = frames
@@ -193,11 +214,19 @@ def _set(over: asyncio.Future[None]) -> None:
         over.set_result(None)
 
 
-async def _cut_off(task: asyncio.Task[Any]) -> None:
+async def _cut_off(task: asyncio.Task[Success | Failure | Rejected]) -> BaseException | None:
+    """End the attempt; the error, if there is one, says by its traceback where the handler was."""
     task.cancel()
     await asyncio.wait({task}, timeout=CANCEL_SECONDS)
     if not task.done():
         task.add_done_callback(_ignore)
+        return None
+    try:
+        result = task.result()
+    except asyncio.CancelledError as cancelled:
+        cancelled.__traceback__ = _beyond_this_file(cancelled.__traceback__)
+        return cancelled
+    return result.error if isinstance(result, Failure) else None
 
 
 def _ignore(task: asyncio.Task[Any]) -> None:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
 from contracts import ErrorCode, RequestStatus
-from contracts.errors import ERRORS
+from contracts.errors import ERRORS, known_code
 from worker import attempt, identifiers, retry
 from worker.attempt import Failure, Success
 from worker.handlers import Context, Rejected
@@ -64,6 +64,7 @@ ENDINGS: Mapping[ErrorCode | None, Ending] = {
     ErrorCode.EXPIRED: "expired",
 }
 """What the outcome of a claimed request is called, by its error code; with any other it is exhausted."""
+LOST_IN_A_CRASH = "its worker ended while it ran, and its time was over before it could run again"
 SUSPECT_SECONDS = 30.0
 """How long a request that saw several workers die waits, in a slot, for its turn to run alone."""
 
@@ -163,10 +164,10 @@ class Flow:
 
     async def _handle(self, hold: Hold) -> Outcome:
         claimed = hold.claimed
-        if claimed.expired:
-            return await self._expire(hold)
         if claimed.crashes >= self._settings.max_crashes:
             return await self._give_up(hold, ErrorCode.CRASHED_WORKER)
+        if claimed.expired:
+            return await self._end_late(hold)
         try:
             result = await self._attempt(hold)
         except asyncio.CancelledError as cancelled:
@@ -182,7 +183,7 @@ class Flow:
         except Exception as error:  # noqa: BLE001
             # Left as it is, the entry would look like one that this worker still runs: nobody would answer.
             self._emit(OutcomeNotRecorded(hold.request.request_id, hold.claimed.attempt, error))
-            return await self._conclude(hold, Failure(ErrorCode.INTERNAL_ERROR, error, transient=False))
+            return await self._fail_for_good(hold, Failure(ErrorCode.INTERNAL_ERROR, error, transient=False))
 
     async def _attempt(self, hold: Hold) -> Success | Failure | Rejected:
         timeout = self._settings.handler_timeout
@@ -206,7 +207,8 @@ class Flow:
             case Failure(transient=True) if hold.claimed.attempt < self._settings.max_attempts:
                 return await self._postpone(hold, result)
             case Failure():
-                return await self._give_up(hold, result.code, result)
+                self._tell(hold, result)
+                return await self._fail_for_good(hold, result)
 
     # ------------------------------------------------------------------- the ways it can end
 
@@ -215,19 +217,27 @@ class Flow:
         reply = await self._fail(hold, ErrorCode.REJECTED, rejected.message, rejection_code=code)
         return Declined(reply)
 
-    async def _expire(self, hold: Hold, failure: Failure | None = None) -> Outcome:
-        """``failure``: that of an attempt after which another one would come too late."""
-        error = sentence(ErrorCode.EXPIRED, hold.claimed)
-        detail = failure.message if failure else None
-        return Expired(await self._fail(hold, ErrorCode.EXPIRED, error, detail=detail))
+    async def _end_late(self, hold: Hold) -> Outcome:
+        """Nobody waits for another attempt. What had one ends by it, and only what had none has expired."""
+        claimed = hold.claimed
+        code = known_code(claimed.error_code)
+        if code is not None:
+            return await self._give_up(hold, code, claimed.detail)
+        if claimed.attempt or claimed.crashes:
+            return await self._give_up(hold, ErrorCode.INTERNAL_ERROR, LOST_IN_A_CRASH)
+        return Expired(await self._fail(hold, ErrorCode.EXPIRED, sentence(ErrorCode.EXPIRED, claimed)))
 
-    async def _give_up(self, hold: Hold, code: ErrorCode, failure: Failure | None = None) -> Outcome:
+    async def _fail_for_good(self, hold: Hold, failure: Failure) -> Outcome:
+        return await self._give_up(hold, failure.code, failure.detail, failure)
+
+    async def _give_up(
+        self, hold: Hold, code: ErrorCode, detail: str | None = None, failure: Failure | None = None
+    ) -> Outcome:
         error = sentence(code, hold.claimed)
-        detail = failure.message if failure else None
         reply = await self._fail(hold, code, error, detail=detail)
         letter = Letter(
             code=code,
-            message=detail or error,
+            message=failure.message if failure else detail or error,
             request_id=hold.request.request_id,
             exception_type=type(failure.error).__name__[:255] if failure else None,
             stacktrace=failure.stacktrace if failure else None,
@@ -238,19 +248,30 @@ class Flow:
 
     async def _postpone(self, hold: Hold, failure: Failure) -> Outcome:
         """The due time is committed before the copy is published, so a copy never comes early."""
-        delay = retry.attempt_delay(hold.claimed.attempt, self._settings.retry_delays, random.random())  # noqa: S311
-        step = await self._ledger.postpone(
-            ledger_steps.Postpone(hold.request.request_id, hold.token, delay, failure.code, failure.message)
+        request_id, number = hold.request.request_id, hold.claimed.attempt
+        delays = retry.attempt_delays(number, self._settings.retry_delays, random.random())  # noqa: S311
+        delay = await self._ledger.postpone(
+            ledger_steps.Postpone(request_id, hold.token, delays, failure.code, failure.detail)
         )
-        match step:
-            case Step.OVERDUE:
-                return await self._expire(hold, failure)
-            case Step.FENCED:
+        if isinstance(delay, Step):
+            self._tell(hold, failure)
+            if delay is Step.FENCED:
                 raise FencedError(hold)
-            case Step.APPLIED:
-                request_id, number = hold.request.request_id, hold.claimed.attempt
-                self._emit(AttemptFailed(request_id, number, failure.code, failure.message, delay))
-                return RetryLater(request_id, delay, number)
+            return await self._fail_for_good(hold, failure)
+        self._tell(hold, failure, delay)
+        return RetryLater(request_id, delay, number)
+
+    def _tell(self, hold: Hold, failure: Failure, next_attempt_in: int | None = None) -> None:
+        self._emit(
+            AttemptFailed(
+                hold.request.request_id,
+                hold.claimed.attempt,
+                failure.code,
+                failure.message,
+                next_attempt_in,
+                failure.stacktrace,
+            )
+        )
 
     async def _interrupt(self, hold: Hold) -> Outcome:
         """Shutdown is nobody's failure: the attempt is not counted."""

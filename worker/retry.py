@@ -30,15 +30,16 @@ def is_transient(error: BaseException) -> bool:
     return not isinstance(error, PermanentError)
 
 
-def attempt_delay(attempt: int, delays: Sequence[int], chance: float) -> int:
-    """The wait, in seconds, after failed attempt number ``attempt`` (from 1).
+def attempt_delays(attempt: int, delays: Sequence[int], chance: float) -> Sequence[int]:
+    """The waits, in seconds, after failed attempt number ``attempt`` (from 1): the last one, or a shorter one
+    where the request has no time for that.
 
     The nominal delay is the one at the attempt's place in ``delays`` (the last one repeats). So that requests
     which failed together do not all come back together, ``chance`` (0 ≤ chance < 1) sends half of them
     to the delay before it: a wait is never longer than the table says.
     """
-    nominal = min(attempt, len(delays)) - 1
-    return delays[nominal if chance < 0.5 else max(nominal - 1, 0)]
+    nominal = min(attempt, len(delays))
+    return delays[: nominal if chance < 0.5 else max(nominal - 1, 1)]
 
 
 def busy_delay(wait: float, delays: Sequence[int], *, running: bool, lap: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import pytest
 
 from contracts import RequestStatus
 from tests.broker.lab import NIL, answer, code_of, request
+from tests.support.waiting import soon
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -269,14 +271,52 @@ def test_an_expired_request_is_answered_by_way_of_the_slow_lane(lab: Lab) -> Non
     assert not lab.runs()
 
 
-def test_a_request_that_would_be_due_after_its_expiry_expires_now(lab: Lab) -> None:
-    """Its requester hears within its patience instead of after the retry delay."""
-    lab.worker(retry_delays="600")
+def test_a_request_that_would_be_due_after_its_expiry_fails_now(lab: Lab) -> None:
+    """Its requester hears within its time instead of after the retry delay, and what failed is parked."""
+    worker = lab.worker(retry_delays="600")
     request_id = str(uuid4())
     with lab.requester() as requester:
         reply = requester.ask(request(request_id, fails=99), expiration="60000")
-    assert code_of(reply) == "expired"
-    assert lab.entry(request_id).status is RequestStatus.FAILED
+    assert code_of(reply) == "handler_failed"
+    entry = lab.entry(request_id)
+    assert entry.status is RequestStatus.FAILED
+    assert "in scripted (broker/handlers_for_tests.py:" in entry.history[-1]["detail"]
+    [copy] = lab.take("session.create.dead")
+    assert copy.headers["x-exception-type"] == "RuntimeError"
+    assert "in scripted" in copy.headers["x-exception-stacktrace"]
+    assert "in scripted" in worker.wait_for("attempt failed")["exception"]
+    lab.quiet()
+
+
+def test_a_request_that_always_fails_is_never_its_requesters_fault(lab: Lab) -> None:
+    """The delays fit into the time that its requester waits; it is answered within that as what it is."""
+    lab.worker(retry_delays="1,3,600")
+    request_id = str(uuid4())
+    with lab.requester() as requester:
+        reply = requester.ask(request(request_id, fails=99), expiration="10000")
+    assert code_of(reply) == "handler_failed"
+    entry = lab.entry(request_id)
+    assert entry.attempt >= 3, "a shorter last wait rather than none"
+    [copy] = lab.take("session.create.dead")
+    assert copy.headers["x-error-code"] == "handler_failed"
+    lab.quiet()
+
+
+def test_a_late_copy_of_a_request_that_failed_ends_by_its_failure(lab: Lab) -> None:
+    """No worker ran when it was due: it is answered and parked all the same, not called expired."""
+    worker = lab.worker(retry_delays="2")
+    request_id = str(uuid4())
+    with lab.requester() as requester:
+        requester.send(request(request_id, fails=99), expiration="4000")
+        worker.wait_for("attempt failed")
+        worker.terminate()
+        assert worker.wait() == 0
+        soon(lambda: time.time() > lab.entry(request_id).received_at.timestamp() + 4, 30)
+        lab.worker(retry_delays="2")
+        [reply] = requester.collect()
+    assert code_of(reply) == "handler_failed"
+    [copy] = lab.take("session.create.dead")
+    assert "in scripted" in copy.headers["x-exception-message"]
     lab.quiet()
 
 

@@ -57,9 +57,11 @@ def failed(claim: Claim, code: ErrorCode = ErrorCode.HANDLER_FAILED, **changes: 
     )
 
 
-def postponed(claim: Claim, delay: float = 60.0) -> Postpone:
-    """Another attempt at what ``claim`` took, after ``delay`` seconds."""
-    return Postpone(claim.request_id, claim.token, delay, ErrorCode.HANDLER_FAILED, "ValueError: no")
+def postponed(claim: Claim, *delays: int) -> Postpone:
+    """Another attempt at what ``claim`` took, after one of ``delays``, or a minute."""
+    return Postpone(
+        claim.request_id, claim.token, delays or (60,), ErrorCode.HANDLER_FAILED, "ValueError: no"
+    )
 
 
 def released(claim: Claim) -> Release:

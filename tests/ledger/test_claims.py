@@ -99,7 +99,7 @@ async def test_a_request_that_is_not_due_waits(ledger_url: str) -> None:
     """Before its time nobody gets it, its last holder included; the answer says how long that is."""
     async with worker(ledger_url) as ledger:
         claim = await take(ledger)
-        assert await ledger.postpone(postponed(claim, 60)) is Step.APPLIED
+        assert await ledger.postpone(postponed(claim, 60)) == 60
         answer = await ledger.claim(a_claim(claim.request_id))
     assert isinstance(answer, InOtherHands)
     assert not answer.running
@@ -180,7 +180,8 @@ async def test_a_request_that_comes_too_late_is_claimed_as_expired(ledger_url: s
 
 
 async def test_a_request_that_expires_while_it_waits_is_claimed_as_expired(ledger_url: str) -> None:
-    """Expiry is decided at the claim by the ledger's clock; the attempts made stay counted."""
+    """Expiry is decided at the claim by the ledger's clock; the attempts made stay counted, and the claim
+    tells how the last of them failed."""
     async with worker(ledger_url) as ledger:
         claim = await take(ledger, patience=100)
         await ledger.postpone(postponed(claim, 60))
@@ -190,7 +191,9 @@ async def test_a_request_that_expires_while_it_waits_is_claimed_as_expired(ledge
         answer = await ledger.claim(again)
         assert isinstance(answer, Claimed)
         assert (answer.expired, answer.attempt) == (True, 1)
-        assert await ledger.finish(failed(again, ErrorCode.EXPIRED)) is Step.APPLIED
+        assert (answer.error_code, answer.detail) == (ErrorCode.HANDLER_FAILED, "ValueError: no")
+        assert await ledger.claim(again) == answer
+        assert await ledger.finish(failed(again, ErrorCode.HANDLER_FAILED)) is Step.APPLIED
     found = await entry(ledger_url, claim.request_id)
     assert [each["status"] for each in found.history] == ["pending", "processing", "pending", "failed"]
 

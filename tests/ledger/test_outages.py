@@ -109,12 +109,12 @@ async def test_a_lost_outcome_is_found_out(
 async def test_a_lost_postponement_or_release_is_found_out(
     ledger_url: str, monkeypatch: pytest.MonkeyPatch, *, committed: bool
 ) -> None:
-    """The attempt is taken back once, the due time is set once."""
+    """The attempt is taken back once, the due time is set once, and the delay is the one that was chosen."""
     async with worker(ledger_url) as ledger:
-        one, two = await take(ledger), await take(ledger)
+        one, two = await take(ledger, patience=20), await take(ledger)
         with monkeypatch.context() as patch:
             lose_next_answer(ledger, patch, committed=committed)
-            assert await ledger.postpone(postponed(one)) is Step.APPLIED
+            assert await ledger.postpone(postponed(one, 1, 5, 30)) == 5
         lose_next_answer(ledger, monkeypatch, committed=committed)
         assert await ledger.release(released(two)) is Step.APPLIED
     assert [(await entry(ledger_url, each.request_id)).attempt for each in (one, two)] == [1, 0]

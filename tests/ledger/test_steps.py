@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from worker.ledger.base import Claim, Entry, Ledger
 
 
-async def do(ledger: Ledger, step: Finish | Postpone | Release) -> Step:
+async def do(ledger: Ledger, step: Finish | Postpone | Release) -> int | Step:
     match step:
         case Finish():
             return await ledger.finish(step)
@@ -87,9 +88,10 @@ async def test_a_step_repeated_under_its_token_is_applied_once(
     """After a commit of unknown outcome the step is sent again: it answers the same and writes nothing."""
     async with worker(ledger_url) as ledger:
         step = step_for(await take(ledger))
-        assert await do(ledger, step) is Step.APPLIED
+        answer = 60 if isinstance(step, Postpone) else Step.APPLIED
+        assert await do(ledger, step) == answer
         before = await entry(ledger_url, step.request_id)
-        assert await do(ledger, step) is Step.APPLIED
+        assert await do(ledger, step) == answer
     assert await entry(ledger_url, step.request_id) == before
 
 
@@ -142,7 +144,7 @@ async def test_a_postponed_request_shows_its_attempt_its_error_and_its_time(ledg
     async with worker(ledger_url) as ledger:
         claim = await take(ledger)
         before = datetime.now(UTC)
-        assert await ledger.postpone(postponed(claim, 60)) is Step.APPLIED
+        assert await ledger.postpone(postponed(claim, 60)) == 60
         after = datetime.now(UTC)
     found = await entry(ledger_url, claim.request_id)
     assert (found.status, found.attempt, found.error_code) == (
@@ -166,13 +168,36 @@ async def test_a_postponed_request_forgets_its_error_when_it_completes(ledger_ur
 
 
 async def test_a_request_is_not_postponed_beyond_its_requesters_patience(ledger_url: str) -> None:
-    """It would only be due when nobody waits any more: nothing is written, and it can expire at once."""
+    """It would only be due when nobody waits any more: nothing is written, and it can be answered at once."""
     async with worker(ledger_url) as ledger:
         claim = await take(ledger, patience=30)
         before = await entry(ledger_url, claim.request_id)
-        assert await ledger.postpone(postponed(claim, 31)) is Step.OVERDUE
+        assert await ledger.postpone(postponed(claim, 31, 120)) is Step.OVERDUE
         assert await entry(ledger_url, claim.request_id) == before
-        assert await ledger.postpone(postponed(claim, 20)) is Step.APPLIED
+
+
+@pytest.mark.parametrize(
+    ("patience", "delays", "chosen"),
+    [
+        (None, (1, 5, 30), 30),
+        (100, (1, 5, 30), 30),
+        (100, (1, 5, 30, 120), 30),
+        (20, (1, 5, 30, 120), 5),
+        (4, (1, 5, 30), 1),
+        (30, (7,), 7),
+    ],
+)
+async def test_a_request_waits_for_the_longest_delay_that_its_requester_waits_for(
+    ledger_url: str, patience: float | None, delays: tuple[int, ...], chosen: int
+) -> None:
+    """A shorter last wait rather than none; each request of a batch has the one that fits it."""
+    async with worker(ledger_url) as ledger:
+        claim, other = await take(ledger, patience=patience), await take(ledger, patience=3)
+        steps = postponed(claim, *delays), postponed(other, 1, 2, 600, 6000)
+        assert await asyncio.gather(*map(ledger.postpone, steps)) == [chosen, 2]
+    found = await entry(ledger_url, claim.request_id)
+    assert found.next_attempt_at is not None
+    assert (found.next_attempt_at - found.updated_at).total_seconds() == pytest.approx(chosen)
 
 
 async def test_releasing_takes_the_attempt_back_and_makes_it_claimable_at_once(ledger_url: str) -> None:

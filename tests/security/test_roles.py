@@ -36,7 +36,7 @@ async def test_the_worker_takes_every_step(secured: Secured) -> None:
         assert await ledger.finish(failed(done)) is Step.APPLIED
         await ledger.note_undeliverable(done.request_id, done.token)
         await ledger.note_parked(done.request_id, done.token)
-        assert await ledger.postpone(postponed(await take(ledger))) is Step.APPLIED
+        assert await ledger.postpone(postponed(await take(ledger))) == 60
         assert await ledger.release(released(await take(ledger))) is Step.APPLIED
     assert (await entry(secured.ledger_url("reader"), done.request_id)).reply == "undeliverable"
 

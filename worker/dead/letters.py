@@ -74,8 +74,8 @@ class DeadLetter:
 
     @property
     def refused(self) -> bool:
-        """Whether nothing was claimed: there was no attempt, and no entry of this request was written."""
-        return self.attempts == 0
+        """Whether nothing was claimed: no entry of this request was written."""
+        return self.attempts == 0 and self.first_seen_at is None
 
     @property
     def user_id(self) -> str | None:

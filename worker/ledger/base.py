@@ -56,7 +56,7 @@ class Claim:
 
 @value
 class Finish:
-    """Record the outcome: ``processing`` (or ``pending``, when it expired while it waited) → ``status``.
+    """Record the outcome: ``processing`` (or ``pending``, when its time ended while it waited) → ``status``.
 
     For ``completed`` the session row is written in the same transaction. ``error`` is the sentence the
     requester reads; ``detail`` is for operators: it stands in the history and in ``Finished``.
@@ -73,11 +73,15 @@ class Finish:
 
 @value
 class Postpone:
-    """Let the request wait ``delay`` seconds for its next attempt: ``processing`` → ``pending``."""
+    """Let the request wait for its next attempt: ``processing`` → ``pending``.
+
+    It waits for the longest of ``delays`` (whole seconds, the shortest first) that is over before its
+    requester's patience is.
+    """
 
     request_id: UUID
     token: UUID
-    delay: float
+    delays: Sequence[int]
     error_code: ErrorCode
     detail: str
 
@@ -118,7 +122,7 @@ class Claimed:
 
     ``received_at`` is the time of the first claim, ``traceparent`` what that one gave. ``expired`` says that
     the requester's patience had ended before this claim: it counts no attempt, and the only step left is to
-    record that.
+    record the outcome. ``error_code`` and ``detail`` are those of the last attempt that failed.
     """
 
     session_id: str
@@ -127,6 +131,8 @@ class Claimed:
     received_at: datetime
     expired: bool = False
     traceparent: str | None = None
+    error_code: str | None = None
+    detail: str | None = None
 
 
 @value
@@ -180,7 +186,7 @@ ClaimAnswer = Claimed | InOtherHands | Suspect | Finished | Mismatch
 
 class Step(Enum):
     """How a step ended: written; too late because the token is no longer ours; or (``Postpone`` only) not
-    written because the request would be due only after its requester's patience ends."""
+    written because even after the shortest delay the request would be due too late for its requester."""
 
     APPLIED = "applied"
     FENCED = "fenced"
@@ -280,7 +286,8 @@ class Ledger(Protocol):
 
     async def finish(self, finish: Finish) -> Step: ...
 
-    async def postpone(self, postpone: Postpone) -> Step: ...
+    async def postpone(self, postpone: Postpone) -> int | Step:
+        """The delay that was chosen, or why there is none."""
 
     async def release(self, release: Release) -> Step: ...
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from contracts import MOVES, RequestStatus
-from contracts.errors import ERRORS
+from contracts.errors import ERRORS, known_code
 from contracts.status import REASONS
 from worker.ledger.base import (
     SETTLING_SECONDS,
@@ -92,7 +92,14 @@ class Held:
 
     def claimed(self, *, expired: bool) -> Claimed:
         return Claimed(
-            self.session_id, self.attempt, self.crashes, self.received_at, expired, self.traceparent
+            session_id=self.session_id,
+            attempt=self.attempt,
+            crashes=self.crashes,
+            received_at=self.received_at,
+            expired=expired,
+            traceparent=self.traceparent,
+            error_code=self.error_code,
+            detail=self.detail,
         )
 
     def _finished(self) -> Finished:
@@ -103,7 +110,7 @@ class Held:
             session_id=self.session_id,
             attempt=self.attempt,
             # One that only a newer release knows is for that release to park.
-            error_code=next((code for code in ERRORS if code == self.error_code), None),
+            error_code=known_code(self.error_code),
             error=self.error,
             detail=self.detail,
             received_at=self.received_at,
@@ -115,32 +122,45 @@ class Held:
         )
 
 
-def repeated(step: Finish | Postpone | Release, entry: tuple[UUID, str] | None) -> Step:
-    """How a step ended that wrote nothing; ``entry``: the token and the status found.
+class Found(NamedTuple):
+    """What a step that wrote nothing finds. ``due_in``: seconds until the next attempt."""
+
+    token: UUID
+    status: str
+    fingerprint: bytes
+    due_in: float | None
+
+
+def repeated(step: Finish | Release, entry: Found | None) -> Step:
+    """How a step ended that wrote nothing.
 
     The token stays until the next claim, so under our own token the status tells whether the step had been
     written before, by a commit whose answer was lost.
     """
-    if entry is None or entry[0] != step.token:
-        return Step.FENCED
     wanted = step.status if isinstance(step, Finish) else RequestStatus.PENDING
-    if entry[1] == wanted:
-        return Step.APPLIED
-    overdue = isinstance(step, Postpone) and entry[1] == RequestStatus.PROCESSING
-    return Step.OVERDUE if overdue else Step.FENCED
+    ours = entry is not None and entry.token == step.token and entry.status == wanted
+    return Step.APPLIED if ours else Step.FENCED
 
 
-def reopened(step: Reopen, entry: tuple[UUID, str, bytes] | None) -> Reopened:
-    """What a step found that wrote nothing; ``entry``: token, status and fingerprint."""
+def not_postponed(step: Postpone, entry: Found | None) -> int | Step:
+    """The same for ``Postpone``: how it ended that wrote nothing."""
+    if entry is None or entry.token != step.token:
+        return Step.FENCED
+    if entry.status == RequestStatus.PENDING:
+        return next((delay for delay in step.delays if delay >= (entry.due_in or 0)), step.delays[-1])
+    return Step.OVERDUE if entry.status == RequestStatus.PROCESSING else Step.FENCED
+
+
+def reopened(step: Reopen, entry: Found | None) -> Reopened:
+    """What a step found that wrote nothing."""
     if entry is None:
         return Reopened.UNKNOWN
-    token, status, fingerprint = entry
-    if fingerprint != step.fingerprint:
+    if entry.fingerprint != step.fingerprint:
         return Reopened.MISMATCH
-    if status in FINAL:
+    if entry.status in FINAL:
         return Reopened.FINISHED
     # Under our own token it had been written before, by a commit whose answer was lost.
-    return Reopened.REOPENED if token == step.token else Reopened.OPEN
+    return Reopened.REOPENED if entry.token == step.token else Reopened.OPEN
 
 
 def condition(status: RequestStatus | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from worker.identifiers import new_token
 from worker.ledger.availability import Availability
@@ -20,7 +20,7 @@ from worker.ledger.base import (
     Step,
 )
 from worker.ledger.group_commit import GroupCommit
-from worker.ledger.held import Held, reopened, repeated
+from worker.ledger.held import Found, Held, not_postponed, reopened, repeated
 from worker.ledger.notes import LazyNotes, Note
 from worker.ledger.postgresql_line import Line, Lines
 from worker.ledger.postgresql_register import Register
@@ -37,7 +37,7 @@ from worker.ledger.postgresql_statements import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Container, Sequence
     from uuid import UUID
 
     from worker.ledger.base import ClaimAnswer
@@ -55,12 +55,17 @@ _CLAIM = attrgetter(
     *("reply_to", "correlation_id", "traceparent", "patience"),
 )
 _FINISH = attrgetter("request_id", "token", "status", "response", "error_code", "error", "detail")
-_POSTPONE = attrgetter("request_id", "token", "delay", "error_code", "detail")
 _RELEASE = attrgetter("request_id", "token")
 _REOPEN = attrgetter("request_id", "fingerprint", "token")
 _NOTE = attrgetter("request_id", "token", "kind")
 
-Ending = Finish | Postpone | Release
+_EndingT = TypeVar("_EndingT", Finish, Release)
+
+
+def _POSTPONE(step: Postpone) -> tuple[Any, ...]:  # noqa: N802 - like its neighbours
+    # As text, for an array of arrays takes only such as are of one length.
+    delays = f"{{{','.join(map(str, step.delays))}}}"
+    return step.request_id, step.token, delays, step.error_code, step.detail
 
 
 class PostgreSQLLedger:
@@ -79,7 +84,7 @@ class PostgreSQLLedger:
         self._register = Register(url, membership, self._lost, self._back)
         self._claims: GroupCommit[Claim, ClaimAnswer] = GroupCommit(self._claim, self._abandoned, emit)
         self._finishes = GroupCommit(self._writing(FINISH, _FINISH), emit=emit)
-        self._postpones = GroupCommit(self._writing(POSTPONE, _POSTPONE), emit=emit)
+        self._postpones: GroupCommit[Postpone, int | Step] = GroupCommit(self._postpone, emit=emit)
         self._releases = GroupCommit(self._writing(RELEASE, _RELEASE), emit=emit)
         self._reopens: GroupCommit[Reopen, Reopened] = GroupCommit(self._reopen, emit=emit)
         self._notes: GroupCommit[Note, Step] = GroupCommit(self._note, emit=emit)
@@ -111,7 +116,7 @@ class PostgreSQLLedger:
     async def finish(self, finish: Finish) -> Step:
         return await self._finishes.do(finish)
 
-    async def postpone(self, postpone: Postpone) -> Step:
+    async def postpone(self, postpone: Postpone) -> int | Step:
         return await self._postpones.do(postpone)
 
     async def release(self, release: Release) -> Step:
@@ -155,38 +160,50 @@ class PostgreSQLLedger:
             answers[claim.request_id] = (held and held.refusal(claim)) or later
 
     def _writing(
-        self, sql: str, columns: Callable[[Ending], tuple[Any, ...]]
-    ) -> Callable[[Sequence[Ending]], Awaitable[list[Step]]]:
+        self, sql: str, columns: Callable[[_EndingT], tuple[Any, ...]]
+    ) -> Callable[[Sequence[_EndingT]], Awaitable[list[Step]]]:
         """What commits the steps that end a hold, by a statement that returns the ids of those it wrote."""
 
-        async def commit(steps: Sequence[Ending]) -> list[Step]:
+        async def commit(steps: Sequence[_EndingT]) -> list[Step]:
             values = zip(*map(columns, steps), strict=True)
-            written = await self._lines.fetch(sql, *values, self._me.worker_id)
-            return await self._outcomes(steps, {row[0] for row in written})
+            written = {row[0] for row in await self._lines.fetch(sql, *values, self._me.worker_id)}
+            found = await self._found(steps, written)
+            return [
+                Step.APPLIED if step.request_id in written else repeated(step, found.get(step.request_id))
+                for step in steps
+            ]
 
         return commit
+
+    async def _postpone(self, steps: Sequence[Postpone]) -> list[int | Step]:
+        values = zip(*map(_POSTPONE, steps), strict=True)
+        rows = await self._lines.fetch(POSTPONE, *values, self._me.worker_id)
+        delays: dict[UUID, int] = {row[0]: row[1] for row in rows}
+        found = await self._found(steps, delays)
+        return [
+            delays[step.request_id]
+            if step.request_id in delays
+            else not_postponed(step, found.get(step.request_id))
+            for step in steps
+        ]
 
     async def _reopen(self, steps: Sequence[Reopen]) -> list[Reopened]:
         written = await self._lines.fetch(REOPEN, *zip(*map(_REOPEN, steps), strict=True), self._me.worker_id)
         answers = dict.fromkeys((row[0] for row in written), Reopened.REOPENED)
-        others = [step.request_id for step in steps if step.request_id not in answers]
-        rows = await self._lines.fetch(FOUND, others) if others else []
-        found = {request_id: tuple(columns) for request_id, *columns in rows}
+        found = await self._found(steps, answers)
         return [answers.get(step.request_id) or reopened(step, found.get(step.request_id)) for step in steps]
 
     async def _note(self, notes: Sequence[Note]) -> list[Step]:
         await self._lines.fetch(NOTE, *zip(*map(_NOTE, notes), strict=True))
         return [Step.APPLIED] * len(notes)
 
-    async def _outcomes(self, steps: Sequence[Ending], written: set[UUID]) -> list[Step]:
-        if len(written) == len(steps):
-            return [Step.APPLIED] * len(steps)
+    async def _found(
+        self, steps: Sequence[Finish | Postpone | Release | Reopen], written: Container[UUID]
+    ) -> dict[UUID, Found]:
+        """What is there of the requests that no step has ``written``."""
         others = [step.request_id for step in steps if step.request_id not in written]
-        found = {row[0]: (row[1], row[2]) for row in await self._lines.fetch(FOUND, others)}
-        return [
-            Step.APPLIED if step.request_id in written else repeated(step, found.get(step.request_id))
-            for step in steps
-        ]
+        rows = await self._lines.fetch(FOUND, others) if others else []
+        return {request_id: Found(*columns) for request_id, *columns in rows}
 
     def _abandoned(self, claim: Claim, answer: ClaimAnswer) -> None:
         """Nobody will handle what a cancelled caller took: hand it back."""

@@ -60,7 +60,8 @@ WHERE r.fingerprint = excluded.fingerprint AND r.token <> excluded.token
                 AND mine.steady_since + $15::float8 * interval '1 second' <= now()))
     AND (r.crashes = 0 AND NOT {_TAKEN_OVER} OR r.crashes + {_TAKEN_OVER}::int
         < ($14::int[])[array_position($1::uuid[], r.request_id)])
-RETURNING request_id, session_id, attempt, crashes, received_at, status = 'pending', traceparent
+RETURNING request_id, session_id, attempt, crashes, received_at, status = 'pending', traceparent, error_code,
+    detail
 """  # noqa: S608 -- no value is formatted in, here and below
 """Take what may be taken. Parameters: the columns of the claims, this worker, for each claim the crashes with
 which it does not take, the takeover grace. Rows: those taken now; the rest is for HELD."""
@@ -97,15 +98,17 @@ WITH written AS (
 SELECT request_id FROM written
 """  # noqa: S608
 
+_DUE = "(SELECT now() + delay * interval '1 second' AS due FROM unnest(a.delays::int[]) AS delay) AS possible"
+_IN_TIME = "(r.expires_at IS NULL OR due <= r.expires_at)"
 POSTPONE = f"""
-UPDATE requests r SET status = 'pending', next_attempt_at = now() + a.delay * interval '1 second',
+UPDATE requests r SET status = 'pending', next_attempt_at = (SELECT max(due) FROM {_DUE} WHERE {_IN_TIME}),
     holder = NULL, error_code = a.error_code, detail = a.detail, updated_at = {_TIME},
     history = r.history || {_move("'pending'", "r.attempt", "$6::text", "a.detail")}
-FROM unnest($1::uuid[], $2::uuid[], $3::float8[], $4::text[], $5::text[])
-    AS a (request_id, token, delay, error_code, detail)
+FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[])
+    AS a (request_id, token, delays, error_code, detail)
 WHERE r.request_id = a.request_id AND r.token = a.token AND r.status = 'processing'
-    AND (r.expires_at IS NULL OR r.expires_at >= now() + a.delay * interval '1 second')
-RETURNING r.request_id
+    AND EXISTS (SELECT FROM {_DUE} WHERE {_IN_TIME})
+RETURNING r.request_id, extract(epoch FROM r.next_attempt_at - now())::int
 """  # noqa: S608
 
 RELEASE = f"""
@@ -126,7 +129,10 @@ WHERE r.request_id = a.request_id AND r.fingerprint = a.fingerprint AND {REOPENA
 RETURNING r.request_id
 """  # noqa: S608
 
-FOUND = "SELECT request_id, token, status, fingerprint FROM requests WHERE request_id = ANY ($1::uuid[])"
+FOUND = """
+SELECT request_id, token, status, fingerprint, extract(epoch FROM next_attempt_at - now())::float8
+FROM requests WHERE request_id = ANY ($1::uuid[])
+"""
 
 NOTE = """
 UPDATE requests r SET updated_at = greatest(now(), r.updated_at),

@@ -56,8 +56,8 @@ class SQLiteLedger:
     async def finish(self, finish: Finish) -> Step:
         return cast("Step", await self._steps.do(finish))
 
-    async def postpone(self, postpone: Postpone) -> Step:
-        return cast("Step", await self._steps.do(postpone))
+    async def postpone(self, postpone: Postpone) -> int | Step:
+        return cast("int | Step", await self._steps.do(postpone))
 
     async def release(self, release: Release) -> Step:
         return cast("Step", await self._steps.do(release))

@@ -61,7 +61,7 @@ RELEASE = f"""
 UPDATE requests SET {_move("attempt - 1", _PENDING, "'handed back'")}, holder = NULL
 WHERE request_id = :request_id AND token = :token AND status = 'processing'
 """  # noqa: S608
-FOUND = "SELECT token, status, fingerprint FROM requests WHERE request_id = ?"
+FOUND = "SELECT token, status, fingerprint, next_attempt_at FROM requests WHERE request_id = ?"
 REOPEN = f"""
 UPDATE requests SET {_move("0", _PENDING, _REOPENED)}, token = :token, holder = NULL, crashes = 0,
     next_attempt_at = NULL, expires_at = NULL, finished_at = NULL, error_code = NULL, error = NULL,

@@ -21,7 +21,7 @@ from worker.ledger.base import (
     Reopened,
     Step,
 )
-from worker.ledger.held import Held, reopened, repeated
+from worker.ledger.held import Found, Held, not_postponed, reopened, repeated
 from worker.ledger.notes import Note
 from worker.ledger.sqlite_statements import (
     CREATE_SESSION,
@@ -50,7 +50,7 @@ def iso(moment: datetime) -> str:
 
 
 AnyStep = Claim | Finish | Postpone | Release | Note | Reopen | Look
-AnyAnswer = ClaimAnswer | Step | Reopened | bool
+AnyAnswer = ClaimAnswer | int | Step | Reopened | bool
 
 
 class Transaction:
@@ -160,9 +160,11 @@ class Transaction:
             self._execute(CREATE_SESSION, finish)
         return Step.APPLIED
 
-    def _postpone(self, postpone: Postpone) -> Step:
-        due = iso(self._clock + timedelta(seconds=postpone.delay))
-        return Step.APPLIED if self._execute(POSTPONE, postpone, due=due) else self._repeated(postpone)
+    def _postpone(self, postpone: Postpone) -> int | Step:
+        for delay in reversed(postpone.delays):
+            if self._execute(POSTPONE, postpone, due=iso(self._clock + timedelta(seconds=delay))):
+                return delay
+        return not_postponed(postpone, self._found(postpone.request_id))
 
     def _release(self, release: Release) -> Step:
         return Step.APPLIED if self._execute(RELEASE, release) else self._repeated(release)
@@ -171,14 +173,12 @@ class Transaction:
         written = self._execute(REOPEN, reopen)
         return Reopened.REOPENED if written else reopened(reopen, self._found(reopen.request_id))
 
-    def _repeated(self, step: Finish | Postpone | Release) -> Step:
-        found = self._found(step.request_id)
-        return repeated(step, found and found[:2])
+    def _repeated(self, step: Finish | Release) -> Step:
+        return repeated(step, self._found(step.request_id))
 
-    def _found(self, request_id: UUID) -> tuple[UUID, str, bytes] | None:
-        """Token, status and fingerprint."""
+    def _found(self, request_id: UUID) -> Found | None:
         row = self._database.execute(FOUND, (str(request_id),)).fetchone()
-        return row and (UUID(row[0]), row[1], row[2])
+        return row and Found(UUID(row[0]), row[1], row[2], self._until(row[3]))
 
     def _note(self, note: Note) -> Step:
         self._execute(NOTE, note)

@@ -41,13 +41,15 @@ class AttemptEnded(Event):
 
 @dataclass(frozen=True, slots=True)
 class AttemptFailed(Event):
-    """An attempt failed, and another one follows in `next_attempt_in` seconds."""
+    """An attempt failed, and another one follows in `next_attempt_in` seconds, or none. `exception` is the
+    traceback."""
 
     request_id: UUID
     attempt: int
     error_code: ErrorCode
     error: str
-    next_attempt_in: float
+    next_attempt_in: float | None
+    exception: str
 
 
 @dataclass(frozen=True, slots=True)

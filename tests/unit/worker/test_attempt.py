@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+import re
 import weakref
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -254,6 +255,75 @@ async def test_lasting_failure_is_reported_with_type_message_and_place() -> None
     assert (failure.code, failure.transient) == (ErrorCode.HANDLER_FAILED, True)
     assert failure.message == "ValueError: the room is gone"
     assert "in handle" in failure.stacktrace
+
+
+def _outer(error: BaseException) -> Handler:
+    async def inner() -> None:
+        raise error
+
+    async def handle(request: CreateSessionRequest, context: Context) -> None:
+        await inner()
+
+    return handle
+
+
+@pytest.mark.parametrize("wrap", [lambda error: error, lambda error: ExceptionGroup("one", [error])])
+async def test_detail_names_the_error_and_the_innermost_places(
+    wrap: Callable[[ValueError], Exception],
+) -> None:
+    """A group stands for its first error: its own places say less."""
+
+    async def handle(request: CreateSessionRequest, context: Context) -> None:
+        try:
+            await _outer(ValueError("the room is gone"))(request, context)
+        except ValueError as error:
+            raise wrap(error) from None
+
+    failure = await _failure(handle)
+    message, *places = failure.detail.split("; ")
+    assert message == failure.message
+    assert [re.sub(r"\d+", "N", place) for place in places][:2] == [
+        "in inner (worker/test_attempt.py:N)",
+        "in handle (worker/test_attempt.py:N)",
+    ]
+
+
+async def test_detail_is_bounded_however_long_names_and_message_are() -> None:
+    scope: dict[str, Any] = {"error": ValueError("x" * 5000)}
+    name = "f" * 5000
+    exec(compile(f"def {name}():\n  raise error", "/x" * 5000, "exec"), scope)
+
+    async def handle(request: CreateSessionRequest, context: Context) -> None:
+        scope[name]()
+
+    failure = await _failure(handle)
+    assert f"in {'f' * 80} (" in failure.detail
+    assert len(failure.detail) < 2000
+
+
+async def test_result_that_is_refused_has_no_place_in_the_handler() -> None:
+    failure = await _failure(_returning("text"))
+    assert failure.detail == failure.message
+
+
+@pytest.mark.parametrize("then", ["leave", "fail"])
+async def test_handler_that_is_cut_off_tells_where_it_was(then: str) -> None:
+    async def waits_for_ever() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if then == "fail":
+                raise RuntimeError("in other words") from None
+            raise
+
+    async def handle(request: CreateSessionRequest, context: Context) -> None:
+        await waits_for_ever()
+
+    failure = await _failure(handle, timeout=0.01)
+    assert failure.code is ErrorCode.HANDLER_TIMEOUT
+    assert failure.message == "TimeoutError: no result within 0.01 s"
+    assert "in waits_for_ever" in failure.stacktrace
+    assert "in waits_for_ever (worker/test_attempt.py:" in failure.detail
 
 
 async def test_rejection_is_an_answer_and_given_once() -> None:

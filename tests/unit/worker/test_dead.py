@@ -131,6 +131,13 @@ async def test_the_ledger_is_not_asked_for_what_was_refused() -> None:
     assert replaying.steps == ["confirmed", "dropped"]
 
 
+async def test_a_letter_of_a_request_that_was_claimed_is_re_opened_though_no_attempt_counts() -> None:
+    """Its worker died, the next one handed it back, and then its time was over."""
+    replaying = Replaying(Reopened.REOPENED)
+    claimed = letter({**HEADERS, amqp.ATTEMPTS: 0, amqp.FIRST_SEEN_AT: "2026-01-02T03:04:05+00:00"})
+    assert await replaying.run(claimed) == [Fate.REOPENED]
+
+
 @pytest.mark.parametrize(
     ("given", "fate"),
     [

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import json
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,7 +17,7 @@ from contracts.amqp import BUSY_LAPS, REPLAY_COUNT
 from contracts.errors import ERRORS
 from tests.unit.worker import parts
 from worker.delivery import Delivery, Lane
-from worker.flow import Flow
+from worker.flow import LOST_IN_A_CRASH, Flow
 from worker.handlers import Context, Handler, Rejected
 from worker.hold import Hold
 from worker.ledger.base import (
@@ -69,9 +70,11 @@ LedgerStep = Claim | Finish | Postpone | Release
 class ScriptedLedger:
     """Gives the answers it was told to give, then the friendliest one; remembers every step."""
 
-    def __init__(self, *answers: ClaimAnswer | Step | Exception) -> None:
-        self.claims = [answer for answer in answers if not isinstance(answer, Step)]
-        self.ends: list[Step | Exception] = [answer for answer in answers if isinstance(answer, Step)]
+    def __init__(self, *answers: ClaimAnswer | int | Step | Exception) -> None:
+        self.claims = [answer for answer in answers if not isinstance(answer, int | Step)]
+        self.ends: list[int | Step | Exception] = [
+            answer for answer in answers if isinstance(answer, int | Step)
+        ]
         self.steps: list[LedgerStep] = []
         self.known = False
 
@@ -87,10 +90,11 @@ class ScriptedLedger:
             raise answer
         return answer
 
-    async def _end(self, step: LedgerStep) -> Step:
+    async def _end(self, step: LedgerStep) -> int | Step:
         self.steps.append(step)
         await asyncio.sleep(0)
-        answer = self.ends.pop(0) if self.ends else Step.APPLIED
+        friendly = step.delays[-1] if isinstance(step, Postpone) else Step.APPLIED
+        answer = self.ends.pop(0) if self.ends else friendly
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -262,14 +266,15 @@ async def test_rejection_of_any_content_is_answered(rejected: Rejected) -> None:
     assert json.loads(outcome.reply.body)["metadata"]["error_code"] == "rejected"
 
 
-async def test_failure_with_attempts_left_is_postponed_by_the_delay_of_its_outcome() -> None:
-    ledger = ScriptedLedger(parts.claimed(attempt=3))
-    outcome = await _outcome(_flow(ledger, CountingHandler(PassingError()), retry_delays=(7,)))
-    assert outcome == RetryLater(REQUEST_ID, 7, 3)
+async def test_failure_with_attempts_left_waits_as_long_as_the_ledger_chose() -> None:
+    ledger = ScriptedLedger(parts.claimed(attempt=3), 4)
+    outcome = await _outcome(_flow(ledger, CountingHandler(PassingError("x")), retry_delays=(4, 7)))
+    assert outcome == RetryLater(REQUEST_ID, 4, 3)
     postpone = ledger.steps[-1]
     assert isinstance(postpone, Postpone)
-    assert (postpone.delay, postpone.error_code) == (7, ErrorCode.HANDLER_FAILED)
-    assert "PassingError" in postpone.detail
+    assert postpone.delays in ((4, 7), (4,))
+    assert postpone.error_code == ErrorCode.HANDLER_FAILED
+    assert re.fullmatch(r"\S+PassingError: x; in __call__ \(worker/test_flow.py:\d+\)", postpone.detail)
 
 
 class PassingError(Exception):
@@ -309,22 +314,67 @@ async def test_failure_that_lasts_spends_no_further_attempts(result: object, cod
 
 async def test_request_whose_patience_is_over_is_answered_without_being_handled() -> None:
     handler = CountingHandler()
-    outcome = await _outcome(_flow(ScriptedLedger(parts.claimed(expired=True)), handler))
+    outcome = await _outcome(_flow(ScriptedLedger(parts.claimed(0, expired=True)), handler))
     assert isinstance(outcome, Expired)
     assert json.loads(outcome.reply.body)["metadata"]["error_code"] == "expired"
     assert handler.calls == []
 
 
-async def test_retry_that_would_come_too_late_is_answered_as_expired_now() -> None:
+async def test_failure_that_leaves_no_time_for_another_attempt_is_the_outcome() -> None:
+    """It is not the requester's fault: it is answered as what it was, and parked for people."""
     ledger = ScriptedLedger(Step.OVERDUE)
-    outcome = await _outcome(_flow(ledger, CountingHandler(PassingError())))
-    assert isinstance(outcome, Expired)
+    outcome = await _outcome(_flow(ledger, CountingHandler(PassingError("secret"))))
+    assert isinstance(outcome, Exhausted)
+    assert json.loads(outcome.reply.body)["metadata"]["error_code"] == "handler_failed"
     assert ledger.names == ["Claim", "Postpone", "Finish"]
     finish = ledger.steps[-1]
     assert isinstance(finish, Finish)
+    assert finish.error_code is ErrorCode.HANDLER_FAILED
     assert finish.detail is not None
     assert "PassingError" in finish.detail, "why the last attempt failed is kept"
-    assert b"PassingError" not in outcome.reply.body, "and is none of the requester's business"
+    assert b"secret" not in outcome.reply.body, "and is none of the requester's business"
+    assert outcome.letter.stacktrace is not None
+    assert __file__ in outcome.letter.stacktrace
+
+
+async def test_handler_that_never_ends_in_time_is_answered_as_that() -> None:
+    ledger = ScriptedLedger(Step.OVERDUE)
+    outcome = await _outcome(_flow(ledger, Gate(), handler_timeout=0.01))
+    assert isinstance(outcome, Exhausted)
+    assert outcome.letter.code is ErrorCode.HANDLER_TIMEOUT
+    assert outcome.letter.stacktrace is not None
+    assert "await self.open.wait()" in outcome.letter.stacktrace, "where it was"
+
+
+@pytest.mark.parametrize(
+    ("claim", "code", "message"),
+    [
+        (
+            {"error_code": "handler_timeout", "detail": "TimeoutError: too long"},
+            ErrorCode.HANDLER_TIMEOUT,
+            "TimeoutError: too long",
+        ),
+        ({"error_code": "of a newer release"}, ErrorCode.INTERNAL_ERROR, LOST_IN_A_CRASH),
+        ({"crashes": 1}, ErrorCode.INTERNAL_ERROR, LOST_IN_A_CRASH),
+        ({"attempt": 0, "crashes": 1}, ErrorCode.INTERNAL_ERROR, LOST_IN_A_CRASH),
+        ({"crashes": 99}, ErrorCode.CRASHED_WORKER, "99 workers ended"),
+    ],
+)
+async def test_request_whose_time_is_over_ends_by_the_attempts_that_it_had(
+    claim: dict[str, Any], code: ErrorCode, message: str
+) -> None:
+    """However late its copy comes: nothing runs, and what failed is parked for people."""
+    handler, events = CountingHandler(), list[Event]()
+    claimed = dataclasses.replace(parts.claimed(expired=True), **claim)
+    outcome = await _outcome(_flow(ScriptedLedger(claimed), handler, events.append))
+    assert isinstance(outcome, Exhausted)
+    assert json.loads(outcome.reply.body)["metadata"]["error_code"] == code
+    assert (outcome.letter.code, message in outcome.letter.message) == (code, True)
+    assert outcome.letter.first_seen_at == parts.RECEIVED_AT
+    assert handler.calls == []
+    (finished,) = events
+    assert isinstance(finished, RequestFinished)
+    assert finished.outcome == "exhausted"
 
 
 @pytest.mark.parametrize(("crashes", "runs"), [(0, 1), (2, 1), (3, 0), (9, 0)])
@@ -637,9 +687,15 @@ STAMPED = parts.body(REQUEST_ID, timestamp="2026-01-02T03:04:00+00:00")
 
 
 def _rounded(event: Event) -> Event:
-    """The event without its times, which differ from run to run."""
-    times = {name: 0.0 for name in ("seconds", "queue_wait") if getattr(event, name, None) is not None}
-    return dataclasses.replace(event, **times)  # type: ignore[type-var]
+    """The event without its times and places, which differ from run to run."""
+    changes: dict[str, Any] = {
+        name: 0.0 for name in ("seconds", "queue_wait") if getattr(event, name, None) is not None
+    }
+    if isinstance(event, AttemptFailed):
+        changes["exception"] = "Traceback" if "Traceback (most recent call last)" in event.exception else ""
+    if isinstance(event, RequestFinished) and event.error is not None:
+        changes["error"] = event.error.partition("; in ")[0]
+    return dataclasses.replace(event, **changes)  # type: ignore[type-var]
 
 
 @pytest.mark.parametrize(
@@ -662,15 +718,23 @@ def _rounded(event: Event) -> Event:
             ],
         ),
         (
-            [parts.claimed(expired=True)],
+            [parts.claimed(0, expired=True)],
             None,
-            [RequestFinished(REQUEST_ID, 1, "expired", ErrorCode.EXPIRED, None, 0.0)],
+            [RequestFinished(REQUEST_ID, 0, "expired", ErrorCode.EXPIRED, None, 0.0)],
         ),
         (
             [],
             PermanentError("bug"),
             [
                 AttemptEnded(REQUEST_ID, 1, 0.0, 0.0),
+                AttemptFailed(
+                    REQUEST_ID,
+                    1,
+                    ErrorCode.HANDLER_FAILED,
+                    "worker.retry.PermanentError: bug",
+                    None,
+                    "Traceback",
+                ),
                 RequestFinished(
                     REQUEST_ID,
                     1,
@@ -715,14 +779,27 @@ async def test_each_end_of_a_claimed_request_is_told_once(
     assert [_rounded(event) for event in events] == told
 
 
-async def test_failed_attempt_that_is_followed_by_another_is_told() -> None:
+@pytest.mark.parametrize(
+    ("answer", "ending", "next_attempt_in"),
+    [
+        (7, [], 7),
+        (Step.OVERDUE, [RequestFinished], None),
+        (Step.FENCED, [RequestTakenOver, AttemptEnded, AttemptFailed], None),
+    ],
+)
+async def test_each_failed_attempt_is_told_with_its_traceback(
+    answer: int | Step, ending: list[type[Event]], next_attempt_in: int | None
+) -> None:
+    """Whatever becomes of its request: nobody has to wait for the last attempt to see why."""
     events: list[Event] = []
-    await _outcome(_flow(ScriptedLedger(), CountingHandler(PassingError()), events.append, retry_delays=(7,)))
+    await _outcome(_flow(ScriptedLedger(answer), CountingHandler(PassingError()), events.append))
     assert isinstance(events[0], AttemptEnded)
-    (failed,) = events[1:]
+    failed, *rest = events[1:]
     assert isinstance(failed, AttemptFailed)
-    assert (failed.request_id, failed.attempt, failed.next_attempt_in) == (REQUEST_ID, 1, 7)
+    assert (failed.request_id, failed.attempt, failed.next_attempt_in) == (REQUEST_ID, 1, next_attempt_in)
     assert (failed.error_code, "PassingError" in failed.error) == (ErrorCode.HANDLER_FAILED, True)
+    assert "raise self.result" in failed.exception
+    assert [type(event) for event in rest] == ending
 
 
 @pytest.mark.parametrize(

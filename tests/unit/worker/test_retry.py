@@ -21,7 +21,7 @@ CHANCES = st.floats(0, 1, exclude_max=True)
 def test_wait_is_a_configured_delay_and_never_longer_than_the_table_says(
     attempt: int, delays: tuple[int, ...], chance: float
 ) -> None:
-    wait = retry.attempt_delay(attempt, delays, chance)
+    wait = retry.attempt_delays(attempt, delays, chance)[-1]
     assert wait in delays
     assert wait <= delays[min(attempt, len(delays)) - 1]
 
@@ -31,13 +31,13 @@ def test_half_of_the_requests_wait_the_nominal_delay_and_half_the_one_before(
     attempt: int, delays: tuple[int, ...]
 ) -> None:
     place = min(attempt, len(delays)) - 1
-    assert retry.attempt_delay(attempt, delays, 0.49) == delays[place]
-    assert retry.attempt_delay(attempt, delays, 0.5) == delays[max(place - 1, 0)]
+    assert retry.attempt_delays(attempt, delays, 0.49) == delays[: place + 1]
+    assert retry.attempt_delays(attempt, delays, 0.5) == delays[: max(place, 1)]
 
 
 @given(attempt=st.integers(1, 1000), chance=CHANCES)
 def test_single_delay_serves_every_attempt(attempt: int, chance: float) -> None:
-    assert retry.attempt_delay(attempt, (7,), chance) == 7
+    assert retry.attempt_delays(attempt, (7,), chance) == (7,)
 
 
 @given(lost_early=st.integers(0, 100_000), chance=CHANCES)
