@@ -6,11 +6,12 @@ wrong, and takes ``no_verify_ssl=false`` for a yes.
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from contracts.threads import in_own_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +34,7 @@ async def context_for(url: URL) -> ssl.SSLContext | None:
     """
     if url.scheme != "amqps":
         return None
-    return await asyncio.to_thread(_context, dict(url.query))
+    return await in_own_thread(_context, dict(url.query))
 
 
 def _context(query: dict[str, str]) -> ssl.SSLContext:

@@ -35,6 +35,7 @@ from worker.outcome import (
 from worker.reply import ReplyBuilder, sentence
 from worker.request import Refusal, Request, RequestParser, probable_id
 from worker.settings import CONSUMER_TIMEOUT
+from worker.slots import Slots
 from worker.telemetry.events import (
     AttemptEnded,
     AttemptFailed,
@@ -92,7 +93,7 @@ class Flow:
         self._turns = Turns()
         self.stopping = False
         """Whether what is cancelled from now on was interrupted by the worker's shutdown."""
-        self._slots = asyncio.Semaphore(settings.concurrency)
+        self.slots = Slots(settings.concurrency)
         # Beside the wait there is to be time for the attempt before the broker takes the delivery away.
         spare = CONSUMER_TIMEOUT - settings.handler_timeout - settings.shutdown_grace
         self._suspects = OneByOne(max(settings.concurrency // 2, 1), min(SUSPECT_SECONDS, spare))
@@ -113,7 +114,9 @@ class Flow:
         return request_id is not None and await self._ledger.knows(request_id)
 
     async def _decide(self, request: Request, laps: int) -> Outcome:
-        async with self._slots:
+        async with self.slots.take() as ours:
+            if not ours:  # as with suspects that find no place
+                return self._not_ours(request, laps, InOtherHands(SUSPECT_SECONDS, running=True))
             while True:
                 try:
                     return await self._claim(request, laps)

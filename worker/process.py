@@ -13,9 +13,10 @@ from worker import ops
 from worker.handlers import HandlerNotFoundError
 from worker.health import Board, Reporter
 from worker.ledger.base import LedgerError
+from worker.loop import new_event_loop
 from worker.service import Service
 from worker.settings import unknown_variables
-from worker.stopping import StartError, Stop, exit_now
+from worker.stopping import StartError, Stop, exit_now, exit_soon
 from worker.telemetry import log as telemetry_log
 
 if TYPE_CHECKING:
@@ -45,25 +46,18 @@ def run_loop(
     settings: Settings, reporter: Reporter, obey: Callable[[Stop], None], *, patient: bool = False
 ) -> int:
     """``serve`` on the fastest event loop there is."""
-    try:
-        import uvloop
-    except ImportError:
-        factory = None
-    else:
-        factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
         try:
             code = runner.run(serve(settings, reporter, obey, patient=patient))
         except StartError:
+            exit_soon(1)
             raise
         except BaseException as error:
             # A task of a handler's left the loop (sys.exit, loop.stop). The runner would now cancel all that
             # runs, and it would be handed back, time and again: so it counts as what it is, a crash.
             log.error("event loop ended", exc_info=error)
             exit_now("the event loop ended without an order to stop")
-        if runner.run(_stubborn()):
-            # Their requests were handed back, and everything is closed: waiting for them would have no end.
-            exit_now("some handlers do not end", code)
+        exit_soon(code)
     return code
 
 
@@ -100,14 +94,6 @@ def _relax_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER)
-
-
-async def _stubborn() -> bool:
-    """Whether tasks are left that go on although they were cancelled."""
-    left = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in left:
-        task.cancel()
-    return bool(left) and bool((await asyncio.wait(left, timeout=1))[1])
 
 
 def _log_stray_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

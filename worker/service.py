@@ -23,6 +23,7 @@ from worker.outcome import Busy
 from worker.reply import ReplyBuilder
 from worker.request import RequestParser, id_from_properties
 from worker.settle import Settler
+from worker.slots import HandlerThreads
 from worker.stopping import StartError
 from worker.telemetry import log as telemetry_log
 from worker.telemetry import trace
@@ -61,6 +62,7 @@ HEALTHY_SECONDS = 5.0
 loss takes the broker a step nearer to giving up what this worker has in hand."""
 PAUSE_SECONDS = 2.0
 """How long a shutdown waits for the broker to say that no more deliveries come."""
+NO_THREAD = "calls of attempts that have ended still run in all handlers' threads"
 RELEASE_SECONDS = 5.0
 """What giving back may take after the grace."""
 
@@ -96,6 +98,8 @@ class Service:
             migrate=settings.migrate,
             emit=self._emit,
         )
+        self._loop = asyncio.get_running_loop()
+        self._loop.set_default_executor(HandlerThreads(settings.concurrency))
         self._flow = Flow(
             ledger=self._ledger,
             handler=handlers.load(settings.handler),
@@ -117,9 +121,9 @@ class Service:
         self._link: Link | None = None
         self._no_link = self._no_ledger = STARTING
         self._started = False
-        self._loop = asyncio.get_running_loop()
         self._serving: set[asyncio.Task[None]] = set()
         self._gate_changed = asyncio.Event()
+        self._flow.slots.changed = self._gate_changed.set
         self._drained = False
 
     async def run(self, *, patient: bool = False) -> None:
@@ -199,6 +203,8 @@ class Service:
             return "paused: the ledger is away"
         if self._link.blocked:
             return "paused: the broker has an alarm"
+        if self._flow.slots.exhausted:
+            return f"paused: {NO_THREAD}"
         return "paused" if self._has_room else "paused: what came before the pause still runs"
 
     # ------------------------------------------------------------------------------ the link
@@ -290,10 +296,11 @@ class Service:
     def _has_room(self) -> bool:
         """Whether to begin to consume: a new consumer gets a whole prefetch, however much of the last one's
         is still here."""
-        return len(self._serving) < self._settings.concurrency
+        return len(self._serving) < self._settings.concurrency and not self._flow.slots.exhausted
 
     async def _keep_gate(self, link: Link) -> str:
-        """Consume only while the ledger answers, the broker takes what we publish, and we are not to stop.
+        """Consume only while the ledger answers, the broker takes what we publish, handlers have threads, and
+        we are not to stop.
 
         Returns, with the reason, when the link does not follow any more, or is not to consume again.
         """
@@ -302,7 +309,8 @@ class Service:
             await self._gate_changed.wait()
             self._gate_changed.clear()
             stopping = self._stop.is_set()
-            wanted = self._ledger.availability.up and not link.blocked and not stopping
+            exhausted = self._flow.slots.exhausted
+            wanted = self._ledger.availability.up and not link.blocked and not exhausted and not stopping
             if wanted and not link.consuming and not self._has_room:
                 continue
             if wanted != link.consuming:
@@ -314,11 +322,15 @@ class Service:
                     return f"consuming could not be {'resumed' if wanted else 'paused'}: {lost}"
             if stopping:
                 return "the worker is to stop"
+            if exhausted:
+                self._flow.slots.turn_away()
 
     def _log_gate(self, link: Link, *, wanted: bool) -> None:
         ledger = "up" if self._ledger.availability.up else self._ledger.availability.reason
         broker = "blocked" if link.blocked else "up"
-        self._emit(ConsumingResumed(ledger, broker) if wanted else ConsumingPaused(ledger, broker))
+        threads = NO_THREAD if self._flow.slots.exhausted else "free"
+        state = (ledger, broker, threads)
+        self._emit(ConsumingResumed(*state) if wanted else ConsumingPaused(*state))
 
     def _on_no_link(self, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None

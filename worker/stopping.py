@@ -19,6 +19,8 @@ log = structlog.get_logger()
 
 SHUTDOWN_SECONDS = 25.0
 """What pausing, giving back, closing the link and closing the ledger may take together, beside the grace."""
+EXIT_SECONDS = 3.0
+"""What is left to do after that: ending tasks and threads, and what handlers have registered with atexit."""
 
 
 class StartError(Exception):
@@ -68,6 +70,14 @@ class Stop:
     def _end(self, reason: str) -> None:
         self._last()
         exit_now(reason)
+
+
+def exit_soon(code: int) -> None:
+    """Everything is closed: end the process within ``EXIT_SECONDS``, whatever tasks and threads of handlers
+    still do. Python would wait for them without end."""
+    last = threading.Timer(EXIT_SECONDS, exit_now, ["some handlers do not end", code])
+    last.daemon = True
+    last.start()
 
 
 def exit_now(reason: str, code: int = 1) -> NoReturn:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -29,13 +30,17 @@ class BugError(PermanentError):
 
 
 async def scripted(request: CreateSessionRequest, context: Context) -> dict[str, Any] | None:
-    """`fails`: attempts that fail; `gate`: a file to wait for; `bug`: a file that makes it fail while it is
-    there; `do`: see `_act`."""
+    """`fails`: attempts that fail; `gate`: a file to wait for; `thread`: the same in a thread; `nap`: seconds
+    to sleep in a thread; `bug`: a file that makes it fail while it is there; `do`: see `_act`."""
     script = request.metadata
     _write_down(f"{context.request_id} {context.attempt}")
     if isinstance(gate := script.get("gate"), str):
         while not Path(gate).exists():
             await asyncio.sleep(0.02)
+    if isinstance(gate := script.get("thread"), str):
+        await asyncio.to_thread(_wait_for, gate)
+    if "nap" in script:
+        await asyncio.to_thread(time.sleep, float(str(script["nap"])))
     if context.attempt <= int(str(script.get("fails", 0))):
         raise RuntimeError(f"attempt {context.attempt} fails, as the request says")
     if isinstance(bug := script.get("bug"), str) and Path(bug).exists():
@@ -53,6 +58,9 @@ async def _act(what: str) -> dict[str, Any] | None:
             raise asyncio.CancelledError
         case "hang":
             await asyncio.Event().wait()
+        case "own thread":
+            threading.Thread(target=time.sleep, args=[60]).start()
+            await asyncio.Event().wait()
         case "stubborn":
             while True:
                 with suppress(asyncio.CancelledError):
@@ -60,6 +68,11 @@ async def _act(what: str) -> dict[str, Any] | None:
         case "block":
             time.sleep(4)  # the event loop stands still, as under a careless handler
     return RESULTS.get(what)
+
+
+def _wait_for(file: str) -> None:
+    while not Path(file).exists():
+        time.sleep(0.02)
 
 
 def _write_down(line: str) -> None:

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from client import ConnectionFailed, SessionClient
-from tests.broker.lab import Lab
+from tests.broker.lab import Lab, send
 from tests.security.conftest import VHOST, Authority
 from worker.ledger import open_reader
 from worker.ledger.base import LedgerError
@@ -144,6 +144,17 @@ async def test_an_expired_certificate_is_refused_and_waited_for_where_the_worker
     running.wait_for("worker up", count=2)
     async with SessionClient(url) as client:
         assert (await client.create_session(user_id=USER)).status == "completed"
+
+
+def test_a_lost_connection_comes_again_while_handlers_use_all_threads(lab: Lab, secured: Secured) -> None:
+    """The files of a TLS connection are read in a thread of the worker's own."""
+    worker = lab.worker(amqp_url=tls_url(secured, secured.authority.query), concurrency=20)
+    send(lab, 20, thread=str(lab.gate))
+    lab.running(20)
+    lab.drop_connections()
+    worker.wait_for("worker up", count=2)
+    lab.open_gate()
+    lab.take("session.replies", 20)
 
 
 async def test_the_database_is_asked_by_tls_and_refused_without_trust(

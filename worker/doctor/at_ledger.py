@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from contracts.threads import in_own_thread
 from worker import durations
 from worker.doctor.result import CHECK_SECONDS, Result, at_a_loss, failed, ok, refused, skipped, warning
 from worker.ledger.base import LedgerError
@@ -68,7 +69,7 @@ async def examine(settings: Settings, clock: Callable[[], float]) -> AtLedger:
     try:
         async with asyncio.timeout(CHECK_SECONDS):
             if url.startswith("sqlite:"):
-                await asyncio.to_thread(_examine_file, path_of(url), settings, here)
+                await in_own_thread(_examine_file, path_of(url), settings, here)
             else:
                 from worker.doctor import at_postgresql
 

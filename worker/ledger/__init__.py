@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
+from contracts.threads import in_own_thread
 from worker.ledger.base import LedgerError
 from worker.ledger.membership import Membership
 from worker.telemetry.events import unheard
@@ -76,7 +76,7 @@ async def upgrade(url: str) -> tuple[int, int]:
     if _is_sqlite(url):
         from worker.ledger.sqlite_file import path_of, upgrade_file
 
-        return await asyncio.to_thread(upgrade_file, path_of(url))
+        return await in_own_thread(upgrade_file, path_of(url))
     from worker.ledger.postgresql_schema import upgrade_database
 
     return await upgrade_database(url)

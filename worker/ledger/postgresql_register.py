@@ -12,9 +12,11 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from contracts.threads import in_own_thread
 from worker.ledger.base import LedgerError
 from worker.ledger.postgresql_line import AWAY, CLOSE_TIMEOUT, COMMAND_TIMEOUT, connect, hang_up, sentence
 from worker.ledger.postgresql_statements import LEAVE, RENEW, SWEEP
+from worker.loop import PlainLoop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,10 +69,10 @@ class Register:
             with suppress(RuntimeError):  # it has ended already
                 self._loop.call_soon_threadsafe(self._task.cancel)
         if self._thread.ident is not None:
-            await asyncio.to_thread(self._thread.join)
+            await in_own_thread(self._thread.join)
 
     def _run(self) -> None:
-        with asyncio.Runner() as runner:
+        with asyncio.Runner(loop_factory=PlainLoop) as runner:
             runner.run(self._stay())
 
     async def _stay(self) -> None:

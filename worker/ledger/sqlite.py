@@ -6,6 +6,7 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
+from contracts.threads import in_own_thread
 from worker.identifiers import new_token
 from worker.ledger.availability import Availability
 from worker.ledger.base import Claim, Claimed, Look, Release, Reopen, Reopened, Step
@@ -43,12 +44,12 @@ class SQLiteLedger:
 
     async def open(self) -> None:
         self._loop = asyncio.get_running_loop()
-        await asyncio.to_thread(self._writer.open)
+        await in_own_thread(self._writer.open)
 
     async def close(self) -> None:
         self._notes.flush()
         await self._steps.close(CLOSE_TIMEOUT if self.availability.up else 0)
-        await asyncio.to_thread(self._writer.stop)
+        await in_own_thread(self._writer.stop)
 
     async def claim(self, claim: Claim) -> ClaimAnswer:
         return cast("ClaimAnswer", await self._steps.do(claim))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 import threading
 from datetime import UTC, datetime, timedelta
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random
 
+from contracts.threads import in_own_thread
 from worker.ledger.base import LedgerError
 from worker.ledger.held import FINISHED
 from worker.ledger.migrate import check_current
@@ -58,7 +58,7 @@ class SQLitePruner:
             raise
 
     async def close(self) -> None:
-        await asyncio.to_thread(self._disconnect)
+        await in_own_thread(self._disconnect)
 
     async def count(self) -> int:
         return int((await self._do(lambda database: database.execute(_COUNT, self._values(0)).fetchone()))[0])
@@ -79,7 +79,7 @@ class SQLitePruner:
             reraise=True,
         )
         try:
-            return await retrying(asyncio.to_thread, self._do_now, work)
+            return await retrying(in_own_thread, self._do_now, work)
         except sqlite3.Error as error:
             raise LedgerError(sentence(error, self._path)) from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sqlite3
 import threading
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
 from contracts import RequestStatus
+from contracts.threads import in_own_thread
 from worker.ledger.base import COUNTED, Entry, Glimpse, LedgerError, Recent
 from worker.ledger.held import OF_SESSION, REPLAYED, condition, matching
 from worker.ledger.migrate import check_current
@@ -62,7 +62,7 @@ class SQLiteReader:
     async def close(self) -> None:
         if self._database is not None:
             self._database.interrupt()  # a question that nobody waits for any more still runs in its thread
-        await asyncio.to_thread(self._disconnect)
+        await in_own_thread(self._disconnect)
 
     async def get(self, request_id: UUID) -> Entry | None:
         query = f"{_ENTRY} WHERE request_id = ?"
@@ -125,7 +125,7 @@ class SQLiteReader:
                 self._database = None
 
     async def _ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
-        return await asyncio.to_thread(self._ask_now, question)
+        return await in_own_thread(self._ask_now, question)
 
     def _ask_now(self, question: Callable[[sqlite3.Connection], T]) -> T:
         try:

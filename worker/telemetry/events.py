@@ -216,10 +216,12 @@ class LinkLost(Event):
 
 @dataclass(frozen=True, slots=True)
 class ConsumingPaused(Event):
-    """The ledger is away, or the broker takes nothing (`blocked`): no deliveries are asked for meanwhile."""
+    """The ledger is away, the broker takes nothing (`blocked`), or no thread is left for handlers: no
+    deliveries are asked for meanwhile."""
 
     ledger: str
     broker: str
+    threads: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +230,7 @@ class ConsumingResumed(Event):
 
     ledger: str
     broker: str
+    threads: str
 
 
 @dataclass(frozen=True, slots=True)
