@@ -13,9 +13,11 @@ from tests.acceptance.conftest import environment
 from tests.support.worker_process import PROGRAM
 
 if TYPE_CHECKING:
+    import pytest
+
     from tests.acceptance.conftest import Cli
     from tests.support.external_rabbitmq import ExternalRabbitMQ
-    from worker.sandbox import RabbitMQ
+    from worker.sandbox import PostgreSQL, RabbitMQ
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 
@@ -37,10 +39,18 @@ def test_the_demo_proves_the_promise_on_its_own_broker(cli: Cli) -> None:
 
 
 def test_the_demo_leaves_no_queue_on_a_broker_of_others(
-    cli: Cli, rabbitmq: RabbitMQ | ExternalRabbitMQ, vhost: str, amqp_url: str, postgresql_url: str
+    cli: Cli,
+    rabbitmq: RabbitMQ | ExternalRabbitMQ,
+    vhost: str,
+    amqp_url: str,
+    postgresql: PostgreSQL,
+    postgresql_url: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """And its entries stay in the ledger that was named."""
-    ran = cli("demo", "--count", 100, "--amqp-url", amqp_url, "--ledger-url", postgresql_url)
+    monkeypatch.setenv("PGPASSWORD", postgresql.password)  # on the command line everybody could see it
+    named = postgresql_url.replace(f":{postgresql.password}@", "@")
+    ran = cli("demo", "--count", 100, "--amqp-url", amqp_url, "--ledger-url", named)
 
     assert ran.code == 0, ran.out + ran.err
     assert re.search(r"^reply +sent", ran.out, re.MULTILINE), "the worker's note is waited for"

@@ -142,7 +142,8 @@ def database(postgresql: PostgreSQL) -> Iterator[str]:
     """The host, port and name of an empty database, made with its roles as docs/security.md says."""
     name = f"test_{uuid4().hex[:12]}"
     for statement in page_file(SECURITY, "roles.sql").split(";\n"):
-        postgresql.execute(statement.replace("DATABASE sessions", f"DATABASE {name}"))
+        statement = statement.replace("DATABASE sessions", f"DATABASE {name}")
+        postgresql.execute(statement.replace("-password", f"-{postgresql.password}"))
     yield f"127.0.0.1:{postgresql.port}/{name}"
     postgresql.dropdb(name)
     for role in ROLES:
@@ -173,12 +174,13 @@ def test_every_command_of_the_operations_page_does_what_it_says(
     for name, code in STAND_INS.items():
         if not shutil.which(name):
             program(programs / name, f'exec {sys.executable} -c "{code}"')
-    own_rabbitmq.add_user("session_worker", "worker-password", "/", ".*", ".*", ".*")
+    own_rabbitmq.add_user("session_worker", f"worker-{postgresql.password}", "/", ".*", ".*", ".*")
     trouble = Trouble(folder, own_rabbitmq, free_port())
     port = trouble.ops.port
     replace = {
         "localhost:5672": f"127.0.0.1:{own_rabbitmq.port}",
         "localhost/sessions": database,
+        "-password": f"-{postgresql.password}",
         # A bug is tried again for a quarter of an hour.
         "SESSION_WORKER_OPS_PORT=9464": f"SESSION_WORKER_OPS_PORT={port}\nSESSION_WORKER_MAX_ATTEMPTS=1",
         "localhost:9464": f"localhost:{port}",
@@ -196,6 +198,7 @@ def test_every_command_of_the_operations_page_does_what_it_says(
         capture={"REQUEST_ID": r"\b([0-9a-f]{8}-[0-9a-f-]{27})\b"},
         env={
             **own_rabbitmq.control_environment,
+            "PGPASSWORD": postgresql.password,
             "PATH": ":".join(
                 [
                     str(programs),

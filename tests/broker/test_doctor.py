@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pika
@@ -194,25 +195,25 @@ def test_looking_creates_no_ledger_and_no_queue(lab: Lab) -> None:
     ("wrong", "found", "fix"),
     [
         (
-            "amqp://guest:{secret}@{place}/{vhost}",
-            "refused the login of user guest",
+            "amqp://ada:{secret}@{place}/{vhost}",
+            "refused the login of user ada",
             "check user and password",
         ),
-        ("amqp://guest:guest@{place}/nowhere", "no vhost nowhere", "add_vhost"),
+        ("amqp://{login}@{place}/nowhere", "no vhost nowhere", "add_vhost"),
         ("amqp://guest:{secret}@127.0.0.1:{free}/", "cannot be reached", "start it, or correct amqp_url"),
         (
             "amqp://guest:{secret}@no-such-host.invalid/",
             "the host name is not known",
             "correct amqp_url",
         ),
-        ("amqps://guest:guest@{place}/{vhost}", "does not speak TLS", "correct the port or the scheme"),
+        ("amqps://{login}@{place}/{vhost}", "does not speak TLS", "correct the port or the scheme"),
     ],
     ids=["password", "vhost", "down", "host", "TLS"],
 )
 def test_a_broker_that_lets_nobody_in_is_one_fault(sound: Lab, wrong: str, found: str, fix: str) -> None:
     """What needs the broker is skipped."""
-    place = sound.url.rpartition("@")[2].partition("/")[0]
-    url = wrong.format(secret=SECRET, place=place, vhost=sound.vhost, free=free_port())
+    login, _, place = urlsplit(sound.url).netloc.rpartition("@")
+    url = wrong.format(secret=SECRET, login=login, place=place, vhost=sound.vhost, free=free_port())
     results = ask(sound, amqp_url=url)
     broken = fault(results, "broker")
     assert found in broken.found
@@ -382,9 +383,13 @@ def test_a_missing_grant_is_named_as_the_statement_to_run(
     grants = [
         f"GRANT {privilege} ON {table} TO {role}" for table, all_ in GRANTS.items() for privilege in all_
     ]
-    statements = [f"CREATE ROLE {role} LOGIN", f"GRANT SELECT ON schema_version TO {role}", *grants]
+    statements = [
+        f"CREATE ROLE {role} LOGIN PASSWORD '{postgresql.password}'",
+        f"GRANT SELECT ON schema_version TO {role}",
+        *grants,
+    ]
     postgresql.execute("; ".join([*statements, f"REVOKE {lacking} FROM {role}"]), database)
-    url = postgresql_url.replace("postgres@", f"{role}@")
+    url = postgresql_url.replace("postgres:", f"{role}:")
     try:
         broken = not_in_order(ask(sound, ledger_url=url))["ledger grants"]
         assert f"GRANT {lacking} TO {role}" in str(broken.fix)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -50,7 +51,8 @@ def test_a_copy_waits_for_a_queue_that_an_operator_has_to_declare(lab: Lab) -> N
         requester.send(request())
         assert code_of(requester.collect(1)[0]) is None
         subprocess.run(
-            [PROGRAM, "topology", "apply", "--amqp-url", lab.url, "--retry-delays", "1"],
+            [PROGRAM, "topology", "apply", "--retry-delays", "1"],
+            env=os.environ | {"SESSION_WORKER_AMQP_URL": lab.url},
             check=True,
             capture_output=True,
         )

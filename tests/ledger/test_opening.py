@@ -264,7 +264,10 @@ async def test_postgresql_errors_are_sentences_without_the_password(
     login = f"postgresql://postgres:{PASSWORD}@"
     assert "cannot be reached" in await refusal(f"{login}127.0.0.1:1/ledger")
     assert "cannot be found" in await refusal(f"{login}nowhere.invalid/ledger")
-    assert "has no such database" in await refusal(f"{login}127.0.0.1:{port}/missing")
+    missing = postgresql_url.rpartition("/")[0] + "/missing"
+    assert "has no such database" in (said := await refusal(missing))
+    assert postgresql.password not in said
+    assert "refuses the user" in await refusal(f"{login}127.0.0.1:{port}/postgres")
     assert "refuses the user" in await refusal(f"postgresql://nobody:{PASSWORD}@127.0.0.1:{port}/postgres")
     for place in ("127.0.0.1:port", "127.0.0.1:99999", "[::1"):
         assert "cannot be read" in await refusal(f"{login}{place}/ledger")
@@ -275,9 +278,9 @@ async def test_postgresql_without_permission_is_a_sentence(
 ) -> None:
     """A login that may connect and nothing else."""
     database = urlsplit(postgresql_url).path[1:]
-    postgresql.execute(f"CREATE ROLE {database} LOGIN")
+    postgresql.execute(f"CREATE ROLE {database} LOGIN PASSWORD '{postgresql.password}'")
     try:
-        url = postgresql_url.replace("postgres@", f"{database}@")
+        url = postgresql_url.replace("postgres:", f"{database}:")
         said = await refusal(url)
         assert f"does not permit it to user {database} (permission denied for table schema_version)" in said
     finally:

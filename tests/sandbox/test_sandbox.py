@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,9 +52,9 @@ def database() -> Iterator[PostgreSQL]:
         yield database
 
 
-def processes_of(folder: Path) -> list[str]:
+def processes_of(folder: Path) -> dict[int, str]:
     """The processes that run in a folder, or were started with it or with a port mapper of it."""
-    found = []
+    found = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
             traces = [
@@ -60,7 +66,16 @@ def processes_of(folder: Path) -> list[str]:
         except (OSError, UnicodeDecodeError):
             continue
         if state != "Z" and any(str(folder) in trace for trace in traces):
-            found.append(f"{process.name} {traces[1]}")
+            found[int(process.name)] = traces[1]
+    return found
+
+
+def command_lines() -> list[str]:
+    """Of every process on the machine."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            found.append(path.read_bytes().decode(errors="replace"))
     return found
 
 
@@ -122,13 +137,64 @@ def test_two_nodes_run_side_by_side(node: RabbitMQ, managed_node: RabbitMQ) -> N
     managed_node.delete_vhost("only here")
 
 
-def test_the_standard_ports_are_left_alone(node: RabbitMQ, database: PostgreSQL) -> None:
+def test_the_standard_ports_are_left_alone(managed_node: RabbitMQ, database: PostgreSQL) -> None:
     """Whatever listens on them already, the private servers use others, all on the loopback interface."""
-    for pid in (node.pid, database.pid):
-        listening = listening_addresses(pid)
+    for server in (managed_node, database):
+        listening = set().union(*map(listening_addresses, processes_of(server.folder)))
         assert listening
-        assert {host for host, _ in listening} == {"127.0.0.1"}
+        assert {host for host, _ in listening} <= {"127.0.0.1", "::1"}
         assert not {port for _, port in listening} & {4369, 5432, 5672, 15672, 25672}
+
+
+def test_the_broker_lets_nobody_in_who_does_not_know_its_password(managed_node: RabbitMQ) -> None:
+    """Neither as the user that every new broker has, nor as ours; by AMQP and by the management interface."""
+    name = pika.URLParameters(managed_node.url).credentials.username
+    for user in ("guest", name):
+        for password in ("guest", name, ""):
+            with pytest.raises(pika.exceptions.AMQPConnectionError, match="ACCESS_REFUSED"):
+                blocking(managed_node.url.replace(f"{name}:{managed_node.password}", f"{user}:{password}"))
+            login = base64.b64encode(f"{user}:{password}".encode()).decode()
+            asked = urllib.request.Request(
+                f"{managed_node.management_url}/api/whoami", headers={"Authorization": f"Basic {login}"}
+            )
+            with pytest.raises(urllib.error.HTTPError, match="401") as refused:
+                urllib.request.urlopen(asked, timeout=10)
+            refused.value.close()
+
+
+@pytest.mark.parametrize("password", ["", ":postgres"])
+async def test_the_database_lets_nobody_in_who_does_not_know_its_password(
+    database: PostgreSQL, password: str
+) -> None:
+    """By address and by socket."""
+    login = f"postgresql://postgres{password}@"
+    for place in (f"127.0.0.1:{database.port}/postgres", f"/postgres?host={database.folder}/data/run"):
+        with pytest.raises(asyncpg.InvalidPasswordError):
+            await asyncpg.connect(f"{login}{place}", port=database.port)
+
+
+def test_no_command_line_shows_a_password(managed_node: RabbitMQ, database: PostgreSQL) -> None:
+    """Every user of the machine can read the command line of every process."""
+    others = "FROM pg_stat_activity WHERE query LIKE '%pg_sleep%' AND pid <> pg_backend_pid()"
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(database.execute, "SELECT pg_sleep(600)")
+        soon(lambda: database.execute(f"SELECT count(*) {others}").strip() == "1")
+        lines = command_lines()
+        database.execute(f"SELECT pg_cancel_backend(pid) {others}")
+        with pytest.raises(SandboxError, match="cancel"):
+            running.result()
+    assert any("pg_sleep(600)" in line for line in lines)
+    assert not [line for line in lines if managed_node.password in line or database.password in line]
+
+
+def test_no_other_user_can_read_what_a_server_has_on_disk(
+    managed_node: RabbitMQ, database: PostgreSQL
+) -> None:
+    """The folder's only content beside the names of processes is a folder that nobody else may enter."""
+    for server in (managed_node, database):
+        assert stat.S_IMODE(server.folder.stat().st_mode) == 0o711
+        for path in server.folder.iterdir():
+            assert stat.S_IMODE(path.stat().st_mode) == 0o700 if path.is_dir() else not path.stat().st_size
 
 
 def test_a_vhost_is_there_at_once_and_gone_after(node: RabbitMQ) -> None:

@@ -60,13 +60,18 @@ class Secured:
     broker: RabbitMQ
     database: PostgreSQL
 
+    @property
+    def secret(self) -> str:
+        """The end of all passwords, in place of the page's, which everybody knows."""
+        return self.database.password
+
     def amqp_url(self, user: str) -> str:
         """The page's URL for a user of the broker."""
-        return self.broker.vhost_url(VHOST, f"session_{user}", f"{user.rpartition('_')[2]}-password")
+        return self.broker.vhost_url(VHOST, f"session_{user}", f"{user.rpartition('_')[2]}-{self.secret}")
 
     def ledger_url(self, role: str) -> str:
         """The page's URL for a role of the database."""
-        login = f"session_{role}:{role}-password@localhost:{self.database.port}"
+        login = f"session_{role}:{role}-{self.secret}@localhost:{self.database.port}"
         query = f"sslmode=verify-full&sslrootcert={self.authority.folder}/ca.pem"
         return f"postgresql://{login}/sessions?{query}"
 
@@ -89,8 +94,13 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
                 "rabbitmq.example.com": f"localhost:{broker.tls_port}",
                 "db.example.com": f"localhost:{database.port}",
                 "/etc/session/": f"{authority.folder}/",
+                "-password": f"-{database.password}",
             },
-            env={**broker.control_environment, "PATH": _path(broker, database)},
+            env={
+                **broker.control_environment,
+                "PATH": _path(broker, database),
+                "PGPASSWORD": database.password,
+            },
         )
         yield Secured(authority, broker, database)
 

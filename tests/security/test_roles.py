@@ -92,10 +92,10 @@ async def test_a_role_may_not(secured: Secured, role: str, statement: str) -> No
 
 
 async def test_who_is_no_role_may_not_even_connect(secured: Secured) -> None:
-    secured.sql("CREATE ROLE stranger LOGIN")
+    secured.sql(f"CREATE ROLE stranger LOGIN PASSWORD '{secured.secret}'")
     try:
         login = urlsplit(secured.ledger_url("reader")).netloc.rpartition("@")[0]
-        url = secured.ledger_url("reader").replace(login, "stranger")
+        url = secured.ledger_url("reader").replace(login, f"stranger:{secured.secret}")
         with pytest.raises(LedgerError, match="does not permit it to user stranger"):
             await open_reader(url).open()
     finally:
@@ -122,7 +122,7 @@ async def test_commands_without_a_grant_name_the_role(secured: Secured, cli: Cli
     upgraded = cli("ledger", "prune", "--older-than", "30d", ledger_url=secured.ledger_url("reader"))
     assert upgraded.code == 1
     assert "does not permit it to user session_reader (permission denied for table requests)" in upgraded.err
-    assert "reader-password" not in upgraded.err
+    assert secured.secret not in upgraded.err
 
 
 async def test_a_grant_that_is_withdrawn_is_waited_for(secured: Secured) -> None:

@@ -10,12 +10,13 @@ from worker.sandbox import RabbitMQ
 
 
 class _Member(RabbitMQ):
-    """A node that shares its port mapper and its cookie with the others."""
+    """A node that shares its port mapper, its password and its cookie with the others."""
 
     def __init__(self, cookie: str, first: _Member | None) -> None:
         super().__init__()
         self._cookie = cookie
         if first is not None:
+            self.password = first.password
             self._epmd, self._epmd_port = first._epmd, first._epmd_port
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import time
@@ -25,7 +26,7 @@ _QUICK: Final = ("-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_
 
 
 class PostgreSQL(Server):
-    """A private PostgreSQL on a free port of 127.0.0.1, without passwords.
+    """A private PostgreSQL on a free port of 127.0.0.1, with a password that only this process knows.
 
     Not `durable` it skips every fsync: quicker, and good enough where only processes die. With `tls` clients
     may connect by TLS.
@@ -44,6 +45,7 @@ class PostgreSQL(Server):
         self._workspace = Workspace("postgresql", "postgres")
         self._process: subprocess.Popen[bytes] | None = None
         self.port = free_port()
+        self.password = secrets.token_hex(16)
 
     @property
     def url(self) -> str:
@@ -57,9 +59,12 @@ class PostgreSQL(Server):
 
     def start(self) -> None:
         if not (self._workspace.data / "db").exists():
+            password = self._workspace.write("password", self.password)
             self._workspace.run(
-                self._initdb, "-D", "db", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N"
+                *(self._initdb, "-D", "db", "-U", "postgres", "-A", "scram-sha-256", "--pwfile", password),
+                *("-E", "UTF8", "--locale=C", "-N"),
             )
+            password.unlink()
             # The only settings that a test may want to change while the server runs go on the command line.
             self._workspace.run("/bin/mkdir", "-m", "700", "run")
         for attempt in range(5):
@@ -107,7 +112,8 @@ class PostgreSQL(Server):
             SandboxError: the statement failed; with the server's words.
         """
         done = subprocess.run(  # noqa: S603 -- our own command
-            [self._psql, "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", self._url(database), "-c", sql],
+            [self._psql, "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", self._place(database), "-c", sql],
+            env=os.environ | {"PGPASSWORD": self.password},
             capture_output=True,
             text=True,
             check=False,
@@ -163,4 +169,7 @@ class PostgreSQL(Server):
         return self._process
 
     def _url(self, database: str) -> str:
-        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+        return self._place(database, f":{self.password}")
+
+    def _place(self, database: str, password: str = "") -> str:
+        return f"postgresql://postgres{password}@127.0.0.1:{self.port}/{database}"

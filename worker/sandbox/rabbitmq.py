@@ -13,11 +13,13 @@ from worker.sandbox.control import PROGRAM, Control
 from worker.sandbox.workspace import Certificate, SandboxError, Server, Workspace, find, free_port, tail
 
 START_TIMEOUT: Final = 90.0
+USER: Final = "sandbox"
 
 
 class RabbitMQ(Server):
     """A private node on free ports of 127.0.0.1, with a name, a cookie, a port mapper and folders of its own.
 
+    Its administrator has a password that only this process knows.
     With `management`, its HTTP interface answers at `management_url` (a second more to start). With `tls` it
     also speaks TLS, at `tls_url`, and asks every client there for a certificate.
 
@@ -40,6 +42,7 @@ class RabbitMQ(Server):
         self._name = f"session-worker-{secrets.token_hex(4)}@localhost"
         self._process: subprocess.Popen[bytes] | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
+        self.password = secrets.token_hex(16)
         self._take_ports()
 
     @property
@@ -66,14 +69,14 @@ class RabbitMQ(Server):
         """The process id of the running node."""
         return self._running().pid
 
-    def vhost_url(self, vhost: str, user: str = "guest", password: str = "guest") -> str:  # noqa: S107
+    def vhost_url(self, vhost: str, user: str = USER, password: str | None = None) -> str:
         """The URL of a vhost, whether it exists or not."""
-        login = f"{quote(user, safe='')}:{quote(password, safe='')}"
+        login = f"{quote(user, safe='')}:{quote(password or self.password, safe='')}"
         return f"amqp://{login}@127.0.0.1:{self.port}/{quote(vhost, safe='')}"
 
     def tls_url(self, vhost: str, host: str = "localhost") -> str:
         """The URL of a vhost by TLS, without the client's certificate; the host is a name of 127.0.0.1."""
-        return f"amqps://guest:guest@{host}:{self.tls_port}/{quote(vhost, safe='')}"
+        return f"amqps://{USER}:{self.password}@{host}:{self.tls_port}/{quote(vhost, safe='')}"
 
     def start(self) -> None:
         for attempt in range(5):
@@ -113,9 +116,9 @@ class RabbitMQ(Server):
         self.eval("rabbit:start()")
 
     def vhost(self, name: str) -> str:
-        """Create a vhost in which `guest` may do everything, and return its URL. Takes about 15 ms."""
+        """Create a vhost for the administrator, and return its URL. Takes about 15 ms."""
         self.eval(f'ok = rabbit_vhost:add({_binary(name)}, <<"sandbox">>)')
-        self.set_permissions("guest", name, ".*", ".*", ".*")
+        self.set_permissions(USER, name, ".*", ".*", ".*")
         return self.vhost_url(name)
 
     def delete_vhost(self, name: str) -> None:
@@ -215,6 +218,8 @@ class RabbitMQ(Server):
         folder = self._workspace.data
         lines = [
             f"listeners.tcp.1 = 127.0.0.1:{self.port}",
+            f"default_user = {USER}",
+            f"default_pass = {self.password}",
             "log.console = false",
             "log.file.level = warning",
         ]
