@@ -124,6 +124,15 @@ def test_no_process_and_no_folder_is_left_however_the_parent_ends(
     soon(lambda: not processes_of(folder))
 
 
+def test_a_process_that_was_started_and_not_noted_yet_ends_as_well() -> None:
+    """An interrupt may come between the two."""
+    workspace = Workspace("stray", "rabbitmq")
+    with subprocess.Popen(["sleep", "600"], cwd=workspace.data) as stray:
+        workspace.close()
+        assert stray.wait(15) == -signal.SIGKILL
+    assert not workspace.folder.exists()
+
+
 def test_a_server_is_no_part_of_the_terminals_process_group(node: RabbitMQ, database: PostgreSQL) -> None:
     """Ctrl-C goes to the whole group: it must reach us, not the servers."""
     assert os.getpgid(node.pid) != os.getpgrp() != os.getpgid(database.pid)

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, Self
 
 # Waits for the end of its standard input: the kernel closes it when our process is gone, be it by SIGKILL.
-# Then it ends every process group noted in the folder (a file "<pid>.<signal>" each) and removes the folder.
+# Then it ends every process group noted in the folder (a file "<pid>.<signal>" each), and every process that
+# runs in it, since our process may have ended before it made a note. Then it removes the folder.
 _GUARD = r"""
 trap '' HUP INT TERM
 while read -r line; do :; done
@@ -27,8 +28,14 @@ for note in *.QUIT *.KILL; do
     kill -s KILL -- "-${note%%.*}"
 done
 cd /
+end_strays() {
+    for place in $(find /proc -mindepth 2 -maxdepth 2 -name cwd -lname "$1/*" 2>/dev/null); do
+        place=${place#/proc/}
+        kill -s KILL "${place%/cwd}"
+    done
+}
 tries=0
-until rm -rf -- "$1" || [ "$tries" -ge 100 ]; do tries=$((tries + 1)); sleep 0.05; done
+until end_strays "$1"; rm -rf -- "$1" || [ "$tries" -ge 100 ]; do tries=$((tries + 1)); sleep 0.05; done
 """
 
 
@@ -240,8 +247,8 @@ def find(name: str, package: str, *patterns: str) -> Path:
     found = shutil.which(name)
     if found is None:
         raise SandboxError(
-            f"`{name}` is not on this machine; install it with `apt-get install {package}`, "
-            "or let `make setup servers` do it."
+            f"`{name}` is not on this machine; install it with "
+            f"`{'sudo ' if os.geteuid() else ''}apt-get install {package}`."
         )
     return Path(found)
 
