@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -22,6 +21,7 @@ from worker.telemetry import log as telemetry_log
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from worker.health import Report
     from worker.settings import Settings
 
 log = structlog.get_logger()
@@ -30,13 +30,21 @@ COLLECT_AFTER = 50_000
 """Objects beyond those that were freed, after which cycles are searched for."""
 
 
-def run(settings: Settings) -> int:
-    """A worker that is a process of its own, with an ops port if the settings name one; its exit code."""
+def run(settings: Settings, see: Callable[[Report], object] = lambda _: None) -> int:
+    """A worker that is a process of its own, with an ops port if the settings name one; its exit code.
+
+    ``see`` gets every report.
+    """
     telemetry_log.configure(settings.log_level)
     for name, nearest in unknown_variables().items():
         log.warning("unknown setting", variable=name, nearest=nearest)
     board = Board(1)
-    reporter = Reporter(partial(board.put, 1))
+
+    def tell(report: Report) -> None:
+        board.put(1, report)
+        see(report)
+
+    reporter = Reporter(tell)
     board.ask = reporter.ask
     with ops.serving(settings.ops_host, settings.ops_port, board):
         return run_loop(settings, reporter, lambda _: None)

@@ -229,7 +229,13 @@ class Service:
         except (LinkLostError, TopologyError) as error:
             if self._stop.is_set():
                 return None
-            raise StartError(str(error)) from error
+            raise StartError(f"{error}{self._way_out(error)}") from error
+
+    def _way_out(self, error: Exception) -> str:
+        """What helps who has no broker and named none."""
+        if getattr(error, "permanent", True) or "amqp_url" in self._settings.model_fields_set:
+            return ""
+        return "; without a broker, `session-worker dev` runs a worker with one of its own"
 
     async def _build_link(self) -> Link:
         """A link that consumes. It is ours before the first delivery comes, whose reply goes out by it."""
@@ -334,8 +340,9 @@ class Service:
 
     def _on_no_link(self, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
+        if self._started or str(error) != self._no_link:  # at the start each reason is said once
+            self._emit(LinkFailed(str(error), round(state.upcoming_sleep, 2)))
         self._no_link = str(error)
-        self._emit(LinkFailed(str(error), round(state.upcoming_sleep, 2)))
 
     def _on_traces_not_taken(self, reason: str) -> None:
         self._emit(TracesNotTaken(reason))

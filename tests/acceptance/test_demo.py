@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 README = Path(__file__).resolve().parents[2] / "README.md"
 
 
-def test_the_demo_proves_the_promise_on_its_own_broker(cli: Cli) -> None:
+def test_the_demo_proves_the_promise_on_its_own_broker(cli: Cli, tmp_path: Path) -> None:
     """What the README shows: every count is what it must be, a timeline of three attempts, exit code 0."""
     ran = cli("demo")
 
@@ -34,7 +34,10 @@ def test_the_demo_proves_the_promise_on_its_own_broker(cli: Cli) -> None:
     assert "ConnectionError: the demo lets attempt 2 fail" in ran.out
     assert "Proven: 1,000 messages got 1,000 answers." in ran.out
     assert "including the forced waits of 1 s and 1 s" in ran.out
-    assert ran.out.splitlines()[-1].startswith("Next: `session-worker run`")
+    (next_step,) = re.findall("^Next: `(.+? dev)`", ran.out.splitlines()[-1])
+    assert (
+        subprocess.run(f"{next_step} --help", shell=True, cwd=tmp_path, capture_output=True).returncode == 0
+    )
     assert "starting a private RabbitMQ: it takes about ten seconds" in ran.err
 
 

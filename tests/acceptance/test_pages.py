@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tests.support.pages import blocks, follow, mentions
 from worker.handlers import Context
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from tests.support.worker_process import WorkerProcess
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -98,19 +91,26 @@ def test_the_handler_of_the_readme_is_the_one_of_getting_started() -> None:
     ]
 
 
-def test_the_first_request_of_the_readme_prints_a_session(
-    worker_process: Callable[..., WorkerProcess], amqp_url: str, sqlite_url: str
-) -> None:
-    worker_process(amqp_url=amqp_url, ledger_url=sqlite_url)
-    (there,) = [
-        block.text
-        for block in blocks((ROOT / "README.md").read_text())
-        if block.language == "python" and "file" not in block.options
-    ]
-    assert BROKER in there
+def test_the_readme_leads_to_a_first_request_where_nothing_runs_yet(tmp_path: Path) -> None:
+    page, folder = tmp_path / "page.md", tmp_path / "reader"
+    folder.mkdir()
+    page.write_text("".join(map(section, ("Install and run", "A first request"))))
 
-    done = subprocess.run(
-        [sys.executable, "-c", there.replace(BROKER, amqp_url)], capture_output=True, text=True, check=True
+    follow(
+        page,
+        folder,
+        replace={"make setup servers": f"ln -s {sys.prefix} .venv"},
+        capture={
+            "AMQP_URL": r"AMQP_URL=(\S+)",
+            "LEDGER_URL": r"LEDGER_URL=(\S+)",
+            "REQUEST_ID": r"request ([0-9a-f-]{36})",
+        },
     )
 
-    assert re.fullmatch(r"ts_\d{6}_[0-9a-z]{15}\n", done.stdout)
+
+def section(heading: str) -> str:
+    """A section of the README, with its heading."""
+    _, _, after = (ROOT / "README.md").read_text().partition(f"\n## {heading}\n")
+    assert after
+    text = after.partition("\n## ")[0]
+    return f"## {heading}\n{text}\n"

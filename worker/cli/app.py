@@ -484,6 +484,24 @@ def schema(
 
 
 @app.command()
+def dev(
+    handler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:NAME", help="Handler. Default: $SESSION_WORKER_HANDLER.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Run a worker with a private broker, to try things out.
+
+    It runs until Ctrl-C, and says how to send it a request. Its ledger is a new one; nothing is kept. Other
+    settings come from the environment, as for `run`."""
+    from worker.cli.dev import dev
+
+    raise typer.Exit(dev(handler))
+
+
+@app.command()
 def demo(
     count: Annotated[
         int, typer.Option(min=50, max=100_000, metavar="N", help="Send this many messages.")

@@ -14,8 +14,10 @@ from contracts import amqp
 from tests.unit.worker import parts
 from tests.unit.worker.parts import CountingReceipt
 from worker import retry
-from worker.broken import LinkLostError
+from worker.broken import ConnectError, LinkLostError
 from worker.service import HEALTHY_SECONDS, Service
+from worker.settings import load
+from worker.stopping import StartError
 from worker.telemetry.events import DeliveryFailed
 
 if TYPE_CHECKING:
@@ -146,3 +148,21 @@ async def test_defect_of_ours_sends_the_delivery_round_instead_of_losing_it(
     (failed,) = told
     assert isinstance(failed, DeliveryFailed)
     assert (failed.request_id, type(failed.exc_info)) == (REQUEST_ID, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("named", [False, True])
+async def test_who_has_no_broker_and_named_none_hears_of_a_command_that_brings_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
+    async def refuse(*_: object) -> None:
+        raise ConnectError("nothing listens there", permanent=False)
+
+    monkeypatch.setattr("worker.service.Link.build", refuse)
+    monkeypatch.setattr("worker.service.START_SECONDS", 0)
+    monkeypatch.delenv("SESSION_WORKER_AMQP_URL", raising=False)
+    settings = load(
+        ledger_url=f"sqlite:///{tmp_path}/ledger.db", amqp_url="amqp://localhost/" if named else None
+    )
+    with pytest.raises(StartError, match="nothing listens there") as told:
+        await Service(settings, asyncio.Event()).run()
+    assert ("`session-worker dev`" in str(told.value)) is not named

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 import shutil
-import signal
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,8 +25,7 @@ def demo(count: int, *, amqp_url: str | None, ledger_url: str | None) -> int:
     Raises:
         Failure: it could not be played; where the message names the worker's log, that is kept.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
+    interrupts.listen()
     with asyncio.Runner() as runner:
         runner.get_loop()  # made now: an interrupt while it is made later would leave half a loop
         folder = Path(tempfile.mkdtemp(prefix="session-worker-demo-"))

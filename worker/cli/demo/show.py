@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from worker import durations
-from worker.cli import console, views
+from worker.cli import console, program, views
 from worker.cli.demo.stage import RETRY_DELAYS
 
 if TYPE_CHECKING:
@@ -88,7 +88,8 @@ def proven(plan: Plan) -> None:
         )
     )
     console.results().print(
-        "Next: `session-worker run` on a broker of your own, step by step in docs/getting-started.md."
+        f"Next: `{program.here()} dev` runs a worker for requests of your own, with a broker of its own.",
+        soft_wrap=True,
     )
 
 

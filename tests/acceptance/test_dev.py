@@ -1,0 +1,81 @@
+"""`dev`: a first request where nothing runs yet, and nothing left of it afterwards."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.acceptance.conftest import environment
+from tests.acceptance.test_interrupts import processes_of, started, temporary_folder
+from tests.support.waiting import soon
+from worker.cli import program
+
+if TYPE_CHECKING:
+    from tests.acceptance.conftest import Cli
+
+__all__ = ["temporary_folder"]
+
+HANDLER = """
+async def handle(request, context):
+    return {"region": "eu-1"}
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
+def test_what_it_prints_can_be_pasted_and_nothing_is_left_however_it_ends(
+    temporary_folder: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    """Its handler comes from the folder where it was started, the lines work in any other."""
+    (tmp_path / "mine.py").write_text(HANDLER)
+    env = environment(prefix="orders") | {"TMPDIR": str(temporary_folder)}
+    with started("dev", "--handler", "mine:handle", env=env, folder=tmp_path) as process:
+        assert process.stdout is not None
+        lines: list[str] = []
+        while not (lines and "send --user" in lines[-1]):
+            lines.append(process.stdout.readline())
+            assert lines[-1], f"it ended too early: {lines}"
+        pasted = f"{''.join(lines[-2:]).rstrip()} --json"
+        shell = ["env", "-i", "bash", "--noprofile", "--norc", "-c", pasted]
+        sent = subprocess.run(shell, cwd="/", capture_output=True, text=True, check=True)
+        assert '"region": "eu-1"' in sent.stdout
+        process.send_signal(number)
+        assert process.wait(60) == (-number if number is signal.SIGKILL else 0)
+    soon(lambda: not processes_of(temporary_folder) and not list(temporary_folder.iterdir()))
+
+
+def test_nothing_is_left_if_it_ends_while_the_broker_starts(temporary_folder: Path) -> None:
+    with started("dev", env=environment() | {"TMPDIR": str(temporary_folder)}) as process:
+        soon(lambda: list(temporary_folder.glob("*/*.KILL")))
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    soon(lambda: not processes_of(temporary_folder) and not list(temporary_folder.iterdir()))
+
+
+def test_a_handler_that_is_not_there_is_said_before_a_broker_is_started(cli: Cli) -> None:
+    ran = cli("dev", "--handler", "nowhere:handle")
+    assert ran.code == 1
+    assert "nowhere" in ran.err
+    assert "RabbitMQ" not in ran.err
+
+
+def test_the_program_is_named_so_that_it_can_be_typed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By its name where the shell finds it, else by its path, which is a short one inside this folder."""
+    script = Path(sys.executable).with_name("session-worker")
+    assert program.anywhere() == str(script)
+    monkeypatch.setenv("PATH", f"{script.parent}:{os.environ['PATH']}")
+    assert program.here() == "session-worker"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert program.here() == str(script)
+    monkeypatch.chdir(script.parents[1])
+    assert program.here() == f"{script.parent.name}/session-worker"

@@ -1,0 +1,77 @@
+"""``dev``: a worker, a broker and a ledger for whoever writes a handler or a requester."""
+
+from __future__ import annotations
+
+import shlex
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from worker import handlers, process, settings
+from worker.cli import console, interrupts, program
+from worker.cli.demo import show
+from worker.sandbox import RabbitMQ
+
+if TYPE_CHECKING:
+    from worker.health import Report
+    from worker.settings import Settings
+
+
+def dev(handler: str | None) -> int:
+    """Run the worker until it is told to stop; its exit code. Nothing is left then, however it ended.
+
+    Raises:
+        HandlerNotFoundError, SandboxError: the handler or the broker cannot be had.
+    """
+    interrupts.listen()
+    handlers.look_in(str(Path.cwd()))
+    # What is wrong with them is said before the broker takes its time.
+    handlers.load(_load(handler, "amqp://127.0.0.1/", "sqlite:///ledger.db").handler)
+    with ExitStack() as stack:
+        with show.step("a private RabbitMQ", "it takes about ten seconds"):
+            node = stack.enter_context(RabbitMQ())
+        # In the broker's folder, which is removed even if this process is killed.
+        folder = node.folder / "ledger"
+        folder.mkdir(mode=0o700)
+        loaded = _load(handler, node.url, f"sqlite:///{folder / 'ledger.db'}")
+        return process.run(loaded, _Guide(loaded).see)
+
+
+def _load(handler: str | None, amqp_url: str, ledger_url: str) -> Settings:
+    return settings.load(handler=handler, amqp_url=amqp_url, ledger_url=ledger_url, migrate=True)
+
+
+class _Guide:
+    """Says what to do next, once the worker is up."""
+
+    def __init__(self, loaded: Settings) -> None:
+        self._loaded = loaded
+        self._said = False
+
+    def see(self, report: Report) -> None:
+        if self._said or not report.started:
+            return
+        self._said = True
+        with suppress(OSError):  # nobody reads it
+            self._say()
+
+    def _say(self) -> None:
+        values = self._loaded.revealed()
+        others = {"prefix"} & self._loaded.model_fields_set
+        variables = " ".join(
+            f"SESSION_WORKER_{name.upper()}={shlex.quote(values[name])}"
+            for name in ("amqp_url", "ledger_url", *others)
+        )
+        request = '--user ada@example.com --title "Search of the east wing"'
+        out = console.results()
+        out.print(
+            Text.assemble(
+                ("\nThe worker is up. ", "bold green"),
+                "It runs until Ctrl-C; then broker and ledger are gone, and the next start begins anew. "
+                "To send it a request, paste into another terminal:\n",
+            )
+        )
+        out.print(f"export {variables}", soft_wrap=True)
+        out.print(f"{program.anywhere()} send {request}\n", soft_wrap=True)
