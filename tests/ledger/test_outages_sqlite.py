@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from contextlib import closing
-from typing import TYPE_CHECKING
+
+import pytest
 
 from tests.ledger.support import DEADLINE, a_claim, completed, take, worker
 from tests.support.waiting import eventually
-from worker.ledger import sqlite_file
+from worker.ledger import LedgerError, sqlite_file
 from worker.ledger.base import Claimed, Step
 from worker.ledger.sqlite import SQLiteLedger
 from worker.ledger.sqlite_file import path_of
-
-if TYPE_CHECKING:
-    import pytest
 
 
 async def test_sqlite_waits_for_a_file_locked_by_another(
@@ -52,7 +50,7 @@ async def test_sqlite_starts_no_new_ledger_where_its_file_vanished(sqlite_url: s
 
 
 async def test_sqlite_writes_nothing_into_a_file_that_nobody_finds_again(sqlite_url: str) -> None:
-    """The open file was deleted and another put in its place: what comes next stands in that one."""
+    """The open file was deleted and another put in its place: a person has to say that this one is meant."""
     path = path_of(sqlite_url)
     async with worker(sqlite_url) as ledger:
         backup = path.with_name("backup.db")
@@ -60,12 +58,18 @@ async def test_sqlite_writes_nothing_into_a_file_that_nobody_finds_again(sqlite_
             source.backup(target)
         path.unlink()
         waiting = asyncio.create_task(ledger.claim(a_claim()))
-        await eventually(lambda: not ledger.availability.up)
-        assert not waiting.done()
+        await eventually(lambda: "moved or deleted" in ledger.availability.reason)
         backup.rename(path)
-        assert isinstance(await asyncio.wait_for(waiting, DEADLINE), Claimed)
-        with closing(sqlite3.connect(path)) as found:
-            assert found.execute("SELECT count(*) FROM requests").fetchone() == (1,)
+        await eventually(lambda: "another file was put in its place" in ledger.availability.reason)
+        assert not waiting.done()
+    with pytest.raises(LedgerError, match="the ledger was closed"):
+        await waiting
+    for suffix in ("-wal", "-shm"):
+        path.with_name(f"{path.name}{suffix}").unlink()
+    async with worker(sqlite_url) as ledger:
+        await take(ledger)
+    with closing(sqlite3.connect(path)) as found:
+        assert found.execute("SELECT count(*) FROM requests").fetchone() == (1,)
 
 
 async def test_sqlite_waits_while_its_disk_is_full(sqlite_url: str) -> None:

@@ -66,15 +66,6 @@ def connect(path: Path, mode: Literal["ro", "rw", "rwc"]) -> sqlite3.Connection:
     return database
 
 
-def identity(path: Path) -> tuple[int, int] | None:
-    """Which file is at ``path`` now (device and inode); None when there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
 def open_upgraded(path: Path) -> tuple[sqlite3.Connection, int]:
     """Open the file, make it if it is not there, bring its schema up to date; also the version it had.
 

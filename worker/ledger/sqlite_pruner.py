@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-import threading
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, TypeVar
 
@@ -14,6 +14,7 @@ from worker.ledger.base import LedgerError
 from worker.ledger.held import FINISHED
 from worker.ledger.migrate import check_current
 from worker.ledger.sqlite_file import connect, is_busy, sentence, version_of
+from worker.ledger.sqlite_open_files import OpenFiles
 from worker.ledger.sqlite_steps import iso
 
 if TYPE_CHECKING:
@@ -35,14 +36,15 @@ RETURNING received_at
 
 
 class SQLitePruner:
-    """``Pruner`` over a connection of its own, which takes its turn to write beside the worker's."""
+    """``Pruner`` that takes its turn to write beside the worker.
+
+    Each transaction has a connection of its own: one that stayed open would keep the worker beside it from
+    leaving a ``-shm`` that was deleted."""
 
     finished_before: datetime
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._database: sqlite3.Connection | None = None
-        self._turn = threading.Lock()
         self._reached = ""
 
     async def open(self, older_than: float, *, patience: float | None = None) -> None:  # noqa: ARG002
@@ -51,20 +53,25 @@ class SQLitePruner:
                 f"there is no ledger file {self._path}: start the worker once, or name the file it uses"
             )
         self.finished_before = datetime.now(UTC) - timedelta(seconds=older_than)
-        try:
-            check_current("sqlite", await self._do(version_of))
-        except BaseException:
-            await self.close()
-            raise
+        check_current("sqlite", await self._do(version_of))
 
     async def close(self) -> None:
-        await in_own_thread(self._disconnect)
+        """Nothing stays open between two questions."""
 
     async def count(self) -> int:
         return int((await self._do(lambda database: database.execute(_COUNT, self._values(0)).fetchone()))[0])
 
     async def delete(self, limit: int) -> int:
-        rows = await self._do(lambda database: database.execute(_DELETE, self._values(limit)).fetchall())
+        def work(database: sqlite3.Connection) -> list[sqlite3.Row]:
+            files = OpenFiles(self._path)
+            files.opened(database)
+            database.execute("BEGIN IMMEDIATE")
+            files.check_names()  # a worker may have found the files gone, and let go of them
+            rows = database.execute(_DELETE, self._values(limit)).fetchall()
+            database.execute("COMMIT")
+            return rows
+
+        rows = await self._do(work)
         self._reached = max((row[0] for row in rows), default=self._reached)
         return len(rows)
 
@@ -84,13 +91,5 @@ class SQLitePruner:
             raise LedgerError(sentence(error, self._path)) from error
 
     def _do_now(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        with self._turn:
-            if self._database is None:
-                self._database = connect(self._path, "rw")
-            return work(self._database)
-
-    def _disconnect(self) -> None:
-        with self._turn:
-            if self._database is not None:
-                self._database.close()
-                self._database = None
+        with closing(connect(self._path, "rw")) as database:
+            return work(database)

@@ -15,7 +15,8 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, sleep_us
 from worker.ledger.availability import BACKOFF
 from worker.ledger.base import LedgerError
 from worker.ledger.group_commit import RefusedError
-from worker.ledger.sqlite_file import connect, identity, open_upgraded, sentence
+from worker.ledger.sqlite_file import connect, open_upgraded, sentence
+from worker.ledger.sqlite_open_files import LostError, OpenFiles
 from worker.ledger.sqlite_steps import Transaction
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ _REFUSALS = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, 
 class Writer:
     """Commits batches in a thread of its own; so the worker stays registered while its event loop is blocked.
 
-    While the file cannot be written it tries again for ever, with a connection of its own each time;
-    ``changed`` hears (in the writer's thread) the reason when that starts and None when it is over.
+    While the file cannot be written it tries again for ever; ``changed`` hears (in the writer's thread) the
+    reason when that starts and None when it is over.
     """
 
     def __init__(self, path: Path, membership: Membership, changed: Callable[[str | None], None]) -> None:
@@ -40,7 +41,7 @@ class Writer:
         self._membership = membership
         self._changed = changed
         self._database: sqlite3.Connection | None = None
-        self._file: tuple[int, int] | None = None
+        self._files = OpenFiles(path)
         self._jobs: queue.SimpleQueue[tuple[Sequence[AnyStep], Future[list[AnyAnswer]]] | None]
         self._jobs = queue.SimpleQueue()
         self._stopping = threading.Event()
@@ -60,8 +61,8 @@ class Writer:
     def open(self) -> None:
         """Open and upgrade the file, register this worker, start the thread. Raises LedgerError."""
         self._database, _ = open_upgraded(self._path)
-        self._file = identity(self._path)
         try:
+            self._files.opened(self._database)
             self._transact([], sweep=True)
         except BaseException as error:
             self._disconnect()
@@ -143,9 +144,13 @@ class Writer:
         except _REFUSALS as error:
             self._roll_back()
             raise RefusedError(str(error)) from error
-        except sqlite3.Error:
+        except sqlite3.Error as error:
             self._gap = True
-            self._disconnect()
+            try:
+                self._let_go()
+            except (sqlite3.Error, OSError) as unsaved:
+                if isinstance(error, LostError):
+                    raise sqlite3.OperationalError(str(unsaved)) from error
             raise
         except Exception as error:  # what sqlite3 cannot even bind: lone surrogates, too large numbers
             self._roll_back()
@@ -153,12 +158,11 @@ class Writer:
 
     def _try(self, steps: Sequence[AnyStep], *, sweep: bool, leave: bool) -> list[AnyAnswer]:
         if self._database is None:
-            self._database = connect(self._path, "rw")  # a file that vanished is an outage, not a new ledger
-            self._file = identity(self._path)
-        elif identity(self._path) != self._file:
-            # SQLite would go on writing into a file that nobody finds again.
-            raise sqlite3.OperationalError("it was moved or deleted: put it back")
+            self._database = self._connected()
+        else:
+            self._files.check(self._database)
         self._database.execute("BEGIN IMMEDIATE")
+        self._files.check_names()  # again: it may have waited for a process that found the files gone
         renewing = time.monotonic() >= self._renew_at
         transaction = Transaction(self._database, self._membership)
         if sweep:
@@ -169,6 +173,7 @@ class Writer:
             transaction.renew(gap=self._gap)
         answers = [transaction.apply(step) for step in steps]
         self._commit()
+        self._files.check(self._database)  # before anybody is told
         if renewing:
             self._renew_at = time.monotonic() + self._membership.interval
             self._gap = False
@@ -177,6 +182,22 @@ class Writer:
     def _commit(self) -> None:
         if self._database is not None:
             self._database.execute("COMMIT")
+
+    def _connected(self) -> sqlite3.Connection:
+        database = connect(self._path, "rw")  # a file that vanished is an outage, not a new ledger
+        try:
+            self._files.opened(database)
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    def _let_go(self) -> None:
+        """Have the next try make a connection of its own, unless this one has what nobody else could find."""
+        if self._database is not None:
+            self._roll_back()
+            self._files.save(self._database)
+            self._disconnect()
 
     def _roll_back(self) -> None:
         if self._database is not None and self._database.in_transaction:

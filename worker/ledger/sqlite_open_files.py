@@ -1,0 +1,198 @@
+"""Whether what was committed is in the files that a restart would open.
+
+SQLite looks at the names of its files only when it opens them. Whoever deletes, replaces or truncates the
+ledger's file, its ``-wal`` or its ``-shm`` meanwhile leaves it writing into files that nobody finds again.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from contextlib import closing, suppress
+from pathlib import Path
+
+from worker.ledger.sqlite_file import connect
+
+_HEADER = 100
+_COUNTER = slice(24, 28)
+"""Where the file's header counts the changes of its first page: the count never goes back."""
+_WAL_MAGIC = b"\x37\x7f\x06"
+_WAL_HEADER, _FRAME_HEADER = 32, 24
+_TRUNCATED = "its -wal was truncated while the worker used it, and what was committed last went with it"
+
+Identity = tuple[int, int]
+
+
+class LostError(sqlite3.OperationalError):
+    """A restart would not open the ``-wal`` or ``-shm`` that is open now."""
+
+
+class OpenFiles:
+    """The three files of a ledger, as a connection of this process has them open."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._main: Identity | None = None
+        self._wal: Identity | None = None
+        self._shm: Identity | None = None
+        self._main_size = self._wal_size = 0
+        self._header = b""
+        self._ruined = ""
+
+    def opened(self, database: sqlite3.Connection) -> None:
+        """Note which files ``database`` has opened. Raises sqlite3.Error unless they belong together."""
+        self._check_main()
+        # SQLite follows links before it names the other two.
+        self._real = os.path.realpath(self._path)
+        database.execute("PRAGMA journal_mode = WAL")  # another program may have switched it off meanwhile
+        _, frames, _ = database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        main, wal, shm = _stat(self._real), _stat(f"{self._real}-wal"), _stat(f"{self._real}-shm")
+        if main is None or wal is None or shm is None:
+            raise sqlite3.OperationalError("its files were moved or deleted while it was opened")
+        page = database.execute("PRAGMA page_size").fetchone()[0]
+        if frames > 0 and wal.st_size < _WAL_HEADER + frames * (_FRAME_HEADER + page):
+            raise sqlite3.OperationalError("its -wal is not the one that other processes write to")
+        held = _held()
+        if held and not {_identity(main), _identity(wal), _identity(shm)} <= held.keys():
+            raise sqlite3.OperationalError("its files were replaced while it was opened")
+        self._main, self._wal, self._shm = _identity(main), _identity(wal), _identity(shm)
+        self._main_file, self._wal_file = held.get(self._main), held.get(self._wal)
+        self._main_size, self._wal_size = max(self._main_size, main.st_size), 0
+        self.check(database)
+
+    def check(self, database: sqlite3.Connection) -> None:
+        """Raises sqlite3.Error unless they are all there and whole. Call it outside of a transaction."""
+        main = self._check_main()
+        wal = self.check_names()
+        self._check_whole(main)
+        if wal.st_size and _begin_of(self._wal_file, self._wal, len(_WAL_MAGIC)) not in {b"", _WAL_MAGIC}:
+            self._ruin(_TRUNCATED)
+        if wal.st_size < self._wal_size:
+            # A checkpoint of another process may have shortened it, and then nothing in it is missing.
+            self._checkpoint(database, "TRUNCATE")
+            wal = self.check_names()
+        self._main_size, self._wal_size = main.st_size, wal.st_size
+
+    def check_names(self) -> os.stat_result:
+        """The same for the names alone, within a transaction."""
+        self._check_main()
+        wal, shm = _stat(f"{self._real}-wal"), _stat(f"{self._real}-shm")
+        if wal is None or _identity(wal) != self._wal:
+            raise LostError("its -wal was moved, deleted or replaced; saving what is in it")
+        if _identity(shm) != self._shm:
+            raise LostError("its -shm was moved, deleted or replaced; opening it anew")
+        return wal
+
+    def save(self, database: sqlite3.Connection) -> None:
+        """Have all that was committed in files that the next connection will open.
+
+        Raises:
+            sqlite3.Error: it is not, or not yet; ``database`` must stay open.
+        """
+        self._check_whole(self._check_main())
+        wal, shm = _stat(f"{self._real}-wal"), _stat(f"{self._real}-shm")
+        if wal is not None and _identity(wal) == self._wal:
+            if shm is not None and _identity(shm) != self._shm:
+                return  # another process made that -shm, and goes on from what is in the -wal
+        elif wal is not None and wal.st_size:
+            if shm is not None and _identity(shm) != self._shm and not self._is_copy(wal):
+                raise sqlite3.OperationalError(
+                    "its -wal was replaced and another process writes to the new one: stop that process, "
+                    "delete the new -wal and -shm, and do not stop this worker before it resumes"
+                )
+            Path(f"{self._real}-wal").unlink()  # the next one to open the ledger would believe it
+        names_are_ours = (_identity(wal), _identity(shm)) == (self._wal, self._shm)
+        self._checkpoint(database, "PASSIVE" if names_are_ours else "TRUNCATE")
+
+    def _is_copy(self, wal: os.stat_result) -> bool:
+        return Path(f"{self._real}-wal").read_bytes() == _begin_of(self._wal_file, self._wal, wal.st_size)
+
+    def _checkpoint(self, database: sqlite3.Connection, mode: str) -> None:
+        """Copy all that was committed to the main file; TRUNCATE waits for those who are at work on it."""
+        try:
+            busy, frames, copied = database.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+        except sqlite3.OperationalError as error:
+            if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_SHORT_READ:
+                self._ruin(_TRUNCATED)
+            raise
+        if busy or copied < frames:
+            raise sqlite3.OperationalError(
+                "another process holds up saving what was committed: let it finish"
+            )
+
+    def _check_main(self) -> os.stat_result:
+        if self._ruined:
+            raise sqlite3.OperationalError(self._ruined)
+        found = _stat(self._path)
+        if found is None:
+            raise sqlite3.OperationalError("it was moved or deleted: put it back")
+        if self._main is not None and _identity(found) != self._main:
+            raise sqlite3.OperationalError(
+                "another file was put in its place: put the one before back, or, to go on with this one, "
+                "stop the worker, delete the -wal and -shm beside it, and start the worker"
+            )
+        return found
+
+    def _check_whole(self, main: os.stat_result) -> None:
+        self._check_header()
+        if main.st_size < self._main_size and not (main.st_size and self._is_sound()):
+            self._ruin("it was truncated while the worker used it")
+
+    def _check_header(self) -> None:
+        """A copy over the file keeps its inode, and often its size."""
+        if not self._header_follows():
+            time.sleep(0.05)  # another process may be writing it
+            if not self._header_follows():
+                self._ruin("it was overwritten while the worker used it")
+
+    def _header_follows(self) -> bool:
+        header = _begin_of(self._main_file, self._main, _HEADER)
+        before = self._header or header
+        if header[_COUNTER] < before[_COUNTER] or (header[_COUNTER] == before[_COUNTER] and header != before):
+            return not header
+        self._header = header
+        return True
+
+    def _is_sound(self) -> bool:
+        """After a VACUUM the file is shorter, and whole. (SQLite deletes the ``-wal`` of an empty one.)"""
+        with suppress(sqlite3.DatabaseError), closing(connect(self._path, "ro")) as database:
+            return bool(database.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok")
+        return False
+
+    def _ruin(self, what: str) -> None:
+        self._ruined = f"{what}: stop the worker and restore a backup"
+        raise sqlite3.OperationalError(self._ruined)
+
+
+def _stat(path: Path | str) -> os.stat_result | None:
+    try:
+        return os.stat(path)  # noqa: PTH116 -- a Path costs more, six times a batch
+    except OSError:
+        return None
+
+
+def _identity(found: os.stat_result | None) -> Identity | None:
+    return found and (found.st_dev, found.st_ino)
+
+
+def _held() -> dict[Identity | None, int]:
+    """The files that this process has open, and a descriptor of each; empty where the system does not tell.
+
+    To open and close one of them would end SQLite's locks on it."""
+    held = {}
+    with suppress(OSError):
+        for name in os.listdir("/dev/fd"):  # noqa: PTH208 -- the names are numbers
+            with suppress(OSError):
+                held[_identity(os.fstat(int(name)))] = int(name)
+    return held
+
+
+def _begin_of(descriptor: int | None, identity: Identity | None, count: int) -> bytes:
+    """The first bytes of an open file; none where they cannot be read."""
+    try:
+        if descriptor is not None and _identity(os.fstat(descriptor)) == identity:
+            return os.pread(descriptor, count, 0)
+    except OSError:
+        pass
+    return b""
