@@ -8,6 +8,7 @@ callers do not pile more onto a worker that is merely busy.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -70,6 +71,7 @@ class SessionClient:
             on_reply=self._on_reply,
         )
         self._calls: dict[str, Call] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._opened = False
         self._closed = False
 
@@ -95,6 +97,7 @@ class SessionClient:
         if self._opened:
             raise ClientClosed("a client is opened once; make a new one")
         self._opened = True
+        self._loop = asyncio.get_running_loop()
         try:
             await self._keeper.start()
         except LinkLostError as error:
@@ -105,6 +108,7 @@ class SessionClient:
 
     async def close(self) -> None:
         """End waiting calls with ClientClosed, delete the reply queue, disconnect. Bounded in time."""
+        self._check_loop()
         self._opened = self._closed = True
         await self._keeper.stop()
 
@@ -126,6 +130,7 @@ class SessionClient:
         Raises:
             ValueError: an argument breaks its rule; nothing was sent.
             RequestFailed, RequestTimedOut, RequestNotRouted, ReplyInvalid, ClientClosed: ``client.errors``.
+            RuntimeError: the client was opened in another event loop.
         """
         fields: dict[str, Any] = {
             "user_id": user_id,
@@ -144,6 +149,7 @@ class SessionClient:
         """Like ``create_session``, with a request made by the caller."""
         if not 0 < timeout <= MAX_TIMEOUT:
             raise ValueError(f"timeout: must be more than 0 and at most {MAX_TIMEOUT:.0f} seconds")
+        self._check_loop()
         call = Call(request, timeout)
         self._calls[call.correlation_id] = call
         try:
@@ -151,6 +157,13 @@ class SessionClient:
         finally:
             del self._calls[call.correlation_id]
         return call.response()
+
+    def _check_loop(self) -> None:
+        if self._loop is not None and self._loop is not asyncio.get_running_loop():
+            raise RuntimeError(
+                "this client was opened in another event loop; call it there "
+                "(asyncio.run_coroutine_threadsafe), or open one of its own here"
+            )
 
     async def _ask(self, call: Call) -> None:
         """Try until there is a reply."""

@@ -1,11 +1,11 @@
-"""Brokers' URLs as people write them, checked before anybody connects."""
+"""URLs of brokers and databases as people write them, checked before anybody connects."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
 from unicodedata import normalize
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from contracts.trouble import splits_login
 
@@ -18,6 +18,14 @@ _URL = re.compile(
     r"\w+://(?:(?P<login>[^/?#]*)@)?(?:\[(?P<address>[^]/?#]+)\]|(?P<name>[^][:/?#]+))(?::(?P<port>[0-9]*))?"
     r"(?:/(?P<vhost>[^?#]*))?(?:\?(?P<query>[^#]*))?(?:#.*)?"
 )
+
+
+_HOST = re.compile(r"(?:\[(?P<address>[^]]+)\]|(?P<name>[^][:]+))(?::(?P<port>[0-9]*))?")
+_WRITE_HOST = (
+    "write host:port with the name or address of a machine (an IPv6 address in brackets) and a number, or "
+    "without port"
+)
+_WRITE_PORT = f"the port must be 1 to {_LAST_PORT}; correct it, or leave it out for the usual one"
 
 
 def broker_urls(text: str) -> tuple[str, ...]:
@@ -37,25 +45,53 @@ def broker_urls(text: str) -> tuple[str, ...]:
     return urls
 
 
-def _check(url: str) -> None:
+def database_url(url: str) -> SplitResult:
+    """The parts of a PostgreSQL URL. A host may be a folder with a socket, and there may be several of them.
+
+    Raises:
+        ValueError: it cannot be used; a sentence that quotes nothing, for a URL may hold a password.
+    """
+    _check_login(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # brackets that are none of an IPv6 address
+        raise ValueError(_WRITE_HOST) from None
+    if parts.fragment:
+        raise ValueError("what follows # would be ignored; write # as %23")
+    for host in parts.netloc.rpartition("@")[2].split(","):
+        found = _HOST.fullmatch(host)
+        name = unquote(found["name"] or "") if found else ""
+        if found is None or not (
+            _is_address(found["address"]) if found["address"] else name.startswith("/") or _is_name(name)
+        ):
+            if parts.netloc.rpartition("@")[2]:
+                raise ValueError(_WRITE_HOST)
+        elif found["port"] and not 1 <= int(found["port"]) <= _LAST_PORT:
+            raise ValueError(_WRITE_PORT)
+    return parts
+
+
+def _check_login(url: str) -> None:
+    """Raises ValueError: readers of URLs disagree about where its login ends."""
     if not url.isprintable() or normalize("NFKC", url) != url:  # readers of URLs disagree about these
         raise ValueError(
             "some characters cannot be seen, or not be told from others; write them percent-encoded (%0A for "
             "a new line)"
         )
-    if splits_login(url) or re.match(r"\w+://[^/?#]*[][\\][^/?#]*@", url):
+    if splits_login(url) or re.match(r"\w+://[^/?#]*[][\\@][^/?#]*@", url):
         raise ValueError(
             "in user and password, each of / # @ : ? , [ ] must be percent-encoded (%2F %23 %40 %3A %3F %2C "
             "%5B %5D)"
         )
+
+
+def _check(url: str) -> None:
+    _check_login(url)
     parts = _URL.fullmatch(url)
     if parts is None or not (_is_address(parts["address"]) if parts["address"] else _is_name(parts["name"])):
-        raise ValueError(
-            "write host:port with the name or address of a machine (an IPv6 address in brackets) and a "
-            "number, or without port"
-        )
+        raise ValueError(_WRITE_HOST)
     if parts["port"] and not 1 <= int(parts["port"]) <= _LAST_PORT:
-        raise ValueError(f"the port must be 1 to {_LAST_PORT}; correct it, or leave it out for the usual one")
+        raise ValueError(_WRITE_PORT)
     if len(unquote(parts["vhost"] or "").encode()) > _LONGEST_VHOST:
         raise ValueError(f"the vhost is longer than {_LONGEST_VHOST} bytes; correct what follows the host")
     for name, value in parse_qsl(parts["query"] or "", keep_blank_values=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -105,4 +106,6 @@ def _relax_collector() -> None:
 
 
 def _log_stray_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    if isinstance(context.get("exception"), socket.gaierror):
+        return  # uvloop's lookup of a name, for which nobody waits any more: a time limit came first
     log.error("unexpected", what=context.get("message"), exc_info=context.get("exception"))

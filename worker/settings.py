@@ -24,10 +24,10 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from contracts.amqp import DEFAULT_REPLY_TO_ALLOW
-from contracts.trouble import splits_login
 from contracts.types import Rule
 from contracts.urls import broker_urls
 from worker import durations
+from worker.ledger import postgresql_url
 
 CONSUMER_TIMEOUT = 1800.0
 """Seconds after which RabbitMQ takes an unacknowledged message away, by default (``consumer_timeout``)."""
@@ -196,8 +196,8 @@ class Settings(BaseSettings):
         url = value.get_secret_value()
         if not url.startswith(("sqlite:///", "postgresql://", "postgres://")):
             raise ValueError("write sqlite:///path.db or postgresql://user:password@host/database")
-        if not url.startswith("sqlite") and splits_login(url):
-            raise ValueError("percent-encode the special characters of the password (%2F for /, %40 for @)")
+        if not url.startswith("sqlite:"):
+            postgresql_url.read(url)
         return value
 
     @field_validator("retry_delays", mode="before")

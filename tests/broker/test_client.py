@@ -314,3 +314,18 @@ async def test_of_a_cluster_the_first_broker_that_answers_is_used(
     """A node that is down does not keep the client from starting."""
     async with SessionClient(f"amqp://guest:guest@127.0.0.1:1/, {amqp_url}") as client:
         await client.create_session(user_id=USER)
+
+
+async def test_a_client_that_is_used_from_another_loop_tells_its_caller(
+    amqp_url: str, responder: Responder, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing goes wrong in the loop in which it was opened, where it goes on to work."""
+    async with SessionClient(amqp_url) as client:
+        call = asyncio.to_thread(lambda: asyncio.run(client.create_session(user_id="ada")))
+        with pytest.raises(RuntimeError, match="opened in another event loop; call it there"):
+            await call
+        with pytest.raises(RuntimeError, match="another event loop"):
+            await asyncio.to_thread(lambda: asyncio.run(client.close()))
+        response = await client.create_session(user_id="ada")
+    assert response.status == "completed"
+    assert caplog.records == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import os
 import sqlite3
 import subprocess
@@ -14,11 +15,13 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+import asyncpg
 import pytest
 
 from tests.ledger.support import becomes, sql, take, worker
 from worker.ledger import LedgerError, open_ledger, open_pruner, open_reader, sqlite_file, upgrade
 from worker.ledger.migrate import migrations
+from worker.ledger.postgresql_line import connect, hang_up, sentence
 from worker.ledger.sqlite_file import path_of
 
 if TYPE_CHECKING:
@@ -269,8 +272,83 @@ async def test_postgresql_errors_are_sentences_without_the_password(
     assert postgresql.password not in said
     assert "refuses the user" in await refusal(f"{login}127.0.0.1:{port}/postgres")
     assert "refuses the user" in await refusal(f"postgresql://nobody:{PASSWORD}@127.0.0.1:{port}/postgres")
-    for place in ("127.0.0.1:port", "127.0.0.1:99999", "[::1"):
-        assert "cannot be read" in await refusal(f"{login}{place}/ledger")
+    assert "write host:port" in await refusal(f"{login}127.0.0.1:port/ledger")
+    assert "the port must be 1 to 65535" in await refusal(f"{login}127.0.0.1:99999/ledger")
+    assert "write host:port" in await refusal(f"{login}[::1/ledger")
+    assert "percent-encoded" in await refusal(f"postgresql://postgres:{PASSWORD}@x@127.0.0.1:{port}/ledger")
+
+
+async def test_a_socket_is_named_as_such(tmp_path: Path) -> None:
+    """Not as "localhost", where nobody would find anything wrong."""
+    said = await refusal(f"postgresql://ada@/ledger?host={tmp_path}&port=6000")
+    assert f"at socket {tmp_path}/.s.PGSQL.6000, database ledger cannot be reached" in said
+
+
+async def test_settings_of_the_server_in_the_url_count_or_are_refused(postgresql_url: str) -> None:
+    """None is ignored: what the worker must set itself is said to be so."""
+    async with worker(f"{postgresql_url}?application_name=ours&lock_timeout=7s&connect_timeout=3"):
+        rows = await sql(
+            postgresql_url, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'ours'"
+        )
+        assert rows[0][0] > 0
+    connection = await connect(f"{postgresql_url}?lock_timeout=7s")
+    try:
+        assert await connection.fetchval("SHOW lock_timeout") == "7s"
+    finally:
+        await hang_up(connection)
+    assert "the worker sets timezone itself; leave it out" in await refusal(f"{postgresql_url}?timezone=CET")
+    assert "no_such_setting" in await refusal(f"{postgresql_url}?no_such_setting=1")
+
+
+@pytest.mark.parametrize("error", [KeyError("getpwuid(): uid not found: 4711"), OSError("No username set")])
+async def test_a_user_id_without_a_name_is_said_when_the_url_names_no_user(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container that runs under any number; what Python raises depends on its version."""
+
+    def nameless() -> str:
+        raise error
+
+    monkeypatch.setattr(getpass, "getuser", nameless)
+    monkeypatch.delenv("PGUSER", raising=False)
+    said = await refusal("postgresql://127.0.0.1:1/ledger")
+    assert f"user id {os.getuid()} has no name on this machine; write postgresql://user@host" in said
+    assert "cannot be reached" in await refusal("postgresql://ada@127.0.0.1:1/ledger")
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"PGPORT": "https"}, "invalid literal for int() with base 10: 'https'; the environment sets PGPORT"),
+        ({"PGSSLMODE": "maybe"}, "`sslmode` parameter must be one of"),
+        ({"PGSSLMODE": "maybe"}, "the environment sets PGSSLMODE"),
+        ({"PGSSLMODE": "verify-full", "PGSSLROOTCERT": "/nowhere.pem"}, "sslrootcert /nowhere.pem (No such"),
+        ({"PGTARGETSESSIONATTRS": "best"}, "target_session_attrs is expected to be one of"),
+        ({"PGUSER": "ad\udcff"}, "variable PGUSER is not UTF-8"),
+        ({"PGPASSFILE": "{folder}/pgpass"}, "UnicodeDecodeError"),
+        ({"HOME": "/" + "x" * 300}, "for the home folder is /xxx"),
+    ],
+)
+async def test_what_postgresqls_variables_and_files_add_is_told_as_theirs(
+    variables: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The driver reads them as well as the URL, in which there is nothing to correct then."""
+    (tmp_path / "pgpass").write_bytes(b"127.0.0.1:*:*:*:\xff\n")
+    (tmp_path / "pgpass").chmod(0o600)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value.replace("{folder}", str(tmp_path)))
+    user = "" if "PGUSER" in variables else "ada@"
+    port = "" if "PGPORT" in variables else ":1"
+    assert said in await refusal(f"postgresql://{user}127.0.0.1{port}/ledger")
+
+
+def test_a_connection_that_ended_between_two_statements_is_told_in_words() -> None:
+    """The driver speaks of its states then."""
+    error = asyncpg.InternalClientError("cannot switch to state 12; another operation (2) is in progress")
+    said = sentence(error, "postgresql://ada@db/ledger")
+    assert "ended the connection: it may be restarting" in said
+    assert "state 12" not in said
+    assert "without a word" in sentence(asyncpg.InterfaceError(""), "postgresql://ada@db/ledger")
 
 
 async def test_postgresql_without_permission_is_a_sentence(

@@ -172,7 +172,7 @@ async def test_the_database_is_asked_by_tls_and_refused_without_trust(
         wrong = {
             good.replace(str(secured.authority.folder), str(stranger.folder)): "name the authority's file",
             good.replace("localhost", "127.0.0.1"): "is for another host",
-            good.replace("ca.pem", "nothing.pem"): "a file that the ledger's URL names cannot be read",
+            good.replace("ca.pem", "nothing.pem"): "nothing.pem (No such file or directory)",
             good.replace("verify-full", "safe"): "sslmode",
             good.replace(str(secured.database.port), str(plain.port)): "does not offer TLS",
         }

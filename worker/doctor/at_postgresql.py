@@ -40,7 +40,7 @@ async def examine(url: str, settings: Settings, clock: Callable[[], float], here
     """Raises LedgerError: it cannot be used."""
     try:
         connection = await connect(url)
-    except (*AWAY, ValueError, OverflowError) as error:  # the last one: a port that is too large
+    except AWAY as error:
         raise _no_connection(error, url) from error
     try:
         await _examine(connection, url, settings, clock, here)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -11,7 +13,8 @@ from urllib.parse import unquote, urlsplit
 import asyncpg
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
-from contracts.trouble import tls_trouble
+from contracts.trouble import tls_trouble, words
+from worker.ledger import postgresql_url
 from worker.ledger.availability import BACKOFF
 from worker.ledger.base import LedgerError
 from worker.ledger.group_commit import RefusedError
@@ -42,16 +45,39 @@ _SERVER_SETTINGS = {
 }
 
 
-async def connect(url: str, *, patience: float = COMMAND_TIMEOUT) -> asyncpg.Connection:
+_NETWORK = (None, errno.EHOSTUNREACH, errno.ENETUNREACH)
+_YIELDING = {"application_name", "tcp_keepalives_idle"}
+"""Settings of ours that may be others if the URL says so."""
+
+
+_MEANINGS: dict[type[BaseException], str] = {
+    asyncpg.InvalidAuthorizationSpecificationError: (
+        "refuses the user or the password: correct them in the ledger's URL"
+    ),
+    asyncpg.InvalidCatalogNameError: "has no such database: create it, or correct the ledger's URL",
+    asyncpg.ReadOnlySQLTransactionError: (
+        "is read-only, as a standby is: name the primary in the ledger's URL"
+    ),
+    asyncpg.InternalClientError: "ended the connection: it may be restarting; its log says why",
+    asyncpg.ConnectionDoesNotExistError: "ended the connection: it may be restarting; its log says why",
+    socket.gaierror: "cannot be found: correct the host in the ledger's URL",
+    TimeoutError: "does not answer in time: check the network and the server",
+    OSError: "cannot be reached: check that the server runs, and the host and port in the ledger's URL",
+}
+
+
+class UnusableError(asyncpg.InterfaceError):
+    """The URL, or what PostgreSQL's variables and files add to it, cannot be used; a sentence."""
+
+
+async def connect(url: str, *, patience: float | None = None) -> asyncpg.Connection:
     """A connection for the ledger's own statements. Raises one of AWAY.
 
     Connecting and each statement may take ``patience`` seconds, and never longer than they usually may.
     """
-    seconds = min(patience, COMMAND_TIMEOUT)
+    seconds = min(patience or COMMAND_TIMEOUT, COMMAND_TIMEOUT)
     settings = {**_SERVER_SETTINGS, "statement_timeout": _milliseconds(seconds)}
-    return await asyncpg.connect(
-        url, timeout=min(patience, CONNECT_TIMEOUT), command_timeout=seconds, server_settings=settings
-    )
+    return await _connect(url, patience, command_timeout=seconds, settings=settings)
 
 
 async def connect_for_people(url: str, *, patience: float | None = None) -> asyncpg.Connection:
@@ -61,11 +87,50 @@ async def connect_for_people(url: str, *, patience: float | None = None) -> asyn
     if patience is not None:
         settings |= {"statement_timeout": _milliseconds(patience), "tcp_keepalives_idle": "30"}
     try:
-        return await asyncpg.connect(
-            url, timeout=CONNECT_TIMEOUT, command_timeout=patience, server_settings=settings
-        )
-    except (*AWAY, ValueError, OverflowError) as error:  # the last one: a port that is too large
+        return await _connect(url, None, command_timeout=patience, settings=settings)
+    except AWAY as error:
         raise LedgerError(sentence(error, url)) from error
+
+
+async def _connect(
+    url: str, patience: float | None, *, command_timeout: float | None, settings: dict[str, str]
+) -> asyncpg.Connection:
+    """Raises one of AWAY, whatever the driver raises."""
+    try:
+        target = postgresql_url.read(url)
+    except ValueError as error:
+        raise UnusableError(f"the ledger's URL cannot be used: {error}") from None
+    for name in sorted(target.settings & settings.keys()):
+        if name not in _YIELDING:
+            raise UnusableError(
+                f"the ledger's URL cannot be used: the worker sets {name} itself; leave it out"
+            )
+        del settings[name]
+    usual = target.patience or CONNECT_TIMEOUT
+    try:
+        return await asyncpg.connect(
+            target.url,
+            timeout=min(patience or usual, usual),
+            command_timeout=command_timeout,
+            server_settings=settings,
+        )
+    except Exception as error:
+        if isinstance(error, AWAY) and not (isinstance(error, OSError) and postgresql_url.unnamed_user(url)):
+            raise
+        raise UnusableError(_misread(error, url)) from error
+
+
+def _misread(error: Exception, url: str) -> str:
+    """What it means that the driver could not even try."""
+    if postgresql_url.unnamed_user(url):
+        return (
+            f"the ledger's URL names no user, and user id {os.getuid()} has no name on this machine; write "
+            "postgresql://user@host/database, or set PGUSER"
+        )
+    return (
+        "the ledger's URL cannot be used with what PostgreSQL's variables and files (~/.pgpass) say "
+        f"({words(error)}{postgresql_url.variables()}); correct them"
+    )
 
 
 def _milliseconds(seconds: float) -> str:
@@ -79,50 +144,45 @@ async def hang_up(connection: asyncpg.Connection) -> None:
     connection.terminate()
 
 
-def place_of(url: str) -> str:
-    """Host, port and database of ``url``, for people."""
-    parts = urlsplit(url)
-    return f"{parts.netloc.rpartition('@')[2] or 'localhost'}{parts.path}"
-
-
 def sentence(error: BaseException, url: str) -> str:
     """What ``error`` means for the ledger at ``url``, without the password."""
-    # Two of ours are ValueErrors as well: a certificate that is refused, and a parameter of the URL.
-    if isinstance(error, ValueError | OverflowError) and not isinstance(error, AWAY):
-        return "the ledger's URL cannot be read: write postgresql://user:password@host:5432/database"
-    parts, place = urlsplit(url), place_of(url)
-    if trouble := _about_tls(error, place, parts.query):
+    if isinstance(error, UnusableError):
+        return str(error)
+    parts, place = urlsplit(url), postgresql_url.place_of(url)
+    if trouble := _about_tls(error, place, url):
         return trouble
-    match error:
-        case asyncpg.InvalidAuthorizationSpecificationError():
-            what = "refuses the user or the password: correct them in the ledger's URL"
-        case asyncpg.InvalidCatalogNameError():
-            what = "has no such database: create it, or correct the ledger's URL"
-        case asyncpg.InsufficientPrivilegeError():
-            user = f"user {unquote(parts.username)}" if parts.username else "this user"
-            what = f"does not permit it to {user} ({error}): docs/security.md has the grants for each role"
-        case asyncpg.ReadOnlySQLTransactionError():
-            what = "is read-only, as a standby is: name the primary in the ledger's URL"
-        case socket.gaierror():
-            what = "cannot be found: correct the host in the ledger's URL"
-        case TimeoutError():
-            what = "does not answer in time: check the network and the server"
-        case OSError():
-            what = "cannot be reached: check that the server runs, and the host and port in the ledger's URL"
-        case _:
-            what = f"cannot be used: {error}".replace("\n", " ")
+    if isinstance(error, asyncpg.InsufficientPrivilegeError):
+        user = f"user {unquote(parts.username)}" if parts.username else "this user"
+        what = f"does not permit it to {user} ({error}): docs/security.md has the grants for each role"
+    elif isinstance(error, OSError) and place.startswith("socket "):
+        what = "cannot be reached: check that the server runs, and that its socket is in that folder"
+    else:
+        said = " ".join(str(error).split()) or words(error)
+        what = next(
+            (meaning for kind, meaning in _MEANINGS.items() if isinstance(error, kind)),
+            f"cannot be used: {said}",
+        )
     return f"the ledger's PostgreSQL at {place} {what}"
 
 
-def _about_tls(error: BaseException, place: str, query: str) -> str | None:
+def _about_tls(error: BaseException, place: str, url: str) -> str | None:
     if trouble := tls_trouble(error, place, "sslrootcert"):
         return f"the ledger's PostgreSQL: {trouble}"
     match error:
         case asyncpg.ClientConfigurationError():
-            return f"the ledger's URL cannot be used: {error}".partition("\n")[0]
-        case FileNotFoundError() | PermissionError() if "ssl" in query:
-            return f"a file that the ledger's URL names cannot be read ({error.strerror}): correct its path"
-        case ConnectionError() if "SSL" in str(error):
+            said = str(error).partition("\n")[0]
+            return f"the ledger's URL cannot be used: {said}{postgresql_url.variables()}"
+        case OSError(errno=number) if (
+            number not in _NETWORK
+            and not isinstance(error, ConnectionError | TimeoutError | socket.gaierror)
+            and not place.startswith("socket ")
+            and (file := postgresql_url.unreadable_file(url))
+        ):
+            return (
+                f"a file for TLS with the ledger's PostgreSQL cannot be read: {file}; correct its path or "
+                "its rights"
+            )
+        case ConnectionError() if "rejected SSL" in str(error):
             return (
                 f"the ledger's PostgreSQL at {place} does not offer TLS: switch it on there (ssl = on), or "
                 "change sslmode in the ledger's URL"
@@ -152,7 +212,7 @@ class Line:
         """Connect now. Raises LedgerError."""
         try:
             self._connection = await connect(self._url)
-        except (*AWAY, ValueError, OverflowError) as error:  # the last one: a port that is too large
+        except AWAY as error:
             raise LedgerError(sentence(error, self._url)) from error
         return self._connection
 

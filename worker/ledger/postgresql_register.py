@@ -107,7 +107,9 @@ class Register:
         # Who is only joining holds nothing yet that could be taken over.
         patience = self._patience if self._joined.done() else COMMAND_TIMEOUT
         if self._connection is None:
-            self._connection = await connect(self._url, patience=patience)
+            self._connection = await connect(
+                self._url, patience=self._patience if self._joined.done() else None
+            )
         await self._connection.execute(
             RENEW, self._me.worker_id, self._me.holder_timeout, gap, timeout=patience
         )

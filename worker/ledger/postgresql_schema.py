@@ -10,7 +10,8 @@ import asyncpg
 
 from worker.ledger.base import LedgerError
 from worker.ledger.migrate import check_current, has_version, migrations, missing, stranger, tables
-from worker.ledger.postgresql_line import AWAY, connect_for_people, hang_up, place_of, sentence
+from worker.ledger.postgresql_line import AWAY, connect_for_people, hang_up, sentence
+from worker.ledger.postgresql_url import place_of
 
 if TYPE_CHECKING:
     from worker.ledger.migrate import Migration

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, sleep_using_event, stop_when_event_set
 
+from contracts.trouble import words
 from worker.ledger.availability import BACKOFF
 from worker.ledger.base import LedgerError
 from worker.ledger.group_commit import RefusedError
@@ -154,7 +155,7 @@ class Writer:
             raise
         except Exception as error:  # what sqlite3 cannot even bind: lone surrogates, too large numbers
             self._roll_back()
-            raise RefusedError(f"{type(error).__name__}: {error}") from error
+            raise RefusedError(words(error)) from error
 
     def _try(self, steps: Sequence[AnyStep], *, sweep: bool, leave: bool) -> list[AnyAnswer]:
         if self._database is None:

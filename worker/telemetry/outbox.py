@@ -6,6 +6,8 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING
 
+from contracts.trouble import words
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -61,4 +63,4 @@ class Outbox:
             if batch:
                 self._send(batch)
         except Exception as error:  # noqa: BLE001 - no thread without a master
-            self._trouble(f"{type(error).__name__}: {error}")
+            self._trouble(words(error))

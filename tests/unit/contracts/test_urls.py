@@ -42,6 +42,7 @@ def test_commas_separate_urls() -> None:
         ("amqp://ada:s3,cret@mq/", "a comma in a password as %2C"),
         ("amqp://ada:s3/cret@mq/", "percent-encoded"),
         ("amqp://ada:s3[cret@mq/", "percent-encoded"),
+        ("amqp://ada:s3@cret@mq/", "percent-encoded"),
         ("amqp://ada:s3\\cret@mq/", "percent-encoded"),
         ("amqp://ada:s3\ncret@mq/", "percent-encoded"),
         ("amqp://ada:s3cret\uff10@mq/", "percent-encoded"),
