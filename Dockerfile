@@ -23,7 +23,8 @@ ENV PATH=/opt/session-worker/bin:$PATH PYTHONUNBUFFERED=1
 # For the check below; probes from outside need SESSION_WORKER_OPS_HOST=0.0.0.0 besides.
 ENV SESSION_WORKER_OPS_PORT=9464
 USER 10001
-# A SQLite ledger, which is named relative to this folder, outlives the container here.
+# A SQLite ledger that nobody names is made in this folder, where it outlives the container.
+ENV STATE_DIRECTORY=/var/lib/session-worker
 WORKDIR /var/lib/session-worker
 VOLUME /var/lib/session-worker
 # Alive, not ready: who replaces unhealthy containers must not do so because the broker is away.

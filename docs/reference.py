@@ -64,7 +64,7 @@ def long_defaults() -> str:
 
 def secret_settings() -> str:
     """The settings that may hold a password."""
-    names = [name for name, field in Settings.model_fields.items() if isinstance(field.default, SecretStr)]
+    names = [name for name, field in Settings.model_fields.items() if field.annotation is SecretStr]
     return "".join(f"- `/run/secrets/session_worker_{name}`\n" for name in names)
 
 

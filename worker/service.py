@@ -17,7 +17,7 @@ from worker.confirms import UnroutableError
 from worker.flow import Flow
 from worker.health import STARTING, TOLD_TO_STOP, Report
 from worker.ledger import open_ledger, open_pruner, prune
-from worker.ledger.base import LedgerError
+from worker.ledger.base import LedgerError, Opened
 from worker.link import Link
 from worker.outcome import Busy
 from worker.reply import ReplyBuilder
@@ -118,6 +118,7 @@ class Service:
             slowest_retry=settings.retry_delays[-1],
             emit=self._emit,
         )
+        self._opened = Opened("", "")
         self._link: Link | None = None
         self._no_link = self._no_ledger = STARTING
         self._started = False
@@ -134,7 +135,7 @@ class Service:
             StartError: the worker could not start.
         """
         try:
-            await self._ledger.open()
+            self._opened = await self._ledger.open()
         except LedgerError as error:
             raise StartError(str(error)) from error
         self._no_ledger = ""
@@ -275,7 +276,8 @@ class Service:
         link.watch_blocked(self._gate_changed.set)
         self._started = True
         self._up()
-        self._emit(WorkerUp(self._names.work, self._settings.concurrency))
+        opened = self._opened
+        self._emit(WorkerUp(self._names.work, self._settings.concurrency, opened.name, opened.holds))
         lost = {
             asyncio.create_task(link.lost(), name="link watcher"),
             gate := asyncio.create_task(self._keep_gate(link), name="consuming gate"),

@@ -26,7 +26,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from contracts.amqp import DEFAULT_REPLY_TO_ALLOW
 from contracts.types import Rule
 from contracts.urls import broker_urls
-from worker import durations
+from worker import durations, places
 from worker.ledger import postgresql_url
 
 CONSUMER_TIMEOUT = 1800.0
@@ -47,6 +47,10 @@ _NOT_MEANT = re.compile("(SERVICE|PORT|TEST)(_|$)")
 name; the tests have variables of their own."""
 
 
+class LedgerNotNamedError(Exception):
+    """Nobody named a ledger, and there are two that could be meant; the message names both."""
+
+
 class Settings(BaseSettings):
     """The worker's settings. Durations are in seconds (or have a unit where it says so), sizes in bytes."""
 
@@ -65,8 +69,10 @@ class Settings(BaseSettings):
         "For a cluster, the URLs of all nodes separated by commas.",
     )
     ledger_url: SecretStr = Field(
-        default=SecretStr("sqlite:///session-worker.db"),
-        description="URL of the ledger: `sqlite:///path.db` or `postgresql://user:password@host/database`.",
+        default_factory=lambda: SecretStr(places.default_ledger_url()),
+        description="URL of the ledger: `sqlite:////folder/file.db` or "
+        "`postgresql://user:password@host/database`. Default: `ledger.db` in the state folder, which is "
+        "`~/.local/state/session-worker`, for root and services `/var/lib/session-worker`.",
     )
     prefix: Annotated[
         str,
@@ -275,6 +281,7 @@ def load(**flags: object) -> Settings:
 
     Raises:
         pydantic.ValidationError: a value is refused; ``session-worker`` prints it as sentences.
+        LedgerNotNamedError: no ledger is named, and the current folder has one of an earlier release.
     """
     return _read({name: value for name, value in flags.items() if value is not None})
 
@@ -284,13 +291,25 @@ def load_only(**flags: object) -> Settings:
 
     For a command that uses a few of them: what is wrong with the others is not its affair.
     """
-    unused = {name: field.default for name, field in Settings.model_fields.items() if name not in flags}
+    unused = {
+        name: field.get_default(call_default_factory=True, validated_data={})
+        for name, field in Settings.model_fields.items()
+        if name not in flags
+    }
     return _read(unused | {name: value for name, value in flags.items() if value is not None})
 
 
 def _read(given: dict[str, Any]) -> Settings:
     folder = os.environ.get("SESSION_WORKER_SECRETS_DIR", "/run/secrets")
-    return Settings(_secrets_dir=folder if Path(folder).is_dir() else None, **given)
+    loaded = Settings(_secrets_dir=folder if Path(folder).is_dir() else None, **given)
+    if "ledger_url" not in loaded.model_fields_set and places.FORMER.exists():
+        former, new = places.sqlite_url(places.FORMER.absolute()), places.default_ledger_url()
+        raise LedgerNotNamedError(
+            f"ledger_url: not set, and this folder has a ledger {places.FORMER} of an earlier release. "
+            f"Set SESSION_WORKER_LEDGER_URL={former} to go on with that one, or "
+            f"SESSION_WORKER_LEDGER_URL={new} for one in the new default place."
+        )
+    return loaded
 
 
 def unknown_variables() -> dict[str, str]:

@@ -105,7 +105,7 @@ class Trouble:
         self.expired.append(self.sent[-1])
 
     def ledger_locked(self) -> None:
-        self._end = lock_ledger(f"sqlite:///{self.folder / 'session-worker.db'}")
+        self._end = lock_ledger(f"sqlite:///{self.folder / 'ledger.db'}")
         soon(lambda: "ledger" in self.ops.red(), 30)
 
     def alarm(self) -> None:
@@ -178,6 +178,7 @@ def test_every_command_of_the_operations_page_does_what_it_says(
     trouble = Trouble(folder, own_rabbitmq, free_port())
     port = trouble.ops.port
     replace = {
+        "sqlite:////var/lib/session-worker/": f"sqlite:///{folder}/",
         "localhost:5672": f"127.0.0.1:{own_rabbitmq.port}",
         "localhost/sessions": database,
         "-password": f"-{postgresql.password}",
@@ -229,7 +230,7 @@ def test_every_command_of_the_operations_page_does_what_it_says(
     assert others == set(trouble.expired)
     sessions = postgresql.execute("SELECT count(*) FROM sessions", database.partition("/")[2])
     assert int(sessions) == len(statuses) - len(others)
-    with closing(sqlite3.connect(folder / "session-worker.db")) as restored:
+    with closing(sqlite3.connect(folder / "ledger.db")) as restored:
         known = {key for (key,) in restored.execute("SELECT request_id FROM requests")}
     assert known >= set(trouble.sent)
     assert not any(depth for name, depth in own_rabbitmq.queue_depths("/").items())

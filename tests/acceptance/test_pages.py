@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from dataclasses import fields
@@ -51,7 +52,7 @@ def test_getting_started_can_be_followed_word_by_word(
     )
 
     assert "went from version 0" in printed
-    assert (folder / "session-worker.db").is_file()
+    assert (Path(os.environ["XDG_STATE_HOME"]) / "session-worker" / "ledger.db").is_file()
 
 
 def test_no_command_of_getting_started_is_only_told_of() -> None:

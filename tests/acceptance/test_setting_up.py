@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from contextlib import closing
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -13,8 +15,11 @@ import pytest
 
 from contracts import CreateSessionRequest, CreateSessionResponse, Names, asyncapi
 from tests.acceptance.conftest import environment
+from tests.support.worker_process import WorkerProcess
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.acceptance.conftest import Cli
 
 
@@ -78,6 +83,35 @@ def test_ledger_upgrade_creates_the_schema_once(cli: Cli, sqlite_url: str, empty
         assert "from version 0 to" in cli("ledger", "upgrade", ledger_url=url).out
         assert "already" in cli("ledger", "upgrade", ledger_url=url).out
         assert cli("requests", "--json", ledger_url=url).documents == []
+
+
+def test_workers_in_two_folders_have_one_ledger_and_say_which(
+    cli: Cli, amqp_url: str, tmp_path: Path
+) -> None:
+    """And commands in a third one look into the same, when nobody named any."""
+    folders = [tmp_path / name for name in ("one", "two")]
+    held = []
+    for folder in folders:
+        folder.mkdir()
+        with closing(WorkerProcess(amqp_url=amqp_url, folder=folder)) as worker:
+            up = worker.wait_up()
+            assert cli("send", "--user", "ada@example.com", amqp_url=amqp_url).code == 0
+        held.append((up["ledger"], up["holds"]))
+
+    ledger = f"sqlite:///{os.environ['XDG_STATE_HOME']}/session-worker/ledger.db"
+    assert held == [(ledger, "new"), (ledger, "1 request")]
+    assert len(cli("requests", "--json").documents) == 2
+    assert [path for folder in folders for path in folder.iterdir()] == []
+
+
+def test_a_ledger_of_an_earlier_release_in_the_folder_is_not_left_behind(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "session-worker.db").touch()
+
+    for command in ("run", "requests", "top", "doctor", "ledger upgrade"):
+        ran = cli(*command.split())
+        assert ran.code == 2
+        assert f"SESSION_WORKER_LEDGER_URL=sqlite:///{tmp_path}/session-worker.db to go on with" in ran.err
+    assert cli("schema", "request").code == 0
 
 
 @pytest.mark.parametrize("model", [CreateSessionRequest, CreateSessionResponse])

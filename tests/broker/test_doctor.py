@@ -183,7 +183,7 @@ def test_looking_creates_no_ledger_and_no_queue(lab: Lab) -> None:
     assert "missing" in found["exchange session"].found
     assert "topology apply" in str(found[f"queue {WORK}"].fix)
     assert "there is no ledger file" in found["ledger"].found
-    assert "ledger upgrade" in str(found["ledger"].fix)
+    assert "name the ledger that the workers use" in str(found["ledger"].fix)
     assert lab.broker.queue_depths(lab.vhost) == {}
     assert list(lab.folder.iterdir()) == []
 
@@ -292,7 +292,7 @@ def test_where_nothing_exists_yet_that_is_one_line_and_so_is_its_fix(lab: Lab) -
     assert "exchange, queues   none of the 6 exist; fix: run `session-worker topology apply`" in done.stdout
     counted, first = done.stderr.splitlines()[-2:]
     assert counted.startswith("2 failed, ")
-    assert first.startswith("First, ledger: make it with `session-worker ledger upgrade`")
+    assert first.startswith("First, ledger: name the ledger that the workers use")
 
 
 @pytest.mark.parametrize(

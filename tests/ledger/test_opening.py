@@ -103,6 +103,40 @@ async def test_upgrading_tells_the_versions_and_is_repeatable(
             await take(ledger)
 
 
+async def test_opening_names_the_ledger_and_what_it_holds(ledger_url: str) -> None:
+    """Without a password; "new" is not the same as 0 of many."""
+    await upgrade(ledger_url)
+    for expected in ("new", "1 request", "2 requests"):
+        ledger = open_ledger(ledger_url, worker_id=expected, holder_timeout=15)
+        opened = await ledger.open()
+        await take(ledger)
+        await ledger.close()
+        assert opened.holds == expected
+        assert opened.name == ledger_url.replace("postgres@", "")
+
+
+async def test_what_a_large_ledger_holds_is_an_estimate(ledger_url: str) -> None:
+    """To count a hundred million rows would hold up the start."""
+    async with worker(ledger_url) as ledger:
+        await take(ledger)
+    columns = "status, attempt, token, fingerprint, session_id, user_id, operation, received_at, updated_at"
+    columns += ", history"
+    number = "printf('%012d', n)" if ledger_url.startswith("sqlite") else "lpad(n::text, 12, '0')"
+    cast = "" if ledger_url.startswith("sqlite") else "::uuid"
+    await sql(
+        ledger_url,
+        f"WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 12344) "
+        f"INSERT INTO requests (request_id, {columns}) "
+        f"SELECT ('00000000-0000-4000-8000-' || {number}){cast}, {columns} FROM requests, n",
+    )
+    if ledger_url.startswith("postgres"):
+        await sql(ledger_url, "ANALYZE requests")
+    ledger = open_ledger(ledger_url, worker_id="me", holder_timeout=15)
+    opened = await ledger.open()
+    await ledger.close()
+    assert opened.holds == "about 12,345 requests"
+
+
 # ---------------------------------------------------------------------------------------------- SQLite
 
 

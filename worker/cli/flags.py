@@ -23,6 +23,8 @@ LONGEST_DEFAULT = 60
 def default_text(field: FieldInfo) -> str:
     """A field's default as a person would type it."""
     default = field.default
+    if field.default_factory is not None:
+        return "sqlite:///…/ledger.db"
     if isinstance(default, SecretStr):
         return default.get_secret_value()
     if default is None:

@@ -26,8 +26,12 @@ def _explain(error: Exception) -> tuple[int, list[str]]:
     from pydantic import ValidationError
     from pydantic_settings import SettingsError
 
+    from worker.settings import LedgerNotNamedError
+
     if isinstance(error, ValidationError) and error.title == "Settings":
         return 2, refused_settings(error)
+    if isinstance(error, LedgerNotNamedError):
+        return 2, [str(error)]
     if isinstance(error, SettingsError):
         return 2, [f"The settings cannot be read: {error}."]
     if isinstance(error, OSError):

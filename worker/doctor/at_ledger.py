@@ -17,7 +17,7 @@ from worker import durations
 from worker.doctor.result import CHECK_SECONDS, Result, at_a_loss, failed, ok, refused, skipped, warning
 from worker.ledger.base import LedgerError
 from worker.ledger.migrate import check_current
-from worker.ledger.sqlite_file import connect, path_of, sentence, version_of
+from worker.ledger.sqlite_file import ESTIMATE, connect, no_file, path_of, sentence, version_of
 from worker.ledger.sqlite_steps import iso
 
 if TYPE_CHECKING:
@@ -47,10 +47,6 @@ _JOURNAL_BYTE, _WAL = 18, 2
 immutable."""
 _WORKERS = """
 SELECT count(*) FILTER (WHERE gone_at > :now), count(*) FILTER (WHERE gone_at <= :now) FROM workers
-"""
-# To count them would take its time. The oldest ones are deleted first.
-_ROWS = """
-SELECT coalesce((SELECT max(rowid) FROM requests) - (SELECT min(rowid) FROM requests) + 1, 0)
 """
 
 
@@ -86,17 +82,14 @@ async def examine(settings: Settings, clock: Callable[[], float]) -> AtLedger:
 
 def _examine_file(path: Path, settings: Settings, here: AtLedger) -> None:
     if not path.is_file():
-        raise LedgerError(
-            f"there is no ledger file {path.absolute()}; make it with `session-worker ledger upgrade`, or "
-            "name the file that the worker uses (SESSION_WORKER_LEDGER_URL)"
-        )
+        raise no_file(path)
     try:
         with closing(_open(path)) as database:
             version = version_of(database)
             check_current("sqlite", version)
             now = iso(datetime.now(UTC))
             here.alive, here.gone = database.execute(_WORKERS, {"now": now}).fetchone()
-            rows = database.execute(_ROWS).fetchone()[0]
+            rows = database.execute(f"SELECT {ESTIMATE}").fetchone()[0]
     except sqlite3.Error as error:
         raise LedgerError(sentence(error, path)) from error
     here.results.append(_file(path, version))

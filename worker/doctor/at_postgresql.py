@@ -8,7 +8,7 @@ from worker.doctor.at_ledger import clock_skew, size
 from worker.doctor.result import failed, ok, refused, warning
 from worker.ledger.base import LedgerError
 from worker.ledger.postgresql_line import AWAY, connect, hang_up, sentence
-from worker.ledger.postgresql_schema import check_grants, check_schema
+from worker.ledger.postgresql_schema import ESTIMATE, check_grants, check_schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,10 +26,8 @@ SELECT current_setting('server_version') AS version, current_database() AS datab
     current_setting('synchronous_commit') AS synchronous_commit,
     current_setting('full_page_writes') AS full_page_writes
 """
-_SIZE = """
-SELECT greatest(reltuples, pg_stat_get_live_tuples(oid))::bigint AS rows,
-    pg_total_relation_size(oid) + pg_total_relation_size('sessions') AS bytes
-FROM pg_class WHERE oid = 'requests'::regclass
+_SIZE = f"""
+SELECT {ESTIMATE} AS rows, pg_total_relation_size('requests') + pg_total_relation_size('sessions') AS bytes
 """
 _WORKERS = """
 SELECT count(*) FILTER (WHERE gone_at > now()), count(*) FILTER (WHERE gone_at <= now()) FROM workers

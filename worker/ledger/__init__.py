@@ -87,6 +87,6 @@ def _is_sqlite(url: str) -> bool:
     scheme = url.partition(":")[0]
     if scheme not in {"sqlite", "postgresql", "postgres"}:
         raise LedgerError(
-            "the ledger's URL must start with sqlite:/// or postgresql://, for example sqlite:///session-worker.db"
+            "the ledger's URL must start with sqlite:/// or postgresql://, for example sqlite:////folder/ledger.db"
         )
     return scheme == "sqlite"

@@ -267,12 +267,28 @@ class Recent:
     workers: Sequence[str]
 
 
+@value
+class Opened:
+    """Which ledger was opened, for people: ``name`` has no password; ``holds`` says how many requests are
+    there, as far as that can be told at once."""
+
+    name: str
+    holds: str
+
+
+def holds(counted: int, estimated: int) -> str:
+    """``counted``: requests, no further than to COUNTED."""
+    if counted < COUNTED:
+        return f"{counted:,} request{'' if counted == 1 else 's'}" if counted else "new"
+    return f"about {max(counted, estimated):,} requests"
+
+
 class Ledger(Protocol):
     """Where requests and their outcomes are kept."""
 
     availability: Availability
 
-    async def open(self) -> None:
+    async def open(self) -> Opened:
         """Connect, check (SQLite: upgrade) the schema, register this worker and keep it registered.
 
         Raises:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from worker.ledger.base import LedgerError
+from worker.ledger.base import COUNTED, LedgerError, holds
 from worker.ledger.migrate import check_current, has_version, migrations, missing, stranger, tables
 from worker.ledger.postgresql_line import AWAY, connect_for_people, hang_up, sentence
 from worker.ledger.postgresql_url import place_of
@@ -30,6 +30,11 @@ _LACKING = """
 SELECT quote_ident(current_user), a.* FROM unnest($1::text[], $2::text[]) AS a (its, privilege)
 WHERE NOT has_table_privilege(its, privilege)
 """
+ESTIMATE = """(
+SELECT greatest(reltuples, pg_stat_get_live_tuples(oid))::bigint
+FROM pg_class WHERE oid = 'requests'::regclass
+)"""
+_COUNTS = f"SELECT (SELECT count(*) FROM (SELECT FROM requests LIMIT {COUNTED}) AS counted), {ESTIMATE}"  # noqa: S608
 _FOUND = """
 SELECT relname, quote_ident(nspname) AS place, ARRAY(
     SELECT attname::text FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped
@@ -99,6 +104,15 @@ async def check_grants(connection: asyncpg.Connection, url: str) -> None:
     if lacking:
         grants = "; ".join(f"GRANT {privilege} ON {table} TO {user}" for user, table, privilege in lacking)
         raise LedgerError(f"the ledger's user lacks privileges: {grants} (docs/security.md has all of them)")
+
+
+async def holds_of(connection: asyncpg.Connection, url: str) -> str:
+    """See ``Opened``. Raises LedgerError."""
+    try:
+        ((counted, estimated),) = await connection.fetch(_COUNTS)
+    except AWAY as error:
+        raise LedgerError(sentence(error, url)) from error
+    return holds(counted, estimated)
 
 
 async def upgrade_database(url: str) -> tuple[int, int]:

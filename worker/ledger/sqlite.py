@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 from contracts.threads import in_own_thread
 from worker.identifiers import new_token
 from worker.ledger.availability import Availability
-from worker.ledger.base import Claim, Claimed, Look, Release, Reopen, Reopened, Step
+from worker.ledger.base import Claim, Claimed, Look, Opened, Release, Reopen, Reopened, Step
 from worker.ledger.group_commit import GroupCommit
 from worker.ledger.notes import LazyNotes, Note
 from worker.ledger.sqlite_writer import Writer
@@ -42,9 +42,9 @@ class SQLiteLedger:
         self._notes = LazyNotes(self._steps.note)
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def open(self) -> None:
+    async def open(self) -> Opened:
         self._loop = asyncio.get_running_loop()
-        await in_own_thread(self._writer.open)
+        return await in_own_thread(self._writer.open)
 
     async def close(self) -> None:
         self._notes.flush()

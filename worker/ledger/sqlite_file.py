@@ -10,13 +10,18 @@ from urllib.parse import quote, unquote
 
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
-from worker.ledger.base import LedgerError
+from worker.ledger.base import COUNTED, LedgerError
 from worker.ledger.migrate import VERSION_TABLE, columns, has_version, missing, stranger
+from worker.places import state_folder
 
 BUSY_TIMEOUT = 3.0
 """Seconds to wait for another process's transaction before the ledger counts as away."""
 OPEN_TIMEOUT = 20.0
 """Seconds to wait at start, when another process may be upgrading the same file."""
+
+# To count them all would take its time. The oldest ones are deleted first.
+ESTIMATE = "coalesce((SELECT max(rowid) FROM requests) - (SELECT min(rowid) FROM requests) + 1, 0)"
+COUNTS = f"SELECT (SELECT count(*) FROM (SELECT 1 FROM requests LIMIT {COUNTED})), {ESTIMATE}"  # noqa: S608 - constants
 
 _SENTENCES = {
     sqlite3.SQLITE_BUSY: "is locked by another process: stop that one, or let it finish",
@@ -74,8 +79,7 @@ def open_upgraded(path: Path) -> tuple[sqlite3.Connection, int]:
     Raises:
         LedgerError: it cannot be used; a sentence for people.
     """
-    if not path.parent.is_dir():
-        raise LedgerError(f"the ledger's folder {path.parent} does not exist: make it, or name another")
+    _see_to_folder(path.parent)
     retrying = Retrying(
         retry=retry_if_exception(is_busy),
         stop=stop_after_delay(OPEN_TIMEOUT),
@@ -86,6 +90,27 @@ def open_upgraded(path: Path) -> tuple[sqlite3.Connection, int]:
         return retrying(_open_upgraded, path)
     except sqlite3.Error as error:
         raise LedgerError(sentence(error, path)) from error
+
+
+def no_file(path: Path) -> LedgerError:
+    """Do not propose to make one: in a wrong folder it would be a second ledger."""
+    return LedgerError(
+        f"there is no ledger file {path.absolute()}; name the ledger that the workers use in "
+        "SESSION_WORKER_LEDGER_URL (their log names it at `worker up`, and before that there is none)"
+    )
+
+
+def _see_to_folder(folder: Path) -> None:
+    if folder == state_folder():
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise LedgerError(
+                f"the ledger's folder {folder} cannot be made ({error.strerror}): make it, or name another "
+                "place (SESSION_WORKER_LEDGER_URL)"
+            ) from error
+    if not folder.is_dir():
+        raise LedgerError(f"the ledger's folder {folder.absolute()} does not exist: make it, or name another")
 
 
 def version_of(database: sqlite3.Connection) -> int:

@@ -14,7 +14,7 @@ from contracts.threads import in_own_thread
 from worker.ledger.base import COUNTED, Entry, Glimpse, LedgerError, Recent
 from worker.ledger.held import OF_SESSION, REPLAYED, condition, matching
 from worker.ledger.migrate import check_current
-from worker.ledger.sqlite_file import connect, sentence, version_of
+from worker.ledger.sqlite_file import connect, no_file, sentence, version_of
 from worker.ledger.sqlite_steps import iso
 
 if TYPE_CHECKING:
@@ -49,9 +49,7 @@ class SQLiteReader:
 
     async def open(self) -> None:
         if not self._path.is_file():
-            raise LedgerError(
-                f"there is no ledger file {self._path}: start the worker once, or name the file it uses"
-            )
+            raise no_file(self._path)
         try:
             version = await self._ask(version_of)
             check_current("sqlite", version)

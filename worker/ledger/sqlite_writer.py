@@ -14,11 +14,12 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, sleep_us
 
 from contracts.trouble import words
 from worker.ledger.availability import BACKOFF
-from worker.ledger.base import LedgerError
+from worker.ledger.base import LedgerError, Opened, holds
 from worker.ledger.group_commit import RefusedError
-from worker.ledger.sqlite_file import connect, open_upgraded, sentence
+from worker.ledger.sqlite_file import COUNTS, connect, open_upgraded, sentence
 from worker.ledger.sqlite_open_files import LostError, OpenFiles
 from worker.ledger.sqlite_steps import Transaction
+from worker.places import sqlite_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -59,18 +60,20 @@ class Writer:
         self._gap = False
         self._lost = False
 
-    def open(self) -> None:
+    def open(self) -> Opened:
         """Open and upgrade the file, register this worker, start the thread. Raises LedgerError."""
         self._database, _ = open_upgraded(self._path)
         try:
             self._files.opened(self._database)
             self._transact([], sweep=True)
+            counts = self._database.execute(COUNTS).fetchone()
         except BaseException as error:
             self._disconnect()
             if isinstance(error, sqlite3.Error):
                 raise LedgerError(sentence(error, self._path)) from error
             raise
         self._thread.start()
+        return Opened(sqlite_url(self._path.absolute()), holds(*counts))
 
     def commit(self, steps: Sequence[AnyStep]) -> Future[list[AnyAnswer]]:
         """Commit ``steps`` together. The future raises RefusedError, or LedgerError once it is stopped."""

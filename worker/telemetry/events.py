@@ -192,10 +192,13 @@ class LedgerNotPruned(Event):
 
 @dataclass(frozen=True, slots=True)
 class WorkerUp(Event):
-    """The worker has a link to the broker: at the start, and again whenever it was lost."""
+    """The worker has a link to the broker: at the start, and again whenever it was lost. `holds` tells what
+    was in the ledger when the worker started."""
 
     queue: str
     concurrency: int
+    ledger: str
+    holds: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,32 @@
+"""Where the ledger is that nobody named: one place for each user, whatever folder a command is run in."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import quote
+
+FORMER = Path("session-worker.db")
+"""The ledger that earlier releases made in the current folder."""
+
+
+def state_folder() -> Path:
+    """The folder for what must outlive the worker; it need not be there yet."""
+    service = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]  # systemd's
+    if service:
+        return Path(service)
+    users = Path(os.environ.get("XDG_STATE_HOME", ""))
+    if users.is_absolute():
+        return users / "session-worker"
+    home = Path(os.path.expanduser("~"))  # noqa: PTH111 - which raises nothing for a user without a home
+    if os.geteuid() == 0 or not home.is_absolute() or not home.is_dir():
+        return Path("/var/lib/session-worker")
+    return home / ".local/state/session-worker"
+
+
+def default_ledger_url() -> str:
+    return sqlite_url(state_folder() / "ledger.db")
+
+
+def sqlite_url(path: Path) -> str:
+    return f"sqlite:///{quote(str(path))}"
