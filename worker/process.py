@@ -7,8 +7,6 @@ import gc
 import socket
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from worker import ops
 from worker.handlers import HandlerNotFoundError
 from worker.health import Board, Reporter
@@ -17,15 +15,15 @@ from worker.loop import new_event_loop
 from worker.service import Service
 from worker.settings import unknown_variables
 from worker.stopping import StartError, Stop, exit_now, exit_soon
+from worker.telemetry import foreign
 from worker.telemetry import log as telemetry_log
+from worker.telemetry.log import say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from worker.health import Report
     from worker.settings import Settings
-
-log = structlog.get_logger()
 
 COLLECT_AFTER = 50_000
 """Objects beyond those that were freed, after which cycles are searched for."""
@@ -38,7 +36,7 @@ def run(settings: Settings, see: Callable[[Report], object] = lambda _: None) ->
     """
     telemetry_log.configure(settings.log_level)
     for name, nearest in unknown_variables().items():
-        log.warning("unknown setting", variable=name, nearest=nearest)
+        say("warning", "unknown setting", variable=name, nearest=nearest)
     board = Board(1)
 
     def tell(report: Report) -> None:
@@ -54,17 +52,17 @@ def run(settings: Settings, see: Callable[[Report], object] = lambda _: None) ->
 def run_loop(
     settings: Settings, reporter: Reporter, obey: Callable[[Stop], None], *, patient: bool = False
 ) -> int:
-    """``serve`` on the fastest event loop there is."""
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    """``serve`` on the fastest event loop there is; what handlers print meanwhile goes to the log."""
+    with foreign.gathered(), asyncio.Runner(loop_factory=new_event_loop) as runner:
         try:
             code = runner.run(serve(settings, reporter, obey, patient=patient))
         except StartError:
             exit_soon(1)
             raise
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001
             # A task of a handler's left the loop (sys.exit, loop.stop). The runner would now cancel all that
             # runs, and it would be handed back, time and again: so it counts as what it is, a crash.
-            log.error("event loop ended", exc_info=error)
+            say("error", "event loop ended", exc_info=error)
             exit_now("the event loop ended without an order to stop")
         exit_soon(code)
     return code
@@ -108,4 +106,4 @@ def _relax_collector() -> None:
 def _log_stray_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     if isinstance(context.get("exception"), socket.gaierror):
         return  # uvloop's lookup of a name, for which nobody waits any more: a time limit came first
-    log.error("unexpected", what=context.get("message"), exc_info=context.get("exception"))
+    say("error", "unexpected", what=context.get("message"), exc_info=context.get("exception"))

@@ -8,14 +8,10 @@ import signal
 import threading
 from typing import TYPE_CHECKING, NoReturn
 
-import structlog
-
-from worker.telemetry.log import flush
+from worker.telemetry.log import flush, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-log = structlog.get_logger()
 
 SHUTDOWN_SECONDS = 25.0
 """What pausing, giving back, closing the link and closing the ledger may take together, beside the grace."""
@@ -83,7 +79,7 @@ def exit_soon(code: int) -> None:
 def exit_now(reason: str, code: int = 1) -> NoReturn:
     """End the process, whatever runs."""
     try:
-        log.error("worker ends at once", reason=reason)
+        say("error", "worker ends at once", reason=reason)
         flush()
     finally:
         os._exit(code)

@@ -20,20 +20,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import structlog
-
 from worker import ops
 from worker.health import Board, Report
 from worker.settings import unknown_variables
 from worker.stopping import Stop
 from worker.telemetry import log as telemetry_log
+from worker.telemetry.log import say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from worker.settings import Settings
-
-log = structlog.get_logger()
 
 STEADY_SECONDS = 30.0
 """A process that lived so long did not die of its start: the next one comes at once."""
@@ -157,14 +154,14 @@ class Supervisor:
                 self._code = self._code or int(code not in TOLD)
             elif not self._first_is_up.is_set():
                 if code < 0:  # else it has said why
-                    log.error("process was killed before it was up", process=place, signal=-code)
+                    say("error", "process was killed before it was up", process=place, signal=-code)
                 self._code = code if code >= 0 else 1
                 self._stop.ask()
             else:
                 in_vain = 0 if time.monotonic() - began > STEADY_SECONDS else in_vain + 1
                 pause = random.uniform(0.5, 1) * min(2.0**in_vain, LONGEST_PAUSE) if in_vain > 1 else 0.0  # noqa: S311
                 self._board.gone(place, f"ended with exit code {code}")
-                log.error("process ended", process=place, exit_code=code, next_in=round(pause, 2))
+                say("error", "process ended", process=place, exit_code=code, next_in=round(pause, 2))
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._stop.asked.wait(), pause)
                 again = True
@@ -174,7 +171,7 @@ class Supervisor:
         try:
             process = await _Process.start()
         except OSError as error:
-            log.error("process not started", process=place, reason=str(error))
+            say("error", "process not started", process=place, reason=str(error))
             return 1
         self._processes[place] = process
         if place > 1:
@@ -211,7 +208,7 @@ def run(settings: Settings) -> int:
     """Run ``settings.processes`` workers until told to stop; the exit code."""
     telemetry_log.configure(settings.log_level)
     for name, nearest in unknown_variables().items():
-        log.warning("unknown setting", variable=name, nearest=nearest)
+        say("warning", "unknown setting", variable=name, nearest=nearest)
     board = Board(settings.processes)
 
     async def supervise() -> int:

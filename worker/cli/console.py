@@ -38,7 +38,7 @@ def _console(*, stderr: bool) -> Console:
 
     stream = sys.stderr if stderr else sys.stdout
     return Console(
-        stderr=stderr,
+        file=stream,
         width=None if stream.isatty() else UNLIMITED,
         highlight=False,
         markup=False,

@@ -48,6 +48,7 @@ class _Guide:
 
     def __init__(self, loaded: Settings) -> None:
         self._loaded = loaded
+        self._out = console.results()  # while the worker runs, what is printed goes to its log
         self._said = False
 
     def see(self, report: Report) -> None:
@@ -65,13 +66,12 @@ class _Guide:
             for name in ("amqp_url", "ledger_url", *others)
         )
         request = '--user ada@example.com --title "Search of the east wing"'
-        out = console.results()
-        out.print(
+        self._out.print(
             Text.assemble(
                 ("\nThe worker is up. ", "bold green"),
                 "It runs until Ctrl-C; then broker and ledger are gone, and the next start begins anew. "
                 "To send it a request, paste into another terminal:\n",
             )
         )
-        out.print(f"export {variables}", soft_wrap=True)
-        out.print(f"{program.anywhere()} send {request}\n", soft_wrap=True)
+        self._out.print(f"export {variables}", soft_wrap=True)
+        self._out.print(f"{program.anywhere()} send {request}\n", soft_wrap=True)

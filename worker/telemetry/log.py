@@ -5,25 +5,24 @@ from __future__ import annotations
 import atexit
 import json
 import logging
+import os
 import re
 import sys
 import time
-from dataclasses import fields
-from functools import lru_cache
+from dataclasses import dataclass, fields
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import pydantic_core
-import structlog
 from pydantic_core import SchemaSerializer, core_schema
 
-from worker.telemetry import events
+from worker.printable import printable_json
+from worker.telemetry import events, values
 from worker.telemetry.stderr import PIPE_BUF, Stderr
 from worker.telemetry.trace import current_trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-    from structlog.typing import EventDict, WrappedLogger
 
     from worker.telemetry.events import Event, Listeners
 
@@ -57,32 +56,66 @@ LINES: dict[type[Event], tuple[str, str]] = {
 """The level and the text of each event's line; its fields follow."""
 
 _ROOMS = (3000, 1000, 300, 100)
-"""Characters that are left of a text, fewer and fewer, until the line fits into one write: a longer one would
-be torn apart by the lines of other processes on the same pipe."""
+"""Characters that are left of a value, fewer and fewer, until the line fits into one write: a longer one
+would be torn apart by the lines of other processes on the same pipe."""
 
 _identity: dict[str, Any] = {}
 _OURS = frozenset(("timestamp", "level", "worker_id"))
-_SLASH = ord("/")
+_SLASH, _DELETE = b"/\x7f"
 _SECRET = re.compile(r"(://[^/?#\s\"'@:]*:)[^/?#\s\"']*(?=@)|([?&]password=)[^&\s\"']*")
+
+
+@dataclass(frozen=True, slots=True)
+class _Log:
+    out: Stderr
+    threshold: int
+    render: Callable[[str, dict[str, Any]], bytes]
+
+    def shows(self, level: str) -> bool:
+        return logging.getLevelNamesMapping()[level.upper()] >= self.threshold
+
+
+_log: _Log | None = None
 
 
 def configure(level: str) -> None:
     """Log to standard error from ``level`` (debug, info, warning, error) on."""
+    global _log
     out = Stderr(sys.stderr.fileno())
     atexit.register(out.flush)
-    structlog.configure(
-        processors=[_readable if sys.stderr.isatty() else _json],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=lambda *_: out,
-        cache_logger_on_first_use=True,
-    )
+    render = partial(_readable, sys.stderr.encoding) if sys.stderr.isatty() else _json
+    _log = _Log(out, logging.getLevelNamesMapping()[level.upper()], render)
+
+
+def say(level: str, event: object, /, **said: Any) -> None:
+    """Log a line if the level is on. ``said`` may be anything; ``exc_info`` adds a stack trace."""
+    if _log is not None and _log.shows(level):
+        write(level, event, **said)
+
+
+def write(level: str, event: object, /, **said: Any) -> None:
+    """Log a line, whatever the level."""
+    if _log is not None:
+        _log.out.write(_log.render(level, _fields(event, said)))
+
+
+def threshold() -> int:
+    """The lowest level that is on, by the standard library's numbers."""
+    return logging.CRITICAL if _log is None else _log.threshold
 
 
 def flush() -> None:
     """Write out what waits: the process is about to end without further ado."""
-    out = structlog.get_config()["logger_factory"]()
-    if isinstance(out, Stderr):
-        out.flush()
+    if _log is not None:
+        _log.out.flush()
+
+
+def _forked() -> None:
+    if _log is not None:
+        _log.out.forget()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 def identify(worker_id: str) -> None:
@@ -93,39 +126,30 @@ def identify(worker_id: str) -> None:
 
 def listeners() -> Listeners:
     """What writes a line for each event of a level that is on."""
-    log = structlog.get_logger().bind()
+    if _log is None:
+        return {}
     return {
-        kind: _writer(kind, level, text)
-        for kind, (level, text) in LINES.items()
-        if log.is_enabled_for(logging.getLevelNamesMapping()[level.upper()])
+        kind: _writer(_log, kind, level, text) for kind, (level, text) in LINES.items() if _log.shows(level)
     }
 
 
-def _writer(kind: type[Event], level: str, text: str) -> Callable[[Event], None]:
-    """By structlog's own parts, but past its bound logger, which takes longer than all of them."""
-    config = structlog.get_config()
-    processors = config["processors"]
-    write = getattr(config["logger_factory"](), level)
+def _writer(log: _Log, kind: type[Event], level: str, text: str) -> Callable[[Event], None]:
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     about_request = "request_id" in names
 
     def tell(event: Event) -> None:
-        line: Any = {"event": text}
-        for name in names:
-            line[name] = getattr(event, name)
+        said = {name: getattr(event, name) for name in names}
         if about_request and (context := current_trace.get().context) is not None:
-            line["trace_id"] = context.trace_id
-        for process in processors:
-            line = process(None, level, line)
-        write(line)
+            said["trace_id"] = context.trace_id
+        write(level, text, **said)
 
-    if processors != [_json] or not names or "exc_info" in names:
+    if log.render is not _json or not names or "exc_info" in names:
         return tell
     to_json = _serializer(kind, names).to_json
     before = _encoded({"event": text})[1:-1] + b","
 
     def tell_machines(event: Event) -> None:
-        """The same in half the time."""
+        """The same in half the time: an event's values need no taming."""
         try:
             data = to_json(event)
         except ValueError:  # as in _encoded
@@ -133,7 +157,7 @@ def _writer(kind: type[Event], level: str, text: str) -> Callable[[Event], None]
             return
         if about_request and (context := current_trace.get().context) is not None:
             data = data[:-1] + b',"trace_id":"' + context.trace_id.encode() + b'"}'
-        write(_line(level, before + data[1:]))
+        log.out.write(_line(level, before + data[1:]))
 
     return tell_machines
 
@@ -145,21 +169,36 @@ def _serializer(kind: type[Event], names: list[str]) -> SchemaSerializer:
     return SchemaSerializer(core_schema.dataclass_schema(kind, schema, names, slots=True))
 
 
-def _json(_logger: WrappedLogger, level: str, event: EventDict) -> bytes:
-    if "exc_info" in event:
-        structlog.processors.format_exc_info(_logger, level, event)
-    if not _OURS.isdisjoint(event):  # a handler's words
-        event = {f"{name}_" if name in _OURS else name: value for name, value in event.items()}
-    return _line(level, _encoded(event)[1:])
+def _fields(event: object, said: dict[str, Any]) -> dict[str, Any]:
+    """The line's fields as plain values. What has the name of one of ours is kept under another."""
+    found: dict[str, Any] = {"event": event}
+    if (error := values.exception(said.pop("exc_info", None))) is not None:
+        found["exception"] = values.stack_trace(error)
+    for given, value in said.items():
+        name = str.__str__(given)[: values.LONGEST_NAME]
+        while name in found or name in _OURS:
+            name += "_"
+        found[name] = value
+    return values.plain(found)
+
+
+def _json(level: str, line: dict[str, Any]) -> bytes:
+    return _line(level, _encoded(line)[1:])
 
 
 def _line(level: str, rest: bytes) -> bytes:
     data = b'{"timestamp":"' + _now() + b'",' + _same(level) + b"," + rest
     if _SLASH in data:  # there may be a URL
-        data = _SECRET.sub(r"\1\2***", data.decode()).encode()
+        data = _masked(data.decode()).encode()
+    if not data.isascii() or _DELETE in data:
+        data = printable_json(data.decode()).encode()
     if len(data) >= PIPE_BUF:
         data = _fitting(data)
     return data + b"\n"
+
+
+def _masked(text: str) -> str:
+    return _SECRET.sub(r"\1\2***", text)
 
 
 @lru_cache
@@ -171,77 +210,47 @@ def _same(level: str) -> bytes:
 def _fitting(data: bytes) -> bytes:
     line = json.loads(data)
     for room in _ROOMS:
-        data = _encoded({name: _shortened(value, room) for name, value in line.items()})
+        shorter = {name: _shortened(value, room) for name, value in line.items()}
+        data = printable_json(_encoded(shorter).decode()).encode()
         if len(data) < PIPE_BUF:
+            return data
+    return _first_of(shorter)
+
+
+def _first_of(line: dict[str, Any]) -> bytes:
+    """As many fields as fit, and how many are missing."""
+    missing = line.pop(values.LEFT_OUT, 0)
+    kept: dict[str, Any] = {}
+    room = PIPE_BUF - len(json.dumps({values.LEFT_OUT: 1_000_000}))
+    for name, value in line.items():
+        room -= len(json.dumps({name: value}))
+        if room < 0:
             break
-    return data
+        kept[name] = value
+    return json.dumps(kept | {values.LEFT_OUT: missing + len(line) - len(kept)}).encode()
 
 
 def _encoded(line: Mapping[str, Any]) -> bytes:
     try:
-        return pydantic_core.to_json(line, fallback=str)
+        return pydantic_core.to_json(line)
     except ValueError:  # half a surrogate pair, in an exception's text for example
         return json.dumps(line, default=str).encode()
 
 
 def _shortened(value: Any, room: int) -> Any:
-    """Without its middle: a stack trace says most at its end."""
-    if not isinstance(value, str) or len(value) <= room:
-        return value
-    return f"{value[: room // 3]} … {value[-2 * room // 3 :]}"
+    if not isinstance(value, str):
+        if len(text := json.dumps(value)) <= room:
+            return value
+        value = text
+    return values.shortened(value, room)
 
 
-def _plain(value: object) -> str:
-    """One word as it is; anything else in quotes, with what a terminal would obey spelled out."""
-    if isinstance(value, float):
-        return f"{round(value, 3):g}"
-    text = str(value)
-    return text if text.isprintable() and " " not in text else repr(text)
+def _readable(encoding: str, level: str, line: dict[str, Any]) -> bytes:
+    from worker.telemetry import readable
 
-
-def _column(name: str, style: str = "", *, key: bool = False) -> structlog.dev.Column:
-    formatter = structlog.dev.KeyValueColumnFormatter(
-        structlog.dev.CYAN if key else None, style, structlog.dev.RESET_ALL, _plain
-    )
-    return structlog.dev.Column(name, formatter)
-
-
-def _words(name: str, width: int, styles: Mapping[str, str]) -> structlog.dev.Column:
-    """For words of ours."""
-
-    def shown(key: str, value: object) -> str:  # noqa: ARG001 - what structlog calls
-        return f"{styles.get(str(value), structlog.dev.BRIGHT)}{value!s:<{width}}{structlog.dev.RESET_ALL}"
-
-    return structlog.dev.Column(name, shown)
-
-
-_COLOURS = {
-    "debug": "",
-    "info": structlog.dev.GREEN,
-    "warning": structlog.dev.YELLOW,
-    "error": structlog.dev.RED,
-}
-_console = structlog.dev.ConsoleRenderer(
-    columns=[
-        _column("timestamp", structlog.dev.DIM),
-        _words("level", 7, _COLOURS),
-        _words("event", 16, {}),
-        _column("request_id"),
-        _column("outcome", key=True),
-        _column("", key=True),
-    ],
-    exception_formatter=structlog.dev.plain_traceback,
-    sort_keys=False,
-)
-
-
-def _readable(_logger: WrappedLogger, level: str, event: EventDict) -> bytes:
-    known = {name: value for name, value in {**event, **_identity}.items() if value is not None}
-    if "request_id" in known:  # its line has no room for both, and `status` names the request's worker
-        known.pop("worker_id", None)
     _, _, time_of_day = _now().decode().partition("T")
-    text = _console(_logger, level, {"timestamp": time_of_day, "level": level, **known})
-    return _SECRET.sub(r"\1\2***", str(text)).encode("utf-8", "replace") + b"\n"
+    text = readable.rendered(time_of_day, level, {**line, **_identity})
+    return _masked(text).encode(encoding, "replace") + b"\n"
 
 
 def _now() -> bytes:

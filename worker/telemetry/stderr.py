@@ -23,7 +23,12 @@ class Stderr:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._turns = threading.Lock()  # handlers may log from threads
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew: after a fork, what waits is the other process's to write."""
+        self._turns = threading.RLock()  # handlers may log from threads
+        self._writing = False
         self._lines: deque[bytes] = deque()
         self._bytes = 0
         self._dropped = 0
@@ -45,8 +50,6 @@ class Stderr:
                 self._loop = loop
                 loop.call_soon(self._turn, loop)
 
-    debug = info = warning = error = critical = write
-
     def flush(self) -> None:
         """Write what waits, for ``PATIENCE`` seconds at most."""
         self._loop = None
@@ -63,6 +66,9 @@ class Stderr:
     def _drain(self) -> bool:
         """Write what can be written without waiting; whether that was all."""
         with self._turns:
+            if self._writing:  # a finalizer logs, in the middle of a write: this line follows
+                return True
+            self._writing = True
             try:
                 while self._lines:
                     if not self._is_writable(0):
@@ -73,6 +79,8 @@ class Stderr:
             except OSError:  # the reader is gone: so is what it did not read
                 self._lines.clear()
                 self._bytes = 0
+            finally:
+                self._writing = False
             return True
 
     def _is_writable(self, patience: float) -> bool:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[3]
 WORKER = ROOT / "worker"
 DOCUMENTED = {event.__name__ for event in EVENTS}
 DIRECTLY = {"process.py", "stopping.py", "supervisor.py"}
-"""These log what befalls the process when no worker is there to tell it: a stray error, an end at once."""
+"""These say what befalls the process when no worker is there to tell it: a stray error, an end at once."""
 
 
 def _trees() -> list[tuple[Path, ast.Module]]:
@@ -58,9 +58,11 @@ def test_nothing_but_the_telemetry_logs() -> None:
         path.relative_to(WORKER).as_posix()
         for path, tree in _trees()
         for node in ast.walk(tree)
-        if isinstance(node, ast.Import) and any(name.name == "structlog" for name in node.names)
+        if isinstance(node, ast.ImportFrom)
+        and node.module == "worker.telemetry.log"
+        and any(name.name == "say" for name in node.names)
     }
-    assert {path for path in importing if not path.startswith("cli/")} == DIRECTLY
+    assert importing == DIRECTLY
 
 
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.__name__)

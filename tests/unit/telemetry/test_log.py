@@ -10,7 +10,7 @@ import threading
 import time
 from contextlib import suppress
 from contextvars import copy_context
-from types import SimpleNamespace, UnionType
+from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 from uuid import UUID
 
@@ -18,7 +18,7 @@ import pytest
 import structlog
 
 from contracts import ErrorCode
-from worker.telemetry import events, log, stderr
+from worker.telemetry import events, foreign, log, stderr
 from worker.telemetry.events import (
     AttemptEnded,
     Emit,
@@ -27,68 +27,15 @@ from worker.telemetry.events import (
     OutcomeNotRecorded,
     RequestFinished,
     WorkerStopped,
-    emitter,
 )
 from worker.telemetry.trace import Trace, TraceContext, current_trace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+
+    from tests.unit.telemetry.conftest import Pipe
 
 REQUEST_ID = UUID(int=7)
-
-
-class Pipe:
-    """Standard error as a pipe whose other end is the test."""
-
-    def __init__(self) -> None:
-        self.reader, self._writer = os.pipe()
-        os.set_blocking(self.reader, False)
-
-    def fileno(self) -> int:
-        return self._writer
-
-    def isatty(self) -> bool:
-        return False
-
-    def read(self) -> bytes:
-        """All that is there."""
-        parts = []
-        try:
-            while part := os.read(self.reader, 65_536):
-                parts.append(part)
-        except BlockingIOError:
-            pass
-        return b"".join(parts)
-
-    def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.read().splitlines()]
-
-    def close(self) -> None:
-        for end in (self.reader, self._writer):
-            with suppress(OSError):  # a test has closed it
-                os.close(end)
-
-
-@pytest.fixture
-def pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipe]:
-    pipe = Pipe()
-    monkeypatch.setattr(log, "sys", SimpleNamespace(stderr=pipe))  # pytest has a standard error of its own
-    yield pipe
-    pipe.close()
-
-
-@pytest.fixture
-def logging(pipe: Pipe) -> Iterator[Callable[[str], Emit]]:
-    """Configures the log for a level; what events are emitted to then."""
-
-    def configure(level: str) -> Emit:
-        log.configure(level)
-        log.identify("host-1")
-        return emitter(log.listeners())
-
-    yield configure
-    structlog.reset_defaults()
-    log._identity.clear()
 
 
 def test_an_event_is_one_line_with_its_fields(pipe: Pipe, logging: Callable[[str], Emit]) -> None:
@@ -274,7 +221,8 @@ def test_a_handlers_own_line_says_all_it_said_beside_what_is_ours(
 ) -> None:
     """Who watches the log relies on our names; theirs are kept under others."""
     logging("info")
-    structlog.get_logger().warning(["any", "thing"], level="gold", worker_id=7, timestamp=None, amount=3)
+    with foreign.gathered():
+        structlog.get_logger().warning(["any", "thing"], level="gold", worker_id=7, timestamp=None, amount=3)
     line = pipe.read()
     assert line.count(b'"level"') == line.count(b'"timestamp"') == line.count(b'"worker_id"') == 1
     found = json.loads(line)
