@@ -12,7 +12,7 @@ import socket
 import threading
 from contextlib import contextmanager
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from worker.telemetry import metrics
 
@@ -25,7 +25,10 @@ REQUEST_SECONDS = 5.0
 """For a whole exchange, however slowly the other side sends or reads."""
 REFRESH_SECONDS = 0.5
 HEAD_BYTES = 8192
+LEFT_BYTES = 1_048_576
+"""How much of what somebody sends beyond a request is read, and thrown away."""
 CONNECTIONS = 64
+"""How many visitors there are at a time. One more takes the place of the one that has idled longest."""
 JSON = "application/json"
 
 Answer = tuple[HTTPStatus, str, bytes]
@@ -52,13 +55,37 @@ def serving(host: str, port: int, board: Board) -> Iterator[None]:
         server.close()
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Raises OpsPortError like ``serving``."""
+def listen(host: str, port: int) -> list[socket.socket]:
+    """One for each address of ``host``; ``::`` stands for those of IPv4 as well.
+
+    Raises OpsPortError like ``serving``.
+    """
+    listeners: list[socket.socket] = []
+    failure: Exception | None = None
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family)
+        for family, _, _, _, address in set(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)):
+            try:
+                listeners.append(_listen(family, address))
+            except OSError as error:
+                failure = failure if _is_told(failure) else error
     except (OSError, UnicodeError) as error:
-        raise OpsPortError(_why_not(host, port, error)) from error
+        failure = error
+    if failure is not None and (_is_told(failure) or not listeners):
+        for listener in listeners:
+            listener.close()
+        raise OpsPortError(_why_not(host, port, failure)) from failure
+    return listeners
+
+
+def _listen(family: int, address: tuple[Any, ...]) -> socket.socket:
+    both = address[0] == "::" and socket.has_dualstack_ipv6()
+    return socket.create_server(address, family=family, dualstack_ipv6=both)
+
+
+def _is_told(error: Exception | None) -> bool:
+    """Whether it is to be told although another address of the same name can be had: a name may have one
+    that this machine has not (``localhost`` and ``::1``)."""
+    return getattr(error, "errno", None) in {errno.EADDRINUSE, errno.EACCES}
 
 
 def _why_not(host: str, port: int, error: Exception) -> str:
@@ -74,10 +101,11 @@ def _why_not(host: str, port: int, error: Exception) -> str:
 
 
 class _Server:
-    def __init__(self, listener: socket.socket, board: Board) -> None:
-        self._listener = listener
+    def __init__(self, listeners: list[socket.socket], board: Board) -> None:
+        self._listeners = listeners
         self._board = board
-        self._open = 0
+        self._idle: dict[asyncio.StreamWriter, None] = {}
+        self._busy: dict[asyncio.StreamWriter, None] = {}
         self._loop = asyncio.new_event_loop()
         self._closing = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="ops port", daemon=True)
@@ -92,27 +120,54 @@ class _Server:
             runner.run(self._serve())
 
     async def _serve(self) -> None:
-        server = await asyncio.start_server(self._on_connection, sock=self._listener, limit=HEAD_BYTES)
+        servers = [
+            await asyncio.start_server(self._on_connection, sock=listener, limit=HEAD_BYTES)
+            for listener in self._listeners
+        ]
         await self._closing.wait()
-        server.close()
+        for server in servers:
+            server.close()
 
     async def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open += 1
+        if len(self._idle) + len(self._busy) >= CONNECTIONS:
+            self._turn_out()
+        self._idle[writer] = None
         try:
-            if self._open <= CONNECTIONS:
-                async with asyncio.timeout(REQUEST_SECONDS):
-                    await self._exchange(reader, writer)
+            async with asyncio.timeout(REQUEST_SECONDS):
+                await self._exchange(reader, writer)
+                await self._see_off(reader, writer)
         except (OSError, EOFError, TimeoutError, asyncio.CancelledError):  # the last: the port closes
             writer.transport.abort()
         finally:
-            self._open -= 1
+            self._forget(writer)
             writer.close()
+
+    def _turn_out(self) -> None:
+        """Of those whom nobody is about to answer, the one that came first."""
+        oldest = next(iter(self._idle or self._busy))
+        self._forget(oldest)
+        oldest.transport.abort()
+
+    def _forget(self, writer: asyncio.StreamWriter) -> None:
+        self._idle.pop(writer, None)
+        self._busy.pop(writer, None)
+
+    async def _see_off(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Read on until the other side closes: what is unread then would take the answer away from it."""
+        self._forget(writer)
+        self._idle[writer] = None
+        writer.write_eof()
+        left = LEFT_BYTES
+        while left > 0 and (part := await reader.read(HEAD_BYTES)):
+            left -= len(part)
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             head = await reader.readuntil(b"\r\n\r\n")
         except asyncio.LimitOverrunError:
             head = b""
+        self._forget(writer)
+        self._busy[writer] = None
         method, _, rest = head.partition(b"\r\n")[0].partition(b" ")
         target, _, version = rest.partition(b" ")
         status, kind, body = HTTPStatus.BAD_REQUEST, JSON, _json({"error": "no HTTP request"})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import socket
 from typing import TYPE_CHECKING, Any
 
 from worker import ops
@@ -104,6 +103,4 @@ def _relax_collector() -> None:
 
 
 def _log_stray_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    if isinstance(context.get("exception"), socket.gaierror):
-        return  # uvloop's lookup of a name, for which nobody waits any more: a time limit came first
     say("error", "unexpected", what=context.get("message"), exc_info=context.get("exception"))

@@ -172,7 +172,7 @@ class Settings(BaseSettings):
         default="127.0.0.1",
         min_length=1,
         description="Address that `ops_port` listens on. `0.0.0.0`: open to everyone who can reach this "
-        "machine.",
+        "machine; `::`: the same by IPv6 and IPv4.",
     )
     traces: bool = Field(
         default=False,

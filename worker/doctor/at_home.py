@@ -104,7 +104,8 @@ async def ops_port(host: str, port: int) -> Result:
             ready = await _ready(host, port)
     except OSError:  # nobody answers there
         try:
-            ops.listen(host, port).close()
+            for listener in ops.listen(host, port):
+                listener.close()
         except ops.OpsPortError as error:
             return refused("ops port", error, "choose another one")
         return ok("ops port", f"port {port} of {host} is free: no worker of this machine has it")
