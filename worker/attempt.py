@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -155,10 +156,21 @@ async def _tried(call: Callable[[], Awaitable[Success | Rejected]]) -> Success |
     try:
         return await retry.immediate()(call)
     except BaseException as error:
-        # tenacity's frames and the error hold each other, and with them all of the request, until somebody
-        # searches for cycles.
-        error.__traceback__ = _beyond_this_file(error.__traceback__)
+        _release(error)
         raise
+
+
+def _release(error: BaseException) -> None:
+    """Leave the error the handler's own frames.
+
+    tenacity's frames and the error hold each other, and with them all of the request, until somebody searches
+    for cycles; and the handler's frames lead back to those that called them.
+    """
+    frames, error.__traceback__ = error.__traceback__, _beyond_this_file(error.__traceback__)
+    while frames is not error.__traceback__ and frames is not None:
+        with suppress(RuntimeError):  # some still run
+            frames.tb_frame.clear()
+        frames = frames.tb_next
 
 
 def _place(code: CodeType, line: int) -> str:
