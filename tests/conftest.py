@@ -27,10 +27,19 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = tuple(str(ROOT / package) for package in ("client", "contracts", "worker"))
+HABITS = (
+    *("SESSION_WORKER_", "OTEL_", "PG", "RABBITMQ_", "ERL_", "LC_", "LANG", "XDG_"),
+    *("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_", "PYTHONIOENCODING", "PYTHONWARNINGS"),
+)
+"""Variables of who runs the tests, with which the programs would behave in another way."""
 EXTERNAL_BROKER = os.environ.get("SESSION_WORKER_TEST_AMQP_URL")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    for name in os.environ:
+        if name.startswith(HABITS) and not name.startswith("SESSION_WORKER_TEST_"):
+            del os.environ[name]
+    os.environ |= {"LC_ALL": "C.UTF-8", "TERM": "xterm-256color"}
     if hasattr(config, "workerinput"):  # one of several: they end with the run
         signal.signal(signal.SIGINT, signal.default_int_handler)
     else:

@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from tests.acceptance.conftest import environment
 from tests.broker.lab import answer, request
+from tests.support import stand_ins
 from tests.support.pages import blocks
 from tests.support.requester import Requester
 from tests.support.waiting import soon
@@ -49,7 +50,10 @@ class Operator:
         self._folder = folder
         self._port = ops_port
         self._env = environment(**settings) | {"COLUMNS": "200"}
-        self._env["PATH"] = f"{PROGRAM.parent}:{self._env['PATH']}"
+        programs = folder / "bin"
+        programs.mkdir()
+        stand_ins.fill(programs)
+        self._env["PATH"] = f"{programs}:{PROGRAM.parent}:{self._env['PATH']}"
         self._printed = ""
 
     def commands(self, heading: str) -> list[str]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import configparser
 import os
-import shutil
 import sqlite3
 import sys
 from contextlib import closing
@@ -19,6 +18,7 @@ import pika
 import pytest
 
 from tests.broker.lab import answer, code_of, lock_ledger, request
+from tests.support import stand_ins
 from tests.support.ops import Ops
 from tests.support.pages import blocks, follow, mentions
 from tests.support.requester import Requester
@@ -48,18 +48,6 @@ ELSEWHERE = {
     "journalctl --unit session-worker --lines 20": "there is no systemd, whose log this is",
     "TRACES=on docker compose --profile observability up --build": "there is no Docker; see test_compose.py",
 }
-STAND_INS = {
-    "curl": """
-import sys, urllib.error, urllib.request
-try:
-    answer = urllib.request.urlopen(f'http://{sys.argv[-1]}')
-except urllib.error.HTTPError as error:
-    answer = error
-print(answer.read().decode())
-""",
-    "sqlite3": "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute(sys.argv[2])",
-}
-"""For programs that this machine may lack."""
 ROLES = [f"session_{role}" for role in ("operator", "reader", "worker", "owner")]
 HANDLER = """
 from pathlib import Path
@@ -156,11 +144,6 @@ def page_file(page: Path, name: str) -> str:
     return text
 
 
-def program(path: Path, command: str) -> None:
-    path.write_text(f'#!/bin/sh\n{command} "$@"\n')
-    path.chmod(0o755)
-
-
 def test_every_command_of_the_operations_page_does_what_it_says(
     own_rabbitmq: RabbitMQ, postgresql: PostgreSQL, database: str, tmp_path: Path
 ) -> None:
@@ -170,10 +153,10 @@ def test_every_command_of_the_operations_page_does_what_it_says(
         path.mkdir(parents=True)
     (folder / "shop" / "sessions.py").write_text(HANDLER)
     (folder / "grants.sql").write_text(page_file(SECURITY, "grants.sql"))
-    program(programs / "systemctl", f"PYTHONPATH={ROOT} exec {sys.executable} -m tests.support.systemctl")
-    for name, code in STAND_INS.items():
-        if not shutil.which(name):
-            program(programs / name, f'exec {sys.executable} -c "{code}"')
+    stand_ins.program(
+        programs / "systemctl", f"PYTHONPATH={ROOT} exec {sys.executable} -m tests.support.systemctl"
+    )
+    stand_ins.fill(programs)
     own_rabbitmq.add_user("session_worker", f"worker-{postgresql.password}", "/", ".*", ".*", ".*")
     trouble = Trouble(folder, own_rabbitmq, free_port())
     port = trouble.ops.port
