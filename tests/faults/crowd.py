@@ -189,7 +189,7 @@ class Crowd:
         expiration = self._chance.choice([0.001, 0.05, 0.5, 3])
         return replace(
             plan(None, self._id()),
-            outcomes=frozenset({"completed", "expired"}),
+            outcomes=frozenset({"completed", "expired", "internal_error"}),
             attempts=None,
             properties={"expiration": expiration},
         )

@@ -16,6 +16,7 @@ from contracts.threads import in_own_thread
 from worker import durations
 from worker.doctor.result import CHECK_SECONDS, Result, at_a_loss, failed, ok, refused, skipped, warning
 from worker.ledger.base import LedgerError
+from worker.ledger.membership import ALIVE
 from worker.ledger.migrate import check_current
 from worker.ledger.sqlite_file import ESTIMATE, connect, no_file, path_of, sentence, version_of
 from worker.ledger.sqlite_steps import iso
@@ -45,9 +46,10 @@ NETWORK_FILE_SYSTEMS = {
 _JOURNAL_BYTE, _WAL = 18, 2
 """Where the file's header says which journal it has; to ask for it would tell nothing of a file opened as
 immutable."""
-_WORKERS = """
-SELECT count(*) FILTER (WHERE gone_at > :now), count(*) FILTER (WHERE gone_at <= :now) FROM workers
-"""
+_ALIVE = ALIVE.format(now=":now")
+_WORKERS = f"""
+SELECT count(*) FILTER (WHERE {_ALIVE}), count(*) FILTER (WHERE NOT ({_ALIVE})) FROM workers
+"""  # noqa: S608
 
 
 @dataclass(slots=True)

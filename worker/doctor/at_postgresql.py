@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from worker.doctor.at_ledger import clock_skew, size
 from worker.doctor.result import failed, ok, refused, warning
 from worker.ledger.base import LedgerError
+from worker.ledger.membership import ALIVE
 from worker.ledger.postgresql_line import AWAY, connect, hang_up, sentence
 from worker.ledger.postgresql_schema import ESTIMATE, check_grants, check_schema
 
@@ -29,9 +30,10 @@ SELECT current_setting('server_version') AS version, current_database() AS datab
 _SIZE = f"""
 SELECT {ESTIMATE} AS rows, pg_total_relation_size('requests') + pg_total_relation_size('sessions') AS bytes
 """
-_WORKERS = """
-SELECT count(*) FILTER (WHERE gone_at > now()), count(*) FILTER (WHERE gone_at <= now()) FROM workers
-"""
+_ALIVE = ALIVE.format(now="now()")
+_WORKERS = f"""
+SELECT count(*) FILTER (WHERE {_ALIVE}), count(*) FILTER (WHERE NOT ({_ALIVE})) FROM workers
+"""  # noqa: S608
 
 
 async def examine(url: str, settings: Settings, clock: Callable[[], float], here: AtLedger) -> None:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from worker.ledger.base import LedgerError
+from worker.ledger.membership import ALIVE
 from worker.ledger.migrate import check_current
 from worker.ledger.postgresql_line import AWAY, connect_for_people, hang_up, sentence
 from worker.ledger.postgresql_schema import check_schema
@@ -54,7 +55,8 @@ async def copy(source: str, target: str) -> tuple[int, int]:
 
 
 def _check_unused(file: sqlite3.Connection) -> None:
-    living = file.execute("SELECT worker_id FROM workers WHERE gone_at > ?", (iso(datetime.now(UTC)),))
+    alive = f"SELECT worker_id FROM workers WHERE {ALIVE.format(now=':now')}"  # noqa: S608
+    living = file.execute(alive, {"now": iso(datetime.now(UTC))})
     if row := living.fetchone():
         raise LedgerError(
             f"worker {row[0]} uses the ledger to copy from: stop it (one that was killed is gone after its "

@@ -117,7 +117,7 @@ class Held:
             parked=self.parked,
             settling=not self.mine
             and (self.gone_in or 0) > 0
-            and (self.finished_for or 0) < SETTLING_SECONDS,
+            and 0 <= (self.finished_for or 0) < SETTLING_SECONDS,
             traceparent=self.traceparent,
         )
 

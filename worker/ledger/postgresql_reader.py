@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from contracts import RequestStatus
 from worker.ledger.base import COUNTED, Entry, Glimpse, LedgerError, Recent
 from worker.ledger.held import OF_SESSION, REPLAYED, condition, matching
+from worker.ledger.membership import ALIVE
 from worker.ledger.postgresql_line import AWAY, connect_for_people, hang_up, sentence
 from worker.ledger.postgresql_schema import check_schema
 
@@ -27,13 +28,13 @@ _GLIMPSE = f"""
 SELECT request_id, status, extract(epoch FROM now() - received_at)::float8 AS age,
     extract(epoch FROM finished_at - received_at)::float8 AS took, error_code,
     history @> '[{{"detail": "{REPLAYED}"}}]' AS replayed
-FROM requests WHERE received_at >= now() - $1::float8 * interval '1 second'
+FROM requests WHERE received_at BETWEEN now() - $1::float8 * interval '1 second' AND now()
 """  # noqa: S608 - made of constants
 _WAITING = f"""
 SELECT count(*) FROM (
     SELECT FROM requests WHERE true {condition(RequestStatus.PENDING)} LIMIT {COUNTED}) AS found
 """  # noqa: S608 - made of constants
-_WORKERS = "SELECT worker_id FROM workers WHERE gone_at > now() ORDER BY worker_id"
+_WORKERS = f"SELECT worker_id FROM workers WHERE {ALIVE.format(now='now()')} ORDER BY worker_id"  # noqa: S608
 
 
 class PostgreSQLReader:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 from contracts.threads import in_own_thread
 from worker.ledger.base import LedgerError
+from worker.ledger.membership import Watch
 from worker.ledger.postgresql_line import AWAY, CLOSE_TIMEOUT, COMMAND_TIMEOUT, connect, hang_up, sentence
-from worker.ledger.postgresql_statements import LEAVE, RENEW, SWEEP
+from worker.ledger.postgresql_statements import EXPEL, LEAVE, OTHERS, RENEW, SWEEP
 from worker.loop import PlainLoop
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Register:
         self._me = membership
         # So that a renewal that hangs is given up, and another one made, while the others still wait for it.
         self._patience = min(membership.holder_timeout / 4, COMMAND_TIMEOUT)
+        self._watch = Watch(membership)
         self._away = away
         self._here = here
         self._thread = threading.Thread(target=self._run, name="ledger register", daemon=True)
@@ -113,6 +115,11 @@ class Register:
         await self._connection.execute(
             RENEW, self._me.worker_id, self._me.holder_timeout, gap, timeout=patience
         )
+        rows = await self._connection.fetch(OTHERS, self._me.worker_id, timeout=patience)
+        others = {row[0]: (row[1], row[2]) for row in rows}
+        if still := self._watch.still([(name, *other) for name, other in others.items()]):
+            renewals = [others[name][0] for name in still]
+            await self._connection.execute(EXPEL, still, renewals, timeout=patience)
         if not self._joined.done():
             await self._connection.execute(SWEEP)
             self._joined.set_result(None)

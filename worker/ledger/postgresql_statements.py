@@ -11,6 +11,9 @@ from contracts import RequestStatus
 from worker.ledger.held import FINISHING, REOPENABLE, REPLAYED
 
 _TIME = "greatest(now(), r.updated_at)"
+# An entry was changed before the clock was put back, or on another server that was ahead of this one. Nobody
+# knows how long ago that was: it has waited long enough.
+_AHEAD = "(r.updated_at > clock_timestamp())"
 _EXPIRED = "(r.expires_at IS NOT NULL AND r.expires_at <= now())"
 _TAKEN_OVER = "(r.status = 'processing')"
 
@@ -51,9 +54,9 @@ ON CONFLICT (request_id) DO UPDATE SET
         || CASE WHEN {_EXPIRED} THEN '[]' ELSE
             {_move("'processing'", f"r.attempt + (NOT {_TAKEN_OVER})::int", "$13::text")} END
 WHERE r.fingerprint = excluded.fingerprint AND r.token <> excluded.token
-    AND (r.status = 'pending' AND (r.next_attempt_at IS NULL OR r.next_attempt_at <= now())
+    AND (r.status = 'pending' AND (r.next_attempt_at IS NULL OR r.next_attempt_at <= now() OR {_AHEAD})
         -- An entry changed after this statement began may have a holder that it cannot see yet.
-        OR {_TAKEN_OVER} AND r.updated_at <= now()
+        OR {_TAKEN_OVER} AND (r.updated_at <= now() OR {_AHEAD})
             AND NOT EXISTS (SELECT FROM workers its WHERE its.worker_id = r.holder AND its.gone_at > now())
             -- Who has not renewed itself in time saw an outage, or was stopped: he declares nobody dead yet.
             AND EXISTS (SELECT FROM workers mine WHERE mine.worker_id = $13 AND mine.gone_at > now()
@@ -66,19 +69,21 @@ RETURNING request_id, session_id, attempt, crashes, received_at, status = 'pendi
 """Take what may be taken. Parameters: the columns of the claims, this worker, for each claim the crashes with
 which it does not take, the takeover grace. Rows: those taken now; the rest is for HELD."""
 
-HELD = """
+HELD = f"""
 SELECT r.request_id, r.status, r.fingerprint, r.token, r.attempt, r.crashes, r.session_id, r.response,
     r.error_code, r.error, r.detail, r.received_at, r.traceparent, r.parked_at IS NOT NULL AS parked,
     r.holder IS NOT DISTINCT FROM $2 AS mine,
-    extract(epoch FROM r.next_attempt_at - now())::float8 AS due_in,
-    extract(epoch FROM its.gone_at - now())::float8 AS gone_in,
+    CASE WHEN NOT {_AHEAD} THEN extract(epoch FROM r.next_attempt_at - now())::float8 END AS due_in,
+    -- Whoever stands still is found by the monotonic clock, however far ahead the registration is.
+    extract(epoch FROM least(its.gone_at - now(), its.gone_at - its.renewed_at))::float8 AS gone_in,
     CASE WHEN mine.gone_at > now()
-        THEN $3::float8 - extract(epoch FROM now() - mine.steady_since)::float8 ELSE $3 END AS takeover_in,
+        THEN least($3::float8 - extract(epoch FROM now() - mine.steady_since)::float8, $3)
+        ELSE $3 END AS takeover_in,
     extract(epoch FROM now() - r.finished_at)::float8 AS finished_for
 FROM requests r LEFT JOIN workers its ON its.worker_id = r.holder
     LEFT JOIN workers mine ON mine.worker_id = $2
 WHERE r.request_id = ANY ($1::uuid[])
-"""
+"""  # noqa: S608
 
 FINISH = f"""
 WITH written AS (
@@ -99,7 +104,8 @@ SELECT request_id FROM written
 """  # noqa: S608
 
 _DUE = "(SELECT now() + delay * interval '1 second' AS due FROM unnest(a.delays::int[]) AS delay) AS possible"
-_IN_TIME = "(r.expires_at IS NULL OR due <= r.expires_at)"
+# Nobody waits for longer than from the beginning.
+_IN_TIME = "(r.expires_at IS NULL OR due <= least(r.expires_at, now() + (r.expires_at - r.received_at)))"
 POSTPONE = f"""
 UPDATE requests r SET status = 'pending', next_attempt_at = (SELECT max(due) FROM {_DUE} WHERE {_IN_TIME}),
     holder = NULL, error_code = a.error_code, detail = a.detail, updated_at = {_TIME},
@@ -148,9 +154,17 @@ RENEW = """
 INSERT INTO workers AS w (worker_id, steady_since, renewed_at, gone_at)
 VALUES ($1, now(), now(), now() + $2::float8 * interval '1 second')
 ON CONFLICT (worker_id) DO UPDATE SET renewed_at = now(), gone_at = excluded.gone_at,
-    steady_since = CASE WHEN $3 OR w.gone_at <= now() THEN now() ELSE w.steady_since END
+    steady_since = CASE WHEN $3 OR w.gone_at <= now() THEN now() ELSE least(now(), w.steady_since) END
 """
 """Parameters: this worker, its holder timeout, whether the last renewal failed."""
+OTHERS = """
+SELECT worker_id, renewed_at, extract(epoch FROM gone_at - renewed_at)::float8
+FROM workers WHERE gone_at > now() AND worker_id <> $1
+"""
+EXPEL = """
+UPDATE workers w SET gone_at = now() FROM unnest($1::text[], $2::timestamptz[]) AS a (worker_id, renewed_at)
+WHERE w.worker_id = a.worker_id AND w.renewed_at = a.renewed_at
+"""
 
 LEAVE = "DELETE FROM workers WHERE worker_id = $1"
 SWEEP = "DELETE FROM workers WHERE gone_at < now() - interval '1 day'"

@@ -13,6 +13,7 @@ from contracts import RequestStatus
 from contracts.threads import in_own_thread
 from worker.ledger.base import COUNTED, Entry, Glimpse, LedgerError, Recent
 from worker.ledger.held import OF_SESSION, REPLAYED, condition, matching
+from worker.ledger.membership import ALIVE
 from worker.ledger.migrate import check_current
 from worker.ledger.sqlite_file import connect, no_file, sentence, version_of
 from worker.ledger.sqlite_steps import iso
@@ -31,12 +32,12 @@ FROM requests
 _GLIMPSE = f"""
 SELECT request_id, status, received_at, finished_at, error_code,
     instr(history, '"{REPLAYED}"') > 0 AS replayed
-FROM requests WHERE received_at >= ?
+FROM requests WHERE received_at BETWEEN :since AND :now
 """  # noqa: S608 - made of constants
 _WAITING = f"""
 SELECT count(*) FROM (SELECT 1 FROM requests WHERE true {condition(RequestStatus.PENDING)} LIMIT {COUNTED})
 """  # noqa: S608 - made of constants
-_WORKERS = "SELECT worker_id FROM workers WHERE gone_at > ? ORDER BY worker_id"
+_WORKERS = f"SELECT worker_id FROM workers WHERE {ALIVE.format(now=':now')} ORDER BY worker_id"  # noqa: S608
 
 
 class SQLiteReader:
@@ -102,16 +103,16 @@ class SQLiteReader:
     async def recent(self, *, since: float, limit: int) -> Recent:
         def look(database: sqlite3.Connection) -> Recent:
             now = datetime.now(UTC)
-            values = (iso(now - timedelta(seconds=since)), limit)
-            newest = database.execute(f"{_GLIMPSE} ORDER BY received_at DESC LIMIT ?", values)
+            values = {"since": iso(now - timedelta(seconds=since)), "now": iso(now), "limit": limit}
+            newest = database.execute(f"{_GLIMPSE} ORDER BY received_at DESC LIMIT :limit", values)
             troubled = database.execute(
-                f"{_GLIMPSE} AND error_code IS NOT NULL ORDER BY received_at DESC LIMIT ?", values
+                f"{_GLIMPSE} AND error_code IS NOT NULL ORDER BY received_at DESC LIMIT :limit", values
             )
             return Recent(
                 newest=[_glimpse(row, now) for row in newest],
                 troubled=[_glimpse(row, now) for row in troubled],
                 waiting=database.execute(_WAITING).fetchone()[0],
-                workers=[row[0] for row in database.execute(_WORKERS, (iso(now),))],
+                workers=[row[0] for row in database.execute(_WORKERS, values)],
             )
 
         return await self._ask(look)

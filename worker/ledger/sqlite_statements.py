@@ -7,7 +7,7 @@ from worker.ledger.held import FINISHING, REOPENABLE, REPLAYED
 
 HELD = """
 SELECT requests.*, its.gone_at AS holder_gone_at, mine.steady_since AS my_steady_since,
-    mine.gone_at AS my_gone_at
+    its.renewed_at AS holder_renewed_at, mine.gone_at AS my_gone_at
 FROM requests LEFT JOIN workers AS its ON its.worker_id = holder
     LEFT JOIN workers AS mine ON mine.worker_id = :worker
 WHERE request_id = :request_id
@@ -55,7 +55,9 @@ POSTPONE = f"""
 UPDATE requests SET {_move("attempt", _PENDING)}, error_code = :error_code, detail = :detail,
     next_attempt_at = :due, holder = NULL
 WHERE request_id = :request_id AND token = :token AND status = 'processing'
-    AND (expires_at IS NULL OR expires_at >= :due)
+    AND (expires_at IS NULL OR expires_at >= :due
+        -- Nobody waits for longer than from the beginning.
+        AND julianday(expires_at) - julianday(received_at) >= :delay / 86400.0)
 """  # noqa: S608
 RELEASE = f"""
 UPDATE requests SET {_move("attempt - 1", _PENDING, "'handed back'")}, holder = NULL
@@ -79,5 +81,7 @@ WHERE request_id = :request_id AND token = :token AND (:kind <> 'sent' OR reply 
 RENEW = """
 INSERT INTO workers (worker_id, steady_since, renewed_at, gone_at) VALUES (:worker, :now, :now, :gone_at)
 ON CONFLICT (worker_id) DO UPDATE SET renewed_at = :now, gone_at = :gone_at,
-    steady_since = CASE WHEN :gap OR gone_at <= :now THEN :now ELSE steady_since END
+    steady_since = CASE WHEN :gap OR gone_at <= :now THEN :now ELSE min(:now, steady_since) END
 """
+OTHERS = "SELECT worker_id, renewed_at, gone_at FROM workers WHERE gone_at > :now AND worker_id <> :worker"
+EXPEL = "UPDATE workers SET gone_at = :now WHERE worker_id = :other"

@@ -25,12 +25,14 @@ from worker.ledger.held import Found, Held, not_postponed, reopened, repeated
 from worker.ledger.notes import Note
 from worker.ledger.sqlite_statements import (
     CREATE_SESSION,
+    EXPEL,
     FINISH,
     FOUND,
     HELD,
     HOLD,
     INSERT,
     NOTE,
+    OTHERS,
     POSTPONE,
     RELEASE,
     RENEW,
@@ -41,7 +43,7 @@ from worker.ledger.sqlite_statements import (
 if TYPE_CHECKING:
     import sqlite3
 
-    from worker.ledger.membership import Membership
+    from worker.ledger.membership import Membership, Watch
 
 
 def iso(moment: datetime) -> str:
@@ -94,10 +96,14 @@ class Transaction:
             case Look():
                 return self._found(step.request_id) is not None
 
-    def renew(self, *, gap: bool) -> None:
-        """Register this worker until one holder timeout from now; ``gap``: the last renewal failed."""
+    def renew(self, watch: Watch, *, gap: bool) -> None:
+        """Register this worker until one holder timeout from now, and expel those that ``watch`` finds gone;
+        ``gap``: the last renewal failed."""
         gone_at = iso(self._clock + timedelta(seconds=self._me.holder_timeout))
         self._execute(RENEW, gap=gap, gone_at=gone_at)
+        others = self._database.execute(OTHERS, {"now": self._now, "worker": self._me.worker_id})
+        for name in watch.still([(name, start, _seconds(start, end)) for name, start, end in others]):
+            self._execute(EXPEL, other=name)
 
     def sweep(self) -> None:
         """Forget the workers that have been gone for more than a day."""
@@ -162,7 +168,8 @@ class Transaction:
 
     def _postpone(self, postpone: Postpone) -> int | Step:
         for delay in reversed(postpone.delays):
-            if self._execute(POSTPONE, postpone, due=iso(self._clock + timedelta(seconds=delay))):
+            due = iso(self._clock + timedelta(seconds=delay))
+            if self._execute(POSTPONE, postpone, due=due, delay=delay):
                 return delay
         return not_postponed(postpone, self._found(postpone.request_id))
 
@@ -200,20 +207,27 @@ class Transaction:
             traceparent=row["traceparent"],
             parked=row["parked_at"] is not None,
             mine=row["holder"] == self._me.worker_id,
-            due_in=self._until(row["next_attempt_at"]),
-            gone_in=self._until(row["holder_gone_at"]),
+            # Nobody knows how long ago it was changed if the clock was put back since: it has waited enough.
+            due_in=None if row["updated_at"] > self._now else self._until(row["next_attempt_at"]),
+            gone_in=self._gone_in(row["holder_renewed_at"], row["holder_gone_at"]),
             takeover_in=self._takeover_in(row["my_steady_since"], row["my_gone_at"]),
             finished_for=-(self._until(row["finished_at"]) or 0.0),
         )
+
+    def _gone_in(self, renewed_at: str | None, gone_at: str | None) -> float | None:
+        # Whoever stands still is found by the monotonic clock, however far ahead the registration is.
+        if renewed_at is None or gone_at is None:
+            return None
+        return min(_seconds(self._now, gone_at), _seconds(renewed_at, gone_at))
 
     def _takeover_in(self, steady_since: str | None, gone_at: str | None) -> float:
         # Who has not renewed itself in time saw an outage (or was stopped): he declares nobody dead yet.
         if steady_since is None or gone_at is None or gone_at <= self._now:
             return self._me.takeover_grace
-        return self._me.takeover_grace - (self._clock - datetime.fromisoformat(steady_since)).total_seconds()
+        return self._me.takeover_grace - max(_seconds(steady_since, self._now), 0.0)
 
     def _until(self, moment: str | None) -> float | None:
-        return None if moment is None else (datetime.fromisoformat(moment) - self._clock).total_seconds()
+        return None if moment is None else _seconds(self._now, moment)
 
     def _execute(self, sql: str, step: AnyStep | None = None, **more: Any) -> int:
         """Run ``sql`` with what the step says, this worker's name and the clock reading; count the rows it
@@ -223,6 +237,10 @@ class Transaction:
         values["now"] = self._now
         values["worker"] = self._me.worker_id
         return self._database.execute(sql, values).rowcount
+
+
+def _seconds(start: str, end: str) -> float:
+    return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
 
 
 def _plain(value: object) -> object:

@@ -16,6 +16,7 @@ from contracts.trouble import words
 from worker.ledger.availability import BACKOFF
 from worker.ledger.base import LedgerError, Opened, holds
 from worker.ledger.group_commit import RefusedError
+from worker.ledger.membership import Watch
 from worker.ledger.sqlite_file import COUNTS, connect, open_upgraded, sentence
 from worker.ledger.sqlite_open_files import LostError, OpenFiles
 from worker.ledger.sqlite_steps import Transaction
@@ -41,6 +42,7 @@ class Writer:
     def __init__(self, path: Path, membership: Membership, changed: Callable[[str | None], None]) -> None:
         self._path = path
         self._membership = membership
+        self._watch = Watch(membership)
         self._changed = changed
         self._database: sqlite3.Connection | None = None
         self._files = OpenFiles(path)
@@ -174,7 +176,7 @@ class Writer:
         if leave:
             transaction.leave()
         elif renewing:
-            transaction.renew(gap=self._gap)
+            transaction.renew(self._watch, gap=self._gap)
         answers = [transaction.apply(step) for step in steps]
         self._commit()
         self._files.check(self._database)  # before anybody is told
