@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 from tenacity import AsyncRetrying, wait_random_exponential
 from yarl import URL
 
+from client import tls
 from client.broken import LinkLostError
-from client.link import Link
+from client.link import OPEN_SECONDS, Broker, Link
+from contracts.dial import Place, UnreachedError, first_to_answer, look_up
+from contracts.trouble import unreachable
 from contracts.urls import broker_urls
 
 if TYPE_CHECKING:
@@ -83,25 +86,37 @@ class Keeper:
         return self._link
 
     async def _open(self) -> Link:
-        """Try each broker once.
+        """Try each address of each broker once.
 
         Raises:
             LinkLostError: none could be used; the message says of each why.
         """
-        reasons = []
-        for url in self._urls:
+        reasons: dict[str, None] = {}
+        places: list[Place[Broker]] = []
+        for found in await asyncio.gather(*map(_look_up, self._urls)):
+            if isinstance(found, str):
+                reasons[found] = None
+            else:
+                places += found
+        while places:
+            try:
+                place, connected = await first_to_answer(places, OPEN_SECONDS)
+            except UnreachedError as error:
+                reasons |= {_reason(place.of.url, _words(cause)): None for place, cause in error.failures}
+                break
             self.links_tried += 1
             try:
                 return await Link.open(
-                    url,
+                    place.of,
+                    connected,
                     names=self._names,
                     reply_queue=self._reply_queue,
                     on_reply=self._on_reply,
                     priority=self.links_tried,
                 )
             except LinkLostError as error:
-                vhost = url.path.removeprefix("/") or "/"
-                reasons.append(f"cannot use the broker {url.host}:{url.port}, vhost {vhost}: {error}")
+                reasons[_reason(place.of.url, str(error))] = None
+            places.remove(place)
         self.trouble = "; ".join(reasons)
         raise LinkLostError(self.trouble)
 
@@ -141,6 +156,29 @@ class Keeper:
         await link.close()
         if asyncio.get_running_loop().time() - opened_at < HEALTHY_SECONDS:
             raise LinkLostError(reason)
+
+
+async def _look_up(url: URL) -> list[Place[Broker]] | str:
+    """Return the addresses of the broker, or why it cannot be connected to."""
+    try:
+        broker = Broker(url, await tls.context_for(url))
+        async with asyncio.timeout(OPEN_SECONDS):
+            return await look_up(broker, url.host or "", url.port or 0)
+    except tls.UnusableError as error:
+        return _reason(url, str(error))
+    except (OSError, RuntimeError) as error:  # the second one: no thread for it
+        return _reason(url, _words(error))
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return f"no answer within {OPEN_SECONDS:g} s"
+    return unreachable(error, "this broker")
+
+
+def _reason(url: URL, why: str) -> str:
+    vhost = url.path.removeprefix("/") or "/"
+    return f"cannot use the broker {url.host}:{url.port}, vhost {vhost}: {why}"
 
 
 def parse_urls(text: str, connection_name: str) -> tuple[URL, ...]:

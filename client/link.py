@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import aiormq
 from aiormq.exceptions import AMQPError
 
-from client import tls
 from client.broken import BROKEN, LinkLostError, NotAcceptedError, UnconfirmedError, guard, reason, refusal
 from client.transport import Transport
 from contracts import DIRECT_REPLY_TO, Names
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
     from ssl import SSLContext
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from yarl import URL
 
 OPEN_SECONDS = 5.0
-"""Time to connect, declare the reply queue and consume from it."""
+"""Time to connect to one address; and to log in there, declare the reply queue and consume from it."""
 CLOSE_SECONDS = 2.0
 """Time for a tidy goodbye; then the socket is cut."""
 SILENCE_SECONDS = 5.0
@@ -38,6 +38,13 @@ REPLY_QUEUE_EXPIRES_MS = 300_000
 """An abandoned reply queue is deleted by the broker after this time without a consumer."""
 
 
+class Broker(NamedTuple):
+    """Where to connect to. ``context``: for TLS."""
+
+    url: URL
+    context: SSLContext | None
+
+
 class Link:
     """Use ``await Link.open(…)``. ``lost`` is done, with the reason, once the link can no longer be used."""
 
@@ -45,8 +52,8 @@ class Link:
 
     def __init__(
         self,
-        url: URL,
-        context: SSLContext | None,
+        broker: Broker,
+        connected: socket.socket,
         names: Names,
         reply_queue: str | None,
         on_reply: Callable[[DeliveredMessage], None],
@@ -56,8 +63,10 @@ class Link:
         self._reply_queue = reply_queue
         self._names = names
         self._on_reply = on_reply
-        self._transport = Transport()
-        self._connection = aiormq.Connection(url, context=context, transport_factory=self._transport)
+        self._transport = Transport(connected, broker.context)
+        self._connection = aiormq.Connection(
+            broker.url, context=broker.context, transport_factory=self._transport
+        )
         self._asked_at: int | None = None
         """How much had been heard of the broker when it was last asked to take a request."""
         self._waiting: set[asyncio.Future[None]] = set()
@@ -66,14 +75,17 @@ class Link:
     @classmethod
     async def open(
         cls,
-        url: URL,
+        broker: Broker,
+        connected: socket.socket,
         *,
         names: Names,
         reply_queue: str | None,
         on_reply: Callable[[DeliveredMessage], None],
         priority: int,
     ) -> Link:
-        """Build a link whose replies go to ``reply_queue``, or by direct reply-to if that is None.
+        """Build a link on a connected socket.
+
+        Replies go to ``reply_queue``, or by direct reply-to if that is None.
 
         ``on_reply`` is called for each reply and must not block. ``priority`` is higher for each next link of
         a client: the broker may not know yet that the last one is dead, and must not give it replies.
@@ -81,11 +93,7 @@ class Link:
         Raises:
             LinkLostError: it cannot be built, or not within ``OPEN_SECONDS``; the message says why.
         """
-        try:
-            context = await tls.context_for(url)
-        except tls.UnusableError as error:
-            raise LinkLostError(str(error)) from error
-        link = cls(url, context, names, reply_queue, on_reply)
+        link = cls(broker, connected, names, reply_queue, on_reply)
         try:
             with guard():
                 await link._open(priority)
@@ -214,9 +222,7 @@ class Link:
         try:
             await asyncio.wait({goodbye}, timeout=CLOSE_SECONDS)
         finally:
-            if self._transport.writer is not None:
-                with suppress(AttributeError):  # of Python 3.11.2, where TLS was closed twice already
-                    self._transport.writer.transport.abort()
+            self._transport.abort()
         await asyncio.wait({goodbye}, timeout=CLOSE_SECONDS)
 
     async def _say_goodbye(self, delete_reply_queue: bool) -> None:

@@ -44,7 +44,8 @@ class SessionClient:
     ``async with SessionClient(url) as client: response = await client.create_session(user_id="ada")``
 
     ``url``: ``amqp://user:password@host:port/vhost?heartbeat=10`` or ``amqps://…``; for a cluster the URLs of
-    all nodes, separated by commas, tried in this order. ``name`` becomes part of the reply queue's name.
+    all nodes, separated by commas, tried in this order, as are the addresses of each: the next one soon after
+    the one before, if that does not answer. ``name`` becomes part of the reply queue's name.
     ``prefix`` is the workers' setting of that name. ``reply="queue"`` is a durable reply queue that survives
     a lost connection; ``"direct"`` is RabbitMQ's direct reply-to, which needs no queue and no right to
     declare one, and loses what is sent while the connection is away (the call then asks again).

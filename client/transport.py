@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
-from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
+from aiormq.connection import TransportFactory
 
 from contracts.trouble import refusal, tls_hang_up, tls_trouble, unreachable
 
 if TYPE_CHECKING:
+    import socket
+    from ssl import SSLContext
+
     from aiormq import Connection
     from yarl import URL
 
@@ -17,22 +21,34 @@ _CLOSE_CONNECTION = b"\x00\x0a\x00\x32"
 
 
 class Transport(TransportFactory):
-    """Plain TCP or TLS; aiormq reads from it.
+    """A connected socket, plain or with TLS; aiormq reads from it.
 
     ``writer`` is kept because closing a connection to a silent peer needs its abort(). ``heard`` changes
     whenever the broker sends anything.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, connected: socket.socket, context: SSLContext | None) -> None:
+        self._socket: socket.socket | None = connected
+        self._context = context
         self.writer: asyncio.StreamWriter | None = None
         self.heard = 0
         self._stream = asyncio.StreamReader()
         self._farewell = ""
 
-    async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        factory = TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory()
-        self._stream, self.writer = await factory.create(url, **kwargs)
+    async def create(self, url: URL, **_: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        connected, self._socket = self._socket, None
+        self._stream, self.writer = await asyncio.open_connection(
+            sock=connected, ssl=self._context, server_hostname=url.host if self._context else None
+        )
         return cast("asyncio.StreamReader", self), self.writer
+
+    def abort(self) -> None:
+        """Cut the connection, whatever is still to be sent."""
+        if self._socket is not None:
+            self._socket.close()
+        if self.writer is not None:
+            with suppress(AttributeError):  # of Python 3.11.2, where TLS was closed twice already
+                self.writer.transport.abort()
 
     def at_eof(self) -> bool:
         return self._stream.at_eof()

@@ -83,9 +83,12 @@ def lost_by(error: BaseException | None) -> LinkLostError:
     return LinkLostError(told.sentence, booting=told.kind is Kind.UNAVAILABLE, kind=told.kind)
 
 
+def port_of(url: URL) -> int:
+    return url.port or (5671 if url.scheme == "amqps" else 5672)
+
+
 def connect_error(cause: BaseException, url: URL, farewell: str) -> ConnectError:
-    port = url.port or (5671 if url.scheme == "amqps" else 5672)
-    where = f"the broker at {url.host}:{port}"
+    where = f"the broker at {url.host}:{port_of(url)}"
     if not farewell and isinstance(cause, ProbableAuthenticationError | AuthenticationError):
         farewell = "ACCESS_REFUSED"
     if farewell:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import aiormq
 import aiormq.connection
 from yarl import URL
 
 from client import tls
+from contracts import dial
 from worker.broken import (
     CONNECT_SECONDS,
     ConnectError,
@@ -25,11 +25,14 @@ from worker.broken import (
     broker_errors,
     connect_error,
     lost_by,
+    port_of,
 )
 from worker.transport import Connection, RawChannel, Transport
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Coroutine, Sequence
+    from ssl import SSLContext
 
 DEFAULT_HEARTBEAT = 10
 SETUP_SECONDS = 15.0
@@ -63,38 +66,49 @@ class Wire:
 
     @classmethod
     async def open(cls, urls: Sequence[str], purpose: str) -> Wire:
-        """Connect to the first of ``urls``, in random order, that answers.
+        """Connect to the first address of ``urls``, in random order, where a broker answers.
 
         Raises:
             ConnectError: none did; permanent when trying again helps with none of them.
         """
-        failure: ConnectError | None = None
-        for url in random.sample(urls, len(urls)):
+        shuffled = [_prepared(url, purpose) for url in random.sample(urls, len(urls))]
+        found = await asyncio.gather(*map(_look_up, shuffled))
+        failures = [each for each in found if isinstance(each, ConnectError)]
+        places = [place for each in found if not isinstance(each, ConnectError) for place in each]
+        while places:
             try:
-                return await cls._open(_prepared(url, purpose))
+                place, connected = await dial.first_to_answer(places, CONNECT_SECONDS)
+            except dial.UnreachedError as error:
+                failures += [connect_error(cause, place.of.url, "") for place, cause in error.failures]
+                break
+            try:
+                return await cls._open(place.of, connected)
             except ConnectError as error:
-                failure = error if failure is None or failure.permanent else failure
-        raise failure or ConnectError("no URL given", permanent=True)
+                failures.append(error)
+            # A broker that says no speaks for its other addresses too; one that is silent does not.
+            places = [
+                other
+                for other in places
+                if other is not place and not (failures[-1].permanent and other.of is place.of)
+            ]
+        raise next((each for each in failures if not each.permanent), failures[-1])
 
     @classmethod
-    async def _open(cls, url: URL) -> Wire:
-        transport = Transport(url.scheme)
-        try:
-            context = await tls.context_for(url)
-        except tls.UnusableError as error:
-            raise ConnectError(str(error), permanent=True) from None
-        connection = Connection(url, context=context, transport_factory=transport)
+    async def _open(cls, target: _Target, connected: socket.socket) -> Wire:
+        url = target.url
+        transport = Transport(connected, target.context)
+        connection = Connection(url, context=target.context, transport_factory=transport)
         connection.on_blocked = lambda _: None
         try:
             with broker_errors():
                 async with asyncio.timeout(CONNECT_SECONDS):
                     await connection.connect()
         except LinkLostError as error:
-            _abort(transport)
+            transport.abort()
             farewell = transport.reader.farewell if transport.reader else ""
             raise connect_error(error.__cause__ or error, url, farewell) from error
         except BaseException:
-            _abort(transport)
+            transport.abort()
             raise
         return cls(connection, transport)
 
@@ -205,7 +219,7 @@ class Wire:
         self.lose("closed")
         closing = asyncio.ensure_future(self._connection.close())
         await asyncio.wait({closing}, timeout=CLOSE_SECONDS)
-        _abort(self._transport)
+        self._transport.abort()
         if not closing.done():
             await asyncio.wait({closing}, timeout=CLOSE_SECONDS)
         if closing.done() and not closing.cancelled():
@@ -222,6 +236,23 @@ class Wire:
             watcher()
 
 
+class _Target(NamedTuple):
+    url: URL
+    context: SSLContext | None
+
+
+async def _look_up(url: URL) -> list[dial.Place[_Target]] | ConnectError:
+    """Return the addresses of the broker, or why it cannot be connected to."""
+    try:
+        target = _Target(url, await tls.context_for(url))
+        async with asyncio.timeout(CONNECT_SECONDS):
+            return await dial.look_up(target, url.host or "", port_of(url))
+    except tls.UnusableError as error:
+        return ConnectError(str(error), permanent=True)
+    except (OSError, RuntimeError) as error:  # the second one: no thread for it
+        return connect_error(error, url, "")
+
+
 def _prepared(url: str, purpose: str) -> URL:
     parsed = URL(url)
     query = {"heartbeat": str(DEFAULT_HEARTBEAT), **parsed.query, "name": f"session-worker {purpose}"}
@@ -235,9 +266,3 @@ def _forget_failure(task: asyncio.Task[Any]) -> None:
 
 def _reason(future: asyncio.Future[Any]) -> str:
     return str(lost_by(None if future.cancelled() else future.exception()))
-
-
-def _abort(transport: Transport) -> None:
-    if transport.writer is not None:
-        with suppress(Exception):
-            transport.writer.transport.abort()

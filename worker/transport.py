@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import aiormq
@@ -12,7 +13,9 @@ import aiormq.connection
 from worker import frames
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
+    from ssl import SSLContext
 
     from yarl import URL
 
@@ -105,22 +108,30 @@ class FrameReader:
 
 
 class Transport(aiormq.connection.TransportFactory):
-    """Opens the socket, and keeps its writer so that a stuck connection can be aborted."""
+    """Gives aiormq a connected socket, and keeps its writer so that a stuck connection can be aborted."""
 
-    def __init__(self, scheme: str) -> None:
-        self._inner = (
-            aiormq.connection.TLSTransportFactory()
-            if scheme == "amqps"
-            else aiormq.connection.TCPTransportFactory()
-        )
+    def __init__(self, connected: socket.socket, context: SSLContext | None) -> None:
+        self._socket: socket.socket | None = connected
+        self._context = context
         self.reader: FrameReader | None = None
         self.writer: asyncio.StreamWriter | None = None
         self.channels: dict[int, RawChannel] = {}
 
-    async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        stream, self.writer = await self._inner.create(url, **kwargs)
+    async def create(self, url: URL, **_kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        connected, self._socket = self._socket, None
+        stream, self.writer = await asyncio.open_connection(
+            sock=connected, ssl=self._context, server_hostname=url.host if self._context else None
+        )
         self.reader = FrameReader(stream, self.channels)
         return cast("asyncio.StreamReader", self.reader), self.writer
+
+    def abort(self) -> None:
+        """Cut the connection, whatever is still to be sent."""
+        if self._socket is not None:
+            self._socket.close()
+        if self.writer is not None:
+            with suppress(Exception):
+                self.writer.transport.abort()
 
 
 class Connection(aiormq.Connection):

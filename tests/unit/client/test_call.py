@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from unittest.mock import AsyncMock
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 from yarl import URL
@@ -11,7 +11,7 @@ from yarl import URL
 from client import RequestFailed, SessionClient
 from client.broken import LinkLostError, NotAcceptedError, UnconfirmedError
 from client.call import Call
-from client.link import Link
+from client.link import Broker, Link
 from contracts import CreateSessionPayload, CreateSessionRequest, CreateSessionResponse, Names
 
 REQUEST = CreateSessionRequest(user_id="ada", payload=CreateSessionPayload())
@@ -19,7 +19,7 @@ REQUEST = CreateSessionRequest(user_id="ada", payload=CreateSessionPayload())
 
 def a_link() -> Link:
     """One whose broker says nothing: it was never connected."""
-    return Link(URL("amqp://mq/"), None, Names(), None, lambda _: None)
+    return Link(Broker(URL("amqp://mq/"), None), Mock(), Names(), None, lambda _: None)
 
 
 async def test_only_waiting_in_vain_doubles_the_time_of_the_next_try(monkeypatch: pytest.MonkeyPatch) -> None:

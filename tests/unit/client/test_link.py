@@ -6,7 +6,7 @@ import asyncio
 import logging
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
-from unittest.mock import AsyncMock
+from unittest.mock import AsyncMock, Mock
 
 import pamqp.base
 import pamqp.frame
@@ -16,12 +16,14 @@ from yarl import URL
 
 from client import ConnectionFailed, SessionClient
 from client.keeper import Keeper
-from client.link import Link
+from client.link import Broker, Link
 from contracts import Names
+from contracts.dial import Place
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+BROKER = Broker(URL("amqp://mq/"), None)
 SILENCE = 0.05
 LONG = 6 * SILENCE
 
@@ -34,7 +36,7 @@ def ignore(_: object) -> None:
 async def link(monkeypatch: pytest.MonkeyPatch) -> Link:
     """A link that sent a request and has heard nothing since."""
     monkeypatch.setattr("client.link.SILENCE_SECONDS", SILENCE)
-    link = Link(URL("amqp://mq/"), None, Names(), None, ignore)
+    link = Link(BROKER, Mock(), Names(), None, ignore)
     monkeypatch.setattr(link, "trouble", AsyncMock(return_value=None))
     link._asked_at = link._transport.heard
     return link
@@ -68,7 +70,7 @@ async def test_a_broker_that_blocks_is_not_silent(link: Link, monkeypatch: pytes
 
 async def test_who_waits_is_told_that_the_link_is_lost() -> None:
     """Before and after it happened."""
-    link = Link(URL("amqp://mq/"), None, Names(), None, ignore)
+    link = Link(BROKER, Mock(), Names(), None, ignore)
     never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     async with asyncio.timeout(5):
         waiting = asyncio.create_task(link.wait_for(never, 60))
@@ -82,8 +84,11 @@ async def test_what_nobody_thought_of_is_told_and_costs_one_attempt(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A client without its keeper would be dead for good, and nobody would know why."""
-    first, second = (Link(URL("amqp://mq/"), None, Names(), None, ignore) for _ in range(2))
+    first, second = (Link(BROKER, Mock(), Names(), None, ignore) for _ in range(2))
     monkeypatch.setattr(Link, "open", AsyncMock(side_effect=[first, ZeroDivisionError("a surprise"), second]))
+    place = Place(BROKER, 0, ())
+    monkeypatch.setattr("client.keeper._look_up", AsyncMock(return_value=[place]))
+    monkeypatch.setattr("client.keeper.first_to_answer", AsyncMock(return_value=(place, Mock())))
     keeper = Keeper((URL("amqp://mq/"),), Names(), None, on_reply=ignore)
     await keeper.start()
     assert await keeper.link(5) is first
