@@ -10,6 +10,7 @@ import typer
 
 from worker import settings
 from worker.cli import console
+from worker.loop import PlainLoop
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -91,7 +92,8 @@ def ledger_upgrade(*, ledger_url: str | None) -> None:
     from worker.ledger import upgrade
 
     loaded = settings.load_only(ledger_url=ledger_url)
-    before, after = asyncio.run(upgrade(loaded.ledger_url.get_secret_value()))
+    with asyncio.Runner(loop_factory=PlainLoop) as runner:
+        before, after = runner.run(upgrade(loaded.ledger_url.get_secret_value()))
     done = f"is at version {after} already" if before == after else f"went from version {before} to {after}"
     console.results().print(f"The ledger's schema {done}.")
 
@@ -102,6 +104,6 @@ def ledger_copy(source: str, *, ledger_url: str | None) -> None:
     from worker.ledger.copy import copy
 
     loaded = settings.load_only(ledger_url=ledger_url)
-    with asyncio.Runner() as runner:
+    with asyncio.Runner(loop_factory=PlainLoop) as runner:
         requests, sessions = interrupts.run(runner, copy(source, loaded.ledger_url.get_secret_value()))
     console.results().print(f"{requests:,} requests and {sessions:,} sessions were copied.")

@@ -26,6 +26,7 @@ from worker.confirms import PublishError
 from worker.dead import Fate, ParkingLot, Sender, Wanted
 from worker.ledger import open_ledger, open_reader
 from worker.ledger.base import LedgerError
+from worker.loop import PlainLoop
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -294,7 +295,7 @@ def _say_blocked(*, blocked: bool) -> None:
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
-    with asyncio.Runner() as runner:
+    with asyncio.Runner(loop_factory=PlainLoop) as runner:
         return interrupts.run(runner, work)
 
 

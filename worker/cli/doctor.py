@@ -13,6 +13,7 @@ from worker import settings
 from worker.cli import console, interrupts, problems
 from worker.doctor import Result, State, examine
 from worker.doctor.result import folded
+from worker.loop import PlainLoop
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +38,7 @@ def doctor(*, json: bool, **flags: str | None) -> int:
             json=json,
         )
         return 2
-    with asyncio.Runner() as runner, console.notices().status("Looking …"):
+    with asyncio.Runner(loop_factory=PlainLoop) as runner, console.notices().status("Looking …"):
         results = interrupts.run(runner, examine(loaded))
     _show(results, json=json)
     return 1 if any(result.state is State.FAILED for result in results) else 0

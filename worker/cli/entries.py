@@ -14,6 +14,7 @@ from contracts import ErrorCode, RequestStatus
 from worker import durations, settings
 from worker.cli import console, views
 from worker.ledger import open_reader
+from worker.loop import PlainLoop
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 def status(request_id: str, *, ledger_url: str | None, json: bool) -> int:
     """Print one request's timeline; 1 when the ledger never heard of it."""
-    entry = asyncio.run(_get(request_id, ledger_url))
+    with asyncio.Runner(loop_factory=PlainLoop) as runner:
+        entry = runner.run(_get(request_id, ledger_url))
     if entry is None:
         if json:
             console.document({"request_id": request_id, "status": "unknown"})
@@ -55,7 +57,8 @@ def requests(
     if code is not None and code not in set(ErrorCode):
         raise typer.BadParameter(f"it is one of {', '.join(ErrorCode)}.", param_hint="--code")
     wanted = {"status": _status(name), "since": _seconds(since), "user_id": user, "error_code": code}
-    entries = asyncio.run(_find(ledger_url, limit=limit, undeliverable=undeliverable, **wanted))
+    with asyncio.Runner(loop_factory=PlainLoop) as runner:
+        entries = runner.run(_find(ledger_url, limit=limit, undeliverable=undeliverable, **wanted))
     if json:
         for entry in entries:
             console.document(views.document(entry))

@@ -12,6 +12,7 @@ from worker.cli import console, interrupts
 from worker.cli.progress import Progress
 from worker.ledger import open_pruner
 from worker.ledger.prune import in_batches
+from worker.loop import PlainLoop
 
 if TYPE_CHECKING:
     from worker.settings import Settings
@@ -23,7 +24,7 @@ def prune(older_than: str | None, *, dry_run: bool, ledger_url: str | None, json
     """Delete the requests that finished before, and say how many; always 0."""
     loaded = settings.load_only(ledger_url=ledger_url, retention=None, dedupe_window=None)
     pruning = Pruning(loaded, _age(older_than, loaded))
-    with asyncio.Runner() as runner:
+    with asyncio.Runner(loop_factory=PlainLoop) as runner:
         try:
             interrupts.run(runner, pruning.count() if dry_run else pruning.delete(shown=not json))
         except BaseException:

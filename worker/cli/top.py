@@ -21,6 +21,7 @@ from worker import durations, settings
 from worker.cli import console, interrupts, views
 from worker.cli.listing import Listing, facts
 from worker.ledger.base import COUNTED
+from worker.loop import PlainLoop
 from worker.watch import BrokerWatch, LedgerWatch, Unreachable
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def top(interval: float, *, once: bool, json: bool, **flags: str | None) -> int:
     loaded = settings.load_only(**flags)
     out = console.results()
     live = out.is_terminal and not out.is_dumb_terminal and not once and not json
-    with asyncio.Runner() as runner:
+    with asyncio.Runner(loop_factory=PlainLoop) as runner:
         if live:
             interrupts.run(runner, _live(loaded, interval))
             return 0
