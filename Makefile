@@ -32,14 +32,14 @@ servers: ## Install RabbitMQ and PostgreSQL (Debian's packages) if they are miss
 # Without it the tests of the alert rules are skipped; it does not keep the others from running.
 .PHONY: promtool
 promtool: setup
-	@scripts/install-servers promtool || true
+	@scripts/install-servers prometheus </dev/null || true
 
-bench: $(BENCH_STAMP) servers ## Measure this worker beside its peers (about an hour) and write docs/benchmarks.md
+bench: servers $(BENCH_STAMP) ## Measure this worker beside its peers (about an hour) and write docs/benchmarks.md
 	@$(MAKE) --no-print-directory -C benchmarks/peers
 	@$(BENCH_VENV)/bin/python -m benchmarks.run --out benchmarks/results/latest.json
 	@$(BENCH_VENV)/bin/python -m benchmarks.report benchmarks/results/latest.json
 
-bench-quick: setup servers ## See that the benchmarks run and every answer is right; times mean nothing here
+bench-quick: servers setup ## See that the benchmarks run and every answer is right; times mean nothing here
 	@$(BIN)/python -m benchmarks.run drain --contestants echo,ours-sqlite,ours-postgresql \
 		--requests 500 --repetitions 1
 
@@ -47,26 +47,26 @@ $(BENCH_STAMP): requirements-bench.lock pyproject.toml scripts/make-venv
 	@scripts/make-venv $(BENCH_VENV) requirements-bench.lock
 	@touch $@
 
-demo: setup servers ## Send 1,000 requests through a private broker and see what becomes of them
+demo: servers setup ## Send 1,000 requests through a private broker and see what becomes of them
 	@$(BIN)/session-worker demo
 
-test: setup servers promtool ## Run all tests, against private servers
+test: servers setup promtool ## Run all tests, against private servers
 	@$(PYTEST)
 
-check: setup servers promtool ## What must pass before a commit: format, lint, types, import rules, tests
+check: servers setup promtool ## What must pass before a commit: format, lint, types, import rules, tests
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(PYTEST)
 
-faults: setup servers ## Break workers, servers and networks at every step, and soak for two minutes
+faults: servers setup ## Break workers, servers and networks at every step, and soak for two minutes
 	@$(PYTEST) tests/faults
 
 MINUTES ?= 30
 SEED ?= 1
 LEDGER ?= both
-soak: setup servers ## A storm of random faults; MINUTES=30 SEED=1 LEDGER=both (or sqlite, postgresql)
+soak: servers setup ## A storm of random faults; MINUTES=30 SEED=1 LEDGER=both (or sqlite, postgresql)
 	@$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) --seed $(SEED) --ledger $(LEDGER)
 
 RUNS ?= 1000000

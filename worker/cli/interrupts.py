@@ -17,6 +17,8 @@ def listen() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as for what a script begins in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def run(runner: asyncio.Runner, work: Coroutine[Any, Any, T]) -> T:

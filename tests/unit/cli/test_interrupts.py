@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,6 +15,35 @@ from worker.cli.interrupts import interruptible, run
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
+
+
+PROGRAM = """
+import signal
+from worker.cli import interrupts
+signal.signal(signal.SIGINT, signal.{sigint})
+signal.signal(signal.SIGHUP, signal.{sighup})
+interrupts.listen()
+signal.raise_signal(signal.{number})
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "sigint", "sighup", "interrupted"),
+    [
+        ("SIGTERM", "default_int_handler", "SIG_DFL", True),
+        ("SIGTERM", "SIG_IGN", "SIG_DFL", True),
+        ("SIGHUP", "SIG_IGN", "SIG_DFL", True),
+        ("SIGHUP", "SIG_IGN", "SIG_IGN", False),
+    ],
+)
+def test_sigterm_interrupts_what_was_begun_in_the_background_too(
+    number: str, sigint: str, sighup: str, interrupted: bool
+) -> None:
+    """A shell has SIGINT ignored there, and nohup SIGHUP."""
+    program = PROGRAM.format(number=number, sigint=sigint, sighup=sighup)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert done.returncode == (-signal.SIGINT if interrupted else 0), done.stderr
 
 
 async def test_a_cancellation_that_the_work_turns_into_an_error_stays_one() -> None:
