@@ -71,6 +71,16 @@ def database_url(url: str) -> SplitResult:
     return parts
 
 
+def web_url(url: str) -> None:
+    """Raises ValueError: ``url`` cannot be that of an HTTP interface; a sentence that quotes nothing."""
+    if not url.lower().startswith(("http://", "https://")):
+        raise ValueError("write http://user:password@host:port, or https://…")
+    _check_login(url)
+    parts = _check_place(url)
+    if parts["query"]:
+        raise ValueError("it takes no parameters; leave out what follows the ?")
+
+
 def _check_login(url: str) -> None:
     """Raises ValueError: readers of URLs disagree about where its login ends."""
     if not url.isprintable() or normalize("NFKC", url) != url:  # readers of URLs disagree about these
@@ -87,11 +97,7 @@ def _check_login(url: str) -> None:
 
 def _check(url: str) -> None:
     _check_login(url)
-    parts = _URL.fullmatch(url)
-    if parts is None or not (_is_address(parts["address"]) if parts["address"] else _is_name(parts["name"])):
-        raise ValueError(_WRITE_HOST)
-    if parts["port"] and not 1 <= int(parts["port"]) <= _LAST_PORT:
-        raise ValueError(_WRITE_PORT)
+    parts = _check_place(url)
     if len(unquote(parts["vhost"] or "").encode()) > _LONGEST_VHOST:
         raise ValueError(f"the vhost is longer than {_LONGEST_VHOST} bytes; correct what follows the host")
     for name, value in parse_qsl(parts["query"] or "", keep_blank_values=True):
@@ -99,6 +105,16 @@ def _check(url: str) -> None:
             raise ValueError(
                 f"heartbeat must be whole seconds, 0 (none) to {_LONGEST_HEARTBEAT}, as in ?heartbeat=10"
             )
+
+
+def _check_place(url: str) -> re.Match[str]:
+    """Raises ValueError: it has no usable host or port."""
+    parts = _URL.fullmatch(url)
+    if parts is None or not (_is_address(parts["address"]) if parts["address"] else _is_name(parts["name"])):
+        raise ValueError(_WRITE_HOST)
+    if parts["port"] and not 1 <= int(parts["port"]) <= _LAST_PORT:
+        raise ValueError(_WRITE_PORT)
+    return parts
 
 
 def _is_name(host: str) -> bool:

@@ -25,7 +25,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from contracts.amqp import DEFAULT_REPLY_TO_ALLOW
 from contracts.types import Rule
-from contracts.urls import broker_urls
+from contracts.urls import broker_urls, web_url
 from worker import durations, places
 from worker.ledger import postgresql_url
 
@@ -174,6 +174,11 @@ class Settings(BaseSettings):
         description="Address that `ops_port` listens on. `0.0.0.0`: open to everyone who can reach this "
         "machine; `::`: the same by IPv6 and IPv4.",
     )
+    management_url: SecretStr | None = Field(
+        default=None,
+        description="URL of the broker's management interface, `http://host:15672`, where `doctor` looks for "
+        "policies that void the promise; with user and password if they are not those of `amqp_url`.",
+    )
     traces: bool = Field(
         default=False,
         description="Send traces to the collector named by OpenTelemetry's own variables "
@@ -194,6 +199,13 @@ class Settings(BaseSettings):
     @classmethod
     def _check_amqp_url(cls, value: SecretStr) -> SecretStr:
         broker_urls(value.get_secret_value())
+        return value
+
+    @field_validator("management_url")
+    @classmethod
+    def _check_management_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            web_url(value.get_secret_value())
         return value
 
     @field_validator("ledger_url")

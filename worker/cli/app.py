@@ -435,6 +435,14 @@ def doctor(
             metavar="MODULE:NAME", help="Handler. Default: $SESSION_WORKER_HANDLER.", show_default=False
         ),
     ] = None,
+    management_url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="URL of the broker's management interface. Default: $SESSION_WORKER_MANAGEMENT_URL.",
+            show_default=False,
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Check the whole set-up and say how to fix what is wrong.
@@ -444,7 +452,8 @@ def doctor(
     from worker.cli.doctor import doctor
 
     flags = {"amqp_url": amqp_url, "ledger_url": ledger_url, "prefix": prefix}
-    raise typer.Exit(doctor(json=json, retry_delays=retry_delays, handler=handler, **flags))
+    flags |= {"retry_delays": retry_delays, "handler": handler, "management_url": management_url}
+    raise typer.Exit(doctor(json=json, **flags))
 
 
 @app.command()

@@ -9,7 +9,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from worker.doctor import at_broker, at_home, at_ledger, together
+from worker.doctor import at_broker, at_home, at_ledger, at_management, together
 from worker.doctor.result import Result, State
 
 if TYPE_CHECKING:
@@ -22,13 +22,17 @@ __all__ = ["Result", "State", "examine"]
 
 async def examine(settings: Settings, clock: Callable[[], float] = time.time) -> list[Result]:
     """The results of all checks, in the order in which to fix what is wrong. ``clock``: this machine's."""
-    home, ledger, broker = await asyncio.gather(
-        at_home.examine(settings), at_ledger.examine(settings, clock), at_broker.examine(settings)
+    home, ledger, broker, policies = await asyncio.gather(
+        at_home.examine(settings),
+        at_ledger.examine(settings, clock),
+        at_broker.examine(settings),
+        at_management.examine(settings),
     )
     return [
         *home,
         *ledger.results,
         *broker.results,
+        *policies,
         together.workers(settings, ledger, broker),
         await together.retention(settings, broker, clock),
     ]

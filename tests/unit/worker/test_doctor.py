@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
-from worker.doctor import State
+from contracts import Names
+from worker.doctor import State, at_management
 from worker.doctor.at_broker import version
 from worker.doctor.at_home import holder_timeout, known_settings
 from worker.doctor.at_ledger import LARGE_BYTES, clock_skew, file_system, size
 from worker.doctor.at_postgresql import server
 from worker.doctor.result import failed, folded, ok, refused
+from worker.sandbox.workspace import free_port
+from worker.settings import load
+from worker.topology import Topology
 
 
 @pytest.mark.parametrize(
@@ -136,3 +143,116 @@ def test_where_all_parts_are_missing_that_is_one_result() -> None:
 def test_an_errors_sentence_is_taken_apart_into_fault_and_fix(sentence: str, found: str, fix: str) -> None:
     result = refused("check", ValueError(sentence), "ours")
     assert (result.found, result.fix) == (found, fix)
+
+
+# ------------------------------------------------------------------------- the management interface
+
+QUEUES = {queue.name: queue for queue in Topology.of(Names(), [1, 600]).queues}
+
+
+@pytest.mark.parametrize(
+    ("queue", "policy", "harmful"),
+    [
+        ("session.create", {"message-ttl": 86_400_000}, True),
+        ("session.create.retry.600s", {"message-ttl": 1000}, True),
+        ("session.create.retry.600s", {"message-ttl": 600_000}, False),
+        ("session.create.dead", {"expires": 86_400_000}, True),
+        ("session.create.dead", {"max-length-bytes": 1}, True),
+        ("session.create.dead", {"max-length-bytes": 2**40}, False),
+        ("session.create", {"max-length": 1}, True),
+        ("session.create", {"overflow": "drop-head"}, True),
+        ("session.create", {"overflow": "reject-publish"}, False),
+        ("session.replies", {"overflow": "drop-head"}, False),
+        ("session.create", {"delivery-limit": 3}, True),
+        ("session.create", {"delivery-limit": 20}, False),
+        ("session.create", {"consumer-timeout": 20_000}, True),
+        ("session.create", {"consumer-timeout": 1_800_000}, False),
+        ("session.create", {"dead-letter-exchange": "x", "dead-letter-strategy": "at-most-once"}, False),
+        ("session.create", {"queue-leader-locator": "balanced"}, False),
+        ("session.create", {}, False),
+    ],
+)
+def test_a_policy_is_warned_of_where_it_wins_and_is_another_than_the_queue_needs(
+    queue: str, policy: dict[str, object], harmful: bool
+) -> None:
+    about = {"policy": "p", "operator_policy": None, "effective_policy_definition": policy}
+    found = at_management.policies(QUEUES[queue], about, "v", 50_000)
+    assert [each.state for each in found] == [State.WARNING] * harmful
+
+
+def test_what_the_broker_has_not_gathered_yet_is_not_said_to_be_well() -> None:
+    [told] = at_management.policies(QUEUES["session.create"], {}, "v", 50_000)
+    assert told.state is State.SKIPPED
+
+
+class _Web(BaseHTTPRequestHandler):
+    """Answers everything with what its server was given."""
+
+    def do_GET(self) -> None:
+        status, headers, body = self.server.answer  # type: ignore[attr-defined]
+        self.server.asked.append(dict(self.headers))  # type: ignore[attr-defined]
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body", "said"),
+    [
+        (200, {}, b"<html>", "is not RabbitMQ's"),
+        (200, {}, b"[]", "is not RabbitMQ's"),
+        (200, {}, b'{"hello": "world"}', "is not RabbitMQ's"),
+        (200, {}, b"\xff", "is not RabbitMQ's"),
+        (404, {}, b"<html>", "answers 404"),
+        (503, {}, b"", "answers 503"),
+        (302, {"Location": "http://elsewhere.invalid/"}, b"", "answers 302"),
+    ],
+)
+async def test_another_web_server_is_told_from_rabbitmqs(
+    status: int, headers: dict[str, str], body: bytes, said: str
+) -> None:
+    with HTTPServer(("127.0.0.1", 0), _Web) as server:
+        server.answer, server.asked = (status, headers, body), []  # type: ignore[attr-defined]
+        thread = threading.Thread(target=server.serve_forever, args=[0.02])
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}/"
+            [told] = await at_management.examine(load(amqp_url="amqp://ada:s3cret@mq/", management_url=url))
+        finally:
+            server.shutdown()
+            thread.join()
+    assert told.state is State.FAILED
+    assert said in told.found
+    assert "SESSION_WORKER_MANAGEMENT_URL" in str(told.fix)
+    assert "s3cret" not in repr(told)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        (f"http://127.0.0.1:{free_port()}", "connection refused"),
+        ("http://nowhere.invalid:15672", "the host name is not known"),
+        (f"https://127.0.0.1:{free_port()}", "connection refused"),
+    ],
+)
+async def test_a_management_interface_that_cannot_be_reached_is_told(url: str, said: str) -> None:
+    [told] = await at_management.examine(load(amqp_url="amqp://ada:s3cret@mq/", management_url=url))
+    assert said in told.found
+    assert "rabbitmq-plugins enable rabbitmq_management" in str(told.fix)
+
+
+async def test_one_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(at_management, "CHECK_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        [told] = await at_management.examine(load(amqp_url="amqp://ada:x@mq/", management_url=url))
+    assert "the management interface did not answer" in told.found
+
+
+async def test_without_its_url_nobody_is_asked() -> None:
+    assert await at_management.examine(load(amqp_url="amqp://ada:x@mq/")) == []
