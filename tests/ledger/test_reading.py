@@ -84,7 +84,7 @@ async def test_a_question_that_nobody_waits_for_ends_with_its_reader(sqlite_url:
     await reader.open()
     endless = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
     question = asyncio.create_task(reader._ask(lambda database: database.execute(endless).fetchone()))
-    await eventually(reader._lock.locked)
+    await eventually(reader._file._lock.locked)
     question.cancel()
     async with asyncio.timeout(DEADLINE):
         await reader.close()

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sqlite3
-from contextlib import closing
+import stat
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from contracts.threads import in_own_thread
 from worker import durations
@@ -18,7 +16,8 @@ from worker.doctor.result import CHECK_SECONDS, Result, at_a_loss, failed, ok, r
 from worker.ledger.base import LedgerError
 from worker.ledger.membership import ALIVE
 from worker.ledger.migrate import check_current
-from worker.ledger.sqlite_file import ESTIMATE, connect, no_file, path_of, sentence, version_of
+from worker.ledger.sqlite_file import ESTIMATE, check_there, path_of, version_of
+from worker.ledger.sqlite_reading import Readable
 from worker.ledger.sqlite_steps import iso
 
 if TYPE_CHECKING:
@@ -83,29 +82,21 @@ async def examine(settings: Settings, clock: Callable[[], float]) -> AtLedger:
 
 
 def _examine_file(path: Path, settings: Settings, here: AtLedger) -> None:
-    if not path.is_file():
-        raise no_file(path)
+    check_there(path)
+    now = iso(datetime.now(UTC))
+    file = Readable(path)
     try:
-        with closing(_open(path)) as database:
-            version = version_of(database)
-            check_current("sqlite", version)
-            now = iso(datetime.now(UTC))
-            here.alive, here.gone = database.execute(_WORKERS, {"now": now}).fetchone()
-            rows = database.execute(f"SELECT {ESTIMATE}").fetchone()[0]
-    except sqlite3.Error as error:
-        raise LedgerError(sentence(error, path)) from error
+        version = file.ask(version_of)
+        check_current("sqlite", version)
+        here.alive, here.gone = file.ask(lambda database: database.execute(_WORKERS, {"now": now}).fetchone())
+        rows = file.ask(lambda database: database.execute(f"SELECT {ESTIMATE}").fetchone()[0])
+    finally:
+        file.close()
     here.results.append(_file(path, version))
     here.results.append(size(rows, path.stat().st_size, settings.retention))
     here.results.append(_file_durability(path))
+    here.results.append(_privacy(path))
     here.results.append(ok("ledger clock", "this machine's own"))
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    """To read. Where nobody has the file open, without the two that SQLite then makes beside it: if they were
-    of another user (root, say), the worker could not write."""
-    if path.with_name(f"{path.name}-wal").exists():
-        return connect(path, "ro")
-    return sqlite3.connect(f"file:{quote(str(path))}?mode=ro&immutable=1", uri=True)
 
 
 def _file(path: Path, version: int) -> Result:
@@ -117,6 +108,23 @@ def _file(path: Path, version: int) -> Result:
                 "give the worker's user write permission for both, and run this as that user",
             )
     return ok("ledger", f"SQLite file {path}, schema {version}")
+
+
+def _privacy(path: Path) -> Result:
+    real = path.resolve()
+    reachable = all(folder.stat().st_mode & stat.S_IXOTH for folder in real.parents)
+    readable = [
+        file.name
+        for file in (real, *(real.with_name(f"{real.name}-{other}") for other in ("wal", "shm")))
+        if file.exists() and file.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH)
+    ]
+    if reachable and readable:
+        return warning(
+            "ledger privacy",
+            f"every user of this machine may open {', '.join(readable)}, with users, titles and answers",
+            f"chmod o= {' '.join(str(real.with_name(name)) for name in readable)}",
+        )
+    return ok("ledger privacy", "only its owner, and a group where one is let in, can open the file")
 
 
 def _file_durability(path: Path) -> Result:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -51,8 +53,34 @@ def sentence(error: sqlite3.Error, path: Path) -> str:
     return f"the ledger file {path} {_SENTENCES.get(code, f'cannot be used: {error}')}"
 
 
+def check_there(path: Path) -> None:
+    """Raises LedgerError unless there is a file."""
+    try:
+        there = path.is_file()
+    except OSError as error:
+        raise LedgerError(
+            f"the ledger file {path} cannot be found ({error.strerror}): give this user the permission to "
+            "enter its folder, or run this as the worker's user"
+        ) from error
+    if not there:
+        raise no_file(path)
+
+
 def connect(path: Path, mode: Literal["ro", "rw", "rwc"]) -> sqlite3.Connection:
-    """Open the file; a commit on this connection survives a power cut."""
+    """Open the file; a commit on this connection survives a power cut.
+
+    A new file is its owner's alone, and so are the two that SQLite makes beside it. Whoever may not write to
+    the file is refused before SQLite makes those: its owner could not write to them."""
+    check_complete(path)
+    if mode == "rwc":
+        with suppress(OSError):  # it exists, or SQLite says why it cannot
+            os.close(
+                os.open(os.path.realpath(path), os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            )
+    if mode != "ro" and path.exists() and not os.access(path, os.W_OK, effective_ids=True):
+        error = sqlite3.OperationalError("attempt to write a readonly database")
+        error.sqlite_errorcode = sqlite3.SQLITE_READONLY
+        raise error
     database = sqlite3.connect(
         f"file:{quote(str(path))}?mode={mode}",
         uri=True,
@@ -111,6 +139,17 @@ def _see_to_folder(folder: Path) -> None:
             ) from error
     if not folder.is_dir():
         raise LedgerError(f"the ledger's folder {folder.absolute()} does not exist: make it, or name another")
+
+
+def check_complete(path: Path) -> None:
+    """SQLite would delete the ``-wal`` of a file that is empty or not there, and begin anew."""
+    wal = Path(f"{os.path.realpath(path)}-wal")
+    if wal.exists() and wal.stat().st_size and not (path.exists() and path.stat().st_size):
+        what = "is empty" if path.exists() else "is missing"
+        raise LedgerError(
+            f"the ledger file {path} {what}, and {wal.name} beside it has what a worker committed last: put "
+            "the file back, or delete that one to start with a new ledger"
+        )
 
 
 def version_of(database: sqlite3.Connection) -> int:

@@ -13,7 +13,7 @@ from contracts.threads import in_own_thread
 from worker.ledger.base import LedgerError
 from worker.ledger.held import FINISHED
 from worker.ledger.migrate import check_current
-from worker.ledger.sqlite_file import connect, is_busy, no_file, sentence, version_of
+from worker.ledger.sqlite_file import check_there, connect, is_busy, sentence, version_of
 from worker.ledger.sqlite_open_files import OpenFiles
 from worker.ledger.sqlite_steps import iso
 
@@ -48,8 +48,7 @@ class SQLitePruner:
         self._reached = ""
 
     async def open(self, older_than: float, *, patience: float | None = None) -> None:  # noqa: ARG002
-        if not self._path.is_file():
-            raise no_file(self._path)
+        check_there(self._path)
         self.finished_before = datetime.now(UTC) - timedelta(seconds=older_than)
         check_current("sqlite", await self._do(version_of))
 

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import json
-import sqlite3
-import threading
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
 from contracts import RequestStatus
 from contracts.threads import in_own_thread
-from worker.ledger.base import COUNTED, Entry, Glimpse, LedgerError, Recent
+from worker.ledger.base import COUNTED, Entry, Glimpse, Recent
 from worker.ledger.held import OF_SESSION, REPLAYED, condition, matching
 from worker.ledger.membership import ALIVE
 from worker.ledger.migrate import check_current
-from worker.ledger.sqlite_file import connect, no_file, sentence, version_of
+from worker.ledger.sqlite_file import check_there, version_of
+from worker.ledger.sqlite_reading import Readable
 from worker.ledger.sqlite_steps import iso
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Callable
     from pathlib import Path
 
@@ -45,12 +45,10 @@ class SQLiteReader:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._database: sqlite3.Connection | None = None
-        self._lock = threading.Lock()
+        self._file = Readable(path)
 
     async def open(self) -> None:
-        if not self._path.is_file():
-            raise no_file(self._path)
+        check_there(self._path)
         try:
             version = await self._ask(version_of)
             check_current("sqlite", version)
@@ -59,9 +57,8 @@ class SQLiteReader:
             raise
 
     async def close(self) -> None:
-        if self._database is not None:
-            self._database.interrupt()  # a question that nobody waits for any more still runs in its thread
-        await in_own_thread(self._disconnect)
+        self._file.interrupt()  # a question that nobody waits for any more still runs in its thread
+        await in_own_thread(self._file.close)
 
     async def get(self, request_id: UUID) -> Entry | None:
         query = f"{_ENTRY} WHERE request_id = ?"
@@ -117,23 +114,8 @@ class SQLiteReader:
 
         return await self._ask(look)
 
-    def _disconnect(self) -> None:
-        with self._lock:
-            if self._database is not None:
-                self._database.close()
-                self._database = None
-
     async def _ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
-        return await in_own_thread(self._ask_now, question)
-
-    def _ask_now(self, question: Callable[[sqlite3.Connection], T]) -> T:
-        try:
-            with self._lock:
-                if self._database is None:
-                    self._database = connect(self._path, "ro")
-                return question(self._database)
-        except sqlite3.Error as error:
-            raise LedgerError(sentence(error, self._path)) from error
+        return await in_own_thread(self._file.ask, question)
 
 
 def _glimpse(row: sqlite3.Row, now: datetime) -> Glimpse:
