@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -13,6 +15,8 @@ import time
 from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -22,6 +26,7 @@ import pytest
 
 from contracts import Names, amqp
 from tests.broker.lab import HANDLER, ROOT, Lab, open_lab, request
+from tests.ledger.support import sql
 from tests.support.worker_process import PROGRAM
 from worker import connection, ops
 from worker.connection import Wire
@@ -35,7 +40,6 @@ from worker.topology import Topology
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
-    from pathlib import Path
 
     from tests.support.external_rabbitmq import ExternalRabbitMQ
     from worker.sandbox import PostgreSQL, RabbitMQ
@@ -438,6 +442,68 @@ def test_a_ledger_file_that_this_user_may_not_write_is_named(
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everything
     broken = fault(ask(sound), "ledger")
     assert "cannot be written" in broken.found
+
+
+def rows(url: str) -> list[tuple[Any, ...]]:
+    counts = ", ".join(f"(SELECT count(*) FROM {table})" for table in ("requests", "sessions", "workers"))
+    return asyncio.run(sql(url, f"SELECT {counts}"))
+
+
+def test_a_ledger_file_that_cannot_grow_is_a_fault(declared: Lab) -> None:
+    """It was read without trouble, and may be written, and the disk has no room: so it is tried."""
+    path = Path(declared.ledger_url.removeprefix("sqlite:///"))
+    before, files = rows(declared.ledger_url), sorted(declared.folder.iterdir())
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 100_000, limits[1]))
+    try:
+        broken = fault(ask(declared), "ledger")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert str(path) in broken.found
+    assert "room" in str(broken.fix)
+    assert "ledger" not in not_in_order(ask(declared))
+    assert (rows(declared.ledger_url), sorted(declared.folder.iterdir())) == (before, files)
+    assert (
+        asyncio.run(sql(declared.ledger_url, "SELECT 1 FROM sqlite_master WHERE name LIKE '%probe%'")) == []
+    )
+
+
+@pytest.mark.parametrize("table", ["requests", "sessions", "workers"])
+def test_a_postgresql_that_takes_no_rows_is_a_fault(
+    declared: Lab, postgresql: PostgreSQL, postgresql_url: str, table: str
+) -> None:
+    """It answers, and the grants are there: so each table is tried, and nothing stays in it."""
+    database = postgresql_url.rpartition("/")[2]
+    postgresql.execute(
+        """
+        CREATE FUNCTION no_room() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RAISE EXCEPTION 'could not extend file' USING ERRCODE = 'disk_full'; END $$
+        """,
+        database,
+    )
+    postgresql.execute(
+        f"CREATE TRIGGER no_room BEFORE INSERT ON {table} EXECUTE FUNCTION no_room()", database
+    )
+    assert "could not extend file" in not_in_order(ask(declared, ledger_url=postgresql_url))["ledger"].found
+    postgresql.execute(f"DROP TRIGGER no_room ON {table}", database)
+    assert "ledger" not in not_in_order(ask(declared, ledger_url=postgresql_url))
+    assert rows(postgresql_url) == [(0, 0, 0)]
+
+
+def test_a_ledger_that_everybody_may_read_is_a_warning(declared: Lab) -> None:
+    path = Path(declared.ledger_url.removeprefix("sqlite:///"))
+    closed = [folder for folder in path.parents if not folder.stat().st_mode & 0o001]
+    assert "ledger privacy" not in not_in_order(ask(declared))
+    path.chmod(0o644)
+    if closed:
+        assert "ledger privacy" not in not_in_order(ask(declared)), f"nobody gets past {closed[0]}"
+    with TemporaryDirectory(dir="/tmp") as name:
+        Path(name).chmod(0o755)
+        copy = Path(shutil.copy(path, name))
+        told = fault(ask(declared, ledger_url=f"sqlite:///{copy}"), "ledger privacy", State.WARNING)
+        assert f"chmod o= {copy}" in str(told.fix)
+        copy.chmod(0o640)
+        assert "ledger privacy" not in not_in_order(ask(declared, ledger_url=f"sqlite:///{copy}"))
 
 
 # ------------------------------------------------------------------------- settings, handler, port

@@ -1,14 +1,18 @@
-"""What can be checked at the ledger, without being registered there and without writing."""
+"""What can be checked at the ledger, without being registered there; what is written is taken back."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 import stat
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
 from contracts.threads import in_own_thread
 from worker import durations
@@ -16,7 +20,16 @@ from worker.doctor.result import CHECK_SECONDS, Result, at_a_loss, failed, ok, r
 from worker.ledger.base import LedgerError
 from worker.ledger.membership import ALIVE
 from worker.ledger.migrate import check_current
-from worker.ledger.sqlite_file import ESTIMATE, check_there, path_of, version_of
+from worker.ledger.sqlite_file import (
+    BUSY_TIMEOUT,
+    ESTIMATE,
+    check_there,
+    connect,
+    is_busy,
+    path_of,
+    sentence,
+    version_of,
+)
 from worker.ledger.sqlite_reading import Readable
 from worker.ledger.sqlite_steps import iso
 
@@ -26,6 +39,7 @@ if TYPE_CHECKING:
     from worker.settings import Settings
 
 SKEW_SECONDS = 2.0
+PROBE_BYTES = 1024**2
 LARGE_BYTES = 10 * 1024**3
 NETWORK_FILE_SYSTEMS = {
     "9p",
@@ -107,7 +121,44 @@ def _file(path: Path, version: int) -> Result:
                 f"the ledger's {what} {place.absolute()} cannot be written by this user",
                 "give the worker's user write permission for both, and run this as that user",
             )
-    return ok("ledger", f"SQLite file {path}, schema {version}")
+    try:
+        _try_to_write(path)
+    except (sqlite3.Error, OSError) as error:
+        told = (
+            sentence(error, path) if isinstance(error, sqlite3.Error) else f"the ledger file {path}: {error}"
+        )
+        return refused(
+            "ledger", LedgerError(told), "look at the disk that it is on: its room, its quota, its mount"
+        )
+    return ok("ledger", f"SQLite file {path}, schema {version}, takes writes")
+
+
+def _try_to_write(path: Path) -> None:
+    """Have SQLite write as much as a batch needs, and take it back. Raises sqlite3.Error, OSError."""
+    with closing(connect(path, "rw")) as database:
+        database.execute("PRAGMA cache_size = 10")  # what does not fit must go to the disk before a commit
+        turn = Retrying(
+            retry=retry_if_exception(is_busy),
+            stop=stop_after_delay(BUSY_TIMEOUT),
+            wait=wait_random(0.01, 0.1),
+            reraise=True,
+        )
+        turn(database.execute, "BEGIN IMMEDIATE")
+        database.execute("CREATE TABLE doctors_probe (written BLOB)")
+        database.execute("INSERT INTO doctors_probe VALUES (zeroblob(?))", (PROBE_BYTES,))
+        wal = path.resolve().with_name(f"{path.resolve().name}-wal")
+        if wal.exists():
+            _flush(wal)
+        database.execute("ROLLBACK")
+
+
+def _flush(file: Path) -> None:
+    """Some file systems say only now that there is no room. (SQLite has no lock on it to lose.)"""
+    descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _privacy(path: Path) -> Result:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from worker.doctor.at_ledger import clock_skew, size
-from worker.doctor.result import failed, ok, refused, warning
+from worker.doctor.result import State, failed, ok, refused, warning
 from worker.ledger.base import LedgerError
 from worker.ledger.membership import ALIVE
 from worker.ledger.postgresql_line import AWAY, connect, hang_up, sentence
@@ -35,6 +36,16 @@ _WORKERS = f"""
 SELECT count(*) FILTER (WHERE {_ALIVE}), count(*) FILTER (WHERE NOT ({_ALIVE})) FROM workers
 """  # noqa: S608
 
+_NEW_REQUEST = """
+INSERT INTO requests (request_id, status, attempt, token, fingerprint, session_id, user_id, operation,
+    received_at, updated_at, history)
+VALUES ($1, 'pending', 0, $1, '', $2, '', '', now(), now(), '[]')
+"""
+_NEW_SESSION = "INSERT INTO sessions (session_id, request_id, user_id, created_at) VALUES ($2, $1, '', now())"
+_NEW_WORKER = (
+    "INSERT INTO workers (worker_id, steady_since, renewed_at, gone_at) VALUES ($1, now(), now(), now())"
+)
+
 
 async def examine(url: str, settings: Settings, clock: Callable[[], float], here: AtLedger) -> None:
     """Raises LedgerError: it cannot be used."""
@@ -55,8 +66,11 @@ async def _examine(
 ) -> None:
     version = await check_schema(connection, url)
     about = dict((await connection.fetch(_SERVER))[0])
-    here.results.append(server(about, version))
+    found = server(about, version)
     lacking = await _lacking(connection, url)
+    if found.state is State.OK and lacking is None:
+        await _try_to_write(connection)
+    here.results.append(found)
     here.results.append(lacking or ok("ledger grants", "this user may do all that a worker does"))
     (room,) = await connection.fetch(_SIZE)
     here.results.append(size(room["rows"], room["bytes"], settings.retention))
@@ -66,6 +80,19 @@ async def _examine(
     here.results.append(clock_skew(moment - (before + clock()) / 2))
     if lacking is None:
         ((here.alive, here.gone),) = await connection.fetch(_WORKERS)
+
+
+async def _try_to_write(connection: asyncpg.Connection) -> None:
+    """Each table takes a row, and a commit comes through; no row stays. Raises one of AWAY."""
+    id_, name = uuid4(), f"doctor {uuid4()}"
+    attempt = connection.transaction()
+    await attempt.start()
+    await connection.execute(_NEW_REQUEST, id_, name)
+    await connection.execute(_NEW_SESSION, id_, name)
+    await attempt.rollback()
+    async with connection.transaction():
+        await connection.execute(_NEW_WORKER, name)
+        await connection.execute("DELETE FROM workers WHERE worker_id = $1", name)
 
 
 def _no_connection(error: BaseException, url: str) -> LedgerError:
