@@ -59,6 +59,23 @@ def test_a_vhost_that_takes_no_more_connections_is_told_as_such(lab: Lab) -> Non
     assert "limit (0) is reached" in words
 
 
+async def test_a_queue_that_another_connection_has_for_itself_is_told_as_such(amqp_url: str) -> None:
+    """It cannot be deleted by anybody else, and is not to be."""
+    owner = await aiormq.connect(amqp_url)
+    wire = await Wire.open([amqp_url], "test")
+    try:
+        await (await owner.channel()).queue_declare("session.create.dead", exclusive=True)
+        with pytest.raises(TopologyError, match="another connection has it for itself") as refused:
+            await Topology.of(Names(), [1]).apply(wire)
+        assert "queue session.create.dead: " in str(refused.value)
+        assert "delete" not in str(refused.value)
+        found = [part async for part in Topology.of(Names(), [1]).inspect(wire)]
+        assert "another connection" in str(found[1].trouble)
+    finally:
+        await wire.close()
+        await owner.close()
+
+
 async def test_a_binding_to_an_exchange_that_is_not_there_names_the_exchange(amqp_url: str) -> None:
     """The queue, which is there, is not said to be missing."""
     topology = Topology.of(Names(), [1])

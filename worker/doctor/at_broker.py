@@ -192,9 +192,8 @@ async def _permissions(settings: Settings, wire: Wire, here: AtBroker) -> None:
 
 async def _refusal(
     wire: Wire, ask: Callable[[aiormq.Channel], Awaitable[object]], *, queue: str, exchange: str = ""
-) -> LinkLostError | None:
-    """The permission on ``queue`` or ``exchange`` that this user lacks, or who keeps it out. Any other
-    answer is none of it."""
+) -> ForbiddenError | None:
+    """The permission on ``queue`` or ``exchange`` that this user lacks. Any other answer is none of it."""
     channel = await wire.channel(aiormq.Channel)
     try:
         with broker_errors():
@@ -204,8 +203,6 @@ async def _refusal(
         told = objection(str(lost.__cause__), queue=queue, exchange=exchange)
         if told is not None and told.kind is Kind.PERMISSION:
             return ForbiddenError(told.sentence)
-        if told is not None and told.kind is Kind.LOCKED:
-            return lost
         if not isinstance(lost.__cause__, ChannelClosed):
             raise
     return None

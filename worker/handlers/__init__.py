@@ -24,6 +24,7 @@ from importlib.machinery import PathFinder
 from typing import TYPE_CHECKING, Any
 
 from contracts import CreateSessionRequest
+from contracts.trouble import words
 from worker.retry import PermanentError
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def load(path: str) -> Handler:
         if isinstance(error, ModuleNotFoundError):
             _check_name(path)
         raise HandlerNotFoundError(
-            f"handler {path}: module {module_name} cannot be imported ({type(error).__name__}: {error})"
+            f"handler {path}: module {module_name} cannot be imported ({words(error)})"
         ) from error
     for part in name.split("."):
         target = getattr(target, part, None)
