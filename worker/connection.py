@@ -137,11 +137,21 @@ class Wire:
         return channel
 
     def _next_channel_number(self) -> int:
-        """A free number, as long unused as can be: the broker may not be done with the last ones."""
-        while True:
-            self._channel_number = self._channel_number % MAX_CHANNELS + 1
+        """A free number, as long unused as can be: the broker may not be done with the last ones.
+
+        Raises:
+            ConnectError: there is none.
+        """
+        most = self._connection.connection_tune.channel_max or MAX_CHANNELS
+        for _ in range(most):
+            self._channel_number = self._channel_number % most + 1
             if self._channel_number not in self._connection.channels:
                 return self._channel_number
+        raise ConnectError(
+            f"the broker allows too few channels on a connection ({most}), a worker needs 2; raise its "
+            "channel_max",
+            permanent=True,
+        )
 
     async def unless_lost(self, work: Coroutine[Any, Any, T]) -> T:
         """What ``work`` gives, which waits for the broker by this connection.

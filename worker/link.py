@@ -11,20 +11,24 @@ from worker.connection import Wire
 from worker.consumer import ConsumeChannel
 from worker.delivery import Lane
 from worker.publisher import Publisher
+from worker.telemetry.events import EntranceNotKept, unheard
 from worker.topology import NotPermittedError, TopologyError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from contracts.amqp import Names
     from worker.confirms import Message
     from worker.delivery import Delivery
     from worker.settings import Settings
+    from worker.telemetry.events import Emit
     from worker.topology import Topology
 
 
 ENTRANCE_SECONDS = 30.0
 """Between two looks whether requests still find their way in."""
+LONGEST_ENTRANCE_SECONDS = 600.0
+"""The same, after some in a row that failed."""
 
 
 class Link:
@@ -36,10 +40,12 @@ class Link:
         self._publisher = publisher
         self._lanes: list[ConsumeChannel] = []
         self.consuming = False
+        self.entrance = ""
+        """What keeps requests from finding their way in, as far as is known."""
         self._tasks = [asyncio.create_task(publisher.run(), name="confirm sweeper")]
 
     @classmethod
-    async def build(cls, settings: Settings, topology: Topology) -> Link:
+    async def build(cls, settings: Settings, topology: Topology, emit: Emit = unheard) -> Link:
         """Connect, and see to the topology.
 
         Raises:
@@ -63,24 +69,38 @@ class Link:
             undo.pop_all()
             link = cls(consuming, publishing, publisher)
             if settings.declare:
-                link.keep_entrance(topology)
+                entrance = link._keep_entrance(topology, open_wire, emit)
+                link._tasks.append(asyncio.create_task(entrance, name="entrance"))
             return link
 
-    def keep_entrance(self, topology: Topology) -> None:
-        """Have exchange and binding there, should somebody delete them."""
-        self._tasks.append(asyncio.create_task(self._keep_entrance(topology), name="entrance"))
+    async def _keep_entrance(
+        self, topology: Topology, open_wire: Callable[[str], Awaitable[Wire]], emit: Emit
+    ) -> None:
+        """Have exchange and binding there, should somebody delete them.
 
-    async def _keep_entrance(self, topology: Topology) -> None:
+        What is in the queues can be served without. So nothing that goes wrong here may cost the link: the
+        broker ends a whole connection over one channel too many. Each look has a connection of its own, which
+        is closed again, so that none is missing elsewhere.
+        """
+        pause, said = ENTRANCE_SECONDS, ""
         while True:
-            await asyncio.sleep(ENTRANCE_SECONDS)
+            await asyncio.sleep(pause)
             try:
-                if not self.blocked:
-                    await topology.restore_entrance(self._publishing)
-            except NotPermittedError:  # any more; what is there may stay for ever
-                return None
+                async with AsyncExitStack() as undo:
+                    wire = await open_wire("entrance")
+                    undo.push_async_callback(wire.close)
+                    await wire.unless_lost(topology.restore_entrance(wire))
             except (LinkLostError, TopologyError) as error:
-                if not self.blocked:  # an alarm that began meanwhile is no loss
-                    return self.lose(str(error))
+                # What is not declared is wrong; what could not be looked at may be as it should.
+                wrong = isinstance(error, TopologyError) and not isinstance(error, NotPermittedError)
+                self.entrance = str(error) if wrong else ""
+                if said != str(error):
+                    said = str(error)
+                    emit(EntranceNotKept(said))
+                pause = min(2 * pause, LONGEST_ENTRANCE_SECONDS)
+            else:
+                self.entrance = said = ""
+                pause = ENTRANCE_SECONDS
 
     async def subscribe(
         self, names: Names, settings: Settings, deliver: Callable[[Delivery], None], *, consuming: bool
@@ -148,4 +168,9 @@ class Link:
         for channel in self._lanes:
             with suppress(LinkLostError):
                 channel.flush()
-        await asyncio.gather(self._publisher.close(), self._consuming.close(), self._publishing.close())
+        await asyncio.gather(
+            self._publisher.close(),
+            self._consuming.close(),
+            self._publishing.close(),
+            asyncio.wait(self._tasks),
+        )

@@ -187,6 +187,7 @@ class Service:
             checks={
                 "broker": self._no_link if self._link is None else "",
                 "consumer": self._why_not_consuming(),
+                "entrance": self._link.entrance if self._link is not None else "",
                 "ledger": self._no_ledger or ledger.reason,
                 "copies": f"the broker does not take {stuck} of them" if stuck else "",
                 "replies": self._link.trouble if self._link is not None else "",
@@ -240,7 +241,7 @@ class Service:
 
     async def _build_link(self) -> Link:
         """A link that consumes. It is ours before the first delivery comes, whose reply goes out by it."""
-        link = await Link.build(self._settings, self._topology)
+        link = await Link.build(self._settings, self._topology, self._emit)
         self._link = link
         try:
             # What is delivered while the ledger is away would count as lost with every link that is.

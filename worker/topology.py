@@ -139,12 +139,14 @@ class Topology:
             TopologyError: something is missing.
             LinkLostError: the connection is gone.
         """
+        channel = None
         for part in self._parts():
-            channel = await wire.channel(aiormq.Channel)
+            channel = channel or await wire.channel(aiormq.Channel)
             try:
                 await _step(part.name, part.look(channel))
-            except NotPermittedError:
-                continue
+            except NotPermittedError:  # which closed the channel
+                channel = None
+        if channel is not None:
             await _close(channel)
 
     async def inspect(self, wire: Wire) -> AsyncIterator[Found]:

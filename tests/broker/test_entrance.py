@@ -15,12 +15,15 @@ from tests.support.waiting import eventually
 from worker import link
 from worker.link import Link
 from worker.settings import Settings
+from worker.telemetry.events import EntranceNotKept, unheard
 from worker.topology import Topology
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pika.adapters.blocking_connection import BlockingChannel
+
+    from worker.telemetry.events import Emit, Event
 
 NAMES = Names()
 
@@ -53,9 +56,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link, "ENTRANCE_SECONDS", 0.05)
 
 
-async def _link(url: str) -> Link:
+async def _link(url: str, emit: Emit = unheard) -> Link:
     settings = Settings(amqp_url=SecretStr(url))
-    return await Link.build(settings, Topology.of(NAMES, settings.retry_delays))
+    return await Link.build(settings, Topology.of(NAMES, settings.retry_delays), emit)
 
 
 @pytest.mark.usefixtures("quick")
@@ -81,11 +84,11 @@ async def test_what_leads_to_the_work_queue_is_put_back(
         await built.close()
 
 
-async def test_an_exchange_that_cannot_be_put_back_ends_the_link(
-    amqp_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The worker is not ready then, and says why."""
-    built = await _link(amqp_url)
+@pytest.mark.usefixtures("quick")
+async def test_an_exchange_that_cannot_be_put_back_is_told_once_and_costs_no_link(amqp_url: str) -> None:
+    """What is in the queues can be served; the worker is not ready, and says why, until it is put right."""
+    told: list[Event] = []
+    built = await _link(amqp_url, told.append)
     lost = asyncio.create_task(built.lost())
     try:
 
@@ -94,10 +97,13 @@ async def test_an_exchange_that_cannot_be_put_back_ends_the_link(
             channel.exchange_declare(NAMES.exchange, "fanout")
 
         await asyncio.to_thread(_at_the_broker, amqp_url, replace)
-        monkeypatch.setattr(link, "ENTRANCE_SECONDS", 0.0)
-        built.keep_entrance(Topology.of(NAMES, (1,)))
-        await eventually(lost.done)
-        assert "exchange session: exists with other arguments" in lost.result()
+        await eventually(lambda: "exchange session: exists with other arguments" in built.entrance)
+        await asyncio.to_thread(
+            _at_the_broker, amqp_url, lambda channel: channel.exchange_delete(NAMES.exchange)
+        )
+        await eventually(lambda: not built.entrance)
+        assert not lost.done()
+        assert [type(event) for event in told] == [EntranceNotKept]
     finally:
         lost.cancel()
         await built.close()

@@ -75,6 +75,10 @@ class ExternalRabbitMQ:
         """Set a limit of a vhost, such as `max-queues`."""
         self._call("PUT", f"/vhost-limits/{quote(vhost, safe='')}/{name}", {"value": value})
 
+    def limit_user(self, user: str, name: str, value: int) -> None:
+        """Set a limit of a user, such as `max-channels`."""
+        self._call("PUT", f"/user-limits/{quote(user, safe='')}/{name}", {"value": value})
+
     def queue_depths(self, vhost: str) -> dict[str, int]:
         """Messages of each queue, ready and unacknowledged together, as of some seconds ago."""
         queues = self._call("GET", f"/queues/{quote(vhost, safe='')}")

@@ -147,6 +147,11 @@ class RabbitMQ(Server):
         limits = f"[{{{_binary(name)}, {value}}}]"
         self.eval(f'ok = rabbit_vhost_limit:set({_binary(vhost)}, {limits}, <<"sandbox">>)')
 
+    def limit_user(self, user: str, name: str, value: int) -> None:
+        """Set a limit of a user, such as `max-channels`."""
+        arguments = f"{_binary(user)}, #{{{_binary(name)} => {value}}}"
+        self.eval(f'ok = rabbit_auth_backend_internal:set_user_limits({arguments}, <<"sandbox">>)')
+
     def queue_depths(self, vhost: str) -> dict[str, int]:
         """Messages of each queue, ready and unacknowledged together, as they are now."""
         # A quorum queue's figures in the node's tables are seconds old: its leader is asked.

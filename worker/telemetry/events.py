@@ -218,6 +218,14 @@ class LinkLost(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class EntranceNotKept(Event):
+    """Exchange and binding could not be declared again: requests may not find their way in, should somebody
+    delete them. What arrives is served. Told once for each reason; tried again after growing pauses."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ConsumingPaused(Event):
     """The ledger is away, the broker takes nothing (`blocked`), or no thread is left for handlers: no
     deliveries are asked for meanwhile."""

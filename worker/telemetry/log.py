@@ -46,6 +46,7 @@ LINES: dict[type[Event], tuple[str, str]] = {
     events.WorkerUp: ("info", "worker up"),
     events.LinkFailed: ("warning", "no link to the broker"),
     events.LinkLost: ("warning", "link lost"),
+    events.EntranceNotKept: ("warning", "entrance not kept"),
     events.ConsumingPaused: ("warning", "consuming paused"),
     events.ConsumingResumed: ("warning", "consuming again"),
     events.Draining: ("info", "draining"),

@@ -1,0 +1,10 @@
+"""The scripted handler, in a worker that looks after its entrance several times a second."""
+
+from __future__ import annotations
+
+from tests.broker.handlers_for_tests import scripted
+from worker import link
+
+__all__ = ["scripted"]
+
+link.ENTRANCE_SECONDS = 0.2
