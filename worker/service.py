@@ -171,9 +171,11 @@ class Service:
             raise StartError(
                 "traces: OpenTelemetry is not installed; install session-worker[otel], or leave traces off"
             ) from error
+        except ValueError as error:  # the SDK reads some variables when it is imported
+            raise StartError(f"traces: {error}") from error
         try:
             return traces.start(self._settings, self._names, self.worker_id, self._on_traces_not_taken)
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:  # the latter for what the SDK cannot load
             raise StartError(f"traces: {error}") from error
 
     def report(self) -> Report:

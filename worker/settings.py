@@ -7,27 +7,31 @@ named by ``SESSION_WORKER_SECRETS_DIR``), which is the place for URLs with passw
 
 from __future__ import annotations
 
-import difflib
-import os
 import re
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     BeforeValidator,
     Field,
     SecretStr,
     StringConstraints,
+    ValidationError,
     field_validator,
     model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from contracts.amqp import DEFAULT_REPLY_TO_ALLOW
+from contracts.errors import rule
 from contracts.types import Rule
 from contracts.urls import broker_urls, web_url
-from worker import durations, places
+from worker import durations, given, places
+from worker.given import RefusedError
 from worker.ledger import postgresql_url
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 CONSUMER_TIMEOUT = 1800.0
 """Seconds after which RabbitMQ takes an unacknowledged message away, by default (``consumer_timeout``)."""
@@ -41,24 +45,13 @@ def _duration_or_off(value: object) -> object:
     return None if value == "off" else _duration(value)
 
 
-_PREFIX = "SESSION_WORKER_"
-_NOT_MEANT = re.compile("(SERVICE|PORT|TEST)(_|$)")
-"""Kubernetes sets ``SESSION_WORKER_SERVICE_HOST``, ``SESSION_WORKER_PORT`` and more for a service of our
-name; the tests have variables of their own."""
-
-
-class LedgerNotNamedError(Exception):
-    """Nobody named a ledger, and there are two that could be meant; the message names both."""
-
-
 class Settings(BaseSettings):
     """The worker's settings. Durations are in seconds (or have a unit where it says so), sizes in bytes."""
 
     model_config = SettingsConfigDict(
-        env_prefix=_PREFIX,
+        env_prefix=given.PREFIX,
         frozen=True,
         extra="ignore",
-        secrets_dir=None,
         validate_default=True,
         hide_input_in_errors=True,  # URLs hold passwords
     )
@@ -250,6 +243,17 @@ class Settings(BaseSettings):
             raise ValueError("write it as package.module:function")
         return value
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _trim(cls, value: object) -> object:
+        """A file ends with a line break, and so may a variable that was read from one. The last validator of
+        this kind is the first to run."""
+        if isinstance(value, str):
+            value = value.strip()
+            if not value:
+                raise ValueError("is empty; give it a value, or remove it")
+        return value
+
     @model_validator(mode="after")
     def _check_times(self) -> Settings:
         if self.handler_timeout + self.shutdown_grace >= CONSUMER_TIMEOUT:
@@ -292,10 +296,9 @@ def load(**flags: object) -> Settings:
     """Settings from flags (those not None), environment and secret files, in this order of precedence.
 
     Raises:
-        pydantic.ValidationError: a value is refused; ``session-worker`` prints it as sentences.
-        LedgerNotNamedError: no ledger is named, and the current folder has one of an earlier release.
+        RefusedError: a value is refused, cannot be read, or is missing where one cannot do without.
     """
-    return _read({name: value for name, value in flags.items() if value is not None})
+    return _read(_given(flags))
 
 
 def load_only(**flags: object) -> Settings:
@@ -308,15 +311,31 @@ def load_only(**flags: object) -> Settings:
         for name, field in Settings.model_fields.items()
         if name not in flags
     }
-    return _read(unused | {name: value for name, value in flags.items() if value is not None})
+    return _read(_given(flags), unused)
 
 
-def _read(given: dict[str, Any]) -> Settings:
-    folder = os.environ.get("SESSION_WORKER_SECRETS_DIR", "/run/secrets")
-    loaded = Settings(_secrets_dir=folder if Path(folder).is_dir() else None, **given)
+def _given(flags: Mapping[str, object]) -> dict[str, Any]:
+    return {name: value for name, value in flags.items() if value is not None}
+
+
+def _read(flags: Mapping[str, Any], unused: Mapping[str, Any] = MappingProxyType({})) -> Settings:
+    variables = given.variables()
+    files = {
+        name: path
+        for name, path in given.files().items()
+        if name in Settings.model_fields and name not in {*flags, *unused, *variables}
+    }
+    secrets = {name: given.secret(name, path) for name, path in files.items()}
+    try:
+        loaded = Settings(**{**unused, **secrets, **flags})
+    except ValidationError as error:
+        origins = {name: f"the file {path}" for name, path in files.items()}
+        origins |= {name: given.origin(variable) for name, variable in variables.items()}
+        origins |= {name: f"--{name.replace('_', '-')}" for name in flags}
+        raise RefusedError(*_sentences(error, origins)) from error
     if "ledger_url" not in loaded.model_fields_set and places.FORMER.exists():
         former, new = places.sqlite_url(places.FORMER.absolute()), places.default_ledger_url()
-        raise LedgerNotNamedError(
+        raise RefusedError(
             f"ledger_url: not set, and this folder has a ledger {places.FORMER} of an earlier release. "
             f"Set SESSION_WORKER_LEDGER_URL={former} to go on with that one, or "
             f"SESSION_WORKER_LEDGER_URL={new} for one in the new default place."
@@ -324,12 +343,19 @@ def _read(given: dict[str, Any]) -> Settings:
     return loaded
 
 
+def _sentences(error: ValidationError, origins: Mapping[str, str]) -> Iterator[str]:
+    """One for each refused setting, naming where its value came from; never the value, it may be a secret."""
+    for problem in error.errors(include_input=False, include_url=False):
+        own = problem["msg"].removeprefix("Value error, ")  # a sentence from above
+        text = own if problem["type"] == "value_error" else rule(problem)
+        if problem["loc"]:
+            name = str(problem["loc"][0])
+            yield f"{name}: {text}. It is given by {origins.get(name, 'nobody, which is a defect')}."
+        else:
+            yield f"The settings do not fit together: {text}."
+
+
 def unknown_variables() -> dict[str, str]:
-    """The variables with our prefix that nothing reads, and for each the known one that it most resembles."""
-    known = [*map(str.upper, Settings.model_fields), "SECRETS_DIR"]
-    given = [name.removeprefix(_PREFIX) for name in map(str.upper, os.environ) if name.startswith(_PREFIX)]
-    return {
-        _PREFIX + name: _PREFIX + difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
-        for name in sorted({*given} - {*known})
-        if not _NOT_MEANT.match(name)
-    }
+    """The variables and secret files that look like ours and that nothing reads; for each the known one that
+    it most resembles."""
+    return given.unread(Settings.model_fields)

@@ -107,9 +107,9 @@ def test_refused_settings_are_named_by_flag_and_variable_and_never_quoted(cli: C
 
     assert ran.code == 2
     assert len(ran.err.splitlines()) == 3
-    assert "--concurrency or SESSION_WORKER_CONCURRENCY" in ran.err
-    assert "--prefix or SESSION_WORKER_PREFIX" in ran.err
-    assert "--retry-delays or SESSION_WORKER_RETRY_DELAYS" in ran.err
+    assert "It is given by --concurrency." in ran.err
+    assert "It is given by SESSION_WORKER_PREFIX." in ran.err
+    assert "It is given by SESSION_WORKER_RETRY_DELAYS." in ran.err
     assert SECRET not in ran.err
 
 
@@ -129,3 +129,23 @@ def test_a_handler_that_is_not_there_is_a_sentence(cli: Cli, sqlite_url: str) ->
 
     assert ran.code == 1
     assert "nowhere" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "x"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "0"),
+        ("OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER", "nobody"),
+    ],
+)
+def test_a_variable_of_opentelemetry_that_cannot_be_used_is_a_sentence(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, sqlite_url: str, name: str, value: str
+) -> None:
+    """Read when its libraries are imported, when they are set up, or when they load something."""
+    monkeypatch.setenv(name, value)
+    ran = cli("run", traces="on", ledger_url=sqlite_url, amqp_url=NOBODY_THERE)
+
+    assert ran.code == 1
+    assert ran.err.splitlines()[-1].startswith("session-worker: traces: ")
+    assert cli("run", "--help", traces="on").code == 0

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
-from worker import settings
-from worker.cli import console
+from worker.cli import console, given
 from worker.loop import PlainLoop
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ def schema(of: str, prefix: str | None) -> None:
     documents: dict[str, Callable[[], dict[str, Any]]] = {
         "request": CreateSessionRequest.model_json_schema,
         "response": CreateSessionResponse.model_json_schema,
-        "asyncapi": lambda: asyncapi.document(Names(settings.load_only(prefix=prefix).prefix)),
+        "asyncapi": lambda: asyncapi.document(Names(given.load_only(prefix=prefix).prefix)),
     }
     if of not in documents:
         raise typer.BadParameter("write request, response or asyncapi.", param_hint="WHAT")
@@ -40,7 +39,7 @@ def schema(of: str, prefix: str | None) -> None:
 
 def topology_apply(**flags: str | None) -> None:
     """Declare what the worker needs."""
-    loaded = settings.load_only(**flags)
+    loaded = given.load_only(**flags)
     asyncio.run(_at_broker(loaded, lambda topology, wire: topology.apply(wire)))
     topology = _topology(loaded)
     console.results().print(f"Exchange {topology.exchange} and {len(topology.queues)} queues are there.")
@@ -50,7 +49,7 @@ def topology_check(**flags: str | None) -> int:
     """Print every difference between the broker and what the worker needs; 1 if there are any."""
     from worker.doctor.result import folded
 
-    loaded = settings.load_only(**flags)
+    loaded = given.load_only(**flags)
     results = folded(asyncio.run(_at_broker(loaded, _compare)))
     differences = [f"{each.name}: {each.found}; {each.fix}" for each in results if each.fix]
     topology = _topology(loaded)
@@ -91,7 +90,7 @@ def ledger_upgrade(*, ledger_url: str | None) -> None:
     """Bring the ledger's schema to this version."""
     from worker.ledger import upgrade
 
-    loaded = settings.load_only(ledger_url=ledger_url)
+    loaded = given.load_only(ledger_url=ledger_url)
     with asyncio.Runner(loop_factory=PlainLoop) as runner:
         before, after = runner.run(upgrade(loaded.ledger_url.get_secret_value()))
     done = f"is at version {after} already" if before == after else f"went from version {before} to {after}"
@@ -103,7 +102,7 @@ def ledger_copy(source: str, *, ledger_url: str | None) -> None:
     from worker.cli import interrupts
     from worker.ledger.copy import copy
 
-    loaded = settings.load_only(ledger_url=ledger_url)
+    loaded = given.load_only(ledger_url=ledger_url)
     with asyncio.Runner(loop_factory=PlainLoop) as runner:
         requests, sessions = interrupts.run(runner, copy(source, loaded.ledger_url.get_secret_value()))
     console.results().print(f"{requests:,} requests and {sessions:,} sessions were copied.")

@@ -17,9 +17,9 @@ from uuid import UUID
 import typer
 
 from contracts.errors import ErrorCode
-from worker import dead, durations, settings
+from worker import dead, durations
 from worker.broken import LinkLostError
-from worker.cli import console, interrupts, letters, views
+from worker.cli import console, given, interrupts, letters, views
 from worker.cli.problems import Failure
 from worker.cli.progress import Progress
 from worker.confirms import PublishError
@@ -86,7 +86,7 @@ class Place:
     def settings(self, *, ledger: bool = False) -> Settings:
         """Those of the broker, and of the ``ledger`` where it is asked too."""
         more = {"ledger_url": self.ledger_url, "holder_timeout": None} if ledger else {}
-        return settings.load_only(amqp_url=self.amqp_url, prefix=self.prefix, **more)
+        return given.load_only(amqp_url=self.amqp_url, prefix=self.prefix, **more)
 
 
 def show_list(choice: Choice, limit: int, place: Place, *, json: bool) -> int:

@@ -7,12 +7,11 @@ from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
 from worker import settings
-from worker.cli import console, interrupts, problems
+from worker.cli import console, interrupts
 from worker.doctor import Result, State, examine
 from worker.doctor.result import folded
+from worker.given import RefusedError
 from worker.loop import PlainLoop
 
 if TYPE_CHECKING:
@@ -31,10 +30,10 @@ def doctor(*, json: bool, **flags: str | None) -> int:
     """Print what was found, one line a check; 1 when a check failed, 2 when the settings are refused."""
     try:
         loaded = settings.load(**flags)
-    except ValidationError as error:
+    except RefusedError as refused:
         fix = "correct it; docs/settings.md has them all"
         _show(
-            [Result("settings", State.FAILED, text, fix) for text in problems.refused_settings(error)],
+            [Result("settings", State.FAILED, text, fix) for text in refused.sentences],
             json=json,
         )
         return 2

@@ -11,8 +11,8 @@ from uuid import UUID
 import typer
 
 from contracts import ErrorCode, RequestStatus
-from worker import durations, settings
-from worker.cli import console, views
+from worker import durations
+from worker.cli import console, given, views
 from worker.ledger import open_reader
 from worker.loop import PlainLoop
 
@@ -86,7 +86,7 @@ async def _find(ledger_url: str | None, **wanted: Any) -> list[Entry]:
 
 @asynccontextmanager
 async def _reader(ledger_url: str | None) -> AsyncIterator[LedgerReader]:
-    loaded = settings.load_only(ledger_url=ledger_url)
+    loaded = given.load_only(ledger_url=ledger_url)
     reader = open_reader(loaded.ledger_url.get_secret_value())
     await reader.open()
     try:

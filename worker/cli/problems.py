@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import errno
 import sys
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pydantic import ValidationError
 
 
 class Failure(Exception):  # noqa: N818 - an outcome, and nobody reads its name
@@ -23,17 +19,10 @@ def report(error: Exception) -> int:
 
 
 def _explain(error: Exception) -> tuple[int, list[str]]:
-    from pydantic import ValidationError
-    from pydantic_settings import SettingsError
+    from worker.given import RefusedError
 
-    from worker.settings import LedgerNotNamedError
-
-    if isinstance(error, ValidationError) and error.title == "Settings":
-        return 2, refused_settings(error)
-    if isinstance(error, LedgerNotNamedError):
-        return 2, [str(error)]
-    if isinstance(error, SettingsError):
-        return 2, [f"The settings cannot be read: {error}."]
+    if isinstance(error, RefusedError):
+        return 2, list(error.sentences)
     if isinstance(error, OSError):
         return 1, [_refused_by_system(error)]
     if isinstance(error, _expected()):
@@ -69,21 +58,3 @@ def _refused_by_system(error: OSError) -> str:
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return f"The disk is full{where} ({error.strerror}): make room, then run the command again."
     return f"The operating system refuses what is needed{where}: {error.strerror or error}."
-
-
-def refused_settings(error: ValidationError) -> list[str]:
-    """One line for each refused field, naming flag and variable; never the value, it may be a secret."""
-    from contracts.errors import rule
-
-    said = []
-    for problem in error.errors(include_input=False, include_url=False):
-        own = problem["msg"].removeprefix("Value error, ")  # a sentence of worker/settings.py
-        text = own if problem["type"] == "value_error" else rule(problem)
-        said.append(_refused(str(problem["loc"][0]) if problem["loc"] else None, text))
-    return said
-
-
-def _refused(name: str | None, rule: str) -> str:
-    if name is None:
-        return f"The settings do not fit together: {rule}."
-    return f"{name}: {rule}. It is set by --{name.replace('_', '-')} or SESSION_WORKER_{name.upper()}."

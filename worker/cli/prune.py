@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from worker import durations, settings
-from worker.cli import console, interrupts
+from worker import durations
+from worker.cli import console, given, interrupts
 from worker.cli.progress import Progress
 from worker.ledger import open_pruner
 from worker.ledger.prune import in_batches
@@ -22,7 +22,7 @@ _OLDER_THAN = "--older-than"
 
 def prune(older_than: str | None, *, dry_run: bool, ledger_url: str | None, json: bool) -> int:
     """Delete the requests that finished before, and say how many; always 0."""
-    loaded = settings.load_only(ledger_url=ledger_url, retention=None, dedupe_window=None)
+    loaded = given.load_only(ledger_url=ledger_url, retention=None, dedupe_window=None)
     pruning = Pruning(loaded, _age(older_than, loaded))
     with asyncio.Runner(loop_factory=PlainLoop) as runner:
         try:

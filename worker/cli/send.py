@@ -15,8 +15,8 @@ from rich.text import Text
 
 from client import ReplyInvalid, RequestFailed, RequestNotRouted, RequestTimedOut, SessionClientError
 from contracts import ERRORS, CreateSessionPayload, CreateSessionRequest, ErrorCode, new_request_id, problems
-from worker import durations, settings
-from worker.cli import console, interrupts
+from worker import durations
+from worker.cli import console, given, interrupts
 from worker.cli.clients import client_for
 from worker.cli.progress import Progress
 
@@ -104,7 +104,7 @@ def send(
     if wish.request_id and count > 1:
         raise typer.BadParameter("it names one request: leave --count away.", param_hint="--request-id")
     requests = [wish.request() for _ in range(count)]
-    loaded = settings.load_only(amqp_url=amqp_url, prefix=prefix)
+    loaded = given.load_only(amqp_url=amqp_url, prefix=prefix)
     client = client_for(loaded.amqp_url.get_secret_value(), loaded.prefix, name)
     tally = Tally()
     started = time.perf_counter()

@@ -17,8 +17,8 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from worker import durations, settings
-from worker.cli import console, interrupts, views
+from worker import durations
+from worker.cli import console, given, interrupts, views
 from worker.cli.listing import Listing, facts
 from worker.ledger.base import COUNTED
 from worker.loop import PlainLoop
@@ -44,7 +44,7 @@ class Frame:
 
 def top(interval: float, *, once: bool, json: bool, **flags: str | None) -> int:
     """Show it until somebody leaves, or ``once``: then 1 if broker or ledger did not answer."""
-    loaded = settings.load_only(**flags)
+    loaded = given.load_only(**flags)
     out = console.results()
     live = out.is_terminal and not out.is_dumb_terminal and not once and not json
     with asyncio.Runner(loop_factory=PlainLoop) as runner:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from worker.cli import main
+from worker.cli import given, main
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,9 +55,9 @@ def test_each_refused_setting_is_named_by_flag_and_variable_and_never_quoted(run
     assert code == 2
     assert len(err.splitlines()) == 3
     assert "max_attempts: must be at least 1. " in err
-    assert "--max-attempts or SESSION_WORKER_MAX_ATTEMPTS" in err
-    assert "--prefix or SESSION_WORKER_PREFIX" in err
-    assert "--retry-delays or SESSION_WORKER_RETRY_DELAYS" in err
+    assert "It is given by --max-attempts." in err
+    assert "It is given by SESSION_WORKER_PREFIX." in err
+    assert "It is given by SESSION_WORKER_RETRY_DELAYS." in err
     assert SECRET not in err
 
 
@@ -234,3 +234,17 @@ def test_an_interrupt_that_nobody_else_saw_is_one(monkeypatch: pytest.MonkeyPatc
         main()
 
     assert ended.value.code == 130
+
+
+def test_a_command_tells_of_a_variable_that_may_have_been_meant_for_it(run: Run, tmp_path: Path) -> None:
+    """Else it would answer from another ledger, and nobody would know."""
+    given._tell_unknown.cache_clear()
+    code, _, err = run(
+        "requests", ledger_ulr="postgresql://ledger/", ledger_url=f"sqlite:///{tmp_path}/none.db"
+    )
+
+    assert code == 1
+    assert (
+        "session-worker: nothing reads SESSION_WORKER_LEDGER_ULR; perhaps SESSION_WORKER_LEDGER_URL is meant."
+        in err
+    )

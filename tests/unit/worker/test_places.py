@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from worker import places
+from worker.given import RefusedError
 from worker.ledger import LedgerError, upgrade
 from worker.ledger.sqlite_file import path_of
-from worker.settings import LedgerNotNamedError, load, load_only
+from worker.settings import load, load_only
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,7 +88,7 @@ def test_where_an_earlier_release_made_a_ledger_none_is_chosen_silently(
     """Nobody's data is left behind: both are named, each with the setting to write."""
     (tmp_path / "session-worker.db").touch()
 
-    with pytest.raises(LedgerNotNamedError) as refused:
+    with pytest.raises(RefusedError) as refused:
         read()
 
     state = tmp_path / ".local/state"

@@ -9,8 +9,7 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from worker import settings
-from worker.cli import interrupts
+from worker.cli import given, interrupts
 from worker.cli.demo import show
 from worker.cli.demo.performance import perform
 from worker.cli.demo.plan import Plan
@@ -55,7 +54,7 @@ def _play(
             with show.step("a private RabbitMQ", "it takes about ten seconds"):
                 amqp_url = stack.enter_context(RabbitMQ()).url
         else:
-            amqp_url = settings.load_only(amqp_url=amqp_url).amqp_urls[0]
+            amqp_url = given.load_only(amqp_url=amqp_url).amqp_urls[0]
             with show.step("the broker that you named"):
                 interrupts.run(runner, knock(amqp_url))
             prefix = f"session-demo-{secrets.token_hex(4)}"
