@@ -32,22 +32,23 @@ class OpenFiles:
     """The three files of a ledger, as a connection of this process has them open."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path = str(path)
         self._main: Identity | None = None
         self._wal: Identity | None = None
         self._shm: Identity | None = None
         self._main_size = self._wal_size = 0
+        self._about: tuple[int, ...] = ()
         self._header = b""
         self._ruined = ""
 
     def opened(self, database: sqlite3.Connection) -> None:
         """Note which files ``database`` has opened. Raises sqlite3.Error unless they belong together."""
         self._check_main()
-        # SQLite follows links before it names the other two.
-        self._real = os.path.realpath(self._path)
+        real = os.path.realpath(self._path)  # SQLite follows links before it names the other two
+        self._wal_name, self._shm_name = f"{real}-wal", f"{real}-shm"
         database.execute("PRAGMA journal_mode = WAL")  # another program may have switched it off meanwhile
         _, frames, _ = database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        main, wal, shm = _stat(self._real), _stat(f"{self._real}-wal"), _stat(f"{self._real}-shm")
+        main, wal, shm = _stat(real), _stat(self._wal_name), _stat(self._shm_name)
         if main is None or wal is None or shm is None:
             raise sqlite3.OperationalError("its files were moved or deleted while it was opened")
         page = database.execute("PRAGMA page_size").fetchone()[0]
@@ -63,26 +64,27 @@ class OpenFiles:
 
     def check(self, database: sqlite3.Connection) -> None:
         """Raises sqlite3.Error unless they are all there and whole. Call it outside of a transaction."""
-        main = self._check_main()
-        wal = self.check_names()
-        self._check_whole(main)
-        if wal.st_size and _begin_of(self._wal_file, self._wal, len(_WAL_MAGIC)) not in {b"", _WAL_MAGIC}:
+        main, wal = self.check_names()
+        if (about := (main.st_size, main.st_mtime_ns, main.st_ctime_ns)) != self._about:
+            self._check_whole(main)
+            self._about = about
+        if wal.st_size > self._wal_size and not self._begins():
             self._ruin(_TRUNCATED)
         if wal.st_size < self._wal_size:
             # A checkpoint of another process may have shortened it, and then nothing in it is missing.
             self._checkpoint(database, "TRUNCATE")
-            wal = self.check_names()
+            main, wal = self.check_names()
         self._main_size, self._wal_size = main.st_size, wal.st_size
 
-    def check_names(self) -> os.stat_result:
-        """The same for the names alone, within a transaction."""
-        self._check_main()
-        wal, shm = _stat(f"{self._real}-wal"), _stat(f"{self._real}-shm")
+    def check_names(self) -> tuple[os.stat_result, os.stat_result]:
+        """The same for the names alone, within a transaction. What is known of the file and its ``-wal``."""
+        main = self._check_main()
+        wal, shm = _stat(self._wal_name), _stat(self._shm_name)
         if wal is None or _identity(wal) != self._wal:
             raise LostError("its -wal was moved, deleted or replaced; saving what is in it")
         if _identity(shm) != self._shm:
             raise LostError("its -shm was moved, deleted or replaced; opening it anew")
-        return wal
+        return main, wal
 
     def save(self, database: sqlite3.Connection) -> None:
         """Have all that was committed in files that the next connection will open.
@@ -91,7 +93,7 @@ class OpenFiles:
             sqlite3.Error: it is not, or not yet; ``database`` must stay open.
         """
         self._check_whole(self._check_main())
-        wal, shm = _stat(f"{self._real}-wal"), _stat(f"{self._real}-shm")
+        wal, shm = _stat(self._wal_name), _stat(self._shm_name)
         if wal is not None and _identity(wal) == self._wal:
             if shm is not None and _identity(shm) != self._shm:
                 return  # another process made that -shm, and goes on from what is in the -wal
@@ -101,12 +103,16 @@ class OpenFiles:
                     "its -wal was replaced and another process writes to the new one: stop that process, "
                     "delete the new -wal and -shm, and do not stop this worker before it resumes"
                 )
-            Path(f"{self._real}-wal").unlink()  # the next one to open the ledger would believe it
+            Path(self._wal_name).unlink()  # the next one to open the ledger would believe it
         names_are_ours = (_identity(wal), _identity(shm)) == (self._wal, self._shm)
         self._checkpoint(database, "PASSIVE" if names_are_ours else "TRUNCATE")
 
+    def _begins(self) -> bool:
+        """Not with a hole, where a truncated one has grown again."""
+        return _begin_of(self._wal_file, self._wal, len(_WAL_MAGIC)) in {b"", _WAL_MAGIC}
+
     def _is_copy(self, wal: os.stat_result) -> bool:
-        return Path(f"{self._real}-wal").read_bytes() == _begin_of(self._wal_file, self._wal, wal.st_size)
+        return Path(self._wal_name).read_bytes() == _begin_of(self._wal_file, self._wal, wal.st_size)
 
     def _checkpoint(self, database: sqlite3.Connection, mode: str) -> None:
         """Copy all that was committed to the main file; TRUNCATE waits for those who are at work on it."""
@@ -156,7 +162,7 @@ class OpenFiles:
 
     def _is_sound(self) -> bool:
         """After a VACUUM the file is shorter, and whole. (SQLite deletes the ``-wal`` of an empty one.)"""
-        with suppress(sqlite3.DatabaseError), closing(connect(self._path, "ro")) as database:
+        with suppress(sqlite3.DatabaseError), closing(connect(Path(self._path), "ro")) as database:
             return bool(database.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok")
         return False
 
@@ -165,7 +171,7 @@ class OpenFiles:
         raise sqlite3.OperationalError(self._ruined)
 
 
-def _stat(path: Path | str) -> os.stat_result | None:
+def _stat(path: str) -> os.stat_result | None:
     try:
         return os.stat(path)  # noqa: PTH116 -- a Path costs more, six times a batch
     except OSError:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from worker.ledger.sqlite_steps import AnyAnswer, AnyStep
 
 _REFUSALS = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
+_WAITED = 0.001
+"""Seconds after which a transaction has waited for another process's."""
 
 
 class Writer:
@@ -167,9 +169,12 @@ class Writer:
             self._database = self._connected()
         else:
             self._files.check(self._database)
+        before = time.monotonic()
         self._database.execute("BEGIN IMMEDIATE")
-        self._files.check_names()  # again: it may have waited for a process that found the files gone
-        renewing = time.monotonic() >= self._renew_at
+        now = time.monotonic()
+        if now - before > _WAITED:
+            self._files.check_names()  # again: the one it waited for may have found them gone
+        renewing = now >= self._renew_at
         transaction = Transaction(self._database, self._membership)
         if sweep:
             transaction.sweep()
