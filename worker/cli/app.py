@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from worker.cli.help_layout import Formatter
+
 if TYPE_CHECKING:
     from typing import Any
+
+TyperCommand.context_class.formatter_class = Formatter
 
 
 class Commands(TyperGroup):

@@ -44,6 +44,22 @@ def test_every_command_is_listed_with_a_whole_sentence(
     assert all(line.endswith(".") and not line.endswith("...") for line in listed), listed
 
 
+@pytest.mark.parametrize("columns", [40, 60, 80, 200])
+def test_help_breaks_no_word_and_goes_beyond_no_edge_but_with_one(
+    run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    """However narrow the terminal is; no program's name is split at its hyphen, and no URL."""
+    for command in ("run", "send", "demo", "dead replay", "ledger copy", "doctor"):
+        monkeypatch.setenv("COLUMNS", "1000")
+        _, whole, _ = run(*command.split(), "--help")
+        monkeypatch.setenv("COLUMNS", str(columns))
+        _, out, _ = run(*command.split(), "--help")
+
+        assert out.split() == whole.split()
+        texts = out.partition("Options:")[2].splitlines()
+        assert not [line for line in texts if len(line) > columns and len(line.split()) > 1]
+
+
 @pytest.mark.parametrize(
     ("command", "usage"),
     [("status", "REQUEST_ID"), ("dead show", "ID"), ("schema", "request|response|asyncapi")],
