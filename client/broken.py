@@ -67,6 +67,12 @@ def _objection(error: BaseException | None) -> Objection | None:
     return objection(str(error), queue="configure or read", exchange="write")
 
 
+def is_about_a_request(error: BaseException | None) -> bool:
+    """The broker closed the channel because of what was published on it: who did that is told."""
+    told = _objection(error)
+    return told is not None and told.kind in {Kind.MISSING, Kind.PERMISSION, Kind.TOO_LARGE}
+
+
 def refusal(error: BaseException | None, body: bytes, names: Names) -> Exception:
     """What the end of a publish, or of its channel, means for the request with this body."""
     remedy = "start a worker, apply its topology, or correct the prefix"

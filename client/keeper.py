@@ -53,16 +53,18 @@ class Keeper:
         self._on_reply = on_reply
         self._link: Link | None = None
         self._linked = asyncio.Event()
+        self._was_linked = False
         self._task: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
-        """Build the first link.
+    async def start(self, *, wait: bool = True) -> None:
+        """Build the first link, or have it built if nobody is to ``wait`` for it.
 
         Raises:
             LinkLostError: no broker could be used.
         """
-        link = await self._open()
-        self._use(link)
+        link = await self._open() if wait else None
+        if link is not None:
+            self._use(link)
         self._task = asyncio.create_task(self._keep_linked(link), name="client-keeper")
 
     async def stop(self) -> None:
@@ -124,21 +126,26 @@ class Keeper:
         """Have a link at all times, until cancelled."""
         while True:
             async for attempt in AsyncRetrying(
-                wait=wait_random_exponential(multiplier=0.1, max=5), before_sleep=self._note_unexpected
+                wait=wait_random_exponential(multiplier=0.1, max=5), before_sleep=self._note
             ):
                 with attempt:
                     first, link = link, None
                     await self._serve(first or await self._open())
 
-    def _note_unexpected(self, attempt: RetryCallState) -> None:
-        """Let nothing end the keeper for good, and nothing that nobody thought of go unseen."""
+    def _note(self, attempt: RetryCallState) -> None:
+        """Let nothing end the keeper for good, and nothing that nobody thought of go unseen. Where there was
+        no link yet, nobody else says why."""
         error = attempt.outcome.exception() if attempt.outcome else None
-        if not isinstance(error, LinkLostError):
+        if isinstance(error, LinkLostError):
+            if not self._was_linked and attempt.attempt_number == 1:
+                log.warning("%s; trying again", error)
+        else:
             self.trouble = f"{type(error).__name__} while connecting"
             log.error("cannot connect, trying again: %s", self.trouble, exc_info=error)
 
     def _use(self, link: Link) -> None:
         self._link = link
+        self._was_linked = True
         self._linked.set()
 
     async def _serve(self, link: Link) -> None:
@@ -150,7 +157,8 @@ class Keeper:
         self._use(link)
         opened_at = asyncio.get_running_loop().time()
         reason = await link.watch()
-        log.warning("connection lost, connecting again: %s", reason)
+        level = logging.INFO if link.lost_by_a_request else logging.WARNING
+        log.log(level, "connection lost, connecting again: %s", reason)
         self._link, self.trouble = None, reason
         self._linked.clear()
         await link.close()

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import aiormq
 from aiormq.exceptions import AMQPError
 
-from client.broken import BROKEN, LinkLostError, NotAcceptedError, UnconfirmedError, guard, reason, refusal
+from client.broken import (
+    BROKEN,
+    LinkLostError,
+    NotAcceptedError,
+    UnconfirmedError,
+    guard,
+    is_about_a_request,
+    reason,
+    refusal,
+)
 from client.transport import Transport
 from contracts import DIRECT_REPLY_TO, Names
 
@@ -204,6 +213,11 @@ class Link:
         except TimeoutError:
             return "the broker blocks publishers, it is short of memory or disk"
         return None
+
+    @property
+    def lost_by_a_request(self) -> bool:
+        """Whether the broker closed it because of a request, whose caller is told."""
+        return is_about_a_request(self._closed_by)
 
     def fail(self, why: str) -> None:
         """Declare the link lost."""

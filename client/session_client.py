@@ -88,8 +88,11 @@ class SessionClient:
     ) -> None:
         await self.close()
 
-    async def open(self) -> None:
+    async def open(self, *, wait: bool = True) -> None:
         """Connect; ``async with`` does it.
+
+        With ``wait=False`` return at once, and connect as soon as a broker can be used: an application starts
+        while it is away, and calls wait for it within their own ``timeout``.
 
         Raises:
             ConnectionFailed: no broker could be used; a sentence without password.
@@ -100,7 +103,7 @@ class SessionClient:
         self._opened = True
         self._loop = asyncio.get_running_loop()
         try:
-            await self._keeper.start()
+            await self._keeper.start(wait=wait)
         except LinkLostError as error:
             raise ConnectionFailed(str(error)) from error
         if self._closed:

@@ -37,9 +37,14 @@ class Wish(BaseModel):
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     # One client for all: it has many calls in flight over one connection, and connects again by itself.
-    async with SessionClient(AMQP_URL, name="gateway") as client:
-        app.state.client = client
+    client = SessionClient(AMQP_URL, name="gateway")
+    # The gateway starts while the broker is away: requests then wait for it, up to ANSWER_SECONDS.
+    await client.open(wait=False)
+    app.state.client = client
+    try:
         yield
+    finally:
+        await client.close()
 
 
 app = FastAPI(title="Sessions", lifespan=lifespan)

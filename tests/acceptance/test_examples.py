@@ -219,6 +219,19 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def test_the_gateway_starts_while_the_broker_is_away_and_says_so_to_who_asks() -> None:
+    port, nobody = free_port(), f"amqp://127.0.0.1:{free_port()}/"
+    command = (sys.executable, "-m", "uvicorn", "--app-dir", EXAMPLES, "--port", port, "fastapi_gateway:app")
+    with started(*command, AMQP_URL=nobody, ANSWER_SECONDS="0.5") as server:
+        soon(lambda: server.poll() is not None or _listens(port), 30)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as http:
+            code, answer = post(http)
+        server.terminate()
+        server.communicate(timeout=30)
+    assert code == 504
+    assert "cannot use the broker" in answer["error"]
+
+
 def post(gateway: httpx.Client, **fields: Any) -> tuple[int, dict[str, Any]]:
     answer = gateway.post("/sessions", json={"user_id": "ada@example.com", **fields})
     return answer.status_code, answer.json()

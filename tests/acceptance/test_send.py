@@ -6,6 +6,8 @@ import re
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+import pytest
+
 from contracts import CreateSessionResponse
 
 if TYPE_CHECKING:
@@ -112,6 +114,18 @@ def test_without_queues_it_says_to_start_a_worker(cli: Cli, amqp_url: str) -> No
     assert ran.code == 1
     assert ran.err.startswith("session-worker: request ")
     assert "start a worker, apply its topology" in ran.err
+
+
+@pytest.mark.parametrize("count", [1, 20])
+def test_an_installation_that_is_not_there_is_named_and_nothing_else(
+    cli: Cli, amqp_url: str, count: int
+) -> None:
+    """The broker closes the channel of a request for a missing exchange: that is no lost connection."""
+    ran = cli("send", "--user", "ada", "--prefix", "other", "--count", count, amqp_url=amqp_url)
+
+    assert ran.code == 1
+    (said,) = ran.err.splitlines()
+    assert "there is no exchange 'other'" in said
 
 
 def test_the_prefix_chooses_the_installation(

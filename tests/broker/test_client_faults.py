@@ -70,6 +70,42 @@ async def test_a_reply_sent_while_the_client_was_away_reaches_it(
     assert str(response.request_id) == responder.requests[0].headers["x-request-id"]
 
 
+async def test_a_client_may_be_opened_before_its_broker_can_be_reached(
+    responder: Responder, proxy: TcpProxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A call waits for it within its own time, says what it waited for, and is sent once the broker is there.
+    The log says once why there is no connection."""
+    await proxy.refuse()
+    client = SessionClient(proxy.url)
+    await client.open(wait=False)
+    try:
+        with pytest.raises(RequestTimedOut, match="cannot use the broker"):
+            await client.create_session(user_id=USER, timeout=1)
+        call = asyncio.create_task(client.create_session(user_id=USER))
+        await proxy.accept()
+        assert (await call).payload.session_id
+    finally:
+        await client.close()
+    assert len(responder.requests) == 1
+    assert [
+        record.getMessage().partition(" 127")[0]
+        for record in caplog.records
+        if record.name == "client.keeper"
+    ] == ["cannot use the broker"]
+
+
+async def test_a_client_that_waits_for_its_broker_can_be_closed(proxy: TcpProxy) -> None:
+    await proxy.refuse()
+    client = SessionClient(proxy.url)
+    await client.open(wait=False)
+    call = asyncio.create_task(client.create_session(user_id=USER))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await client.close()
+        with pytest.raises(ClientClosed):
+            await call
+
+
 @both_modes
 async def test_500_calls_over_a_connection_that_is_cut_again_and_again_all_end_well(
     responder: Responder, proxy: TcpProxy, reply: Mode
