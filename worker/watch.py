@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from worker.settings import Settings
 
 LOOK_SECONDS = 10.0
-RATE_SECONDS = 60.0
+LATELY_SECONDS = 5.0
+MINUTE = 60.0
 HOUR = 3600.0
 SAMPLE = 3000
 """The newest requests that a look reads: more than are ever under way at the same time, in most places."""
@@ -54,17 +55,24 @@ class Depth:
 
 
 @dataclass(frozen=True, slots=True)
-class Traffic:
-    """``rates``: requests that finished per second, by ``completed`` or error code, over ``seconds``; ``p50``
-    and ``p95``: seconds from their first claim to their outcome, without those that were replayed, which lay
-    dead in between (None: there were none). ``running`` and
-    ``failed`` were received within the last hour and are in the samples; ``failed_more``: there may be more.
-    ``waiting`` for their next attempt are all, up to ``COUNTED``."""
+class Finished:
+    """What finished in the last ``seconds``. ``rates``: requests per second, by ``completed`` or error code;
+    ``p50`` and ``p95``: seconds from their first claim to their outcome, without those that were replayed,
+    which lay dead in between (None: there were none)."""
 
-    rates: Mapping[str, float]
     seconds: float
+    rates: Mapping[str, float]
     p50: float | None
     p95: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """``running`` and ``failed`` were received within the last hour and are in the samples; ``failed_more``:
+    there may be more. ``waiting`` for their next attempt are all, up to ``COUNTED``."""
+
+    lately: Finished
+    minute: Finished
     running: int
     waiting: int
     failed: int
@@ -74,24 +82,31 @@ class Traffic:
 
 def traffic(recent: Recent) -> Traffic:
     """What follows from a look at the ledger."""
-    # A full sample reaches back only so far.
-    full = len(recent.newest) == SAMPLE
-    seconds = min(RATE_SECONDS, max(recent.newest[-1].age, 0.001)) if full else RATE_SECONDS
-    # One that failed after many attempts was received long before the sample.
-    known = {each.request_id: each for each in (*recent.newest, *recent.troubled)}.values()
-    ended = [each for each in known if each.took is not None and each.age - each.took <= seconds]
-    took = [each.took for each in ended if each.took is not None and not each.replayed]
-    count = Counter(each.error_code or RequestStatus.COMPLETED.value for each in ended)
     return Traffic(
-        rates={outcome: number / seconds for outcome, number in count.most_common()},
-        seconds=seconds,
-        p50=percentile(took, 50) if took else None,
-        p95=percentile(took, 95) if took else None,
+        lately=finished(recent, LATELY_SECONDS),
+        minute=finished(recent, MINUTE),
         running=sum(each.status is RequestStatus.PROCESSING for each in recent.newest),
         waiting=recent.waiting,
         failed=sum(each.status is RequestStatus.FAILED for each in recent.troubled),
         failed_more=len(recent.troubled) == SAMPLE,
         workers=recent.workers,
+    )
+
+
+def finished(recent: Recent, seconds: float) -> Finished:
+    """What a look knows of the last ``seconds``, or of less: a full sample reaches back only so far."""
+    if len(recent.newest) == SAMPLE:
+        seconds = min(seconds, max(recent.newest[-1].age, 0.001))
+    # One that failed after many attempts was received long before the sample.
+    known = {each.request_id: each for each in (*recent.newest, *recent.troubled)}.values()
+    ended = [each for each in known if each.took is not None and each.age - each.took <= seconds]
+    took = [each.took for each in ended if each.took is not None and not each.replayed]
+    count = Counter(each.error_code or RequestStatus.COMPLETED.value for each in ended)
+    return Finished(
+        seconds,
+        rates={outcome: number / seconds for outcome, number in count.most_common()},
+        p50=percentile(took, 50) if took else None,
+        p95=percentile(took, 95) if took else None,
     )
 
 

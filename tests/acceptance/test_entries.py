@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from tests.support.worker_process import WorkerProcess
 
 FIELDS = (
-    "request_id, status, attempt, session_id, user_id, casefile_id, error_code, error, reply, "
-    "received_at, finished_at, next_attempt_at, history"
+    "request_id, status, attempt, session_id, user_id, casefile_id, title, error_code, error, "
+    "reply, received_at, finished_at, next_attempt_at, history"
 )
 HANDLER = """
 from worker.handlers import Rejected
@@ -54,7 +55,7 @@ def ask(
         request_id = str(uuid4())
         async with SessionClient(amqp_url) as client:
             with suppress(RequestFailed):
-                await client.create_session(user_id=user, request_id=request_id)
+                await client.create_session(user_id=user, title=f"Of {user}", request_id=request_id)
         return request_id
 
     return lambda user: asyncio.run(send(user))
@@ -77,6 +78,8 @@ def test_status_shows_every_move_of_a_request(cli: Cli, ask: Callable[[str], str
     assert shown.code == 0
     assert "ConnectionError: the other side is away" in shown.out
     assert entry["session_id"] in shown.out
+    assert entry["title"] == "Of flaky"
+    assert re.search("^title +Of flaky$", shown.out, re.MULTILINE)
 
 
 def test_status_finds_a_request_by_the_session_that_it_created(
@@ -124,4 +127,5 @@ def test_requests_are_filtered_by_status_age_and_number(
     assert found("--since", "0.001s") == []
     table = cli("requests", ledger_url=ledger_url).out
     assert all(request_id in table for request_id in (first, second, rejected))
-    assert "rejected" in table
+    assert "failed: rejected" in table
+    assert "nobody may not" in table

@@ -129,9 +129,12 @@ class Trouble:
 def database(postgresql: PostgreSQL) -> Iterator[str]:
     """The host, port and name of an empty database, made with its roles as docs/security.md says."""
     name = f"test_{uuid4().hex[:12]}"
-    for statement in page_file(SECURITY, "roles.sql").split(";\n"):
-        statement = statement.replace("DATABASE sessions", f"DATABASE {name}")
-        postgresql.execute(statement.replace("-password", f"-{postgresql.password}"))
+    script = page_file(SECURITY, "roles.sql").replace("DATABASE sessions", f"DATABASE {name}")
+    script = script.replace("-password", f"-{postgresql.password}")
+    of_server, of_database = script.split("\\connect sessions\n")
+    for statement in of_server.rstrip(";\n").split(";\n"):
+        postgresql.execute(statement)
+    postgresql.execute(of_database, name)
     yield f"127.0.0.1:{postgresql.port}/{name}"
     postgresql.dropdb(name)
     for role in ROLES:

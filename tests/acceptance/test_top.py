@@ -43,7 +43,7 @@ LEFT = "\x1b[?1049l"
 
 
 class Terminal:
-    """`session-worker top` in a terminal of its own; `text` is all that it has written."""
+    """`session-worker` in a terminal of its own; `text` is all that it has written."""
 
     def __init__(self, *arguments: str, folder: Path, **settings: str) -> None:
         self._ours, theirs = pty.openpty()
@@ -55,7 +55,7 @@ class Terminal:
             name: text for name, text in environment(**settings).items() if name not in ("COLUMNS", "LINES")
         }
         self.process = subprocess.Popen(
-            [PROGRAM, "top", *arguments],
+            [PROGRAM, *arguments],
             env=free | {"TERM": "xterm"},
             cwd=folder,
             stdin=theirs,
@@ -104,7 +104,7 @@ class Terminal:
 
 @contextmanager
 def terminal(folder: Path, **settings: str) -> Iterator[Terminal]:
-    found = Terminal("--interval", "0.2", folder=folder, **settings)
+    found = Terminal("top", "--interval", "0.2", folder=folder, **settings)
     try:
         yield found
     finally:
@@ -133,11 +133,12 @@ def test_one_look_counts_what_there_is(
     (found,) = ran.documents
     ledger = found["ledger"]
     assert (ran.code, found["ledger_trouble"], found["broker_trouble"]) == (0, None, None)
-    assert ledger["finished_per_second"] == {
+    assert ledger["measured_seconds"] == 5
+    assert ledger["last_minute"]["finished_per_second"] == {
         "completed": pytest.approx(2 / 60, 0.1),
         "handler_failed": pytest.approx(1 / 60, 0.1),
     }
-    assert 0 < ledger["p50_seconds"] <= ledger["p95_seconds"] < 30
+    assert 0 < ledger["last_minute"]["p50_seconds"] <= ledger["last_minute"]["p95_seconds"] < 30
     assert (ledger["processing"], ledger["pending"], ledger["failed_last_hour"]) == (1, 0, 1)
     assert len(ledger["workers"]) == 1
     (failure,) = ledger["failures"]

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from contracts.errors import ERRORS, ErrorCode
 from worker import durations
+from worker.cli import views
 from worker.cli.console import printable
 from worker.cli.listing import Listing, facts
 from worker.dead import Fate, outlook
@@ -156,7 +157,7 @@ def _brief(exception_type: str | None, message: str) -> str:
     text = " ".join(message.split())
     if exception_type and exception_type not in text.partition(":")[0]:
         text = f"{exception_type}: {text}"
-    return printable(text if len(text) <= 200 else text[:199] + "…")
+    return views.brief(text)
 
 
 def _ago(moment: str | None, now: datetime) -> str:

@@ -15,14 +15,18 @@ GAP = "  "
 INDENT = "    "
 LEAST = 32
 """Columns that the last cell, the only one whose words are wrapped, wants for itself if it is a long one."""
+LEAST_OF_FACTS = 20
 
 
 class Listing:
     """The columns that fit stand on a row's first line, the others on a second, indented one. ``brief``: for
     a screen of limited height, the end of the last cell is left out instead of wrapped."""
 
-    def __init__(self, *columns: str, right: Collection[str] = (), brief: bool = False) -> None:
+    def __init__(
+        self, *columns: str, right: Collection[str] = (), brief: bool = False, least: int = LEAST
+    ) -> None:
         self._columns = columns
+        self._least = least
         self._brief = brief
         self._right = [column in right for column in columns]
         self._rows: list[Sequence[Text]] = []
@@ -43,7 +47,7 @@ class Listing:
         start = 0
         for number, width in enumerate(widths):
             last = number == len(widths) - 1
-            if number and start + (min(width, LEAST) if last else width) > room:
+            if number and start + (min(width, self._least) if last else width) > room:
                 return number
             start += width + len(GAP)
         return len(widths)
@@ -77,7 +81,7 @@ class Listing:
 
 def facts(rows: Iterable[tuple[str, str | Text]]) -> Listing:
     """Names, and what they stand for."""
-    listing = Listing("", "")
+    listing = Listing("", "", least=LEAST_OF_FACTS)
     for name, value in rows:
         listing.add(Text(name, style="dim"), value)
     return listing

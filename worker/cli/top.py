@@ -22,16 +22,16 @@ from worker.cli import console, given, interrupts, views
 from worker.cli.listing import Listing, facts
 from worker.ledger.base import COUNTED
 from worker.loop import PlainLoop
-from worker.watch import BrokerWatch, LedgerWatch, Unreachable
+from worker.watch import FAILURES, BrokerWatch, LedgerWatch, Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
 
     from worker.ledger.base import Entry
     from worker.settings import Settings
-    from worker.watch import Depth, Look, Traffic
+    from worker.watch import Depth, Finished, Look, Traffic
 
 
 @dataclass(slots=True)
@@ -99,7 +99,7 @@ async def _show(frame: Frame, news: asyncio.Event, interval: float) -> None:
     with Live(console=console.results(), screen=True, auto_refresh=False) as screen:
         while True:
             news.clear()
-            screen.update(picture(frame, live=True), refresh=True)
+            screen.update(_fitting(frame, screen.console), refresh=True)
             with suppress(TimeoutError):
                 async with asyncio.timeout(interval):  # the clock moves where nothing else does
                     await news.wait()
@@ -175,10 +175,8 @@ def document(frame: Frame) -> dict[str, Any]:
 def _ledger_document(look: Look) -> dict[str, Any]:
     traffic = look.traffic
     return {
-        "finished_per_second": {outcome: round(rate, 3) for outcome, rate in traffic.rates.items()},
-        "measured_seconds": round(traffic.seconds, 3),
-        "p50_seconds": traffic.p50,
-        "p95_seconds": traffic.p95,
+        **_finished_document(traffic.lately),
+        "last_minute": _finished_document(traffic.minute),
         "processing": traffic.running,
         "pending": traffic.waiting,
         "failed_last_hour": traffic.failed,
@@ -188,18 +186,38 @@ def _ledger_document(look: Look) -> dict[str, Any]:
                 "request_id": str(entry.request_id),
                 "at": (entry.finished_at or entry.updated_at).isoformat(),
                 "error_code": entry.error_code,
-                "reason": _reason(entry),
+                "reason": entry.reason,
             }
             for entry in look.failures
         ],
     }
 
 
+def _finished_document(finished: Finished) -> dict[str, Any]:
+    return {
+        "finished_per_second": {outcome: round(rate, 3) for outcome, rate in finished.rates.items()},
+        "measured_seconds": round(finished.seconds, 3),
+        "p50_seconds": finished.p50,
+        "p95_seconds": finished.p95,
+    }
+
+
 # ----------------------------------------------------------------------------------------- the picture
 
 
-def picture(frame: Frame, *, live: bool = False) -> RenderableType:
-    """A frame for people."""
+def _fitting(frame: Frame, screen: Console) -> RenderableType:
+    """The frame with as many failures and queues as the screen has lines for."""
+    for queues, failures in ((None, FAILURES), (4, FAILURES), (4, 2), (2, 2), (1, 1)):
+        shown = picture(frame, live=True, queues=queues, failures=failures)
+        if len(screen.render_lines(shown, pad=False)) <= screen.height:
+            break
+    return shown
+
+
+def picture(
+    frame: Frame, *, live: bool = False, queues: int | None = None, failures: int = FAILURES
+) -> RenderableType:
+    """A frame for people, with at most so many of the queues (None: all) and of the failures."""
     parts: list[RenderableType] = []
     if live:
         clock = durations.clock(datetime.now(UTC))
@@ -213,9 +231,9 @@ def picture(frame: Frame, *, live: bool = False) -> RenderableType:
     if frame.queues is None or isinstance(frame.queues, Unreachable):
         parts.append(_absent("broker", frame.queues))
     else:
-        parts.append(_queues(frame.queues))
+        parts.append(_queues(frame.queues, queues))
     if ledger is not None and not isinstance(ledger, Unreachable) and ledger.failures:
-        parts += [Text(), _failures(ledger.failures)]
+        parts += [Text(), _failures(ledger.failures[:failures])]
     return Group(*parts)
 
 
@@ -226,11 +244,10 @@ def _absent(what: str, found: Unreachable | None) -> Text:
 
 
 def _facts(traffic: Traffic) -> Iterator[tuple[str, str | Text]]:
-    yield "finished", _rates(traffic)
-    spread = "nothing finished"
-    if traffic.p50 is not None and traffic.p95 is not None:
-        spread = f"p50 {durations.text(traffic.p50)}, p95 {durations.text(traffic.p95)}"
-    yield "latency", spread
+    yield "finished", _rates(traffic.lately)
+    if traffic.minute.seconds > traffic.lately.seconds:
+        yield "", _rates(traffic.minute)
+    yield "latency", _latency(traffic.lately if traffic.lately.p50 is not None else traffic.minute)
     more = "+" if traffic.failed_more else ""
     waiting = f"{traffic.waiting:,}{'+' if traffic.waiting == COUNTED else ''}"
     failed = Text(f"{traffic.failed:,}{more}", style=views.COLOURS["failed"] if traffic.failed else "")
@@ -240,10 +257,17 @@ def _facts(traffic: Traffic) -> Iterator[tuple[str, str | Text]]:
     yield "workers", workers if traffic.workers else Text("none alive", style="bold red")
 
 
-def _rates(traffic: Traffic) -> Text:
-    total = sum(traffic.rates.values())
-    shown = Text(f"{_rate(total)}/s over {traffic.seconds:.3g} s")
-    for outcome, rate in traffic.rates.items():
+def _latency(finished: Finished) -> str:
+    if finished.p50 is None or finished.p95 is None:
+        return "nothing finished"
+    spread = f"p50 {durations.text(finished.p50)}, p95 {durations.text(finished.p95)}"
+    return f"{spread} over {finished.seconds:.3g} s, from claim to outcome"
+
+
+def _rates(finished: Finished) -> Text:
+    total = sum(finished.rates.values())
+    shown = Text(f"{_rate(total)}/s over {finished.seconds:.3g} s")
+    for outcome, rate in finished.rates.items():
         colour = views.COLOURS["completed" if outcome == "completed" else "failed"]
         shown.append(f"  {outcome} {_rate(rate)}", style=colour)
     return shown
@@ -254,14 +278,19 @@ def _rate(rate: float) -> str:
     return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
 
 
-def _queues(queues: Sequence[Depth]) -> Listing:
+def _queues(queues: Sequence[Depth], most: int | None) -> Listing:
+    """All, or the work and those in which most is."""
     table = Listing("queue", "messages", "consumers", right=("messages", "consumers"))
-    for each in queues:
+    fullest = sorted(queues[1:], key=lambda each: each.messages or 0, reverse=True)
+    shown = queues if most is None else [*queues[:1], *fullest[: most - 1]]
+    for each in shown:
         if each.trouble:
             table.add(each.queue, Text(each.trouble, style="red"), "")
         else:
             name = Text(each.queue, style="" if each.messages else "dim")
             table.add(name, f"{each.messages:,}", f"{each.consumers}")
+    if others := [each for each in queues if each not in shown]:
+        table.add(f"{len(others)} others", f"{sum(each.messages or 0 for each in others):,}", "")
     return table
 
 
@@ -272,11 +301,6 @@ def _failures(entries: Sequence[Entry]) -> Listing:
             durations.time_of_day(entry.finished_at or entry.updated_at),
             str(entry.request_id),
             Text(entry.error_code or "", style=views.COLOURS["failed"]),
-            console.printable(_reason(entry)),
+            console.printable(entry.reason),
         )
     return table
-
-
-def _reason(entry: Entry) -> str:
-    """What operators are told; else what the requester was."""
-    return (entry.history[-1]["detail"] if entry.history else None) or entry.error or ""

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from worker.ledger.base import Entry
 
+LONGEST = 200
+"""Characters of a reason in a table; ``status`` shows all of it."""
 COLOURS = {"completed": "green", "failed": "red", "processing": "cyan", "pending": "yellow"}
 
 
@@ -31,6 +33,7 @@ def document(entry: Entry) -> dict[str, Any]:
         "session_id": entry.session_id,
         "user_id": entry.user_id,
         "casefile_id": entry.casefile_id,
+        "title": entry.title,
         "error_code": entry.error_code,
         "error": entry.error,
         "reply": entry.reply,
@@ -47,15 +50,22 @@ def timeline(entry: Entry) -> RenderableType:
 
 
 def table(entries: Iterable[Entry], now: datetime) -> Listing:
-    shown = Listing("ago", "request", "outcome", "user")
+    shown = Listing("ago", "request", "outcome", "user", "reason")
     for entry in entries:
         shown.add(
             durations.ago(entry.received_at, now),
             str(entry.request_id),
             _outcome(entry),
             Text(printable(entry.user_id)),
+            brief(entry.reason),
         )
     return shown
+
+
+def brief(text: str) -> str:
+    """The beginning of a text that others wrote, on one line."""
+    text = " ".join(text.split())
+    return printable(text if len(text) <= LONGEST else text[: LONGEST - 1] + "…")
 
 
 def _outcome(entry: Entry) -> Text:
@@ -78,6 +88,8 @@ def _facts(entry: Entry) -> Iterator[tuple[str, str | Text]]:
     yield "user", printable(entry.user_id)
     if entry.casefile_id:
         yield "casefile", entry.casefile_id
+    if entry.title:
+        yield "title", printable(entry.title)
     if entry.error_code:
         yield "error", printable(f"{entry.error_code}: {entry.error or ''}")
     if entry.next_attempt_at:

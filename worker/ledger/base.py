@@ -227,6 +227,7 @@ class Entry:
     session_id: str
     user_id: str
     casefile_id: str | None
+    title: str | None
     error_code: str | None
     error: str | None
     reply: Literal["sent", "undeliverable"] | None
@@ -236,6 +237,13 @@ class Entry:
     next_attempt_at: datetime | None
     history: Sequence[dict[str, Any]]
     """Each: ``{"status", "at" (ISO 8601), "attempt", "worker_id", "detail"}``."""
+
+    @property
+    def reason(self) -> str:
+        """Why it failed or waits: what operators are told, else what the requester was; or nothing."""
+        if self.status == "completed":
+            return ""
+        return (self.history[-1]["detail"] if self.history else None) or self.error or ""
 
 
 @value

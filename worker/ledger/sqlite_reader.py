@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _ENTRY = """
-SELECT request_id, status, attempt, session_id, user_id, casefile_id, error_code, error, reply, received_at,
-    updated_at, finished_at, next_attempt_at, history
+SELECT request_id, status, attempt, session_id, user_id, casefile_id, title, error_code, error, reply,
+    received_at, updated_at, finished_at, next_attempt_at, history
 FROM requests
 """
 _GLIMPSE = f"""
@@ -142,6 +142,7 @@ def _entry(row: sqlite3.Row) -> Entry:
         session_id=row["session_id"],
         user_id=row["user_id"],
         casefile_id=row["casefile_id"],
+        title=row["title"],
         error_code=row["error_code"],
         error=row["error"],
         reply=row["reply"],

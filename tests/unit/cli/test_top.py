@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from io import StringIO
 
 import pytest
+from rich.console import Console
 
 from contracts import RequestStatus
 from tests.unit.cli.test_words import entry, shown
-from worker.cli.top import Frame, picture
-from worker.watch import Depth, Look, Traffic
+from worker.cli.top import Frame, _fitting, picture
+from worker.watch import Depth, Finished, Look, Traffic
 
-TRAFFIC = Traffic({}, 60.0, None, None, 0, 0, 1, failed_more=False, workers=["one"])
+LATELY, MINUTE = Finished(5.0, {}, None, None), Finished(60.0, {}, None, None)
+TRAFFIC = Traffic(LATELY, MINUTE, 0, 0, 1, failed_more=False, workers=["one"])
 FAILED = replace(
     entry("one"),
     status=RequestStatus.FAILED,
@@ -38,6 +42,33 @@ def test_of_a_failure_time_id_and_code_are_whole_and_the_reason_is_one_line(widt
 )
 def test_a_rate_has_two_digits_that_say_something(finished: int, rate: str) -> None:
     """However few requests there are."""
-    traffic = replace(TRAFFIC, rates={"completed": finished / 60})
+    traffic = replace(TRAFFIC, minute=replace(MINUTE, rates={"completed": finished / 60}))
 
-    assert f"finished  {rate}/s over 60 s  completed {rate}\n" in shown(picture(Frame(Look(traffic, []))), 80)
+    text = shown(picture(Frame(Look(traffic, []))), 80)
+    assert f"finished  0/s over 5 s\n          {rate}/s over 60 s  completed {rate}\n" in text
+
+
+@pytest.mark.parametrize("messages", [0, 7])
+@pytest.mark.parametrize(("width", "height"), [(60, 20), (40, 24), (80, 24), (80, 18), (200, 20)])
+def test_a_screen_with_few_lines_shows_a_failure_all_the_same(width: int, height: int, messages: int) -> None:
+    """Queues give way to it, those with most in them last, and the others are counted."""
+    busy = Finished(5.0, {"completed": 640.0, "handler_failed": 9.0}, 0.004, 0.009)
+    traffic = replace(TRAFFIC, lately=busy, minute=replace(busy, seconds=60.0), workers=["a-1-2", "b-3-4"])
+    names = ["", *(f".retry.{delay}s" for delay in (1, 5, 30, 120, 600)), ".undelivered", ".dead"]
+    queues = [Depth(f"session.create{name}", messages, 0) for name in names]
+    frame = Frame(Look(traffic, [FAILED] * 5), [*queues, Depth("session.replies", 9, 0)])
+    screen = Console(file=StringIO(), width=width, height=height)
+
+    lines = [
+        "".join(part.text for part in line).rstrip()
+        for line in screen.render_lines(_fitting(frame, screen), pad=False)
+    ]
+
+    assert len(lines) <= height
+    assert max(map(len, lines)) <= width
+    text = "\n".join(lines)
+    assert str(FAILED.request_id)[:35] in text
+    assert width == 40 or "handler_failed" in text.rpartition(str(FAILED.request_id))[2]
+    assert re.search(r"session\.create  ", text)
+    assert (others := re.search(r"(\d) others +(\d+)", text))
+    assert int(others[2]) == messages * int(others[1]) or "session.replies" not in text

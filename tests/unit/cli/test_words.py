@@ -43,6 +43,7 @@ def entry(*workers: str) -> Entry:
         session_id="ts_260102_abcdefghijkl",
         user_id="ada@example.com",
         casefile_id=None,
+        title=None,
         error_code=None,
         error=None,
         reply="sent",

@@ -23,20 +23,24 @@ def recent(*newest: Glimpse, troubled: tuple[Glimpse, ...] = ()) -> Recent:
     return Recent(newest, troubled or [each for each in newest if each.error_code], 2, ["one"])
 
 
-def test_only_what_finished_in_the_last_minute_has_a_rate_and_a_latency() -> None:
+def test_only_what_finished_in_a_window_has_a_rate_and_a_latency() -> None:
     """However long ago it was received; once, although it is among the newest and the troubled."""
     found = traffic(
         recent(
             seen(RUNNING, 0.1),
-            seen(DONE, 5, 0.2),
+            seen(DONE, 4, 0.2),
             seen(DONE, 6, 0.4),
             seen(BAD, 900, 890.0, "rejected"),
             seen(DONE, 900, 0.3),
         )
     )
 
-    assert found.rates == {"completed": pytest.approx(2 / 60), "rejected": pytest.approx(1 / 60)}
-    assert (found.p50, found.p95, found.running) == (0.4, 890.0, 1)
+    lately, minute = found.lately, found.minute
+    assert (lately.seconds, minute.seconds, found.running) == (5, 60, 1)
+    assert lately.rates == {"completed": pytest.approx(1 / 5)}
+    assert (lately.p50, lately.p95) == (0.2, 0.2)
+    assert minute.rates == {"completed": pytest.approx(2 / 60), "rejected": pytest.approx(1 / 60)}
+    assert (minute.p50, minute.p95) == (0.4, 890.0)
     assert (found.waiting, found.failed, found.failed_more, found.workers) == (2, 1, False, ["one"])
 
 
@@ -44,11 +48,11 @@ def test_a_replayed_request_has_a_rate_and_no_latency() -> None:
     """The time that it lay dead says nothing of the worker's."""
     replayed = replace(seen(DONE, 3000, 2999), replayed=True)
 
-    found = traffic(recent(seen(DONE, 5, 0.2), replayed))
+    found = traffic(recent(seen(DONE, 5, 0.2), replayed)).minute
 
     assert found.rates == {"completed": pytest.approx(2 / 60)}
     assert (found.p50, found.p95) == (0.2, 0.2)
-    assert traffic(recent(replayed)).p50 is None
+    assert traffic(recent(replayed)).minute.p50 is None
 
 
 def test_a_full_sample_gives_the_rate_of_the_time_that_it_covers() -> None:
@@ -56,8 +60,9 @@ def test_a_full_sample_gives_the_rate_of_the_time_that_it_covers() -> None:
     newest = [seen(DONE, 0.001 * (n + 1), 0.0005) for n in range(SAMPLE)]
     found = traffic(recent(*newest, troubled=(seen(BAD, 3000, 2999, "handler_failed"),)))
 
-    assert found.seconds == pytest.approx(3)
-    assert found.rates == {"completed": pytest.approx(1000), "handler_failed": pytest.approx(1 / 3)}
+    assert found.lately == found.minute
+    assert found.lately.seconds == pytest.approx(3)
+    assert found.lately.rates == {"completed": pytest.approx(1000), "handler_failed": pytest.approx(1 / 3)}
 
 
 def test_where_more_are_in_trouble_than_are_looked_at_the_failed_ones_may_be_more() -> None:
@@ -80,4 +85,4 @@ def test_the_last_failures_are_those_that_failed_last() -> None:
 def test_an_idle_ledger_has_no_latency() -> None:
     found = traffic(recent())
 
-    assert (found.rates, found.p50, found.p95, found.running) == ({}, None, None, 0)
+    assert (found.lately.rates, found.minute.p50, found.minute.p95, found.running) == ({}, None, None, 0)
