@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from contextlib import closing
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
 
+from tests.acceptance.test_top import Terminal
 from tests.support.requester import Requester
 from tests.support.waiting import soon
 
@@ -75,7 +77,7 @@ def test_letters_are_seen_grouped_shown_tried_replayed_and_gone(
     tried = cli("dead", "replay", "--request-id", group["example"], **place)
     assert (tried.code, tried.out.split(":")[0]) == (0, "1 letter re-opened and sent again")
     soon(lambda: cli("status", group["example"], "--json", **place).documents[0]["status"] == "completed")
-    assert cli("dead", "replay", "--json", **place).documents[0]["reopened"] == 2
+    assert cli("dead", "replay", "--yes", "--json", **place).documents[0]["reopened"] == 2
     soon(lambda: len(cli("requests", "--status", "completed", "--json", **place).documents) == 3)
     assert "No such letters" in cli("dead", "list", **place).err
 
@@ -95,6 +97,44 @@ def test_dropping_letters_wants_a_yes(cli: Cli, amqp_url: str) -> None:
     assert len(cli("dead", "list", "--json", amqp_url=amqp_url).documents) == 1
 
 
+def test_a_replay_of_all_letters_wants_a_yes(cli: Cli, amqp_url: str, sqlite_url: str) -> None:
+    """Where nobody can be asked it must be given, unless a filter says which ones are meant."""
+    place = {"amqp_url": amqp_url, "ledger_url": sqlite_url}
+    cli("topology", "apply", amqp_url=amqp_url)
+    cli("ledger", "upgrade", ledger_url=sqlite_url)
+
+    for option in ("", "--limit=1", "--unknown"):
+        refused = cli("dead", "replay", *filter(None, [option]), **place)
+        assert (refused.code, "--yes" in refused.err) == (2, True)
+    for option in ("--yes", "--dry-run", "--code=internal_error", "--since=1h"):
+        assert cli("dead", "replay", option, **place).code == 0
+
+
+@pytest.mark.parametrize("command", ["replay", "purge"])
+@pytest.mark.parametrize(
+    ("key", "code", "left"), [("\n", 1, 2), ("n\n", 1, 2), ("\x03", 130, 2), ("\x04", 1, 2), ("y\n", 0, 0)]
+)
+def test_at_a_terminal_it_asks(
+    cli: Cli, amqp_url: str, sqlite_url: str, tmp_path: Path, command: str, key: str, code: int, left: int
+) -> None:
+    """Only yes is one; Ctrl-C is an interrupt there as well."""
+    cli("topology", "apply", amqp_url=amqp_url)
+    cli("ledger", "upgrade", ledger_url=sqlite_url)
+    with Requester(amqp_url) as requester:
+        for _ in range(2):
+            requester.send(b"a letter", routing_key="session.create.dead")
+
+    with closing(
+        Terminal("dead", command, folder=tmp_path, amqp_url=amqp_url, ledger_url=sqlite_url)
+    ) as terminal:
+        soon(lambda: "2 letters" in terminal.text and "[y/N]" in terminal.text, 30)
+        terminal.press(key)
+        soon(lambda: [terminal.text] and terminal.process.poll() is not None, 30)
+    assert terminal.process.returncode == code, terminal.text
+    assert "Traceback" not in terminal.text
+    assert len(cli("dead", "list", "--json", amqp_url=amqp_url).documents) == left
+
+
 def test_what_cannot_be_done_is_said_in_a_sentence(cli: Cli, amqp_url: str, sqlite_url: str) -> None:
     """No queue, no letter, no ledger, no broker, no such code."""
     missing = cli("dead", "list", amqp_url=amqp_url)
@@ -105,7 +145,7 @@ def test_what_cannot_be_done_is_said_in_a_sentence(cli: Cli, amqp_url: str, sqli
     id_ = uuid4()
     nobody = cli("dead", "show", id_, amqp_url=amqp_url, ledger_url=sqlite_url)
     assert (nobody.code, f"No letter {id_}" in nobody.err) == (1, True)
-    no_ledger = cli("dead", "replay", amqp_url=amqp_url, ledger_url=sqlite_url)
+    no_ledger = cli("dead", "replay", "--yes", amqp_url=amqp_url, ledger_url=sqlite_url)
     assert no_ledger.code == 1
     assert "there is no ledger file" in no_ledger.err
     assert "cannot be reached" in cli("dead", "list", amqp_url="amqp://localhost:1/").err
@@ -129,7 +169,7 @@ def test_who_may_not_read_or_publish_is_told_so_and_re_opens_nothing(
     unread = cli("dead", "list", amqp_url=blind)
     assert unread.code == 1
     assert f"user blind-{vhost} has no read permission on queue session.create.dead" in unread.err
-    unsent = cli("dead", "replay", amqp_url=mute, ledger_url=sqlite_url)
+    unsent = cli("dead", "replay", "--yes", amqp_url=mute, ledger_url=sqlite_url)
     assert unsent.code == 1
     assert f"user mute-{vhost} has no write permission on exchange amq.default" in unsent.err
     assert "secret" not in unread.err + unsent.err

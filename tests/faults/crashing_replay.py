@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1)
     given = parser.parse_args()
     STEPS[given.at](Fuse(given.count))
-    sys.argv[1:] = ["dead", "replay"]
+    sys.argv[1:] = ["dead", "replay", "--yes"]
     cli.main()
 
 

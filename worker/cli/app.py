@@ -116,6 +116,7 @@ AtMost = Annotated[
     int | None,
     typer.Option(min=1, metavar="N", help="Only the N oldest letters. Default: all.", show_default=False),
 ]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, change nothing.")]
 Limit = Annotated[int, typer.Option(min=1, max=100_000, metavar="N", help="Show at most this many.")]
 
@@ -330,6 +331,7 @@ def dead_replay(
         bool,
         typer.Option("--unknown", help="Also send, as new requests, those that the ledger does not have."),
     ] = False,
+    yes: Yes = False,
     dry_run: DryRun = False,
     amqp_url: AmqpUrl = None,
     prefix: Prefix = None,
@@ -338,12 +340,13 @@ def dead_replay(
 ) -> None:
     """Send requests to the workers again. If it is interrupted or killed, run it again.
 
-    Exits with 1 if some letters cannot be replayed; these stay where they are."""
+    Without a filter, it asks first. Exits with 1 if some letters cannot be replayed; these stay where they
+    are."""
     from worker.cli.dead import Choice, Place, replay
 
     choice = Choice(code, exception, since, user, request_id)
     place = Place(amqp_url, prefix, ledger_url)
-    raise typer.Exit(replay(choice, limit, place, unknown=unknown, dry_run=dry_run, json=json))
+    raise typer.Exit(replay(choice, limit, place, unknown=unknown, yes=yes, dry_run=dry_run, json=json))
 
 
 @dead.command("purge")
@@ -354,7 +357,7 @@ def dead_purge(
     user: OfUser = None,
     request_id: OfRequest = None,
     limit: AtMost = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+    yes: Yes = False,
     dry_run: DryRun = False,
     amqp_url: AmqpUrl = None,
     prefix: Prefix = None,

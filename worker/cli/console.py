@@ -33,6 +33,16 @@ def notices() -> Console:
     return _console(stderr=True)
 
 
+def confirmed(question: str) -> bool:
+    """Ask the person at the terminal; anything but yes is no. Ctrl-C is an interrupt as everywhere."""
+    notices().print(f"{question} [y/N]: ", end="", soft_wrap=True)
+    try:
+        return sys.stdin.readline().strip().lower() in {"y", "yes"}
+    except KeyboardInterrupt:
+        notices().print()
+        raise
+
+
 def _console(*, stderr: bool) -> Console:
     from rich.console import Console
 

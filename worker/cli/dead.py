@@ -163,10 +163,22 @@ def show_one(text: str, place: Place, *, json: bool) -> int:
 
 
 def replay(
-    choice: Choice, limit: int | None, place: Place, *, unknown: bool, dry_run: bool, json: bool
+    choice: Choice,
+    limit: int | None,
+    place: Place,
+    *,
+    unknown: bool,
+    yes: bool,
+    dry_run: bool,
+    json: bool,
 ) -> int:
-    """Send letters through the flow again; 1 when some of those wanted had to stay."""
+    """Send letters through the flow again; 1 when some of those wanted had to stay. Asks first if all are."""
     wanted, loaded = choice.wanted(), place.settings(ledger=True)
+    if choice == Choice() and not (yes or dry_run):
+        _must_be_askable("send all letters again; a filter, for example --code, chooses some")
+        limit = _run(_count(loaded, wanted, limit, shown=not json))
+        if limit and not console.confirmed(f"Send {_letters(limit)} to the workers again?"):
+            return _nothing_done()
     fates: Counter[Fate] = Counter()
 
     async def foresee() -> None:
@@ -187,7 +199,8 @@ def replay(
                 fates[fate] += 1
 
     try:
-        _run(foresee() if dry_run else work())
+        if limit != 0:
+            _run(foresee() if dry_run else work())
     except (PublishError, LinkLostError) as error:
         before = f". {_letters(_sent(fates))} sent before; the others are still there." if fates else ""
         raise Failure(f"{error}{before}") from error
@@ -198,25 +211,19 @@ def replay(
 def purge(choice: Choice, limit: int | None, place: Place, *, yes: bool, dry_run: bool, json: bool) -> int:
     """Drop letters for good."""
     wanted, loaded = choice.wanted(), place.settings()
-    if not (yes or dry_run or sys.stdin.isatty()):
-        raise typer.BadParameter(
-            "nobody can be asked here: give it to drop letters for good.", param_hint="--yes"
-        )
-
-    async def count() -> int:
-        async with _reading(loaded, shown=not json) as (lot, on_read):
-            return sum([len(page) async for page in dead.matching(lot, wanted, limit, on_read)])
+    if not (yes or dry_run):
+        _must_be_askable("drop letters for good")
 
     async def work(most: int | None) -> int:
         async with _reading(loaded, shown=not json) as (lot, on_read):
             return await dead.purge(lot, wanted, most, on_read)
 
-    found = 0 if yes and not dry_run else _run(count())
+    found = 0 if yes and not dry_run else _run(_count(loaded, wanted, limit, shown=not json))
     if dry_run or (not yes and not found):
         dropped = 0
     else:
-        if not yes:
-            typer.confirm(f"Drop {_letters(found)} for good?", abort=True, err=True)
+        if not yes and not console.confirmed(f"Drop {_letters(found)} for good?"):
+            return _nothing_done()
         dropped = _run(work(limit if yes else found))
     if json:
         console.document({"matched": max(found, dropped), "dropped": dropped})
@@ -225,6 +232,22 @@ def purge(choice: Choice, limit: int | None, place: Place, *, yes: bool, dry_run
     else:
         console.results().print(f"{_letters(dropped)} dropped.")
     return 0
+
+
+def _must_be_askable(what: str) -> None:
+    """Raises typer.BadParameter: there is no terminal."""
+    if not sys.stdin.isatty():
+        raise typer.BadParameter(f"nobody can be asked here: give it to {what}.", param_hint="--yes")
+
+
+async def _count(loaded: Settings, wanted: Wanted, limit: int | None, *, shown: bool) -> int:
+    async with _reading(loaded, shown=shown) as (lot, on_read):
+        return sum([len(page) async for page in dead.matching(lot, wanted, limit, on_read)])
+
+
+def _nothing_done() -> int:
+    console.notices().print("Nothing was done.")
+    return 1
 
 
 def _report(fates: Counter[Fate], *, dry_run: bool, json: bool) -> None:
