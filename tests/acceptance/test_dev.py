@@ -33,7 +33,7 @@ def test_what_it_prints_can_be_pasted_and_nothing_is_left_however_it_ends(
 ) -> None:
     """Its handler comes from the folder where it was started, the lines work in any other."""
     (tmp_path / "mine.py").write_text(HANDLER)
-    env = environment(prefix="orders") | {"TMPDIR": str(temporary_folder)}
+    env = environment(prefix="orders", amqp_url="amqp://ignored/") | {"TMPDIR": str(temporary_folder)}
     with started("dev", "--handler", "mine:handle", env=env, folder=tmp_path) as process:
         assert process.stdout is not None
         lines: list[str] = []
@@ -45,7 +45,9 @@ def test_what_it_prints_can_be_pasted_and_nothing_is_left_however_it_ends(
         sent = subprocess.run(shell, cwd="/", capture_output=True, text=True, check=True)
         assert '"region": "eu-1"' in sent.stdout
         process.send_signal(number)
-        assert process.wait(60) == (-number if number is signal.SIGKILL else 0)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == (-number if number is signal.SIGKILL else 0)
+        assert "in place of SESSION_WORKER_AMQP_URL.\n" in err
     soon(lambda: not processes_of(temporary_folder) and not list(temporary_folder.iterdir()))
 
 

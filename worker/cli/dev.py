@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from worker.health import Report
     from worker.settings import Settings
 
+OWN = ("SESSION_WORKER_AMQP_URL", "SESSION_WORKER_LEDGER_URL")
+
 
 def dev(handler: str | None) -> int:
     """Run the worker until it is told to stop; its exit code. Nothing is left then, however it ended.
@@ -27,6 +30,8 @@ def dev(handler: str | None) -> int:
     """
     interrupts.listen()
     handlers.look_in(str(Path.cwd()))
+    if ignored := [name for name in OWN if name in os.environ]:
+        console.notices().print(f"Its own are used in place of {' and '.join(ignored)}.", soft_wrap=True)
     # What is wrong with them is said before the broker takes its time.
     handlers.load(_load(handler, "amqp://127.0.0.1/", "sqlite:///ledger.db").handler)
     with ExitStack() as stack:
