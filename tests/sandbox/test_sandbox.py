@@ -124,13 +124,20 @@ def test_no_process_and_no_folder_is_left_however_the_parent_ends(
     soon(lambda: not processes_of(folder))
 
 
-def test_a_process_that_was_started_and_not_noted_yet_ends_as_well() -> None:
-    """An interrupt may come between the two."""
-    workspace = Workspace("stray", "rabbitmq")
-    with subprocess.Popen(["sleep", "600"], cwd=workspace.data) as stray:
-        workspace.close()
-        assert stray.wait(15) == -signal.SIGKILL
-    assert not workspace.folder.exists()
+def test_a_process_that_could_not_be_noted_does_not_begin() -> None:
+    """An interrupt, or a SIGKILL, may come between the two."""
+    script = """
+import os, pathlib, signal
+from worker.sandbox.workspace import Workspace
+workspace = Workspace("stray", "rabbitmq")
+print(workspace.folder, flush=True)
+pathlib.Path.touch = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+workspace.start("/bin/sleep", "600")
+"""
+    done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL
+    folder = Path(done.stdout.strip())
+    soon(lambda: not folder.exists() and not processes_of(folder))
 
 
 def test_a_server_is_no_part_of_the_terminals_process_group(node: RabbitMQ, database: PostgreSQL) -> None:

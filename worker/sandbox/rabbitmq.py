@@ -207,7 +207,7 @@ class RabbitMQ(Server):
         self._process = self._workspace.start(
             *(self._program, "-noshell", "-sname", self._name, "-eval", PROGRAM),
             env=self._environment(),
-            stdin=subprocess.PIPE,
+            talk=True,
             stdout=subprocess.PIPE,
         )
         try:

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, Self
 
 # Waits for the end of its standard input: the kernel closes it when our process is gone, be it by SIGKILL.
-# Then it ends every process group noted in the folder (a file "<pid>.<signal>" each), and every process that
-# runs in it, since our process may have ended before it made a note. Then it removes the folder.
+# Then it ends every process group noted in the folder (a file "<pid>.<signal>" each) and removes the folder.
 _GUARD = r"""
 trap '' HUP INT TERM
 while read -r line; do :; done
@@ -28,15 +27,12 @@ for note in *.QUIT *.KILL; do
     kill -s KILL -- "-${note%%.*}"
 done
 cd /
-end_strays() {
-    for place in $(find /proc -mindepth 2 -maxdepth 2 -name cwd -lname "$1/*" 2>/dev/null); do
-        place=${place#/proc/}
-        kill -s KILL "${place%/cwd}"
-    done
-}
 tries=0
-until end_strays "$1"; rm -rf -- "$1" || [ "$tries" -ge 100 ]; do tries=$((tries + 1)); sleep 0.05; done
+until rm -rf -- "$1" || [ "$tries" -ge 100 ]; do tries=$((tries + 1)); sleep 0.05; done
 """
+
+# Waits for a line that says that the process is noted; without it, none begins that the guard does not know.
+_WHEN_NOTED = 'read -r noted && exec "$@"'
 
 
 class SandboxError(Exception):
@@ -113,22 +109,28 @@ class Workspace:
         *command: str | Path,
         env: dict[str, str] | None = None,
         end_with: str = "KILL",
-        stdin: int = subprocess.DEVNULL,
+        talk: bool = False,
         stdout: int | IO[bytes] = subprocess.DEVNULL,
     ) -> subprocess.Popen[bytes]:
         """Start a server in a session of its own, so that Ctrl-C in a terminal does not reach it.
 
-        `end_with` is the signal ("KILL" or "QUIT") that ends it with the workspace.
+        `end_with` is the signal ("KILL" or "QUIT") that ends it with the workspace. With `talk`, its standard
+        input is a pipe from here.
         """
         process = subprocess.Popen(  # noqa: S603 -- our own command
-            command,
+            ["/bin/sh", "-c", _WHEN_NOTED + ("" if talk else " </dev/null"), "sh", *command],
             **self._how(env),
-            stdin=stdin,
+            stdin=subprocess.PIPE,
             stdout=stdout,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
         (self.folder / f"{process.pid}.{end_with}").touch()
+        assert process.stdin is not None  # noqa: S101 -- for the type checker
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        if not talk:
+            process.stdin.close()
         self._processes.append(process)
         return process
 

@@ -66,8 +66,8 @@ def test_a_document_has_the_published_fields_in_their_order() -> None:
     document = views.document(entry("one"))
 
     assert list(document) == [
-        *("request_id", "status", "attempt", "session_id", "user_id", "casefile_id", "error_code", "error"),
-        *("reply", "received_at", "finished_at", "next_attempt_at", "history"),
+        *("request_id", "status", "attempt", "session_id", "user_id", "casefile_id", "title"),
+        *("error_code", "error", "reply", "received_at", "finished_at", "next_attempt_at", "history"),
     ]
     assert document["received_at"] == "2026-01-02T12:00:00+00:00"
     assert document["next_attempt_at"] is None
