@@ -14,7 +14,7 @@ COMPILE := $(BIN)/pip-compile --quiet --strip-extras --no-annotate --no-header -
 # Tests mostly wait: three at a time, each with servers of its own, are quicker even on two cores.
 PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
 
-.PHONY: help setup servers bench bench-quick demo test check faults soak fuzz run lock clean
+.PHONY: help setup servers bench bench-quick demo test check faults soak fuzz docker-test run lock clean
 
 help: ## List the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null \
@@ -74,11 +74,16 @@ fuzz: setup ## Fuzz the decoders of bodies and of properties, guided by coverage
 	@$(BIN)/python -m pip install --quiet 'atheris>=3,<4'
 	@for target in body properties; do $(BIN)/python -m tests.fuzz $$target -runs=$(RUNS) -max_len=20000; done
 
+docker-test: ## Build the image and try it with Docker Compose (needs an engine and root; about five minutes)
+	@scripts/docker-test
+
 run: setup ## Run the worker with the SESSION_WORKER_* settings of the environment
 	@exec $(BIN)/session-worker run
 
 lock: setup ## Pin the newest allowed versions of all dependencies
-	@$(COMPILE) --upgrade --extra otel --output-file requirements.lock pyproject.toml
+	@$(COMPILE) --upgrade --extra otel --generate-hashes --output-file requirements.lock pyproject.toml
+	@$(COMPILE) --upgrade --only-build-deps --build-deps-for wheel --generate-hashes \
+		--output-file requirements-build.lock pyproject.toml
 	@$(COMPILE) --upgrade --extra dev --output-file requirements-dev.lock pyproject.toml
 	@$(COMPILE) --upgrade --extra bench --constraint requirements-dev.lock \
 		--output-file requirements-bench.lock pyproject.toml

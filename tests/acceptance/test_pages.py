@@ -29,6 +29,10 @@ ELSEWHERE = [
     # There is no superuser to become: the test's own database is put in the place of this one.
     "sudo -u postgres psql -c \"CREATE ROLE sessions LOGIN PASSWORD 'password'\"",
     "docker compose exec worker session-worker send --user ada@example.com",
+    "export SESSION_WORKER_AMQP_URL=amqp://session:session@localhost:5672/",
+    "docker compose -f docker-compose.yml -f examples/docker-compose.secrets.yml up --build",
+    "docker compose down --volumes",
+    "sudo install -d -o 10001 -g 10001 ledger",
     "docker build --tag session-worker .",
 ]
 

@@ -28,9 +28,9 @@ COUNTS = f"SELECT (SELECT count(*) FROM (SELECT 1 FROM requests LIMIT {COUNTED})
 _SENTENCES = {
     sqlite3.SQLITE_BUSY: "is locked by another process: stop that one, or let it finish",
     sqlite3.SQLITE_LOCKED: "is locked by another process: stop that one, or let it finish",
-    sqlite3.SQLITE_CANTOPEN: "cannot be opened: check that it is there and may be read and written",
-    sqlite3.SQLITE_READONLY: "cannot be written: give this user write permission for the file and its folder",
-    sqlite3.SQLITE_PERM: "cannot be written: give this user write permission for the file and its folder",
+    sqlite3.SQLITE_CANTOPEN: "cannot be opened: check that it is there and {user} may read and write it",
+    sqlite3.SQLITE_READONLY: "cannot be written: give {user} write permission for the file and its folder",
+    sqlite3.SQLITE_PERM: "cannot be written: give {user} write permission for the file and its folder",
     sqlite3.SQLITE_NOTADB: "is not a SQLite database: name another file",
     sqlite3.SQLITE_CORRUPT: "is damaged: restore it from a backup",
     sqlite3.SQLITE_FULL: "cannot grow: its disk is full",
@@ -50,7 +50,8 @@ def path_of(url: str) -> Path:
 def sentence(error: sqlite3.Error, path: Path) -> str:
     """What ``error`` means for the ledger in ``path``."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return f"the ledger file {path} {_SENTENCES.get(code, f'cannot be used: {error}')}"
+    said = _SENTENCES.get(code, f"cannot be used: {error}")
+    return f"the ledger file {path} {said.replace('{user}', f'the user with uid {os.geteuid()}')}"
 
 
 def check_there(path: Path) -> None:
