@@ -49,6 +49,14 @@ class RefusedError(PublishError):
     """It can never be sent like this: the broker closes the channel over it, or it cannot be encoded."""
 
 
+class TooLongError(RefusedError):
+    """Its properties take ``excess`` bytes more than this connection's frames hold."""
+
+    def __init__(self, reason: str, excess: int) -> None:
+        super().__init__(reason)
+        self.excess = excess
+
+
 class ChannelLostError(Exception):
     """The channel went away under the message. ``accused`` when the broker closed it over what was sent."""
 
@@ -147,6 +155,8 @@ class PublishChannel(RawChannel):
                 mandatory=message.mandatory,
                 max_frame=self.wire.max_frame,
             )
+        except frames.TooLongError as error:
+            raise TooLongError(f"the message cannot be encoded: {error}", error.excess) from error
         except (ValueError, TypeError, AttributeError, struct.error) as error:
             raise RefusedError(f"the message cannot be encoded: {error}") from error
 

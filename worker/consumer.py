@@ -11,8 +11,7 @@ from contracts.amqp import BODY_BYTES, BODY_SHA256
 from worker import frames
 from worker.broken import LinkLostError, broker_errors
 from worker.connection import SETUP_SECONDS
-from worker.delivery import CUT_BYTES, NO_HEADERS, Cut, Delivery, Lane
-from worker.headers import DEATH
+from worker.delivery import CUT_BYTES, NO_HEADERS, Cut, Delivery, Lane, newest_death
 from worker.transport import RawChannel
 
 if TYPE_CHECKING:
@@ -120,6 +119,7 @@ class ConsumeChannel(RawChannel):
     def _delivery(self, incoming: _Incoming) -> Delivery:
         properties = frames.properties(incoming.header)
         headers = properties.headers or NO_HEADERS
+        death = newest_death(headers) if self.lane is Lane.SLOW else NO_HEADERS
         return Delivery(
             body=incoming.body,
             cut=incoming.cut or _cut_before(headers, self.max_body_bytes),
@@ -129,14 +129,15 @@ class ConsumeChannel(RawChannel):
             tag=incoming.tag,
             redelivered=incoming.redelivered,
             illegible=properties.illegible,
-            expired=self.lane is Lane.SLOW and _died_of_expiry(headers),
+            expired=death.get("reason") == "expired",
             correlation_id=properties.correlation_id,
             reply_to=properties.reply_to,
             message_id=properties.message_id,
             content_type=properties.content_type,
             content_encoding=properties.content_encoding,
             type=properties.type,
-            expiration=properties.expiration,
+            # The broker takes it off what it moves to the slow lane.
+            expiration=properties.expiration or death.get("original-expiration"),
             timestamp=properties.timestamp,
             headers=headers,
         )
@@ -210,10 +211,3 @@ def _cut_before(headers: Any, max_body_bytes: int) -> Cut | None:
     if isinstance(size, int) and size > max_body_bytes and isinstance(sha256, str):
         return Cut(size, sha256[:64])
     return None
-
-
-def _died_of_expiry(headers: Any) -> bool:
-    """Whether the newest entry of ``x-death`` says so. The header may be anything a requester made up."""
-    deaths = headers.get(DEATH)
-    newest = deaths[0] if isinstance(deaths, list) and deaths else None
-    return isinstance(newest, dict) and newest.get("reason") == "expired"

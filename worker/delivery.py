@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from contracts.amqp import BUSY_LAPS, REPLAY_COUNT
-from worker.headers import DELIVERY_COUNT
+from worker.headers import DEATH, DELIVERY_COUNT
 from worker.topology import SLOW_LANE_LIMIT
 from worker.values import value
 
@@ -52,6 +52,13 @@ class Cut:
 
 
 NO_HEADERS: Mapping[str, Any] = MappingProxyType({})
+
+
+def newest_death(headers: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The newest entry of ``x-death``, or an empty one. The header may be anything a requester made up."""
+    deaths = headers.get(DEATH)
+    newest = deaths[0] if isinstance(deaths, list) and deaths else None
+    return newest if isinstance(newest, dict) else NO_HEADERS
 
 
 @value

@@ -57,6 +57,14 @@ class Properties:
     illegible: str = ""
 
 
+class TooLongError(ValueError):
+    """The properties take ``excess`` bytes more than fit into a frame, the one that cannot be split."""
+
+    def __init__(self, size: int, room: int) -> None:
+        super().__init__(f"the properties take {size} bytes; at most {room} fit into a frame")
+        self.excess = size - room
+
+
 def frame_at(buffer: bytes, position: int) -> tuple[int, int, int] | None:
     """Type, channel and end position of the frame that starts here; None when it is not all there."""
     if len(buffer) - position < _FRAME.size:
@@ -79,8 +87,8 @@ def publish(
     """
     content = _content(properties, len(body))
     room = max_frame - OVERHEAD
-    if len(content) > room:  # the one frame that cannot be split: the broker would close the connection
-        raise ValueError(f"the properties take {len(content)} bytes; at most {room} fit into a frame")
+    if len(content) > room:  # the broker would close the connection
+        raise TooLongError(len(content), room)
     parts = [_publish(channel, queue, mandatory), _FRAME.pack(HEADER, channel, len(content)), content, _END]
     for start in range(0, len(body), room):
         piece = body[start : start + room]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from codecs import BOM_UTF8
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -153,7 +154,7 @@ class RequestParser:
     @staticmethod
     def _read_body(body: bytes) -> CreateSessionRequest:
         try:
-            return CreateSessionRequest.model_validate_json(body)
+            return CreateSessionRequest.model_validate_json(body.removeprefix(BOM_UTF8))
         except pydantic.ValidationError as error:
             raise _Refused(_code_of(error), problems(error)) from None
 
@@ -210,7 +211,7 @@ def _code_of(error: pydantic.ValidationError) -> ErrorCode:
 
 def _id_from_body(body: bytes) -> UUID | None:
     try:
-        document: Any = pydantic_core.from_json(body)
+        document: Any = pydantic_core.from_json(body.removeprefix(BOM_UTF8))
     except ValueError:
         return None
     return _uuid(document.get("request_id")) if isinstance(document, dict) else None
@@ -243,8 +244,9 @@ def _uuid(value: object) -> UUID | None:
 def _patience(delivery: Delivery) -> float | None:
     if delivery.expired:
         return 0.0
-    if delivery.expiration and delivery.expiration.isascii() and delivery.expiration.isdigit():
-        return min(int(delivery.expiration) / 1000, MAX_PATIENCE)
+    text = delivery.expiration
+    if isinstance(text, str) and text.isascii() and text.isdigit():
+        return min(int(text[:20]) / 1000, MAX_PATIENCE)
     return None
 
 

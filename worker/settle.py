@@ -20,6 +20,7 @@ from worker.confirms import (
     NackedError,
     PublishError,
     RefusedError,
+    TooLongError,
     UnconfirmedError,
     UnreachableError,
     UnroutableError,
@@ -62,6 +63,10 @@ if TYPE_CHECKING:
     from worker.telemetry.events import Emit
 
 REPLY_TRIES = 3
+SPARE_BYTES = 512
+"""What a frame that was too small for a dead letter keeps free for what the broker may add to its headers."""
+MAX_TRACE = 512
+"""Characters of a trace header that a copy takes along: https://www.w3.org/TR/trace-context asks no more."""
 
 
 class Settler:
@@ -205,7 +210,7 @@ class Settler:
         refused = isinstance(outcome, Refused)
         token = None if outcome.reply is None else outcome.reply.token
         try:
-            await self._send(delivery, copy_message(delivery, self._names.dead, headers, cut=refused))
+            await self._send_letter(delivery, headers, cut=refused)
         except PublishError as error:
             self._emit(ParkingLotRefused(*subject(outcome), self._names.dead, str(error)))
             # Its requester was told no. The copy may lack what was wrong, and settings and ledger may change.
@@ -216,6 +221,13 @@ class Settler:
         if letter.request_id is not None and token is not None:
             await self._ledger.note_parked(letter.request_id, token)
         return True
+
+    async def _send_letter(self, delivery: Delivery, headers: dict[str, Any], *, cut: bool) -> None:
+        try:
+            await self._send(delivery, copy_message(delivery, self._names.dead, headers, cut=cut))
+        except TooLongError as error:
+            shorter = _shortened(headers, error.excess + SPARE_BYTES)
+            await self._send(delivery, copy_message(delivery, self._names.dead, shorter, cut=cut))
 
     def _explanation(self, delivery: Delivery, letter: Letter) -> dict[str, Any]:
         headers = {
@@ -231,6 +243,19 @@ class Settler:
             amqp.WORKER_ID: self._worker_id,
         }
         return {name: value for name, value in headers.items() if value is not None}
+
+
+def _shortened(headers: Mapping[str, Any], excess: int) -> dict[str, Any]:
+    """Headers that take ``excess`` bytes less: without the beginning of the stack trace, whose end says most,
+    and if that is not enough without the end of the message."""
+    trace = str(headers.get(amqp.EXCEPTION_STACKTRACE, "")).encode()
+    message = str(headers.get(amqp.EXCEPTION_MESSAGE, "")).encode()
+    rest = max(excess - len(trace), 0)
+    return {
+        **headers,
+        amqp.EXCEPTION_STACKTRACE: trace[excess:].decode(errors="ignore"),
+        amqp.EXCEPTION_MESSAGE: message[: max(len(message) - rest, 0)].decode(errors="ignore"),
+    }
 
 
 def _reply_message(reply: Reply) -> Message:
@@ -260,7 +285,9 @@ def copy_message(delivery: Delivery, queue: str, headers: dict[str, Any], *, cut
     kept: dict[str, Any] = {
         name: value
         for name in (TRACEPARENT, TRACESTATE)
-        if isinstance(value := delivery.headers.get(name), str) and len(value) < 1024
+        if isinstance(value := delivery.headers.get(name), str)
+        and value.isascii()
+        and len(value) <= MAX_TRACE
     }
     if delivery.replays:
         kept[amqp.REPLAY_COUNT] = delivery.replays

@@ -54,6 +54,8 @@ async def _act(what: str) -> dict[str, Any] | None:
             raise Rejected("the quota is spent", code="quota")
         case "exit":
             sys.exit("a library gave up")
+        case "shout":
+            raise RuntimeError("é" * 6000)
         case "cancel":
             raise asyncio.CancelledError
         case "hang":

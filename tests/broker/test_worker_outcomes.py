@@ -320,6 +320,42 @@ def test_a_late_copy_of_a_request_that_failed_ends_by_its_failure(lab: Lab) -> N
     lab.quiet()
 
 
+def test_the_slow_lane_knows_how_long_a_requester_waits(lab: Lab) -> None:
+    """The broker took the expiration off when it gave the request up, before anybody had claimed it."""
+    lab.declare()
+    request_id = str(uuid4())
+    with lab.requester() as requester:
+        requester.send(request(request_id, fails=99), expiration="60000")
+        for _ in range(21):
+            soon(lambda: _gives_back(requester.channel))
+        lab.holds("session.create.undelivered", 1)
+        lab.worker(retry_delays="600")
+        [reply] = requester.collect()
+    assert code_of(reply) == "handler_failed", "there is no time for another attempt"
+    lab.take("session.create.dead")
+    lab.quiet()
+
+
+def _gives_back(channel: Any) -> bool:
+    method, _, _ = channel.basic_get("session.create")
+    if method is None:
+        return False
+    channel.basic_nack(method.delivery_tag)
+    return True
+
+
+def test_a_byte_order_mark_before_a_body_is_not_in_the_way(served: Lab) -> None:
+    """It is the same request as without it, and a copy of it can be replayed as it was sent."""
+    request_id = str(uuid4())
+    plain = request(request_id)
+    with served.requester() as requester:
+        first = requester.ask(b"\xef\xbb\xbf" + plain)
+        again = requester.ask(plain)
+    assert code_of(first) is None
+    assert again.body == first.body
+    served.quiet()
+
+
 def test_a_huge_expiration_is_no_expiration(served: Lab) -> None:
     """The broker takes up to 2^32 - 1 ms; it fits every ledger's timestamps, also through a retry."""
     with served.requester() as requester:

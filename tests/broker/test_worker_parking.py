@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from contracts import RequestStatus
-from tests.broker.lab import code_of, request
+from tests.broker.lab import code_of, open_lab, request
 from tests.support.worker_process import PROGRAM
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.broker.lab import Lab
+    from worker.sandbox import RabbitMQ
 
 
 def test_a_full_parking_lot_holds_up_nobodys_answer(lab: Lab) -> None:
@@ -74,3 +77,20 @@ def test_a_copy_that_finds_no_queue_is_not_sent_for_a_delivery_that_comes_again(
     lab.quiet()
     lab.holds("session.replies", 0)
     assert lab.entry(request_id).attempt == 2
+
+
+def test_a_dead_letter_fits_into_the_frames_that_the_broker_takes(
+    own_rabbitmq: RabbitMQ, sqlite_url: str, tmp_path: Path
+) -> None:
+    """The stack trace is cut where it says least; a full parking lot would be something else."""
+    own_rabbitmq.eval("application:set_env(rabbit, frame_max, 4096)")
+    with open_lab(own_rabbitmq, sqlite_url, tmp_path) as lab:
+        worker = lab.worker(max_attempts=1)
+        with lab.requester() as requester:
+            reply = requester.ask(request(do="shout"))
+        assert code_of(reply) == "handler_failed"
+        [copy] = lab.take("session.create.dead")
+        lab.quiet()
+    assert copy.headers["x-exception-stacktrace"].endswith("é\n")
+    assert copy.headers["x-exception-message"].startswith("RuntimeError: é")
+    assert not [line for line in worker.logs if line["event"] == "parking lot refuses"]

@@ -12,6 +12,7 @@ from worker.request import Request
 
 CORPUS = Path(__file__).parent / "corpus"
 UNDERSTOOD = {
+    "bom.json",
     "good.json",
     "smallest.json",
     "upper-case-ids.json",

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import pydantic_core
 
 from contracts import amqp
-from worker.headers import DEATH
+from worker.delivery import Delivery, newest_death
 from worker.request import NIL_ID, id_from_properties
-
-if TYPE_CHECKING:
-    from worker.delivery import Delivery
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +43,7 @@ class DeadLetter:
     def of(cls, delivery: Delivery) -> DeadLetter:
         """Read a delivery from the parking lot; never raises, whatever its headers are."""
         headers = delivery.headers
-        death = _newest_death(headers.get(DEATH))
+        death = newest_death(headers)
         code = _text(headers.get(amqp.ERROR_CODE))
         # The message_id of a copy is the copy's own.
         request_id = id_from_properties(delivery) if code is None else _uuid(headers.get(amqp.REQUEST_ID))
@@ -83,7 +81,7 @@ class DeadLetter:
         if self.cut:
             return None
         try:
-            document: Any = pydantic_core.from_json(self.delivery.body)
+            document: Any = pydantic_core.from_json(self.delivery.body.removeprefix(BOM_UTF8))
         except ValueError:
             return None
         return _text(document.get("user_id")) if isinstance(document, dict) else None
@@ -109,11 +107,6 @@ class Wanted:
         if self.letter is not None and self.letter not in (letter.request_id, letter.letter_id):
             return False
         return self.user is None or letter.user_id == self.user
-
-
-def _newest_death(deaths: Any) -> dict[str, Any]:
-    newest = deaths[0] if isinstance(deaths, list) and deaths else None
-    return newest if isinstance(newest, dict) else {}
 
 
 def _text(value: Any) -> str | None:

@@ -277,6 +277,25 @@ async def test_newest_death_says_whether_a_message_expired_and_only_in_the_slow_
     assert (await _delivered(header, [], Lane.WORK)).expired is False
 
 
+@pytest.mark.parametrize(
+    ("deaths", "expiration"),
+    [
+        ([DIED | {"reason": "delivery_limit", "original-expiration": "5000"}], "5000"),
+        ([DIED | {"reason": "delivery_limit"}, DIED | {"original-expiration": "5000"}], None),
+        ("5000", None),
+    ],
+)
+async def test_slow_lane_has_the_expiration_that_the_broker_took_off(
+    deaths: object, expiration: str | None
+) -> None:
+    headers: Any = {"x-death": deaths}
+    header = ContentHeader(body_size=0, properties=spec.Basic.Properties(headers=headers))
+    assert (await _delivered(header, [], Lane.SLOW)).expiration == expiration
+    assert (await _delivered(header, [], Lane.WORK)).expiration is None
+    header.properties.expiration = "7"
+    assert (await _delivered(header, [], Lane.SLOW)).expiration == "7"
+
+
 async def test_consumer_that_the_broker_cancels_loses_the_link() -> None:
     channel, wire = await _channel()
     channel._on_cancelled(None)

@@ -14,7 +14,7 @@ from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 
 from tests.unit.worker.wire import FakeWire, as_wire, breathe, feed, open_channel
-from worker import confirms, publisher, retry
+from worker import confirms, frames, publisher, retry
 from worker.broken import ConnectError, LinkLostError
 from worker.confirms import (
     ChannelLostError,
@@ -23,6 +23,7 @@ from worker.confirms import (
     PublishChannel,
     PublishError,
     RefusedError,
+    TooLongError,
     UnconfirmedError,
     UnreachableError,
     UnroutableError,
@@ -143,6 +144,23 @@ async def test_message_that_cannot_be_encoded_is_refused_and_takes_no_tag(messag
     assert len(wire.frames()) == 3
     await _confirm(channel, 1)
     assert await _outcome(confirmed) is None
+
+
+@pytest.mark.parametrize("more", [0, 1, 5000])
+async def test_properties_that_no_frame_holds_are_refused_with_what_is_too_much(more: int) -> None:
+    channel, wire = _open()
+    wire.max_frame = 4096
+    # Sizes and flags, the id that each message gets, a table with one header.
+    others = 14 + 37 + 4 + len("\x01aS") + 4
+    message = _message(headers={"a": "x" * (4096 - frames.OVERHEAD - others + more)})
+    if more:
+        with pytest.raises(TooLongError) as refused:
+            channel.send(message)
+        assert refused.value.excess == more
+    else:
+        channel.send(message)
+        await breathe()
+        assert len(wire.frames()) == 3
 
 
 async def test_every_publish_has_a_message_id_of_its_own() -> None:

@@ -305,6 +305,25 @@ def test_expiration_in_milliseconds_is_the_requesters_patience_in_seconds(
     assert _request(expiration=expiration).patience == patience
 
 
+@pytest.mark.parametrize("expiration", [7, ["5"], "9" * 30_000])
+def test_patience_that_a_requester_made_up_in_a_header_does_no_harm(expiration: Any) -> None:
+    assert _request(expiration=expiration).patience in (None, MAX_PATIENCE)
+
+
+def test_byte_order_mark_is_skipped() -> None:
+    """What is good JSON behind it is the same request as without it; what is not is still answered."""
+    plain = parts.body(uuid4())
+    marked = parts.parser().parse(parts.delivery(b"\xef\xbb\xbf" + plain))
+    bare = parts.parser().parse(parts.delivery(plain))
+    assert isinstance(marked, Request)
+    assert isinstance(bare, Request)
+    assert (marked.request_id, marked.fingerprint) == (bare.request_id, bare.fingerprint)
+    request_id = uuid4()
+    refused = parts.parser().parse(parts.delivery(b"\xef\xbb\xbf" + parts.body(request_id, user_id="a")))
+    assert isinstance(refused, Refusal)
+    assert refused.request_id == request_id
+
+
 @pytest.mark.parametrize("expiration", [None, "60000"])
 def test_patience_of_what_the_broker_saw_expire_is_over(expiration: str | None) -> None:
     assert _request(expired=True, expiration=expiration).patience == 0

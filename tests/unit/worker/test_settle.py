@@ -18,6 +18,7 @@ from worker.confirms import (
     NackedError,
     PublishError,
     RefusedError,
+    TooLongError,
     UnconfirmedError,
     UnroutableError,
 )
@@ -37,7 +38,7 @@ from worker.outcome import (
     RetryLater,
 )
 from worker.request import NIL_ID, Refusal, Request
-from worker.settle import Settler
+from worker.settle import SPARE_BYTES, Settler
 from worker.telemetry.events import (
     CopyNotTaken,
     DeliveryLeft,
@@ -331,7 +332,7 @@ def _comes_back(copy: Message) -> Request | Refusal:
     return parts.parser().parse(again)
 
 
-@pytest.mark.parametrize("trace", [7, None, b"x", ["00-1"], "x" * 1024], ids=repr)
+@pytest.mark.parametrize("trace", [7, None, b"x", ["00-1"], "x" * 513, "é"], ids=repr)
 async def test_trace_header_that_is_no_short_text_is_dropped(trace: object) -> None:
     bench = Bench()
     await bench.settle(RetryLater(REQUEST_ID, 5, 1), headers={"traceparent": trace, "tracestate": "a=b"})
@@ -377,6 +378,34 @@ async def test_parked_copy_holds_the_body_and_explains_itself() -> None:
         "x-first-seen-at": "2026-01-02T03:04:05.000+00:00",
         "x-worker-id": "worker-7",
     }
+
+
+@pytest.mark.parametrize(
+    ("excess", "trace", "message"),
+    [
+        (10, "é" * 2000 + "end", "short é"),
+        (7_000, "end", "short é"),
+        (7_494, "", "short"),
+        (1_000_000, "", ""),
+    ],
+)
+async def test_dead_letter_that_no_frame_holds_loses_what_says_least(
+    excess: int, trace: str, message: str
+) -> None:
+    """First the beginning of the stack trace, then the end of the message."""
+    bench = Bench(session_create_dead=[TooLongError("too long", excess)])
+    letter = dataclasses.replace(LETTER, stacktrace="é" * 4000 + "end", message="short é")
+    steps = await bench.settle(Exhausted(REPLY, letter))
+    assert steps == ["app.reply", "sent", "session.create.dead", "session.create.dead", "parked", "ack"]
+    whole, shorter = (cast("dict[str, Any]", each.properties.headers) for each in bench.messages[1:])
+    saved = sum(
+        len(whole[name].encode()) - len(shorter[name].encode())
+        for name in ("x-exception-stacktrace", "x-exception-message")
+    )
+    everything = sum(len(whole[name].encode()) for name in ("x-exception-stacktrace", "x-exception-message"))
+    assert min(excess, everything) <= saved <= excess + SPARE_BYTES + 2
+    assert shorter["x-exception-stacktrace"].endswith(trace)
+    assert shorter["x-exception-message"] == message
 
 
 @pytest.mark.parametrize(("size", "cut"), [(CUT_BYTES, False), (CUT_BYTES + 1, True)])
