@@ -72,7 +72,7 @@ soak: servers setup ## A storm of random faults; MINUTES=30 SEED=1 LEDGER=both (
 RUNS ?= 1000000
 fuzz: setup ## Fuzz the decoders of bodies and of properties, guided by coverage; RUNS=1000000 each
 	@$(BIN)/python -m pip install --quiet 'atheris>=3,<4'
-	@for target in body properties; do $(BIN)/python -m tests.fuzz $$target -runs=$(RUNS) -max_len=20000; done
+	@for target in body properties; do $(BIN)/python -m tests.fuzz $$target -runs=$(RUNS) -max_len=20000 -timeout=2; done
 
 docker-test: ## Build the image and try it with Docker Compose (needs an engine and root; about five minutes)
 	@scripts/docker-test

