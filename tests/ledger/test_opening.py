@@ -112,7 +112,8 @@ async def test_opening_names_the_ledger_and_what_it_holds(ledger_url: str) -> No
         await take(ledger)
         await ledger.close()
         assert opened.holds == expected
-        assert opened.name == ledger_url.replace("postgres@", "")
+        login = f"{urlsplit(ledger_url).netloc.rpartition('@')[0]}@"
+        assert opened.name == ledger_url.replace(login, "")
 
 
 async def test_what_a_large_ledger_holds_is_an_estimate(ledger_url: str) -> None:
@@ -363,7 +364,7 @@ async def test_a_user_id_without_a_name_is_said_when_the_url_names_no_user(
         ({"PGTARGETSESSIONATTRS": "best"}, "target_session_attrs is expected to be one of"),
         ({"PGUSER": "ad\udcff"}, "variable PGUSER is not UTF-8"),
         ({"PGPASSFILE": "{folder}/pgpass"}, "UnicodeDecodeError"),
-        ({"HOME": "/" + "x" * 300}, "for the home folder is /xxx"),
+        ({"HOME": "/" + "x" * 300}, "or set HOME to another folder than /xxx"),
     ],
 )
 async def test_what_postgresqls_variables_and_files_add_is_told_as_theirs(

@@ -171,17 +171,17 @@ def _about_tls(error: BaseException, place: str, url: str) -> str | None:
     match error:
         case asyncpg.ClientConfigurationError():
             said = str(error).partition("\n")[0]
-            return f"the ledger's URL cannot be used: {said}{postgresql_url.variables()}"
+            fix = "correct it"
+            if "root certificate" in said:
+                fix = "name the authority's file: ?sslrootcert=/path/ca.pem"
+            return f"the ledger's URL cannot be used: {said}{postgresql_url.variables()}; {fix}"
         case OSError(errno=number) if (
             number not in _NETWORK
             and not isinstance(error, ConnectionError | TimeoutError | socket.gaierror)
             and not place.startswith("socket ")
             and (file := postgresql_url.unreadable_file(url))
         ):
-            return (
-                f"a file for TLS with the ledger's PostgreSQL cannot be read: {file}; correct its path or "
-                "its rights"
-            )
+            return f"a file for TLS with the ledger's PostgreSQL cannot be read: {file}"
         case ConnectionError() if "rejected SSL" in str(error):
             return (
                 f"the ledger's PostgreSQL at {place} does not offer TLS: switch it on there (ssl = on), or "

@@ -54,6 +54,7 @@ _FILES = {
     "sslkey": ("PGSSLKEY", "postgresql.key"),
 }
 """Files that asyncpg reads: parameter, variable, and the name in ``~/.postgresql``."""
+_CORRECT = "correct its path, or its permissions"
 _MOST_SECONDS = 3600
 
 
@@ -135,7 +136,7 @@ def unnamed_user(url: str) -> bool:
 
 
 def unreadable_file(url: str) -> str | None:
-    """Which of the files that asyncpg wants to read for ``url`` it cannot, and why; None: none of them."""
+    """Which of the files that asyncpg wants to read for ``url`` it cannot, why, and what to do."""
     given = dict(parse_qsl(urlsplit(url).query))
     for name, (variable, usual) in _FILES.items():
         named = given.get(name) or os.environ.get(variable)
@@ -145,10 +146,14 @@ def unreadable_file(url: str) -> str | None:
                 pass
         except (FileNotFoundError, NotADirectoryError) as error:
             if named:
-                return f"{name} {named} ({error.strerror})"
+                return f"{name} {named} ({error.strerror}); {_CORRECT}"
         except OSError as error:
-            where = f"{name} {named}" if named else f"{path}, for the home folder is {Path.home()}"
-            return f"{where} ({error.strerror})"
+            if named:
+                return f"{name} {named} ({error.strerror}); {_CORRECT}"
+            return (
+                f"{path} ({error.strerror}); make it readable for this user, or set HOME to another folder "
+                f"than {Path.home()}"
+            )
         except RuntimeError:  # there is no home folder
             continue
     return None
