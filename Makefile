@@ -7,14 +7,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BENCH_VENV := .venv-bench
+LOWEST_VENV := .venv-lowest
 BENCH_STAMP := $(BENCH_VENV)/.installed
 COMPILE := $(BIN)/pip-compile --quiet --strip-extras --no-annotate --no-header --allow-unsafe \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options
 
 # Tests mostly wait: three at a time, each with servers of its own, are quicker even on two cores.
-PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
+ON_TESTS := -m pytest -n 3 --dist worksteal
+PYTEST := $(BIN)/python $(ON_TESTS)
 
-.PHONY: help setup servers bench bench-quick demo test check faults soak fuzz docker-test run lock clean
+.PHONY: help setup servers bench bench-quick demo test test-lowest test-fresh check faults soak fuzz docker-test run lock
+.PHONY: clean
 
 help: ## List the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null \
@@ -53,6 +56,17 @@ demo: servers setup ## Send 1,000 requests through a private broker and see what
 test: servers setup promtool ## Run all tests, against private servers
 	@$(PYTEST)
 
+test-lowest: servers setup promtool ## Run all tests with the oldest versions that pyproject.toml allows, with PYTHON=python3
+	@rm -rf $(LOWEST_VENV)
+	@mkdir -p build
+	@$(BIN)/python scripts/lowest.py >build/lowest.txt
+	@scripts/make-venv $(LOWEST_VENV) build/lowest.txt
+	@$(LOWEST_VENV)/bin/python $(ON_TESTS)
+
+SUITES ?= bookworm trixie
+test-fresh: ## Run the demo and all tests in fresh Debians, as root and as a user; SUITES="bookworm trixie"
+	@scripts/test-fresh "$(SUITES)"
+
 check: servers setup promtool ## What must pass before a commit: format, lint, types, import rules, tests
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -89,5 +103,5 @@ lock: setup ## Pin the newest allowed versions of all dependencies
 		--output-file requirements-bench.lock pyproject.toml
 
 clean: ## Remove the virtual environment and every cache
-	@rm -rf $(VENV) $(BENCH_VENV) benchmarks/peers/build build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) $(BENCH_VENV) $(LOWEST_VENV) benchmarks/peers/build build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
