@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 from typing import TYPE_CHECKING, Any
 
 from worker import ops
@@ -13,7 +14,7 @@ from worker.ledger.base import LedgerError
 from worker.loop import new_event_loop
 from worker.service import Service
 from worker.settings import unknown_variables
-from worker.stopping import StartError, Stop, exit_now, exit_soon
+from worker.stopping import StartError, Stop, exit_now
 from worker.telemetry import foreign
 from worker.telemetry import log as telemetry_log
 from worker.telemetry.log import say
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from worker.health import Report
     from worker.settings import Settings
 
+ran = threading.Event()
+"""Whether a worker has run in this process."""
 COLLECT_AFTER = 50_000
 """Objects beyond those that were freed, after which cycles are searched for."""
 
@@ -52,18 +55,20 @@ def run_loop(
     settings: Settings, reporter: Reporter, obey: Callable[[Stop], None], *, patient: bool = False
 ) -> int:
     """``serve`` on the fastest event loop there is; what handlers print meanwhile goes to the log."""
+    ran.set()
     with foreign.gathered(), asyncio.Runner(loop_factory=new_event_loop) as runner:
         try:
             code = runner.run(serve(settings, reporter, obey, patient=patient))
         except StartError:
-            exit_soon(1)
             raise
         except BaseException as error:  # noqa: BLE001
             # A task of a handler's left the loop (sys.exit, loop.stop). The runner would now cancel all that
             # runs, and it would be handed back, time and again: so it counts as what it is, a crash.
             say("error", "event loop ended", exc_info=error)
             exit_now("the event loop ended without an order to stop")
-        exit_soon(code)
+        if runner.run(_stubborn()):
+            # Their requests were handed back, and everything is closed: waiting for them would have no end.
+            exit_now("some handlers do not end", code)
     return code
 
 
@@ -100,6 +105,14 @@ def _relax_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER)
+
+
+async def _stubborn() -> bool:
+    """Whether tasks are left that go on although they were cancelled."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    return bool(left) and bool((await asyncio.wait(left, timeout=1))[1])
 
 
 def _log_stray_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -111,8 +111,8 @@ class Slot:
 
     async def __aexit__(self, *exc_info: object) -> None:
         if self.held:
-            self.held = False
-            self._slots.end(self.job)
+            job, self.held, self.job = self.job, False, None
+            self._slots.end(job)
 
 
 _current: ContextVar[Slot | None] = ContextVar("slot", default=None)
@@ -137,6 +137,7 @@ class HandlerThreads(ThreadPoolExecutor):
         slot.job = job
         return job
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        self._beside.shutdown(wait, cancel_futures=cancel_futures)
-        super().shutdown(wait, cancel_futures=cancel_futures)
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002
+        """Begin no more calls. Those that run are not waited for: it may take them any time."""
+        self._beside.shutdown(wait=False, cancel_futures=True)
+        super().shutdown(wait=False, cancel_futures=True)

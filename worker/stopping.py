@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SHUTDOWN_SECONDS = 25.0
 """What pausing, giving back, closing the link and closing the ledger may take together, beside the grace."""
 EXIT_SECONDS = 3.0
-"""What is left to do after that: ending tasks and threads, and what handlers have registered with atexit."""
+"""What is left to Python after that: ending threads, and calling what handlers registered with atexit."""
 
 
 class StartError(Exception):
@@ -69,9 +69,9 @@ class Stop:
 
 
 def exit_soon(code: int) -> None:
-    """Everything is closed: end the process within ``EXIT_SECONDS``, whatever tasks and threads of handlers
-    still do. Python would wait for them without end."""
-    last = threading.Timer(EXIT_SECONDS, exit_now, ["some handlers do not end", code])
+    """Everything is closed: end the process within ``EXIT_SECONDS``, whatever threads of handlers still do.
+    Python would wait for them without end."""
+    last = threading.Timer(EXIT_SECONDS, exit_now, ["some threads of handlers do not end", code])
     last.daemon = True
     last.start()
 

@@ -13,6 +13,18 @@ def main() -> None:
         leave_when_told(signal.SIGTERM, signal.SIGINT)
     open_what_is_closed()
     try:
+        _run()
+    except SystemExit as ended:
+        process = sys.modules.get("worker.process")
+        if process is not None and process.ran.is_set():  # its handlers may have threads
+            from worker.stopping import exit_soon
+
+            exit_soon(ended.code if isinstance(ended.code, int) else int(ended.code is not None))
+        raise
+
+
+def _run() -> None:
+    try:
         from worker.cli.app import app
 
         app(prog_name="session-worker")

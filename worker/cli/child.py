@@ -80,6 +80,9 @@ def main() -> None:
         from worker.cli.problems import report
 
         code = report(error)
+    from worker.stopping import exit_soon
+
+    exit_soon(code)
     sys.exit(code)
 
 
