@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
 
 from contracts import CreateSessionResponse
+from tests.acceptance.conftest import environment
+from tests.support.worker_process import PROGRAM
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,6 +52,45 @@ def test_many_requests_get_a_document_each_and_people_a_summary(
     assert len(ran.documents) == len(sessions) == 50
     assert "50 requests in" in ran.err
     assert "p99" in ran.err
+
+
+@pytest.mark.parametrize("more", [[], ["--json"], ["--count", "3"]], ids=["text", "json", "several"])
+@pytest.mark.parametrize("target", ["full disk", "closed pipe"])
+def test_an_answer_that_cannot_be_written_is_told_of_elsewhere(
+    worker_process: Callable[..., WorkerProcess],
+    amqp_url: str,
+    sqlite_url: str,
+    more: list[str],
+    target: str,
+) -> None:
+    """Whoever sent it again as a new request would have a second session."""
+    worker_process(amqp_url=amqp_url, ledger_url=sqlite_url)
+    if target == "full disk":
+        output = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, output = os.pipe()
+        os.close(reader)
+    try:
+        ran = subprocess.run(
+            [PROGRAM, "send", "--user", "ada", *more],
+            env=environment(amqp_url=amqp_url),
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        os.close(output)
+    assert ran.returncode == 1
+    assert "run the command again" not in ran.stderr
+    if "--count" in more:
+        assert "3 requests ended, 0 more were sent: do not send them as new ones." in ran.stderr
+    else:
+        (request_id,) = set(re.findall(r"[0-9a-f-]{36}", ran.stderr))
+        assert f"Request {request_id} was answered: completed." in ran.stderr
+        assert f"session-worker send --request-id {request_id} --user ada" in ran.stderr
+    assert ("No space left on device" in ran.stderr) == (target == "full disk")
 
 
 def test_a_failed_request_says_code_sentence_and_what_to_do(

@@ -6,12 +6,14 @@ import os
 import signal
 import sys
 
+from worker.cli import streams
+
 
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 130 interrupted."""
     if sys.argv[1:2] == ["run"]:
         leave_when_told(signal.SIGTERM, signal.SIGINT)
-    open_what_is_closed()
+    streams.mend()
     try:
         _run()
     except SystemExit as ended:
@@ -25,6 +27,7 @@ def main() -> None:
 
 def _run() -> None:
     try:
+        streams.check_given()
         from worker.cli.app import app
 
         app(prog_name="session-worker")
@@ -34,17 +37,11 @@ def _run() -> None:
         from worker.cli.problems import report
 
         raise SystemExit(report(error)) from None
+    finally:
+        streams.give_up()
 
 
 def leave_when_told(*numbers: signal.Signals) -> None:
     """Until a worker is there that can stop in order, there is nothing to put in order."""
     for number in numbers:
         signal.signal(number, lambda *_: os._exit(0))
-
-
-def open_what_is_closed() -> None:
-    """The caller may have closed one (``>&-``): its number must not become that of a socket or a ledger."""
-    for name in ("stdin", "stdout", "stderr"):
-        if getattr(sys, name) is None:
-            mode = "r" if name == "stdin" else "w"
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, PTH123 - open as long as the process

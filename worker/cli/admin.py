@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
@@ -34,7 +33,7 @@ def schema(of: str, prefix: str | None) -> None:
     }
     if of not in documents:
         raise typer.BadParameter("write request, response or asyncapi.", param_hint="WHAT")
-    typer.echo(json.dumps(documents[of](), indent=2, ensure_ascii=False))
+    console.document(documents[of](), indent=2)
 
 
 def topology_apply(**flags: str | None) -> None:

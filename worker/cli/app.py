@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -10,25 +11,43 @@ from typer.core import TyperCommand, TyperGroup
 from worker.cli.help_layout import Formatter
 
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Iterator
+
+_UsageError: Any = typer.BadParameter.__base__
+"""click's, or that of the click which newer versions of typer bring along."""
 
 TyperCommand.context_class.formatter_class = Formatter
 
 
 class Commands(TyperGroup):
-    """Says in plain words which rule an option's value breaks; typer hands on pydantic's."""
+    """Says in plain words which rule an option's value breaks; typer hands on pydantic's. What it repeats of
+    the arguments is made harmless to a terminal."""
+
+    def make_context(self, *arguments: Any, **more: Any) -> Any:
+        with _in_plain_words():
+            return super().make_context(*arguments, **more)
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
-        try:
+        with _in_plain_words():
             return super().invoke(ctx)
-        except typer.BadParameter as error:
+
+
+@contextmanager
+def _in_plain_words() -> Iterator[None]:
+    try:
+        yield
+    except _UsageError as error:
+        from worker.printable import printable
+
+        if isinstance(error, typer.BadParameter) and error.__cause__ is not None:
             from pydantic import ValidationError
 
             from contracts.errors import rule
 
             if isinstance(error.__cause__, ValidationError):
                 error.message = f"{rule(error.__cause__.errors()[0])}."
-            raise
+        error.message = printable(error.message)
+        raise
 
 
 app = typer.Typer(

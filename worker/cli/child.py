@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worker.cli import leave_when_told, open_what_is_closed
+from worker.cli import leave_when_told, streams
 
 if TYPE_CHECKING:
     from worker.health import Report, Reporter
@@ -71,7 +71,7 @@ def main() -> None:
     """Run the worker. Exit codes and errors are those of ``session-worker run``."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's
     leave_when_told(signal.SIGTERM)
-    open_what_is_closed()
+    streams.mend()
     end = socket.socket(fileno=int(sys.argv[1]))
     end.set_inheritable(False)
     try:

@@ -1,35 +1,37 @@
-"""Where the words go: results to standard output; progress, notices and errors to standard error."""
+"""Where the words go: results to standard output; progress, notices and errors to standard error.
+
+What others wrote may be in all of them, and is made harmless to a terminal here, in one place.
+"""
 
 from __future__ import annotations
 
 import json
-import re
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
+
+from worker.printable import printable, printable_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from rich.console import Console
+    from worker.cli.screen import Screen
 
 UNLIMITED = 1_000_000
 """Columns where there is no terminal: what reads a pipe wants its lines whole."""
 
-# What a terminal obeys instead of showing: control characters, line breaks and changes of direction.
-_COMMANDS = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
+class UnwritableError(Exception):
+    """Standard output takes no more; ``__cause__`` says why."""
 
 
-def printable(text: str) -> str:
-    """Text that others wrote, harmless to a terminal: what it would obey is spelled out (``\\x1b``)."""
-    return _COMMANDS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
-
-
-def results() -> Console:
+def results() -> Screen:
     return _console(stderr=False)
 
 
-def notices() -> Console:
+def notices() -> Screen:
+    """Where nobody can read them, they are dropped."""
     return _console(stderr=True)
 
 
@@ -43,20 +45,37 @@ def confirmed(question: str) -> bool:
         raise
 
 
-def _console(*, stderr: bool) -> Console:
-    from rich.console import Console
+def _console(*, stderr: bool) -> Screen:
+    from worker.cli.screen import Screen
 
     stream = sys.stderr if stderr else sys.stdout
-    return Console(
+    return Screen(
         file=stream,
         width=None if stream.isatty() else UNLIMITED,
         highlight=False,
         markup=False,
         emoji=False,
+        vital=not stderr,
     )
 
 
-def document(content: Mapping[str, Any]) -> None:
-    """Print one JSON document on one line of standard output, harmless to a terminal as well."""
-    text = json.dumps(content, ensure_ascii=False)
-    sys.stdout.write(_COMMANDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
+def document(content: Mapping[str, Any], indent: int | None = None) -> None:
+    """Print a JSON document on standard output, without ``indent`` on one line.
+
+    Raises:
+        UnwritableError: it cannot be written.
+    """
+    # What an encoding does not have is replaced, which must not happen inside JSON.
+    encoding = sys.stdout.encoding or ""
+    text = json.dumps(content, indent=indent, ensure_ascii=not encoding.lower().startswith("utf"))
+    try:
+        sys.stdout.write(printable_json(text) + "\n")
+        sys.stdout.flush()
+    except OSError as error:
+        raise UnwritableError from error
+
+
+def complain(sentence: str) -> None:
+    """Say what is wrong."""
+    with suppress(OSError):
+        sys.stderr.write(f"session-worker: {printable(sentence)}\n")

@@ -71,12 +71,15 @@ class _Guide:
             for name in ("amqp_url", "ledger_url", *others)
         )
         request = '--user ada@example.com --title "Search of the east wing"'
+        self._out.print()
         self._out.print(
             Text.assemble(
-                ("\nThe worker is up. ", "bold green"),
+                ("The worker is up. ", "bold green"),
                 "It runs until Ctrl-C; then broker and ledger are gone, and the next start begins anew. "
-                "To send it a request, paste into another terminal:\n",
+                "To send it a request, paste into another terminal:",
             )
         )
+        self._out.print()
         self._out.print(f"export {variables}", soft_wrap=True)
-        self._out.print(f"{program.anywhere()} send {request}\n", soft_wrap=True)
+        self._out.print(f"{program.anywhere()} send {request}", soft_wrap=True)
+        self._out.print()

@@ -57,13 +57,13 @@ def _show(results: Sequence[Result], *, json: bool) -> None:
     for result in shown:
         word, style = WORDS[result.state]
         fix = f"; fix: {result.fix}" if result.fix else ""
-        lines.add(Text(f"{word:<4}", style=style), result.name, console.printable(result.found + fix))
+        lines.add(Text(f"{word:<4}", style=style), result.name, result.found + fix)
     console.results().print(lines)
     states = Counter(result.state for result in shown)
     out = console.notices()
     out.print(", ".join(_counted(states[state], state) for state in WORDS if states[state]))
     if shown[0].fix:
-        out.print(console.printable(f"First, {shown[0].name}: {shown[0].fix}"))
+        out.print(f"First, {shown[0].name}: {shown[0].fix}")
 
 
 def _counted(count: int, state: State) -> str:

@@ -21,4 +21,4 @@ def _tell_unknown() -> None:
     """Once for each command."""
     for name, nearest in settings.unknown_variables().items():
         said = f"session-worker: nothing reads {name}; perhaps {nearest} is meant."
-        console.notices().print(console.printable(said), soft_wrap=True)
+        console.notices().print(said, soft_wrap=True)

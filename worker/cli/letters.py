@@ -13,9 +13,9 @@ from rich.text import Text
 from contracts.errors import ERRORS, ErrorCode
 from worker import durations
 from worker.cli import views
-from worker.cli.console import printable
 from worker.cli.listing import Listing, facts
 from worker.dead import Fate, outlook
+from worker.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -84,7 +84,7 @@ def table(rows: Iterable[dict[str, Any]], now: datetime) -> Listing:
             _ago(row["failed_at"], now),
             row["request_id"] or f"none; letter {row['letter_id']}",
             Text(printable(row["error_code"] or "none"), style="red"),
-            printable(row["user_id"] or ""),
+            row["user_id"] or "",
             _brief(row["exception_type"], row["message"]),
         )
     return shown
@@ -97,7 +97,7 @@ def group_table(groups: Iterable[Group], now: datetime) -> Listing:
         shown.add(
             f"{group.count:,}",
             Text(printable(group.code or "none"), style="red"),
-            printable(group.exception_type or ""),
+            group.exception_type or "",
             f"{_ago(_iso(group.first), now)} ago",
             f"{_ago(_iso(group.last), now)} ago",
             _str(group.example) or "",
@@ -108,7 +108,7 @@ def group_table(groups: Iterable[Group], now: datetime) -> Listing:
 
 def sheet(letter: DeadLetter) -> RenderableType:
     """All that the letter says."""
-    parts: list[RenderableType] = [facts((name, printable(value)) for name, value in _facts(letter) if value)]
+    parts: list[RenderableType] = [facts((name, value) for name, value in _facts(letter) if value)]
     if letter.stacktrace:
         parts += [Text(), *_block(letter.stacktrace)]
     return Lines(*parts, Text(), *_block(_body(letter)))

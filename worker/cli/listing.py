@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from worker.cli.screen import harmless
+from worker.printable import printable
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
@@ -32,11 +35,11 @@ class Listing:
         self._rows: list[Sequence[Text]] = []
 
     def add(self, *cells: str | Text) -> None:
-        self._rows.append([cell if isinstance(cell, Text) else Text(cell) for cell in cells])
+        self._rows.append([cell if isinstance(cell, Text) else Text(printable(cell)) for cell in cells])
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         heads = [[Text(column, style="bold") for column in self._columns]] if any(self._columns) else []
-        rows = [*heads, *self._rows]
+        rows = [*heads, *([harmless(cell, console) for cell in row] for row in self._rows)]
         widths = [max(cell.cell_len for cell in column) for column in zip(*rows, strict=True)]
         fitting = self._fitting(widths, options.max_width)
         for row in rows:

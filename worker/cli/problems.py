@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-import sys
+
+from worker.cli import console
 
 
 class Failure(Exception):  # noqa: N818 - an outcome, and nobody reads its name
@@ -14,7 +15,7 @@ def report(error: Exception) -> int:
     """Print the error as a sentence and return the exit code; an unknown error is raised again."""
     code, sentences = _explain(error)
     for sentence in sentences:
-        sys.stderr.write(f"session-worker: {sentence}\n")
+        console.complain(sentence)
     return code
 
 
@@ -23,6 +24,15 @@ def _explain(error: Exception) -> tuple[int, list[str]]:
 
     if isinstance(error, RefusedError):
         return 2, list(error.sentences)
+    if isinstance(error, UnicodeError):
+        return 2, [f"A name, a variable or a file has something that is not UTF-8 text: {error}."]
+    if isinstance(error, console.UnwritableError):
+        why = error.__cause__
+        if isinstance(why, BrokenPipeError):
+            return 1, []
+        return 1, [f"Standard output takes nothing: {getattr(why, 'strerror', None) or why}."]
+    if isinstance(error, BrokenPipeError):
+        return 1, []  # whoever reads has seen enough
     if isinstance(error, OSError):
         return 1, [_refused_by_system(error)]
     if isinstance(error, _expected()):

@@ -19,6 +19,7 @@ from worker import durations
 from worker.cli import console, given, interrupts
 from worker.cli.clients import client_for
 from worker.cli.progress import Progress
+from worker.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -111,13 +112,16 @@ def send(
     with asyncio.Runner() as runner:
         try:
             interrupts.run(runner, _send_all(client, requests, in_flight, timeout, tally, json=json))
+            if count > 1:
+                _summary(tally.results, time.perf_counter() - started, json=json)
         except KeyboardInterrupt:
             _interrupted(tally, requests)
             if count > 1:
                 _summary(tally.results, time.perf_counter() - started, json=json)
             raise
-    if count > 1:
-        _summary(tally.results, time.perf_counter() - started, json=json)
+        except console.UnwritableError:
+            _unwritten(tally, requests)
+            raise
     return 0 if all(result.code == COMPLETED for result in tally.results) else 1
 
 
@@ -192,7 +196,7 @@ def _explanation(result: Result) -> Iterator[Text]:
         if isinstance(error, RequestTimedOut):
             yield Text(_again(result.request))
         return
-    yield Text.assemble(("failed", "red"), console.printable(f"  {error.code}: {error.response.error}"))
+    yield Text.assemble(("failed", "red"), printable(f"  {error.code}: {error.response.error}"))
     if error.code in set(ErrorCode):
         info = ERRORS[ErrorCode(error.code)]
         again = "sending it as a new request may help" if info.retryable else "sending it again does not help"
@@ -206,7 +210,7 @@ def _again(request: CreateSessionRequest) -> str:
     given = {"--user": request.user_id, "--casefile": payload.casefile_id, "--title": payload.title}
     options = [f"{name} {shlex.quote(value)}" for name, value in given.items() if value is not None]
     command = " ".join([f"session-worker send --request-id {request.request_id}", *options])
-    return f"Ask again, no second session is created: {console.printable(command)}"
+    return f"Ask again, no second session is created: {printable(command)}"
 
 
 def _interrupted(tally: Tally, requests: list[CreateSessionRequest]) -> None:
@@ -222,6 +226,19 @@ def _interrupted(tally: Tally, requests: list[CreateSessionRequest]) -> None:
         f"handled, {len(requests) - tally.sent:,} were not sent.",
         soft_wrap=True,
     )
+
+
+def _unwritten(tally: Tally, requests: list[CreateSessionRequest]) -> None:
+    """Say what was done although nobody can read it where it belongs: a new request would do it once more."""
+    notices = console.notices()
+    if len(requests) > 1:
+        ended, sent = len(tally.results), tally.sent
+        notices.print(
+            f"{ended:,} requests ended, {sent - ended:,} more were sent: do not send them as new ones."
+        )
+        return
+    notices.print(f"Request {requests[0].request_id} was answered: {tally.results[0].code}.")
+    notices.print(_again(requests[0]), soft_wrap=True)
 
 
 def _summary(results: list[Result], seconds: float, *, json: bool) -> None:

@@ -22,6 +22,7 @@ from worker.cli import console, given, interrupts, views
 from worker.cli.listing import Listing, facts
 from worker.ledger.base import COUNTED
 from worker.loop import PlainLoop
+from worker.printable import printable
 from worker.watch import FAILURES, BrokerWatch, LedgerWatch, Unreachable
 
 if TYPE_CHECKING:
@@ -240,7 +241,7 @@ def picture(
 def _absent(what: str, found: Unreachable | None) -> Text:
     if found is None:
         return Text(f"{what}: asking …", style="dim")
-    return Text.assemble((f"{what} unreachable", "bold red"), f"  {console.printable(found.reason)}")
+    return Text.assemble((f"{what} unreachable", "bold red"), f"  {printable(found.reason)}")
 
 
 def _facts(traffic: Traffic) -> Iterator[tuple[str, str | Text]]:
@@ -253,7 +254,7 @@ def _facts(traffic: Traffic) -> Iterator[tuple[str, str | Text]]:
     failed = Text(f"{traffic.failed:,}{more}", style=views.COLOURS["failed"] if traffic.failed else "")
     running = f"{traffic.running:,} processing, {waiting} pending, "
     yield "requests", Text.assemble(running, failed, " failed in the last hour")
-    workers = console.printable(f"{len(traffic.workers)}: {', '.join(traffic.workers)}")
+    workers = f"{len(traffic.workers)}: {', '.join(traffic.workers)}"
     yield "workers", workers if traffic.workers else Text("none alive", style="bold red")
 
 
@@ -301,6 +302,6 @@ def _failures(entries: Sequence[Entry]) -> Listing:
             durations.time_of_day(entry.finished_at or entry.updated_at),
             str(entry.request_id),
             Text(entry.error_code or "", style=views.COLOURS["failed"]),
-            console.printable(entry.reason),
+            entry.reason,
         )
     return table

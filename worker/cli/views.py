@@ -9,7 +9,6 @@ from rich.console import Group
 from rich.text import Text
 
 from worker import durations
-from worker.cli.console import printable
 from worker.cli.listing import Listing, facts
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ def table(entries: Iterable[Entry], now: datetime) -> Listing:
             durations.ago(entry.received_at, now),
             str(entry.request_id),
             _outcome(entry),
-            Text(printable(entry.user_id)),
+            entry.user_id,
             brief(entry.reason),
         )
     return shown
@@ -65,7 +64,7 @@ def table(entries: Iterable[Entry], now: datetime) -> Listing:
 def brief(text: str) -> str:
     """The beginning of a text that others wrote, on one line."""
     text = " ".join(text.split())
-    return printable(text if len(text) <= LONGEST else text[: LONGEST - 1] + "…")
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
 def _outcome(entry: Entry) -> Text:
@@ -85,13 +84,13 @@ def _facts(entry: Entry) -> Iterator[tuple[str, str | Text]]:
     yield "request", str(entry.request_id)
     yield "status", status(entry.status)
     yield "session", _session(entry)
-    yield "user", printable(entry.user_id)
+    yield "user", entry.user_id
     if entry.casefile_id:
         yield "casefile", entry.casefile_id
     if entry.title:
-        yield "title", printable(entry.title)
+        yield "title", entry.title
     if entry.error_code:
-        yield "error", printable(f"{entry.error_code}: {entry.error or ''}")
+        yield "error", f"{entry.error_code}: {entry.error or ''}"
     if entry.next_attempt_at:
         yield "next try", durations.clock(entry.next_attempt_at)
     if entry.reply or entry.finished_at:
@@ -118,7 +117,7 @@ def _moves(entry: Entry) -> Listing:
             status(move["status"]),
             str(move["attempt"]),
             *([move["worker_id"] or ""] if several else []),
-            printable(move["detail"] or ""),
+            move["detail"] or "",
         )
     return moves
 

@@ -18,6 +18,7 @@ import pytest
 import structlog
 
 from contracts import ErrorCode
+from tests.support.hostile import HOSTILE, commands_in
 from worker.telemetry import events, foreign, log, stderr
 from worker.telemetry.events import (
     AttemptEnded,
@@ -189,6 +190,25 @@ def test_what_a_terminal_would_obey_is_spelled_out(
         emit(RequestFinished(REQUEST_ID, 1, "exhausted", ErrorCode.HANDLER_FAILED, error, 0.1))
         assert f"error={error!r}" in (text := readable(pipe))
         assert len(text.splitlines()) == 1
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_nothing_in_a_line_commands_a_terminal(
+    pipe: Pipe, logging: Callable[[str], Emit], monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    """Neither a value nor its name, the event, or an exception: in JSON too, which is looked at as well."""
+    monkeypatch.setattr(pipe, "isatty", lambda: terminal)
+    emit = logging("info")
+    emit(RequestFinished(REQUEST_ID, 1, "exhausted", ErrorCode.HANDLER_FAILED, HOSTILE, 0.1))
+    emit(OutcomeNotRecorded(REQUEST_ID, 1, ValueError(HOSTILE)))
+    with foreign.gathered():
+        structlog.get_logger().info(HOSTILE, **{HOSTILE: HOSTILE, "a": [HOSTILE], "b": {HOSTILE: HOSTILE}})
+        print(HOSTILE)  # noqa: T201
+    data = pipe.read()
+    text = re.sub(r"\x1b\[\d*m", "", data.decode()) if terminal else data.decode()
+    assert commands_in(text) == set()
+    if not terminal:
+        assert json.loads(data.splitlines()[0])["error"] == HOSTILE
 
 
 def test_a_terminal_sees_where_an_exception_came_from_and_no_values(

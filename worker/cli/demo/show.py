@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 def title(count: int) -> None:
     console.results().print(
-        Text(f"Session Worker demo: {count:,} messages, every count checked\n", style="bold")
+        Text(f"Session Worker demo: {count:,} messages, every count checked", style="bold")
     )
+    console.results().print()
 
 
 @contextmanager
@@ -62,13 +63,15 @@ def results(expected: Counts, script: Script) -> bool:
     rate = script.counts.sent / script.seconds
     waits = " and ".join(f"{delay} s" for delay in RETRY_DELAYS * 2)
     out.print(f"{rate:,.0f} messages/s, including the forced waits of {waits} before the two retries")
-    out.print(f"answers to plain requests: {durations.spread(script.latencies)}\n")
+    out.print(f"answers to plain requests: {durations.spread(script.latencies)}")
+    out.print()
     return wanted == found
 
 
 def timeline(entry: Entry) -> None:
     out = console.results()
-    out.print(Text("One of the requests whose first two attempts failed:\n", style="bold"))
+    out.print(Text("One of the requests whose first two attempts failed:", style="bold"))
+    out.print()
     out.print(views.timeline(entry))
     out.print()
 

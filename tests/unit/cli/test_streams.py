@@ -1,0 +1,312 @@
+"""Whatever the encoding, whoever reads, and whatever is given: no traceback, nothing lost, nothing obeyed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from contextlib import suppress
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from client import RequestFailed
+from contracts import CreateSessionPayload, CreateSessionRequest, CreateSessionResponse
+from tests.support.hostile import HOSTILE, REQUEST_ID, commands_in, hostile_broker, hostile_ledger
+from tests.support.worker_process import PROGRAM
+from worker.cli import send
+from worker.cli.listing import Listing, facts
+from worker.cli.screen import Screen
+from worker.printable import printable, printable_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Run = Callable[..., tuple[int, str, str]]
+
+HELP = ["--help", "run --help", "schema asyncapi"]
+AT_LEDGER = [
+    f"status {REQUEST_ID}",
+    f"status {REQUEST_ID} --json",
+    "requests",
+    "requests --json",
+    "ledger prune --older-than 30d --dry-run",
+]
+AT_BROKER = [
+    "send --user ada",
+    "send --user ada --json",
+    "send --user ada --count 2",
+    "dead list",
+    f"dead show {REQUEST_ID}",
+    "topology check",
+]
+AT_BOTH = ["top --once", "top --json", "doctor", "doctor --json"]
+EVERYWHERE = HELP + AT_LEDGER + AT_BROKER + AT_BOTH
+
+
+@pytest.fixture(scope="module")
+def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    ledger = hostile_ledger(tmp_path_factory.mktemp("ledger") / "ledger.db")
+    mine = {name: value for name, value in os.environ.items() if not name.startswith("SESSION_WORKER_")}
+    with hostile_broker() as broker:
+        yield mine | {"SESSION_WORKER_LEDGER_URL": ledger, "SESSION_WORKER_AMQP_URL": broker}
+
+
+def _run(command: list[Any], env: dict[str, str], **streams: Any) -> subprocess.CompletedProcess[bytes]:
+    how: dict[str, Any] = {
+        "stdin": subprocess.DEVNULL,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+    } | streams
+    done = subprocess.run([PROGRAM, *command], env=env, timeout=60, check=False, **how)
+    for words in (done.stdout or b"", done.stderr or b""):
+        assert b"Traceback" not in words, words.decode(errors="replace")
+        assert b"Exception ignored" not in words
+    return done
+
+
+# ---------------------------------------------------------------------------------------- what is obeyed
+
+
+@pytest.mark.parametrize("command", EVERYWHERE)
+def test_nothing_that_others_wrote_commands_the_terminal(command: str, surroundings: dict[str, str]) -> None:
+    """Neither a ledger's columns nor a broker's last words, as text or as JSON."""
+    done = _run(command.split(), surroundings)
+    said = (done.stdout + done.stderr).decode()
+    assert commands_in(said) == set()
+    if "--json" in command:
+        for line in done.stdout.decode().splitlines():
+            json.loads(line)
+    if command in AT_LEDGER[:4] + AT_BROKER:
+        assert "[red]é 漢 e\u0301[/red]" in said
+
+
+def test_json_says_exactly_what_is_in_the_ledger(surroundings: dict[str, str]) -> None:
+    entry = json.loads(_run(["status", REQUEST_ID.__str__(), "--json"], surroundings).stdout)
+    assert entry["user_id"] == entry["history"][0]["detail"] == f"eve{HOSTILE}"
+
+
+def test_what_a_log_says_on_a_terminal_is_not_obeyed(surroundings: dict[str, str]) -> None:
+    ours, theirs = os.openpty()
+    run = subprocess.Popen([PROGRAM, "run"], env=surroundings, stdin=subprocess.DEVNULL, stderr=theirs)
+    os.close(theirs)
+    said = b""
+    try:
+        with suppress(OSError):  # it has ended
+            while "漢".encode() not in said or not said.endswith(b"\n"):
+                said += os.read(ours, 65_536)
+    finally:
+        run.terminate()
+        run.wait(30)
+        os.close(ours)
+    assert "漢".encode() in said
+    assert commands_in(re.sub(r"\x1b\[\d*m|\r\n", "", said.decode())) == set()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--\x1b[31m"],
+        ["\x1b[31m"],
+        ["send", "--user", HOSTILE.replace("\r", "") * 9],
+        ["status", HOSTILE],
+        ["requests", "--status", HOSTILE],
+        ["requests", "--code", HOSTILE],
+        ["schema", HOSTILE],
+        ["run", "--handler", HOSTILE],
+        ["requests", "--ledger-url", f"sqlite:////tmp/{HOSTILE}.db"],
+        ["topology", "check", "--amqp-url", f"amqp://{HOSTILE}/"],
+        ["dead", "list", "--since", HOSTILE],
+    ],
+    ids=lambda given: given[0],
+)
+def test_what_was_typed_is_repeated_harmlessly(given: list[str], surroundings: dict[str, str]) -> None:
+    done = _run(given, surroundings)
+    assert done.returncode != 0
+    assert commands_in((done.stdout + done.stderr).decode()) == set()
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        HOSTILE,
+        Text(HOSTILE, style="red"),
+        Text.assemble(("before ", "bold"), (HOSTILE, "red")),
+        Group(HOSTILE, Text(HOSTILE)),
+        facts([("name", HOSTILE), ("other", Text(HOSTILE))]),
+    ],
+    ids=["text", "styled", "assembled", "group", "listing"],
+)
+def test_no_way_to_show_something_passes_the_gate(shown: Any) -> None:
+    """A new command has no other: colours are the layout's, and every text is one line."""
+    file = StringIO()
+    screen = Screen(vital=True, file=file, width=2000, markup=False, highlight=False, emoji=False)
+    table = Table(HOSTILE)
+    table.add_row(HOSTILE, Text(HOSTILE))
+    for each in (shown, table):
+        screen.print(each)
+    assert commands_in(file.getvalue()) == set()
+    assert "[red]é 漢 e\u0301[/red]" in file.getvalue()
+
+
+def test_a_line_break_in_a_cell_begins_no_line() -> None:
+    file = StringIO()
+    listing = Listing("one", "two")
+    listing.add("a\nb", Text("c\nd", style="red"))
+    Screen(vital=True, file=file, width=80).print(listing)
+    assert len(file.getvalue().splitlines()) == 2
+
+
+@pytest.mark.parametrize("json_wanted", [True, False])
+@pytest.mark.parametrize("refused", [True, False])
+def test_a_responder_that_answers_what_it_likes_commands_nothing(
+    refused: bool, json_wanted: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request = CreateSessionRequest(user_id="ada", payload=CreateSessionPayload(title=f"x{HOSTILE}"))
+    answer = CreateSessionResponse.model_validate(
+        {
+            "request_id": request.request_id,
+            "status": "failed" if refused else "completed",
+            "payload": {"session_id": HOSTILE, "casefile_id": HOSTILE, "created_at": HOSTILE},
+            "error": HOSTILE,
+            "metadata": {"error_code": HOSTILE, HOSTILE: HOSTILE},
+        }
+    )
+    result = send.Result(request, 0.1, answer, RequestFailed(answer) if refused else None)
+    send._show(result, json=json_wanted, many=False)
+    send._summary([result, result], 0.1, json=json_wanted)
+    send._unwritten(send.Tally(1, [result]), [request])
+    shown = capsys.readouterr()
+    assert commands_in(shown.out + shown.err) == set()
+    assert "漢" in shown.out + shown.err
+
+
+def test_every_category_that_is_no_text_is_spelled_out() -> None:
+    for code in range(0x110000):
+        character = chr(code)
+        assert commands_in(printable(character)) == set(), ascii(character)
+    text = 'é 漢字 e\u0301 \U0001f600 "x" \\'
+    assert printable(text) == text
+    assert json.loads(printable_json(json.dumps({"a": HOSTILE}, ensure_ascii=False))) == {"a": HOSTILE}
+
+
+# ------------------------------------------------------------------------------------------ encodings
+
+
+@pytest.mark.parametrize("command", EVERYWHERE)
+def test_characters_that_an_encoding_does_not_have_are_replaced(
+    command: str, surroundings: dict[str, str]
+) -> None:
+    done = _run(command.split(), surroundings | {"PYTHONIOENCODING": "ascii:strict"})
+    if "--json" in command:
+        documents = [json.loads(line) for line in done.stdout.decode("latin-1").splitlines()]
+        assert any("漢" in str(document) for document in documents) or not command.startswith(
+            ("status", "req")
+        )
+
+
+@pytest.mark.parametrize(
+    "locale", [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"LC_ALL": "POSIX"}]
+)
+def test_in_the_c_locale_arguments_and_words_are_still_text(
+    locale: dict[str, str], surroundings: dict[str, str]
+) -> None:
+    """UTF-8 that Python took for something else is UTF-8."""
+    done = _run(["requests", "--user", "ada é", "--json"], surroundings | locale)
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert _run(["requests"], surroundings | locale).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ([b"send", b"--user", b"ab\xff"], b"--user"),
+        ([b"requests", b"--ledger-url=sqlite:////tmp/\xff.db"], b"--ledger-url"),
+        ([b"status", b"\xff"], b"Argument 2"),
+        ([b"dead", b"list", b"--code", b"\xc3"], b"--code"),
+        ([b"run", b"--handler", b"\xff:x"], b"--handler"),
+        ([b"topology", b"check", b"--amqp-url", b"amqp://\xff/"], b"--amqp-url"),
+        ([b"\xff"], b"Argument 1"),
+    ],
+)
+def test_an_argument_that_is_not_utf8_is_named(
+    given: list[bytes], named: bytes, surroundings: dict[str, str]
+) -> None:
+    done = _run(given, surroundings)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr == b"session-worker: " + named + b" is not UTF-8 text. Write it in UTF-8.\n"
+
+
+def test_a_variable_that_is_not_utf8_is_named(surroundings: dict[str, str]) -> None:
+    done = _run(["requests"], surroundings | {"SESSION_WORKER_LEDGER_URL": "sqlite:////tmp/\udcff.db"})
+    assert done.returncode == 2
+    assert b"SESSION_WORKER_LEDGER_URL is not UTF-8 text" in done.stderr
+
+
+def test_a_secret_that_is_not_utf8_is_a_sentence(surroundings: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "session_worker_prefix").write_bytes(b"\xff")
+    done = _run(["topology", "check"], surroundings | {"SESSION_WORKER_SECRETS_DIR": str(tmp_path)})
+    assert done.returncode == 2
+    assert b"session_worker_prefix" in done.stderr
+    assert b"UTF-8" in done.stderr
+
+
+def test_a_folder_whose_name_is_not_utf8_is_one_to_work_in(
+    surroundings: dict[str, str], tmp_path: Path
+) -> None:
+    folder = tmp_path / os.fsdecode(b"\xff")
+    folder.mkdir()
+    home = surroundings | {"HOME": str(folder), "XDG_STATE_HOME": str(folder)}
+    del home["SESSION_WORKER_LEDGER_URL"]
+    for command in (["requests"], ["doctor"], ["run", "--handler", "none:x"]):
+        done = _run(command, home, cwd=folder)
+        assert done.returncode in (1, 2)
+        assert commands_in((done.stdout + done.stderr).decode()) == set()
+
+
+# ----------------------------------------------------------------------------------------- who reads
+
+
+@pytest.mark.parametrize("command", EVERYWHERE)
+def test_a_reader_that_is_gone_is_no_accident(command: str, surroundings: dict[str, str]) -> None:
+    """Exit code 1, also of what would have failed anyhow, and 0 of what says nothing there."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = _run(command.split(), surroundings, stdout=writer)
+        assert done.returncode in (0, 1)
+        if command in HELP + AT_LEDGER:
+            assert (done.returncode, done.stderr) == (1, b"")
+        done = _run(command.split(), surroundings, stdout=writer, stderr=writer)
+        assert done.returncode in (0, 1)
+    finally:
+        os.close(writer)
+
+
+@pytest.mark.parametrize("command", EVERYWHERE)
+def test_a_full_disk_is_a_sentence(command: str, surroundings: dict[str, str]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = _run(command.split(), surroundings, stdout=full)
+        assert done.returncode == 1
+        if command in HELP + AT_LEDGER:
+            assert b"No space left on device" in done.stderr
+        assert _run(command.split(), surroundings, stderr=full).returncode in (0, 1)
+
+
+@pytest.mark.parametrize("command", EVERYWHERE)
+def test_streams_may_be_closed(command: str, surroundings: dict[str, str]) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"exec {PROGRAM} {command} <&- >&- 2>&-"],
+        env=surroundings,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert b"Traceback" not in done.stdout + done.stderr
+    assert done.returncode == (1 if command in AT_BROKER + AT_BOTH else 0)
