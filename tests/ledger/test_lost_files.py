@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -22,9 +23,11 @@ from worker.ledger.sqlite_writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from worker.ledger.base import Ledger
+
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def beside(path: Path, suffix: str) -> Path:
@@ -230,6 +233,55 @@ input()
         assert isinstance(await asyncio.wait_for(waiting, DEADLINE), Claimed)
 
 
+WORKER = """
+import asyncio, sys
+from tests.ledger.support import take, worker
+async def main():
+    async with worker(sys.argv[1], holder_timeout=2) as ledger:
+        while True:
+            print((await take(ledger)).request_id, flush=True)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("suffixes", [["-wal"], ["-shm"], ["-wal", "-shm"]], ids="".join)
+async def test_two_workers_that_lose_their_files_lose_nothing_to_each_other(
+    sqlite_url: str, suffixes: list[str]
+) -> None:
+    """Whoever notices first makes new ones, and the other one follows; then both are killed."""
+    path, answered = path_of(sqlite_url), [set[UUID](), set[UUID]()]
+
+    async def listen(worker: asyncio.subprocess.Process, heard: set[UUID]) -> None:
+        assert worker.stdout is not None
+        async for line in worker.stdout:
+            if line.endswith(b"\n"):
+                heard.add(UUID(line.decode().strip()))
+
+    workers = [
+        await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", WORKER, sqlite_url), cwd=ROOT, stdout=subprocess.PIPE
+        )
+        for _ in answered
+    ]
+    listening = [asyncio.create_task(listen(*pair)) for pair in zip(workers, answered, strict=True)]
+    try:
+        await eventually(lambda: all(answered))
+        for _ in range(3):
+            delete(*(beside(path, suffix) for suffix in suffixes))
+            before = [len(heard) for heard in answered]
+            await eventually(
+                lambda before=before: all(  # type: ignore[misc]
+                    len(heard) > count + 2 for heard, count in zip(answered, before, strict=True)
+                )
+            )
+    finally:
+        for each in workers:
+            each.kill()
+        await asyncio.gather(*listening, *(each.wait() for each in workers))
+    async with worker(sqlite_url) as ledger:
+        assert all([await ledger.knows(request_id) for request_id in answered[0] | answered[1]])
+
+
 def vacuum(database: sqlite3.Connection) -> None:
     database.execute("VACUUM")
     database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -273,6 +325,20 @@ async def test_what_other_programs_may_do_is_no_loss(
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("SELECT count(*) FROM requests").fetchone() == (100,)
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+async def test_a_ledger_that_grows_from_checkpoint_to_checkpoint_stays_up(sqlite_url: str) -> None:
+    """The worker's own checkpoints and another program's."""
+    async with worker(sqlite_url) as ledger:
+        changes: list[bool] = []
+        ledger.availability.watch(changes.append)
+        for _ in range(12):
+            claims = [a_claim() for _ in range(60)]
+            await asyncio.gather(*map(ledger.claim, claims))
+            with closing(sqlite3.connect(path_of(sqlite_url))) as database:
+                database.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            await asyncio.gather(*(ledger.finish(completed(claim)) for claim in claims))
+        assert changes == []
 
 
 async def test_pruning_beside_a_worker_keeps_neither_from_new_files(sqlite_url: str) -> None:

@@ -15,8 +15,9 @@ from pathlib import Path
 from worker.ledger.sqlite_file import connect
 
 _HEADER = 100
-_COUNTER = slice(24, 28)
-"""Where the file's header counts the changes of its first page: the count never goes back."""
+_MAGIC, _AGE = slice(0, 16), slice(24, 32)
+"""Where the file's header says what it is, counts its changes and then its pages: it never goes back. (One
+connection counts all of its changes as one, and does not give pages back.)"""
 _WAL_MAGIC = b"\x37\x7f\x06"
 _WAL_HEADER, _FRAME_HEADER = 32, 24
 _TRUNCATED = "its -wal was truncated while the worker used it, and what was committed last went with it"
@@ -93,26 +94,53 @@ class OpenFiles:
             sqlite3.Error: it is not, or not yet; ``database`` must stay open.
         """
         self._check_whole(self._check_main())
-        wal, shm = _stat(self._wal_name), _stat(self._shm_name)
-        if wal is not None and _identity(wal) == self._wal:
-            if shm is not None and _identity(shm) != self._shm:
-                return  # another process made that -shm, and goes on from what is in the -wal
-        elif wal is not None and wal.st_size:
-            if shm is not None and _identity(shm) != self._shm and not self._is_copy(wal):
+        if self._names() == (self._wal, self._shm):
+            self._checkpoint(database, "PASSIVE")
+            return
+        # Other workers may have the same lost files open. Whoever of them commits now is waited for; whoever
+        # comes later looks at the names in his turn, and lets go of the files as well.
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            saved = self._makes_way()
+        finally:
+            database.execute("ROLLBACK")
+        if not saved:
+            self._checkpoint(database, "TRUNCATE")
+
+    def _makes_way(self) -> bool:
+        """Delete what the next connection must not find. True: all that was committed is where it looks."""
+        wal, shm = self._names()
+        if self._is_saved() or (wal == self._wal and shm is not None):
+            return True  # by another worker; or in the -wal, from which the maker of that -shm goes on
+        if wal is not None and wal != self._wal:
+            if not self._is_copy():
                 raise sqlite3.OperationalError(
                     "its -wal was replaced and another process writes to the new one: stop that process, "
                     "delete the new -wal and -shm, and do not stop this worker before it resumes"
                 )
-            Path(self._wal_name).unlink()  # the next one to open the ledger would believe it
-        names_are_ours = (_identity(wal), _identity(shm)) == (self._wal, self._shm)
-        self._checkpoint(database, "PASSIVE" if names_are_ours else "TRUNCATE")
+            Path(self._wal_name).unlink()
+        if shm == self._shm:
+            Path(self._shm_name).unlink()  # it belongs to the -wal that is gone
+        return False
+
+    def _names(self) -> tuple[Identity | None, Identity | None]:
+        return _identity(_stat(self._wal_name)), _identity(_stat(self._shm_name))
+
+    def _is_saved(self) -> bool:
+        """Whether the ``-wal`` that is open has nothing in it any more."""
+        if self._wal_file is None:
+            return False
+        about = os.fstat(self._wal_file)
+        return _identity(about) == self._wal and not about.st_size
 
     def _begins(self) -> bool:
         """Not with a hole, where a truncated one has grown again."""
         return _begin_of(self._wal_file, self._wal, len(_WAL_MAGIC)) in {b"", _WAL_MAGIC}
 
-    def _is_copy(self, wal: os.stat_result) -> bool:
-        return Path(self._wal_name).read_bytes() == _begin_of(self._wal_file, self._wal, wal.st_size)
+    def _is_copy(self) -> bool:
+        """Whether the new ``-wal`` has nothing that the open one has not."""
+        new = Path(self._wal_name).read_bytes()
+        return new == _begin_of(self._wal_file, self._wal, len(new))
 
     def _checkpoint(self, database: sqlite3.Connection, mode: str) -> None:
         """Copy all that was committed to the main file; TRUNCATE waits for those who are at work on it."""
@@ -155,7 +183,7 @@ class OpenFiles:
     def _header_follows(self) -> bool:
         header = _begin_of(self._main_file, self._main, _HEADER)
         before = self._header or header
-        if header[_COUNTER] < before[_COUNTER] or (header[_COUNTER] == before[_COUNTER] and header != before):
+        if header[_MAGIC] != before[_MAGIC] or header[_AGE] < before[_AGE]:
             return not header
         self._header = header
         return True

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from worker.ledger.sqlite_steps import AnyAnswer, AnyStep
 
 _REFUSALS = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
-_WAITED = 0.001
-"""Seconds after which a transaction has waited for another process's."""
 
 
 class Writer:
@@ -169,12 +167,9 @@ class Writer:
             self._database = self._connected()
         else:
             self._files.check(self._database)
-        before = time.monotonic()
         self._database.execute("BEGIN IMMEDIATE")
-        now = time.monotonic()
-        if now - before > _WAITED:
-            self._files.check_names()  # again: the one it waited for may have found them gone
-        renewing = now >= self._renew_at
+        self._files.check_names()  # again: another worker may have found them gone just before
+        renewing = time.monotonic() >= self._renew_at
         transaction = Transaction(self._database, self._membership)
         if sweep:
             transaction.sweep()
