@@ -329,7 +329,7 @@ async def test_what_other_programs_may_do_is_no_loss(
 
 async def test_a_ledger_that_grows_from_checkpoint_to_checkpoint_stays_up(sqlite_url: str) -> None:
     """The worker's own checkpoints and another program's."""
-    async with worker(sqlite_url) as ledger:
+    async with worker(sqlite_url) as ledger, asyncio.timeout(DEADLINE):
         changes: list[bool] = []
         ledger.availability.watch(changes.append)
         for _ in range(12):
