@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
-import signal
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support.external_rabbitmq import ExternalRabbitMQ
-from tests.support.guard import Guard
+from tests.support.guard import Guard, heed_signals
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import eventually
 from tests.support.worker_process import WorkerProcess
@@ -41,7 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
             del os.environ[name]
     os.environ |= {"LC_ALL": "C.UTF-8", "TERM": "xterm-256color"}
     if hasattr(config, "workerinput"):  # one of several: they end with the run
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        heed_signals()
     else:
         guard = ExitStack()
         guard.enter_context(Guard())

@@ -44,11 +44,16 @@ shutil.rmtree(folder, ignore_errors=True)
 """
 
 
+def heed_signals() -> None:
+    """Have SIGINT heard, and SIGHUP by what is started, though both were ignored: `nohup make test &`."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)
+
+
 class Guard:
     """While it is entered, temporary files go into a folder of the run, and what is started bears its mark.
-
-    SIGTERM is then a KeyboardInterrupt, and so is SIGINT even where it was ignored (`nohup make test &`).
-    """
+    SIGTERM is then a KeyboardInterrupt."""
 
     def __enter__(self) -> Self:
         self.folder = Path(tempfile.mkdtemp(prefix="tests-"))
@@ -64,7 +69,7 @@ class Guard:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
         os.environ |= {_MARK: mark, "TMPDIR": str(self.folder)}
         tempfile.tempdir = None
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        heed_signals()
         signal.signal(signal.SIGTERM, self._on_sigterm)
         return self
 
