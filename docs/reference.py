@@ -64,7 +64,8 @@ def long_defaults() -> str:
 
 def secret_settings() -> str:
     """The settings that may hold a password."""
-    names = [name for name, field in Settings.model_fields.items() if field.annotation is SecretStr]
+    secret = (SecretStr, SecretStr | None)
+    names = [name for name, field in Settings.model_fields.items() if field.annotation in secret]
     return "".join(f"- `/run/secrets/session_worker_{name}`\n" for name in names)
 
 
