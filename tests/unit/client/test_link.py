@@ -17,8 +17,10 @@ from yarl import URL
 from client import ConnectionFailed, SessionClient
 from client.keeper import Keeper
 from client.link import Broker, Link
+from client.transport import Transport as ClientTransport
 from contracts import Names
 from contracts.dial import Place
+from worker.transport import Transport as WorkerTransport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -30,6 +32,21 @@ LONG = 6 * SILENCE
 
 def ignore(_: object) -> None:
     pass
+
+
+@pytest.mark.parametrize("transport", [ClientTransport, WorkerTransport])
+def test_a_tls_connection_that_was_closed_twice_can_be_aborted(
+    transport: type[ClientTransport | WorkerTransport],
+) -> None:
+    """Python 3.11.2 has forgotten then what it would abort, and raises this."""
+    forgetful = Mock()
+    forgetful.transport.abort.side_effect = AttributeError("'NoneType' object has no attribute '_abort'")
+    stuck = object.__new__(transport)
+    stuck.writer, stuck._socket = forgetful, None
+
+    stuck.abort()
+
+    forgetful.transport.abort.assert_called_once()
 
 
 @pytest.fixture
