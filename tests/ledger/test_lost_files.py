@@ -18,6 +18,7 @@ from tests.ledger.support import DEADLINE, a_claim, completed, take, worker
 from tests.support.waiting import eventually
 from worker.ledger import LedgerError, open_pruner, prune
 from worker.ledger.base import Claimed, Step
+from worker.ledger.sqlite import SQLiteLedger
 from worker.ledger.sqlite_file import path_of
 from worker.ledger.sqlite_writer import Writer
 
@@ -202,6 +203,34 @@ async def test_files_that_come_back_end_the_outage(sqlite_url: str, tmp_path: Pa
         assert isinstance(await asyncio.wait_for(waiting, DEADLINE), Claimed)
         assert await ledger.knows(first.request_id)
     assert sorted(path.name for path in folder.iterdir()) == ["ledger.db"]
+
+
+async def test_a_ledger_that_is_gone_when_it_is_to_be_opened_again_is_an_outage(
+    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another worker has its -wal open, which SQLite would throw away."""
+    path, away = path_of(sqlite_url), tmp_path / "away"
+    async with worker(sqlite_url) as other, worker(sqlite_url) as ledger:
+        assert isinstance(ledger, SQLiteLedger)
+        writer = ledger._writer
+        first = await take(other)
+
+        def fail_once() -> None:
+            monkeypatch.undo()
+            monkeypatch.setattr(writer, "_let_go", let_go_and_lose)
+            raise sqlite3.OperationalError("disk I/O error")
+
+        def let_go_and_lose() -> None:
+            monkeypatch.undo()
+            writer._let_go()
+            path.rename(away)
+
+        monkeypatch.setattr(writer, "_commit", fail_once)
+        waiting = asyncio.create_task(ledger.claim(a_claim()))
+        await eventually(lambda: "put the file back" in ledger.availability.reason)
+        away.rename(path)
+        assert isinstance(await asyncio.wait_for(waiting, DEADLINE), Claimed)
+        assert await ledger.knows(first.request_id)
 
 
 async def test_another_process_with_new_files_is_not_written_over(

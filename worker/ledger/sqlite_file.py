@@ -143,14 +143,22 @@ def _see_to_folder(folder: Path) -> None:
 
 
 def check_complete(path: Path) -> None:
-    """SQLite would delete the ``-wal`` of a file that is empty or not there, and begin anew."""
+    """Raises sqlite3.Error: SQLite would delete the ``-wal`` of a file that is empty or not there, and begin
+    anew."""
     wal = Path(f"{os.path.realpath(path)}-wal")
-    if wal.exists() and wal.stat().st_size and not (path.exists() and path.stat().st_size):
-        what = "is empty" if path.exists() else "is missing"
-        raise LedgerError(
-            f"the ledger file {path} {what}, and {wal.name} beside it has what a worker committed last: put "
-            "the file back, or delete that one to start with a new ledger"
+    size = _size(path)
+    if _size(wal) and not size:
+        raise sqlite3.OperationalError(
+            f"it is {'missing' if size is None else 'empty'}, and {wal.name} beside it has what a worker "
+            "committed last; put the file back, or delete that one to start with a new ledger"
         )
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
 
 
 def version_of(database: sqlite3.Connection) -> int:
