@@ -100,6 +100,7 @@ class Readable:
 
     def _connects(self) -> bool:
         """Connect as SQLite means it, if that makes no file that its owner could not write."""
+        self._disconnect()  # what is left of a try that failed
         if os.geteuid() not in {0, self._path.stat().st_uid}:  # what root makes, SQLite gives to the owner
             self._guard = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
             try:
