@@ -87,13 +87,17 @@ def port_of(url: URL) -> int:
     return url.port or (5671 if url.scheme == "amqps" else 5672)
 
 
+def vhost_of(url: URL) -> str:
+    return url.path[1:] or "/"
+
+
 def connect_error(cause: BaseException, url: URL, farewell: str) -> ConnectError:
     where = f"the broker at {url.host}:{port_of(url)}"
     if not farewell and isinstance(cause, ProbableAuthenticationError | AuthenticationError):
         farewell = "ACCESS_REFUSED"
     if farewell:
-        user, vhost = url.user or "guest", url.path.lstrip("/") or "/"
-        said = refusal(farewell, where, user=user, vhost=vhost, url="amqp_url")
+        user = url.user or "guest"
+        said = refusal(farewell, where, user=user, vhost=vhost_of(url), url="amqp_url")
         return ConnectError(
             said.sentence, permanent=not said.may_pass, booting=farewell.startswith("INTERNAL_ERROR")
         )

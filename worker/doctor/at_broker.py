@@ -15,7 +15,7 @@ from yarl import URL
 
 from contracts import Names
 from contracts.objections import Kind, objection
-from worker.broken import ConnectError, ForbiddenError, LinkLostError, broker_errors
+from worker.broken import ConnectError, ForbiddenError, LinkLostError, broker_errors, port_of, vhost_of
 from worker.connection import Wire
 from worker.doctor.result import (
     CHECK_SECONDS,
@@ -110,9 +110,8 @@ async def _reach(url: str) -> tuple[Result, Wire | None]:
         return refused(
             "broker", error, "check that it runs and can be reached, or correct SESSION_WORKER_AMQP_URL"
         ), None
-    vhost = parsed.path.lstrip("/") or "/"
-    port = parsed.port or (5671 if parsed.scheme == "amqps" else 5672)
-    return ok("broker", f"{' '.join(wire.server)} at {parsed.host}:{port}, vhost {vhost}"), wire
+    place = f"{parsed.host}:{port_of(parsed)}, vhost {vhost_of(parsed)}"
+    return ok("broker", f"{' '.join(wire.server)} at {place}"), wire
 
 
 def version(product: str, number: str) -> Result:

@@ -16,6 +16,7 @@ from yarl import URL
 from contracts import Names
 from contracts.threads import in_own_thread
 from contracts.trouble import network_trouble, tls_trouble, words
+from worker.broken import vhost_of
 from worker.doctor.result import CHECK_SECONDS, at_a_loss, failed, ok, skipped, warning
 from worker.topology import Topology
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from worker.topology import Queue
 
 ANSWER_BYTES = 1_048_576
-_WANTED = "columns=policy,operator_policy,effective_policy_definition"
+_KEYS = ("policy", "operator_policy", "effective_policy_definition")
 _FIX = "correct SESSION_WORKER_MANAGEMENT_URL, or leave it out"
 _HARMS = {
     "message-ttl": "what waits there is taken out too early",
@@ -110,7 +111,7 @@ class Management:
 
     def __init__(self, url: str, amqp_url: str) -> None:
         parts, broker = urlsplit(url), URL(amqp_url)
-        self.vhost = broker.path.lstrip("/") or "/"
+        self.vhost = vhost_of(broker)
         host = parts.netloc.rpartition("@")[2]
         self._where = f"the management interface at {host}"
         self._api = parts._replace(netloc=host, path=f"{parts.path.rstrip('/')}/api").geturl()
@@ -121,7 +122,7 @@ class Management:
 
     def queue(self, name: str) -> dict[str, Any] | None:
         """What is known of a queue; None: there is no such queue. Raises _UnreadableError."""
-        path = f"{quote(self.vhost, safe='')}/{quote(name, safe='')}?{_WANTED}"
+        path = f"{quote(self.vhost, safe='')}/{quote(name, safe='')}?columns={','.join(_KEYS)}"
         url = f"{self._api}/queues/{path}"
         request = urllib.request.Request(url, headers=self._headers)  # noqa: S310 -- http or https, as checked
         try:
@@ -157,9 +158,6 @@ class Management:
             f"{self._where} cannot be reached ({why})",
             f"enable it with `rabbitmq-plugins enable rabbitmq_management`, or {_FIX}",
         )
-
-
-_KEYS = ("policy", "operator_policy", "effective_policy_definition")
 
 
 def _is_management(error: urllib.error.HTTPError) -> bool:

@@ -255,3 +255,11 @@ async def test_one_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch
 
 async def test_without_its_url_nobody_is_asked() -> None:
     assert await at_management.examine(load(amqp_url="amqp://ada:x@mq/")) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "vhost"), [("", "/"), ("/", "/"), ("/%2F", "/"), ("/team", "team"), ("/%2Fteam", "/team")]
+)
+def test_the_vhost_that_is_asked_about_is_the_workers(path: str, vhost: str) -> None:
+    """A name may begin with a slash: about another vhost the answer would be that all is well."""
+    assert at_management.Management("http://mq:15672", f"amqp://mq{path}").vhost == vhost
