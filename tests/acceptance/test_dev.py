@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -15,6 +16,9 @@ from tests.acceptance.conftest import environment
 from tests.acceptance.test_interrupts import processes_of, started, temporary_folder
 from tests.support.waiting import soon
 from worker.cli import program
+from worker.cli.dev import _Guide
+from worker.health import Report
+from worker.settings import load
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Cli
@@ -66,6 +70,17 @@ def test_a_handler_that_is_not_there_is_said_before_a_broker_is_started(cli: Cli
     assert ran.code == 1
     assert "nowhere" in ran.err
     assert "RabbitMQ" not in ran.err
+
+
+def test_a_worker_runs_on_although_nobody_reads_how_to_send_it_a_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Gone(io.StringIO):
+        def write(self, _: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stdout", Gone())
+    _Guide(load()).see(Report(1, "worker-1", started=True, checks={}, metrics={}))
 
 
 def test_the_program_is_named_so_that_it_can_be_typed(

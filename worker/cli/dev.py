@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from worker import handlers, process, settings
+from worker import handlers, places, process, settings
 from worker.cli import console, interrupts, program
 from worker.cli.demo import show
 from worker.sandbox import RabbitMQ
@@ -40,7 +40,7 @@ def dev(handler: str | None) -> int:
         # In the broker's folder, which is removed even if this process is killed.
         folder = node.folder / "ledger"
         folder.mkdir(mode=0o700)
-        loaded = _load(handler, node.url, f"sqlite:///{folder / 'ledger.db'}")
+        loaded = _load(handler, node.url, places.sqlite_url(folder / "ledger.db"))
         return process.run(loaded, _Guide(loaded).see)
 
 
@@ -60,7 +60,7 @@ class _Guide:
         if self._said or not report.started:
             return
         self._said = True
-        with suppress(OSError):  # nobody reads it
+        with suppress(console.UnwritableError):  # nobody reads it
             self._say()
 
     def _say(self) -> None:

@@ -15,6 +15,8 @@ from worker.cli.demo.performance import perform
 from worker.cli.demo.plan import Plan
 from worker.cli.demo.stage import Stage, WorkerProcess, knock, remove_queues
 from worker.cli.problems import Failure
+from worker.loop import PlainLoop
+from worker.places import sqlite_url
 from worker.sandbox import RabbitMQ
 
 
@@ -25,7 +27,7 @@ def demo(count: int, *, amqp_url: str | None, ledger_url: str | None) -> int:
         Failure: it could not be played; where the message names the worker's log, that is kept.
     """
     interrupts.listen()
-    with asyncio.Runner() as runner:
+    with asyncio.Runner(loop_factory=PlainLoop) as runner:
         runner.get_loop()  # made now: an interrupt while it is made later would leave half a loop
         folder = Path(tempfile.mkdtemp(prefix="session-worker-demo-"))
         try:
@@ -58,7 +60,7 @@ def _play(
             with show.step("the broker that you named"):
                 interrupts.run(runner, knock(amqp_url))
             prefix = f"session-demo-{secrets.token_hex(4)}"
-        stage = Stage(amqp_url, ledger_url or f"sqlite:///{folder / 'ledger.db'}", prefix)
+        stage = Stage(amqp_url, ledger_url or sqlite_url(folder / "ledger.db"), prefix)
         if prefix != "session":
             stack.callback(lambda: runner.run(remove_queues(stage)))
         with show.step("a worker process and its ledger"):
