@@ -68,7 +68,7 @@ class Machine:
     def start(self, *arguments: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [self.bin / "bash", SCRIPT, *arguments],
-            env={"PATH": str(self.bin), "INSTALL_ROOT": str(self.root)},
+            env={"PATH": str(self.bin), "INSTALL_ROOT": str(self.root), "TMPDIR": str(self.root)},
             cwd=self.root,
             stdin=stdin,
             stdout=subprocess.PIPE,
