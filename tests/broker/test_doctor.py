@@ -497,7 +497,7 @@ def test_a_ledger_that_everybody_may_read_is_a_warning(declared: Lab) -> None:
     path.chmod(0o644)
     if closed:
         assert "ledger privacy" not in not_in_order(ask(declared)), f"nobody gets past {closed[0]}"
-    with TemporaryDirectory(dir="/tmp") as name:
+    with TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         copy = Path(shutil.copy(path, name))
         told = fault(ask(declared, ledger_url=f"sqlite:///{copy}"), "ledger privacy", State.WARNING)

@@ -86,7 +86,7 @@ def run(program: str, url: str, user: int, said: str = "") -> tuple[str, str]:
 @pytest.fixture
 def shared() -> Iterator[str]:
     """The URL of a ledger in a folder in which a group may write."""
-    with TemporaryDirectory(dir="/tmp") as name:
+    with TemporaryDirectory() as name:
         folder = Path(name)
         os.chown(folder, OWNER, GROUP)
         folder.chmod(0o2775)
