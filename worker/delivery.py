@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from dataclasses import field
 from enum import Enum
 from types import MappingProxyType
@@ -90,11 +91,16 @@ class Delivery:
     headers: Mapping[str, Any] = field(default_factory=lambda: NO_HEADERS)
 
     @property
+    def document(self) -> bytes:
+        """The body as JSON has it: without the byte order mark that some programs put before it."""
+        return self.body.removeprefix(BOM_UTF8)
+
+    @property
     def deadly(self) -> bool:
         """Whether it was lost ``DEADLY_LOSSES`` times in the slow lane, where nobody else is to blame.
 
         The first delivery there may still show the work queue's count (RabbitMQ 4): after the delivery limit
-        that is above this lane's own; after an expiry it may be any, so who expired is never suspected.
+        that is above this lane's own. After an expiry it may be any: a message that expired is not suspected.
         """
         count = self.headers.get(DELIVERY_COUNT)
         lost = isinstance(count, int) and DEADLY_LOSSES <= count <= SLOW_LANE_LIMIT

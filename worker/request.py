@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from codecs import BOM_UTF8
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -104,7 +103,7 @@ class RequestParser:
             return self._refusal(delivery, _DEADLY)
         try:
             self._check_envelope(delivery)
-            model = self._read_body(delivery.body)
+            model = self._read_body(delivery.document)
             request_id = self._identify(model, delivery)
         except _Refused as refused:
             return self._refusal(delivery, refused)
@@ -154,7 +153,7 @@ class RequestParser:
     @staticmethod
     def _read_body(body: bytes) -> CreateSessionRequest:
         try:
-            return CreateSessionRequest.model_validate_json(body.removeprefix(BOM_UTF8))
+            return CreateSessionRequest.model_validate_json(body)
         except pydantic.ValidationError as error:
             raise _Refused(_code_of(error), problems(error)) from None
 
@@ -188,7 +187,7 @@ class RequestParser:
             # The body was not read, and may name another id than its sender's library gave the message.
             request_id = _uuid(delivery.headers.get(REQUEST_ID))
         else:
-            named = request_id = _id_from_body(delivery.body) or named
+            named = request_id = _id_from_body(delivery.document) or named
         allowed = self._may_reply_to(delivery.reply_to)
         correlation_id = delivery.correlation_id or (None if named is None else str(named))
         return Refusal(
@@ -211,7 +210,7 @@ def _code_of(error: pydantic.ValidationError) -> ErrorCode:
 
 def _id_from_body(body: bytes) -> UUID | None:
     try:
-        document: Any = pydantic_core.from_json(body.removeprefix(BOM_UTF8))
+        document: Any = pydantic_core.from_json(body)
     except ValueError:
         return None
     return _uuid(document.get("request_id")) if isinstance(document, dict) else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from codecs import BOM_UTF8
 from typing import TYPE_CHECKING, Any
 
 import pydantic_core
@@ -142,8 +141,7 @@ def _error(code: str | None) -> str:
 def _body(letter: DeadLetter) -> str:
     """The body, as JSON on many lines where it is some."""
     try:
-        document = pydantic_core.from_json(letter.delivery.body.removeprefix(BOM_UTF8))
-        return json.dumps(document, indent=2, ensure_ascii=False)
+        return json.dumps(pydantic_core.from_json(letter.delivery.document), indent=2, ensure_ascii=False)
     except ValueError:
         return letter.delivery.body.decode("utf-8", "backslashreplace")
 

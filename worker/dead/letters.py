@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from codecs import BOM_UTF8
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -81,7 +80,7 @@ class DeadLetter:
         if self.cut:
             return None
         try:
-            document: Any = pydantic_core.from_json(self.delivery.body.removeprefix(BOM_UTF8))
+            document: Any = pydantic_core.from_json(self.delivery.document)
         except ValueError:
             return None
         return _text(document.get("user_id")) if isinstance(document, dict) else None
