@@ -135,6 +135,12 @@ AtMost = Annotated[
     int | None,
     typer.Option(min=1, metavar="N", help="Only the N oldest letters. Default: all.", show_default=False),
 ]
+HandlerName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODULE:NAME", help="Handler. Default: $SESSION_WORKER_HANDLER.", show_default=False
+    ),
+]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, change nothing.")]
 Limit = Annotated[int, typer.Option(min=1, max=100_000, metavar="N", help="Show at most this many.")]
@@ -455,12 +461,7 @@ def doctor(
     ledger_url: LedgerUrl = None,
     prefix: Prefix = None,
     retry_delays: RetryDelays = None,
-    handler: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODULE:NAME", help="Handler. Default: $SESSION_WORKER_HANDLER.", show_default=False
-        ),
-    ] = None,
+    handler: HandlerName = None,
     management_url: Annotated[
         str | None,
         typer.Option(
@@ -519,14 +520,7 @@ def schema(
 
 
 @app.command()
-def dev(
-    handler: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODULE:NAME", help="Handler. Default: $SESSION_WORKER_HANDLER.", show_default=False
-        ),
-    ] = None,
-) -> None:
+def dev(handler: HandlerName = None) -> None:
     """Run a worker with a private broker, to try things out.
 
     It runs until Ctrl-C, and says how to send it a request. Its ledger is a new one; nothing is kept. Other

@@ -76,6 +76,6 @@ def document(content: Mapping[str, Any], indent: int | None = None) -> None:
 
 
 def complain(sentence: str) -> None:
-    """Say what is wrong."""
+    """Say what is wrong, on one line."""
     with suppress(OSError):
         sys.stderr.write(f"session-worker: {printable(sentence)}\n")

@@ -9,8 +9,8 @@ from worker.cli import console
 
 
 def load_only(**flags: object) -> settings.Settings:
-    """See ``settings.load_only``. What looks like a setting and is none is told: it could have been meant for
-    this command."""
+    """See ``settings.load_only``. Tell of what looks like a setting and is none: it may be meant for this
+    command."""
     loaded = settings.load_only(**flags)
     _tell_unknown()
     return loaded
@@ -20,5 +20,4 @@ def load_only(**flags: object) -> settings.Settings:
 def _tell_unknown() -> None:
     """Once for each command."""
     for name, nearest in settings.unknown_variables().items():
-        said = f"session-worker: nothing reads {name}; perhaps {nearest} is meant."
-        console.notices().print(said, soft_wrap=True)
+        console.complain(f"nothing reads {name}; perhaps {nearest} is meant.")

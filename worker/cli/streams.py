@@ -40,12 +40,14 @@ def give_up() -> None:
 
 
 def check_given() -> None:
-    """Refuse arguments, and variables of ours, that are not UTF-8; where only the locale made that of them,
-    put them right."""
+    """Refuse arguments, and variables of ours, that are not UTF-8. Put those right that are, and that Python
+    misread because of the locale."""
     for number, argument in enumerate(sys.argv):
         sys.argv[number] = _as_utf8(argument, partial(_named, number))
     for name, value in os.environ.items():
-        if name.startswith("SESSION_WORKER_") and value != (text := _as_utf8(value, partial(str, name))):
+        if name.upper().startswith("SESSION_WORKER_") and value != (
+            text := _as_utf8(value, partial(str, name))
+        ):
             os.environ[name] = text
 
 
