@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from contracts import ErrorCode, RequestStatus
 from contracts.errors import ERRORS, known_code
+from contracts.trouble import words
 from worker import attempt, identifiers, retry
 from worker.attempt import Failure, Success
 from worker.handlers import Context, Rejected
@@ -313,7 +314,7 @@ class Flow:
             reply = Reply(self._replies.refused(refusal), refusal.reply_to, correlation_id)
         letter = Letter(
             code=refusal.code,
-            message=refusal.error if error is None else f"{type(error).__name__}: {error}",
+            message=refusal.error if error is None else words(error),
             request_id=refusal.request_id,
         )
         return Refused(reply, letter)

@@ -64,8 +64,8 @@ _NOTE = attrgetter("request_id", "token", "kind")
 _EndingT = TypeVar("_EndingT", Finish, Release)
 
 
-def _POSTPONE(step: Postpone) -> tuple[Any, ...]:  # noqa: N802 - like its neighbours
-    # As text, for an array of arrays takes only such as are of one length.
+def _postpone_columns(step: Postpone) -> tuple[Any, ...]:
+    # The delays as text: in an array of arrays, all must have the same length.
     delays = f"{{{','.join(map(str, step.delays))}}}"
     return step.request_id, step.token, delays, step.error_code, step.detail
 
@@ -180,7 +180,7 @@ class PostgreSQLLedger:
         return commit
 
     async def _postpone(self, steps: Sequence[Postpone]) -> list[int | Step]:
-        values = zip(*map(_POSTPONE, steps), strict=True)
+        values = zip(*map(_postpone_columns, steps), strict=True)
         rows = await self._lines.fetch(POSTPONE, *values, self._me.worker_id)
         delays: dict[UUID, int] = {row[0]: row[1] for row in rows}
         found = await self._found(steps, delays)
