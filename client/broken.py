@@ -68,7 +68,7 @@ def _objection(error: BaseException | None) -> Objection | None:
 
 
 def is_about_a_request(error: BaseException | None) -> bool:
-    """The broker closed the channel because of what was published on it: who did that is told."""
+    """Whether the broker closed the channel because of a request that was published; its caller is told."""
     told = _objection(error)
     return told is not None and told.kind in {Kind.MISSING, Kind.PERMISSION, Kind.TOO_LARGE}
 

@@ -57,7 +57,7 @@ class Keeper:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self, *, wait: bool = True) -> None:
-        """Build the first link, or have it built if nobody is to ``wait`` for it.
+        """Build the first link; without ``wait``, in the background.
 
         Raises:
             LinkLostError: no broker could be used.
@@ -133,8 +133,8 @@ class Keeper:
                     await self._serve(first or await self._open())
 
     def _note(self, attempt: RetryCallState) -> None:
-        """Let nothing end the keeper for good, and nothing that nobody thought of go unseen. Where there was
-        no link yet, nobody else says why."""
+        """Keep the keeper running whatever happens, and log each unexpected error. Before the first link,
+        also log why there is none: nobody else does."""
         error = attempt.outcome.exception() if attempt.outcome else None
         if isinstance(error, LinkLostError):
             if not self._was_linked and attempt.attempt_number == 1:
@@ -174,7 +174,7 @@ async def _look_up(url: URL) -> list[Place[Broker]] | str:
             return await look_up(broker, url.host or "", url.port or 0)
     except tls.UnusableError as error:
         return _reason(url, str(error))
-    except (OSError, RuntimeError) as error:  # the second one: no thread for it
+    except (OSError, RuntimeError) as error:  # RuntimeError: no thread can be started
         return _reason(url, _words(error))
 
 

@@ -1,6 +1,6 @@
-"""What RabbitMQ's words mean with which it closes a channel, or a connection that was open.
+"""The meaning of the words with which RabbitMQ closes a channel, or a connection that was open.
 
-They are read in one place: for the client, the worker, its topology and its doctor.
+They are read here alone: for the client, the worker, its topology and its doctor.
 """
 
 from __future__ import annotations
@@ -119,10 +119,10 @@ _OBJECTIONS = (
 
 
 def objection(text: str, *, queue: str = "", exchange: str = "") -> Objection | None:
-    """What ``text`` means, with which RabbitMQ closed a channel or connection; None: it did not say this.
+    """The meaning of ``text``, with which RabbitMQ closed a channel or connection; None: it is none of its.
 
-    Not every version of the broker names the permission that is missing: ``queue`` and ``exchange`` are those
-    that what was done takes on either. Nothing can be done to the default exchange but write.
+    Not every version of the broker names the permission that is missing: ``queue`` and ``exchange`` name the
+    one that was needed on either. To the default exchange, one can only write.
     """
     found = _WORDS.search(text)
     if found is None:

@@ -49,12 +49,12 @@ def database_url(url: str) -> SplitResult:
     """The parts of a PostgreSQL URL. A host may be a folder with a socket, and there may be several of them.
 
     Raises:
-        ValueError: it cannot be used; a sentence that quotes nothing, for a URL may hold a password.
+        ValueError: it cannot be used; the sentence quotes nothing, for a URL may hold a password.
     """
     _check_login(url)
     try:
         parts = urlsplit(url)
-    except ValueError:  # brackets that are none of an IPv6 address
+    except ValueError:  # brackets without an IPv6 address in them
         raise ValueError(_WRITE_HOST) from None
     if parts.fragment:
         raise ValueError("what follows # would be ignored; write # as %23")
@@ -72,7 +72,7 @@ def database_url(url: str) -> SplitResult:
 
 
 def web_url(url: str) -> None:
-    """Raises ValueError: ``url`` cannot be that of an HTTP interface; a sentence that quotes nothing."""
+    """Raises ValueError unless ``url`` can be that of an HTTP interface; the sentence quotes nothing."""
     if not url.lower().startswith(("http://", "https://")):
         raise ValueError("write http://user:password@host:port, or https://…")
     _check_login(url)
@@ -82,8 +82,8 @@ def web_url(url: str) -> None:
 
 
 def _check_login(url: str) -> None:
-    """Raises ValueError: readers of URLs disagree about where its login ends."""
-    if not url.isprintable() or normalize("NFKC", url) != url:  # readers of URLs disagree about these
+    """Raises ValueError if libraries could disagree about where the login ends."""
+    if not url.isprintable() or normalize("NFKC", url) != url:
         raise ValueError(
             "some characters cannot be seen, or not be told from others; write them percent-encoded (%0A for "
             "a new line)"
@@ -108,7 +108,7 @@ def _check(url: str) -> None:
 
 
 def _check_place(url: str) -> re.Match[str]:
-    """Raises ValueError: it has no usable host or port."""
+    """Raises ValueError unless host and port can be used."""
     parts = _URL.fullmatch(url)
     if parts is None or not (_is_address(parts["address"]) if parts["address"] else _is_name(parts["name"])):
         raise ValueError(_WRITE_HOST)

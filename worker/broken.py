@@ -28,7 +28,7 @@ CONNECT_SECONDS = 10.0
 
 class LinkLostError(Exception):
     """The connection or a channel it cannot do without is gone. ``booting``: the broker failed inside, as it
-    does while it starts. ``kind``: of what kind the broker's objection was, if it had one."""
+    does while it starts. ``kind``: that of the broker's objection, if it had one."""
 
     def __init__(self, message: str, *, booting: bool = False, kind: Kind | None = None) -> None:
         super().__init__(message)
@@ -74,7 +74,7 @@ def broker_errors() -> Iterator[None]:
 
 
 def lost_by(error: BaseException | None) -> LinkLostError:
-    """What it means that a channel or connection was closed by ``error``."""
+    """The meaning of ``error``, by which a channel or connection was closed."""
     told = objection(str(error), queue="read")
     if told is None:
         return LinkLostError(words(error))

@@ -185,7 +185,7 @@ class Wire:
             raise LinkLostError("the connection was lost")
         try:
             self._transport.writer.write(data)
-        except (RuntimeError, AttributeError) as error:  # closed a moment before anybody is told
+        except (RuntimeError, AttributeError) as error:  # it is closed, and `lost` follows in a moment
             raise LinkLostError("the connection was lost") from error
 
     @property
@@ -259,7 +259,7 @@ async def _look_up(url: URL) -> list[dial.Place[_Target]] | ConnectError:
             return await dial.look_up(target, url.host or "", port_of(url))
     except tls.UnusableError as error:
         return ConnectError(str(error), permanent=True)
-    except (OSError, RuntimeError) as error:  # the second one: no thread for it
+    except (OSError, RuntimeError) as error:  # RuntimeError: no thread can be started
         return connect_error(error, url, "")
 
 

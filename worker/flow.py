@@ -116,7 +116,7 @@ class Flow:
 
     async def _decide(self, request: Request, laps: int) -> Outcome:
         async with self.slots.take() as ours:
-            if not ours:  # as with suspects that find no place
+            if not ours:  # treated like a suspect that finds no place
                 return self._not_ours(request, laps, InOtherHands(SUSPECT_SECONDS, running=True))
             while True:
                 try:
@@ -222,7 +222,8 @@ class Flow:
         return Declined(reply)
 
     async def _end_late(self, hold: Hold) -> Outcome:
-        """Nobody waits for another attempt. What had one ends by it, and only what had none has expired."""
+        """Nobody waits for another attempt. A request that had one ends with that one's failure; only a
+        request that had none has expired."""
         claimed = hold.claimed
         code = known_code(claimed.error_code)
         if code is not None:

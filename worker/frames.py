@@ -198,8 +198,11 @@ def body_size(payload: bytes) -> int:
 
 
 def properties(payload: bytes) -> Properties:
-    """The properties in a content header. Never raises, whatever a requester's bytes are: what nobody needs
-    for a decision is left out when it cannot be decoded, and of the rest ``illegible`` names the first."""
+    """The properties in a content header. Never raises, whatever a requester's bytes are.
+
+    One that cannot be decoded is left out. If a decision needs it, ``illegible`` names it, or the first of
+    several.
+    """
     found = Properties()
     flags = int.from_bytes(payload[12:14], "big")
     position = 14
@@ -268,7 +271,7 @@ _PROPERTIES: tuple[tuple[int, str, _SizeOf, _Read | None], ...] = (
     (1 << 3, "app_id", _size_of_text, None),
     (1 << 2, "cluster_id", _size_of_text, None),
 )
-"""In the order of the wire; those without a reader are stepped over."""
+"""In the order of the wire; one without a reader is skipped."""
 _DECISIVE = frozenset(
     {"content_type", "content_encoding", "headers", "correlation_id", "reply_to", "expiration"}
 )

@@ -31,7 +31,7 @@ class RefusedError(Exception):
 
 
 def variables() -> dict[str, str]:
-    """The variables with our prefix: by setting, each one's name as it was written. Raises RefusedError."""
+    """The names of the variables with our prefix as they are written, by setting. Raises RefusedError."""
     found: dict[str, str] = {}
     for name in os.environ:
         setting = name.upper().removeprefix(PREFIX).lower()
@@ -81,7 +81,7 @@ def secret(setting: str, path: Path) -> str:
 
 
 def origin(variable: str) -> str:
-    """A variable as the place that a value came from."""
+    """Name a variable as the origin of a value, and what else may have set it."""
     if not _ADDRESS.match(os.environ[variable].strip()):
         return variable
     service = variable.lower().replace("_", "-").removesuffix("-port")
@@ -92,8 +92,8 @@ def origin(variable: str) -> str:
 
 
 def unread(settings: Iterable[str]) -> dict[str, str]:
-    """The variables and secret files that look like ours and that nothing reads; for each the known one that
-    it most resembles."""
+    """The variables and secret files that look like ours and that nothing reads, and for each the known name
+    that it most resembles."""
     known = [*(PREFIX + setting.upper() for setting in settings), _FOLDER]
     strange = {}
     for name, value in sorted(os.environ.items()):

@@ -1,7 +1,7 @@
-"""The headers of a message, of which only those are read that the worker uses.
+"""The headers of a message. Only those that the worker uses are read.
 
-A requester may fill a frame with them. So everything else is stepped over by its size, whatever is nested in
-it: a table costs time in proportion to its bytes, and memory for the few headers that are kept.
+A requester may fill a frame with others. They are skipped by their size, whatever is nested in them: a table
+costs time in proportion to its bytes, and memory for the few headers that are kept.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MAX_TEXT = 32_768
-"""Bytes of a header that is a text; a longer one is none of ours."""
+"""Bytes of a text in a header; the worker writes none that is longer."""
 MAX_FIELDS = 1000
 DEATH = "x-death"
 DELIVERY_COUNT = "x-delivery-count"
@@ -66,8 +66,8 @@ _SIGNED = {**dict.fromkeys(b"bsIlL", True), **dict.fromkeys(b"Bui", False)}
 
 
 def read(table: bytes, position: int, end: int) -> dict[str, Any]:
-    """The headers between these positions, behind the table's own size. Of ``x-death``, a list, only the
-    newest entry. A value of a type that its header never has, or which cannot be decoded, is left out.
+    """The headers between these positions, behind the table's own size; of ``x-death``, a list, only the
+    newest entry. A value is left out if it has a type that its header never has, or cannot be decoded.
 
     Raises:
         ValueError: there are more than ``MAX_FIELDS``.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 ENTRANCE_SECONDS = 30.0
 """Between two looks whether requests still find their way in."""
 LONGEST_ENTRANCE_SECONDS = 600.0
-"""The same, after some in a row that failed."""
+"""The longest time between two looks, after several in a row that failed."""
 
 
 class Link:
@@ -76,11 +76,11 @@ class Link:
     async def _keep_entrance(
         self, topology: Topology, open_wire: Callable[[str], Awaitable[Wire]], emit: Emit
     ) -> None:
-        """Have exchange and binding there, should somebody delete them.
+        """Declare exchange and binding again, should somebody delete them.
 
-        What is in the queues can be served without. So nothing that goes wrong here may cost the link: the
-        broker ends a whole connection over one channel too many. Each look has a connection of its own, which
-        is closed again, so that none is missing elsewhere.
+        Requests that are in the queues can be served without them. So nothing that goes wrong here may cost
+        the link: the broker ends a whole connection over one channel too many. Each look has a connection of
+        its own, and closes it, so that the worker keeps no further one for good.
         """
         pause, said = ENTRANCE_SECONDS, ""
         while True:
@@ -91,7 +91,7 @@ class Link:
                     undo.push_async_callback(wire.close)
                     await wire.unless_lost(topology.restore_entrance(wire))
             except (LinkLostError, TopologyError) as error:
-                # What is not declared is wrong; what could not be looked at may be as it should.
+                # Without permission, or without a connection, it may still be as it should.
                 wrong = isinstance(error, TopologyError) and not isinstance(error, NotPermittedError)
                 self.entrance = str(error) if wrong else ""
                 if said != str(error):

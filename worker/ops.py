@@ -26,7 +26,7 @@ REQUEST_SECONDS = 5.0
 REFRESH_SECONDS = 0.5
 HEAD_BYTES = 8192
 LEFT_BYTES = 1_048_576
-"""How much of what somebody sends beyond a request is read, and thrown away."""
+"""How much of what a visitor sends beyond its request is read and thrown away."""
 CONNECTIONS = 64
 """How many visitors there are at a time. One more takes the place of the one that has idled longest."""
 JSON = "application/json"
@@ -56,7 +56,7 @@ def serving(host: str, port: int, board: Board) -> Iterator[None]:
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """One for each address of ``host``; ``::`` stands for those of IPv4 as well.
+    """Listen at each address of ``host``; ``::`` stands for all of IPv4 as well.
 
     Raises OpsPortError like ``serving``.
     """
@@ -67,10 +67,10 @@ def listen(host: str, port: int) -> list[socket.socket]:
             try:
                 listeners.append(_listen(family, address))
             except OSError as error:
-                failure = failure if _is_told(failure) else error
+                failure = failure if _is_fatal(failure) else error
     except (OSError, UnicodeError) as error:
         failure = error
-    if failure is not None and (_is_told(failure) or not listeners):
+    if failure is not None and (_is_fatal(failure) or not listeners):
         for listener in listeners:
             listener.close()
         raise OpsPortError(_why_not(host, port, failure)) from failure
@@ -82,9 +82,9 @@ def _listen(family: int, address: tuple[Any, ...]) -> socket.socket:
     return socket.create_server(address, family=family, dualstack_ipv6=both)
 
 
-def _is_told(error: Exception | None) -> bool:
-    """Whether it is to be told although another address of the same name can be had: a name may have one
-    that this machine has not (``localhost`` and ``::1``)."""
+def _is_fatal(error: Exception | None) -> bool:
+    """Whether to give up although another address of the name can be listened at. An address that this
+    machine lacks is no reason (``::1`` of ``localhost``)."""
     return getattr(error, "errno", None) in {errno.EADDRINUSE, errno.EACCES}
 
 
@@ -143,7 +143,7 @@ class _Server:
             writer.close()
 
     def _turn_out(self) -> None:
-        """Of those whom nobody is about to answer, the one that came first."""
+        """Disconnect the oldest visitor, preferably one that is not being answered."""
         oldest = next(iter(self._idle or self._busy))
         self._forget(oldest)
         oldest.transport.abort()
@@ -153,7 +153,8 @@ class _Server:
         self._busy.pop(writer, None)
 
     async def _see_off(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Read on until the other side closes: what is unread then would take the answer away from it."""
+        """Read on until the other side closes: with data unread, closing would reset the connection, and the
+        answer could be lost."""
         self._forget(writer)
         self._idle[writer] = None
         writer.write_eof()

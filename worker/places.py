@@ -1,4 +1,4 @@
-"""Where the ledger is that nobody named: one place for each user, whatever folder a command is run in."""
+"""The place of a ledger that nobody named: one for each user, whatever folder a command is run in."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def state_folder() -> Path:
     users = Path(os.environ.get("XDG_STATE_HOME", ""))
     if users.is_absolute():
         return users / "session-worker"
-    home = Path(os.path.expanduser("~"))  # noqa: PTH111 - which raises nothing for a user without a home
+    home = Path(os.path.expanduser("~"))  # noqa: PTH111 - Path.home() raises for a user without a home
     if os.geteuid() == 0 or not home.is_absolute() or not home.is_dir():
         return Path("/var/lib/session-worker")
     return home / ".local/state/session-worker"

@@ -1,4 +1,4 @@
-"""Text that others wrote, harmless to a terminal: what it would obey, or would not show, is spelled out."""
+"""Make text that others wrote harmless to a terminal: spell out what it would obey, or would not show."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 _OBEYED = {"Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp"}
 """Categories of control characters, directions, invisible signs and tags, surrogates, and breaks of lines."""
 _EMPTY = "\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0\U000e0100-\U000e01ef"
-"""Letters and marks of which nothing is to be seen."""
+"""Letters and marks that are invisible."""
 _is_empty = re.compile(f"[{_EMPTY}]").search
 
 
 def printable(text: str, keep: str = "") -> str:
-    r"""``\x1b`` for an escape character, and so on, but for the characters in ``keep``."""
+    r"""The text with ``\x1b`` for an escape character, and so on, except for the characters in ``keep``."""
     return _spelled(text, keep, lambda character: character.encode("unicode_escape").decode())
 
 

@@ -31,8 +31,8 @@ def is_transient(error: BaseException) -> bool:
 
 
 def attempt_delays(attempt: int, delays: Sequence[int], chance: float) -> Sequence[int]:
-    """The waits, in seconds, after failed attempt number ``attempt`` (from 1): the last one, or a shorter one
-    where the request has no time for that.
+    """The possible waits, in seconds, after failed attempt number ``attempt`` (from 1): the last one is
+    wanted, a shorter one is for a request without time for it.
 
     The nominal delay is the one at the attempt's place in ``delays`` (the last one repeats). So that requests
     which failed together do not all come back together, ``chance`` (0 ≤ chance < 1) sends half of them

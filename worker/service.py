@@ -175,7 +175,7 @@ class Service:
             raise StartError(f"traces: {error}") from error
         try:
             return traces.start(self._settings, self._names, self.worker_id, self._on_traces_not_taken)
-        except (ValueError, RuntimeError) as error:  # the latter for what the SDK cannot load
+        except (ValueError, RuntimeError) as error:  # RuntimeError: the SDK cannot load a part
             raise StartError(f"traces: {error}") from error
 
     def report(self) -> Report:
@@ -236,7 +236,7 @@ class Service:
             raise StartError(f"{error}{self._way_out(error)}") from error
 
     def _way_out(self, error: Exception) -> str:
-        """What helps who has no broker and named none."""
+        """Advice for a user who has no broker and named none."""
         if getattr(error, "permanent", True) or "amqp_url" in self._settings.model_fields_set:
             return ""
         return "; without a broker, `session-worker dev` runs a worker with one of its own"

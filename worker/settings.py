@@ -246,8 +246,8 @@ class Settings(BaseSettings):
     @field_validator("*", mode="before")
     @classmethod
     def _trim(cls, value: object) -> object:
-        """A file ends with a line break, and so may a variable that was read from one. The last validator of
-        this kind is the first to run."""
+        """A file ends with a line break, and so may a variable that was read from one. This is the first
+        validator to run, since pydantic begins with the last one that is defined."""
         if isinstance(value, str):
             value = value.strip()
             if not value:
@@ -296,7 +296,7 @@ def load(**flags: object) -> Settings:
     """Settings from flags (those not None), environment and secret files, in this order of precedence.
 
     Raises:
-        RefusedError: a value is refused, cannot be read, or is missing where one cannot do without.
+        RefusedError: a value is refused, cannot be read, or is missing although it is needed.
     """
     return _read(_given(flags))
 
@@ -356,6 +356,5 @@ def _sentences(error: ValidationError, origins: Mapping[str, str]) -> Iterator[s
 
 
 def unknown_variables() -> dict[str, str]:
-    """The variables and secret files that look like ours and that nothing reads; for each the known one that
-    it most resembles."""
+    """See ``given.unread``."""
     return given.unread(Settings.model_fields)

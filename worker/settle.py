@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 
 REPLY_TRIES = 3
 SPARE_BYTES = 512
-"""What a frame that was too small for a dead letter keeps free for what the broker may add to its headers."""
+"""Room in a frame, for a dead letter that was too long, for what the broker may add to its headers."""
 MAX_TRACE = 512
 """Characters of a trace header that a copy takes along: https://www.w3.org/TR/trace-context asks no more."""
 
@@ -246,8 +246,8 @@ class Settler:
 
 
 def _shortened(headers: Mapping[str, Any], excess: int) -> dict[str, Any]:
-    """Headers that take ``excess`` bytes less: without the beginning of the stack trace, whose end says most,
-    and if that is not enough without the end of the message."""
+    """Shorten headers by ``excess`` bytes: cut the beginning of the stack trace, whose end says most, and if
+    that is not enough the end of the message."""
     trace = str(headers.get(amqp.EXCEPTION_STACKTRACE, "")).encode()
     message = str(headers.get(amqp.EXCEPTION_MESSAGE, "")).encode()
     rest = max(excess - len(trace), 0)

@@ -1,7 +1,7 @@
 """Slots: how many requests run at the same time, each with a thread for what its handler calls in one.
 
 A thread cannot be cancelled. One that still runs when its attempt has ended keeps the slot until it ends too,
-so that whoever gets a slot gets a thread at once.
+so that each request that gets a slot has a thread at once.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class Slots:
         return self._kept == self._count
 
     def take(self) -> Slot:
-        """The block in which there is a slot; or there is none (False), because of ``turn_away``."""
+        """Return a context manager that holds a slot and gives True, or False because of ``turn_away``."""
         return Slot(self)
 
     def turn_away(self) -> None:
-        """Let nobody wait for a slot until one of the threads that keep them has ended."""
+        """Let no request wait for a slot until one of the threads that keep them has ended."""
         self._turning_away = self.exhausted
         while self._turning_away and self._waiting:
             turn = self._waiting.popleft()
@@ -121,8 +121,8 @@ _current: ContextVar[Slot | None] = ContextVar("slot", default=None)
 class HandlerThreads(ThreadPoolExecutor):
     """asyncio's default pool in a worker, with a thread for each slot.
 
-    What a handler runs beside what its slot's thread runs, and what runs outside of all slots, shares as many
-    threads again: it takes no slot's thread away.
+    Further calls that a handler makes at the same time, and calls from outside of all slots, share a second
+    pool of the same size, so that they take no slot's thread away.
     """
 
     def __init__(self, slots: int) -> None:
@@ -138,6 +138,6 @@ class HandlerThreads(ThreadPoolExecutor):
         return job
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002
-        """Begin no more calls. Those that run are not waited for: it may take them any time."""
+        """Begin no more calls, and do not wait for those that run: they may take any time."""
         self._beside.shutdown(wait=False, cancel_futures=True)
         super().shutdown(wait=False, cancel_futures=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SHUTDOWN_SECONDS = 25.0
 """What pausing, giving back, closing the link and closing the ledger may take together, beside the grace."""
 EXIT_SECONDS = 3.0
-"""What is left to Python after that: ending threads, and calling what handlers registered with atexit."""
+"""What Python's own exit may take after that: ending threads, and calls that handlers registered."""
 
 
 class StartError(Exception):

@@ -31,7 +31,7 @@ def results() -> Screen:
 
 
 def notices() -> Screen:
-    """Where nobody can read them, they are dropped."""
+    """They are dropped where they cannot be written."""
     return _console(stderr=True)
 
 

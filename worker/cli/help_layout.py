@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 WIDEST = 80
 LEAST = 24
-"""Columns beside an option, below which what it means stands under it."""
+"""An option's meaning stands below it if there are fewer columns beside it."""
 
 
 class Formatter(TyperCommand.context_class.formatter_class):  # type: ignore[misc,name-defined]
@@ -25,7 +25,7 @@ class Formatter(TyperCommand.context_class.formatter_class):  # type: ignore[mis
         self.write("\n\n".join(_fill(part, self.width, indent) for part in text.split("\n\n")) + "\n")
 
     def write_dl(self, rows: Sequence[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
-        """What a name means stands beside it, or below it if a word of it would not fit there."""
+        """Write each meaning beside its name, or below it if a word would not fit there."""
         start = self.current_indent + min(max(len(name) for name, _ in rows), col_max) + col_spacing
         for name, text in rows:
             head = f"{'':{self.current_indent}}{name}"

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 class Screen(Console):
-    """Takes every text for one line: print several to have several. ``vital``: what cannot be written is an
-    error."""
+    """Shows each text on one line; print several for several lines. ``vital``: raise UnwritableError if a
+    text cannot be written, which is dropped otherwise."""
 
     def __init__(self, *, vital: bool, **how: Any) -> None:
         super().__init__(**how)
@@ -41,6 +41,7 @@ class Screen(Console):
         return super().render(renderable, options)
 
     def on_broken_pipe(self) -> None:
+        """Called while the error is handled: leave it to ``print``, where rich would end the process."""
         raise
 
 

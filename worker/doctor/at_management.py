@@ -1,4 +1,4 @@
-"""What only the broker's management interface tells: the policies that are in effect on our queues."""
+"""What only the broker's management interface tells: the policies in effect on our queues."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class _UnreadableError(Exception):
 
 
 async def examine(settings: Settings) -> list[Result]:
-    """Nothing, where there is no management interface to ask."""
+    """The results; none without a management interface to ask."""
     if settings.management_url is None:
         return []
     management = Management(settings.management_url.get_secret_value(), settings.amqp_urls[0])
@@ -94,7 +94,7 @@ def policies(queue: Queue, about: Mapping[str, Any], vhost: str, longest_ms: flo
 
 
 def _harms(key: str, value: Any, ours: Any, longest_ms: float) -> bool:
-    """Whether a policy's ``value`` wins over ``ours`` and is none that the worker can live with."""
+    """Whether a policy's ``value`` wins over ``ours``, and the worker cannot live with it."""
     match key:
         case "overflow":
             return bool(value != ours)
@@ -161,7 +161,7 @@ class Management:
 
 
 def _is_management(error: urllib.error.HTTPError) -> bool:
-    """Whether it says so as RabbitMQ does; any web server may know no such page."""
+    """Whether this 404 is RabbitMQ's own: any web server may know no such page."""
     try:
         return "reason" in json.loads(error.read(ANSWER_BYTES))
     except (OSError, ValueError, TypeError):

@@ -81,8 +81,8 @@ def look_in(folder: str) -> None:
 
 
 class _Folder(MetaPathFinder):
-    """Finds what nobody else found. At the end of ``sys.path``, the folder's ``opentelemetry.py`` would come
-    before the installed packages of that name, which have no ``__init__.py``."""
+    """Finds modules that nobody else found. At the end of ``sys.path``, the folder's ``opentelemetry.py``
+    would come before the installed packages of that name, which have no ``__init__.py``."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ALIVE = "gone_at > {now} AND renewed_at <= {now}"
-"""The SQL that finds, at one look, the workers that are there. One that renewed itself in the clock's future
-did so before the clock was put back, and does it again within seconds if it lives."""
+"""The SQL condition for a worker that is there. One that renewed itself in the clock's future did so before
+the clock was put back, and does it again within seconds if it lives."""
 
 
 @dataclass(frozen=True, slots=True)

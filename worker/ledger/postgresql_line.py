@@ -121,7 +121,7 @@ async def _connect(
 
 
 def _misread(error: Exception, url: str) -> str:
-    """What it means that the driver could not even try."""
+    """Say why the driver could not even try."""
     if postgresql_url.unnamed_user(url):
         return (
             f"the ledger's URL names no user, and user id {os.getuid()} has no name on this machine; write "

@@ -76,7 +76,7 @@ async def schema_of(connection: asyncpg.Connection, url: str) -> Schema:
 
 
 def way_out(url: str) -> str:
-    """Where a ledger can be when another program's tables are in its way."""
+    """Say what to do when another program's tables are in the ledger's way."""
     option = f"{'&' if urlsplit(url).query else '?'}options=-csearch_path%3Dsession_worker"
     return (
         "give the ledger a schema of its own (`CREATE SCHEMA session_worker`, and "

@@ -68,7 +68,7 @@ class Target(NamedTuple):
 
 
 def read(url: str) -> Target:
-    """Raises ValueError: a sentence; it quotes no value, for a URL may hold a password."""
+    """Raises ValueError if it cannot be used; the sentence quotes no value, for a URL may hold a password."""
     parts = database_url(url)
     for name, setting in os.environ.items():
         if name.startswith("PG") and setting != setting.encode(errors="replace").decode():
@@ -124,7 +124,7 @@ def place_of(url: str) -> str:
 
 
 def unnamed_user(url: str) -> bool:
-    """Whether ``url`` names no user, nor the environment, and this process's own has no name either."""
+    """Whether neither ``url`` nor the environment names a user, and the user of this process has no name."""
     parts = urlsplit(url)
     if parts.username or "user" in dict(parse_qsl(parts.query)) or os.environ.get("PGUSER"):
         return False
@@ -136,7 +136,7 @@ def unnamed_user(url: str) -> bool:
 
 
 def unreadable_file(url: str) -> str | None:
-    """Which of the files that asyncpg wants to read for ``url`` it cannot, why, and what to do."""
+    """The first file that asyncpg wants for ``url`` and cannot read, why, and what to do."""
     given = dict(parse_qsl(urlsplit(url).query))
     for name, (variable, usual) in _FILES.items():
         named = given.get(name) or os.environ.get(variable)

@@ -1,7 +1,7 @@
-"""Whether what was committed is in the files that a restart would open.
+"""Check that what was committed is in the files that a restart would open.
 
-SQLite looks at the names of its files only when it opens them. Whoever deletes, replaces or truncates the
-ledger's file, its ``-wal`` or its ``-shm`` meanwhile leaves it writing into files that nobody finds again.
+SQLite looks at the names of its files only when it opens them. If the ledger's file, its ``-wal`` or its
+``-shm`` is deleted, replaced or truncated meanwhile, it goes on writing into files that nobody finds again.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class OpenFiles:
         self._main_size, self._wal_size = main.st_size, wal.st_size
 
     def check_names(self) -> tuple[os.stat_result, os.stat_result]:
-        """The same for the names alone, within a transaction. What is known of the file and its ``-wal``."""
+        """Check the names alone, also within a transaction; return the state of the file and its ``-wal``."""
         main = self._check_main()
         wal, shm = _stat(self._wal_name), _stat(self._shm_name)
         if wal is None or _identity(wal) != self._wal:
@@ -88,7 +88,7 @@ class OpenFiles:
         return main, wal
 
     def save(self, database: sqlite3.Connection) -> None:
-        """Have all that was committed in files that the next connection will open.
+        """Put all that was committed into files that the next connection will open.
 
         Raises:
             sqlite3.Error: it is not, or not yet; ``database`` must stay open.
@@ -97,18 +97,19 @@ class OpenFiles:
         if self._names() == (self._wal, self._shm):
             self._checkpoint(database, "PASSIVE")
             return
-        # Other workers may have the same lost files open. Whoever of them commits now is waited for; whoever
-        # comes later looks at the names in his turn, and lets go of the files as well.
+        # Other workers may have the same lost files open. This waits for one that commits now; one that comes
+        # later looks at the names in its turn, and lets go of the files as well.
         database.execute("BEGIN IMMEDIATE")
         try:
-            saved = self._makes_way()
+            saved = self._clear_way()
         finally:
             database.execute("ROLLBACK")
         if not saved:
             self._checkpoint(database, "TRUNCATE")
 
-    def _makes_way(self) -> bool:
-        """Delete what the next connection must not find. True: all that was committed is where it looks."""
+    def _clear_way(self) -> bool:
+        """Delete files that the next connection must not find; return whether all that was committed is
+        already where it looks."""
         wal, shm = self._names()
         if self._is_saved() or (wal == self._wal and shm is not None):
             return True  # by another worker; or in the -wal, from which the maker of that -shm goes on
@@ -134,7 +135,7 @@ class OpenFiles:
         return _identity(about) == self._wal and not about.st_size
 
     def _begins(self) -> bool:
-        """Not with a hole, where a truncated one has grown again."""
+        """Whether the open ``-wal`` has its beginning: one that was truncated and grew has a hole there."""
         return _begin_of(self._wal_file, self._wal, len(_WAL_MAGIC)) in {b"", _WAL_MAGIC}
 
     def _is_copy(self) -> bool:

@@ -81,7 +81,7 @@ class Readable:
             time.sleep(0.05)
 
     def _ask_at_rest(self, question: Callable[[sqlite3.Connection], T]) -> T:
-        """Ask a file that nobody has open, as it lies there. Raises _DisturbedError: somebody opened it."""
+        """Ask a file that nobody has open. Raises _DisturbedError if a worker opened it meanwhile."""
         self._database = sqlite3.connect(
             f"file:{quote(str(self._path))}?mode=ro&immutable=1", uri=True, check_same_thread=False
         )
@@ -99,7 +99,7 @@ class Readable:
         raise _DisturbedError
 
     def _connects(self) -> bool:
-        """Connect as SQLite means it, if that makes no file that its owner could not write."""
+        """Connect as usual, if SQLite makes no file for it that the ledger's owner could not write to."""
         self._disconnect()  # what is left of a try that failed
         if os.geteuid() not in {0, self._path.stat().st_uid}:  # what root makes, SQLite gives to the owner
             self._guard = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
@@ -130,7 +130,7 @@ class Readable:
         return not shm.exists() and not (wal.exists() and wal.stat().st_size)
 
     def _look(self) -> list[object]:
-        """Which files there are now; something false for each that is missing."""
+        """The identity of each file that is there now; None for each that is missing."""
         found = []
         for file in (self._path, self._beside("-wal"), self._beside("-shm")):
             with suppress(FileNotFoundError):

@@ -199,7 +199,7 @@ class Writer:
         return database
 
     def _let_go(self) -> None:
-        """Have the next try make a connection of its own, unless this one has what nobody else could find."""
+        """Disconnect, so that the next try connects anew, once nothing is on this connection alone."""
         if self._database is not None:
             self._roll_back()
             self._files.save(self._database)

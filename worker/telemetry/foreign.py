@@ -1,4 +1,4 @@
-"""What handlers and libraries say by other means, as lines of the worker's log: one stream, one format.
+"""Lines of the worker's log from what handlers and libraries say by other means: one stream, one format.
 
 They may use structlog, ``logging``, ``warnings`` and ``print``, and set these up as they like: the worker's
 own lines depend on none of them.
@@ -32,7 +32,7 @@ _STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 
 @contextmanager
 def gathered() -> Iterator[None]:
-    """While this lasts, all that is said in this process is in the log; what it starts writes as before."""
+    """Put all that is said in this process into the log; processes that it starts write as before."""
     root, handler = logging.getLogger(), _Records()
     before = root.level, sys.stdout, sys.stderr
     printed = _Printed("stdout", "info", 1), _Printed("stderr", "warning", 2)
@@ -58,7 +58,7 @@ def level_of(number: int) -> str:
 
 
 def _method(level: str) -> Callable[..., None]:
-    # No name of a parameter may be in the way of a field's.
+    # Positional only: a field may have the name of any parameter.
     def tell(self: Logger, /, *said: Any, **fields: Any) -> None:
         self._tell(level, said, fields)
 
@@ -73,7 +73,7 @@ def _asynchronous(level: str) -> Callable[..., Any]:
 
 
 class Logger(structlog.BoundLoggerBase):
-    """structlog's, for which no value is wrong."""
+    """structlog's logger, which takes any value."""
 
     @classmethod
     def new_one(cls, *_: object) -> Logger:

@@ -171,7 +171,7 @@ def _serializer(kind: type[Event], names: list[str]) -> SchemaSerializer:
 
 
 def _fields(event: object, said: dict[str, Any]) -> dict[str, Any]:
-    """The line's fields as plain values. What has the name of one of ours is kept under another."""
+    """The line's fields as plain values. A field with the name of one of ours gets another name."""
     found: dict[str, Any] = {"event": event}
     if (error := values.exception(said.pop("exc_info", None))) is not None:
         found["exception"] = values.stack_trace(error)

@@ -1,4 +1,4 @@
-"""Whatever somebody gives the log, as values that JSON has: no value fails a line, or makes it endless."""
+"""Turn whatever somebody logs into values that JSON has: none fails a line, or makes it endless."""
 
 from __future__ import annotations
 
