@@ -28,7 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent
 OURS = tuple(str(ROOT / package) for package in ("client", "contracts", "worker"))
 HABITS = (
     *("SESSION_WORKER_", "OTEL_", "PG", "RABBITMQ_", "ERL_", "LC_", "LANG", "XDG_"),
-    *("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_", "PYTHONIOENCODING", "PYTHONWARNINGS"),
+    *("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_"),
+    *("PYTHONIOENCODING", "PYTHONUNBUFFERED", "PYTHONUTF8", "PYTHONWARNINGS"),
 )
 """Variables of who runs the tests, with which the programs would behave in another way."""
 EXTERNAL_BROKER = os.environ.get("SESSION_WORKER_TEST_AMQP_URL")
