@@ -110,9 +110,17 @@ def test_a_replay_of_all_letters_wants_a_yes(cli: Cli, amqp_url: str, sqlite_url
         assert cli("dead", "replay", option, **place).code == 0
 
 
-@pytest.mark.parametrize("command", ["replay", "purge"])
 @pytest.mark.parametrize(
-    ("key", "code", "left"), [("\n", 1, 2), ("n\n", 1, 2), ("\x03", 130, 2), ("\x04", 1, 2), ("y\n", 0, 0)]
+    ("command", "key", "code", "left"),
+    [
+        ("replay", "\n", 1, 2),
+        ("replay", "n\n", 1, 2),
+        ("replay", "\x03", 130, 2),
+        ("replay", "\x04", 1, 2),
+        ("replay", "y\n", 0, 0),
+        ("purge", "\n", 1, 2),
+        ("purge", "y\n", 0, 0),
+    ],
 )
 def test_at_a_terminal_it_asks(
     cli: Cli, amqp_url: str, sqlite_url: str, tmp_path: Path, command: str, key: str, code: int, left: int
