@@ -46,9 +46,10 @@ def variables() -> dict[str, str]:
 
 def files() -> dict[str, Path]:
     """The secret files with our prefix, by setting. Raises RefusedError."""
-    folder = os.environ.get(_FOLDER, SECRETS)
-    if _FOLDER not in os.environ and not os.path.lexists(SECRETS):
+    named = variables().get("secrets_dir")
+    if named is None and not os.path.lexists(SECRETS):
         return {}
+    folder = os.environ[named] if named else SECRETS
     if not folder.strip():
         raise RefusedError(f"{_FOLDER}: is empty; name the folder of the secret files, or remove it.")
     try:

@@ -32,6 +32,16 @@ def _refused(**flags: Any) -> str:
     return sentence
 
 
+def test_the_folder_of_secret_files_may_be_named_in_small_letters(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As any setting may."""
+    monkeypatch.delenv("SESSION_WORKER_SECRETS_DIR")
+    monkeypatch.setenv("session_worker_secrets_dir", str(tmp_path))
+    (tmp_path / "session_worker_prefix").write_text("orders")
+    assert load().prefix == "orders"
+
+
 def test_defaults_are_valid_and_local() -> None:
     settings = load()
     assert settings.amqp_urls == ("amqp://guest:guest@localhost:5672/",)
