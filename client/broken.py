@@ -15,7 +15,7 @@ from aiormq.exceptions import AMQPError, DeliveryError, PublishError
 from pamqp.exceptions import PAMQPException
 
 from contracts.objections import Kind, Objection, objection
-from contracts.trouble import words
+from contracts.trouble import why_lost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,7 +60,7 @@ def guard() -> Iterator[None]:
 def reason(error: BaseException | None) -> str:
     """Why the link is lost, in one sentence."""
     told = _objection(error)
-    return told.sentence if told else words(error)
+    return told.sentence if told else why_lost(error)
 
 
 def _objection(error: BaseException | None) -> Objection | None:

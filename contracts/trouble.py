@@ -26,8 +26,14 @@ def splits_login(url: str) -> bool:
     return re.search(r"//[^/?#]*[/?#].*@", url) is not None
 
 
-def words(error: BaseException | None) -> str:
-    """``error`` on one line, which is never empty: many exceptions have no text of their own."""
+def words(error: BaseException) -> str:
+    """``error`` on one line that says something: many exceptions have no text of their own."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else f"{type(error).__name__}, without a word"
+
+
+def why_lost(error: BaseException | None) -> str:
+    """The same for ``error``, or none, with which a connection ended."""
     text = " ".join(str(error or "").split())
     match error:
         case None | asyncio.CancelledError() | StopAsyncIteration():
@@ -38,7 +44,7 @@ def words(error: BaseException | None) -> str:
             return text or "there was no answer in time"
         case OSError() if not text:
             return f"the connection was lost ({type(error).__name__})"
-    return f"{type(error).__name__}: {text}" if text else f"{type(error).__name__}, without a word"
+    return words(error)
 
 
 def network_trouble(error: BaseException) -> str | None:
@@ -89,7 +95,7 @@ def unreachable(error: BaseException, where: str, url: str = "the URL") -> str:
     """Why there is no connection to ``where``, which itself has not said a word about it."""
     if any(isinstance(each, _HANG_UPS) for each in _chain(error)):
         return f"{where} closed the connection before it was open; make sure that it is the broker, and up"
-    why = network_trouble(error) or getattr(error, "strerror", None) or str(error) or words(error)
+    why = network_trouble(error) or getattr(error, "strerror", None) or str(error) or why_lost(error)
     return f"{where} cannot be reached ({why}); start it, or correct {url}"
 
 

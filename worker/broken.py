@@ -16,7 +16,7 @@ from aiormq.exceptions import (
 )
 
 from contracts.objections import Kind, objection
-from contracts.trouble import refusal, tls_hang_up, tls_trouble, unreachable, words
+from contracts.trouble import refusal, tls_hang_up, tls_trouble, unreachable, why_lost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,7 +77,7 @@ def lost_by(error: BaseException | None) -> LinkLostError:
     """The meaning of ``error``, by which a channel or connection was closed."""
     told = objection(str(error), queue="read")
     if told is None:
-        return LinkLostError(words(error))
+        return LinkLostError(why_lost(error))
     if told.kind is Kind.PERMISSION:
         return ForbiddenError(told.sentence)
     return LinkLostError(told.sentence, booting=told.kind is Kind.UNAVAILABLE, kind=told.kind)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiormq.exceptions import ConnectionClosed
 
-from contracts.trouble import words
+from contracts.trouble import why_lost
 from worker import frames
 from worker.broken import LinkLostError
 from worker.identifiers import new_message_id
@@ -223,7 +223,7 @@ class PublishChannel(RawChannel):
         error = None if closing.cancelled() else closing.exception()
         # The plain class stands for a broker that shuts down, its subclasses for what a client did wrong.
         accused = isinstance(error, ConnectionClosed) and type(error) is not ConnectionClosed
-        reason = "the channel was closed" if error is None else words(error)
+        reason = "the channel was closed" if error is None else why_lost(error)
         self._lose(ChannelLostError(reason, accused=accused))
 
     def _lose(self, lost: ChannelLostError) -> None:

@@ -15,7 +15,7 @@ from yarl import URL
 
 from contracts import Names
 from contracts.threads import in_own_thread
-from contracts.trouble import network_trouble, tls_trouble, words
+from contracts.trouble import network_trouble, tls_trouble, why_lost
 from worker.broken import vhost_of
 from worker.doctor.result import CHECK_SECONDS, at_a_loss, failed, ok, skipped, warning
 from worker.topology import Topology
@@ -153,7 +153,7 @@ class Management:
         cause = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(error, ValueError | HTTPException) or isinstance(cause, ConnectionResetError):
             return _UnreadableError(f"what answers at {self._where} is not RabbitMQ's", _FIX)
-        why = network_trouble(error) or (words(cause) if isinstance(cause, BaseException) else str(cause))
+        why = network_trouble(error) or (why_lost(cause) if isinstance(cause, BaseException) else str(cause))
         return _UnreadableError(
             f"{self._where} cannot be reached ({why})",
             f"enable it with `rabbitmq-plugins enable rabbitmq_management`, or {_FIX}",

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 import asyncpg
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
-from contracts.trouble import tls_trouble, words
+from contracts.trouble import tls_trouble, why_lost, words
 from worker.ledger import postgresql_url
 from worker.ledger.availability import BACKOFF
 from worker.ledger.base import LedgerError
@@ -157,7 +157,7 @@ def sentence(error: BaseException, url: str) -> str:
     elif isinstance(error, OSError) and place.startswith("socket "):
         what = "cannot be reached: check that the server runs, and that its socket is in that folder"
     else:
-        said = " ".join(str(error).split()) or words(error)
+        said = " ".join(str(error).split()) or why_lost(error)
         what = next(
             (meaning for kind, meaning in _MEANINGS.items() if isinstance(error, kind)),
             f"cannot be used: {said}",

@@ -16,6 +16,7 @@ from contracts.trouble import (
     tls_hang_up,
     tls_trouble,
     unreachable,
+    why_lost,
     words,
 )
 
@@ -66,10 +67,16 @@ def test_a_connection_that_does_not_come_about_is_told_without_the_systems_words
 )
 def test_every_error_has_words_on_one_line(error: BaseException | None) -> None:
     """Many have no text of their own: a reason such as "TimeoutError: " says nothing."""
-    said = words(error)
-    assert " " in said
-    assert "\n" not in said
-    assert not said.endswith(":")
+    for said in (why_lost(error), words(error or RuntimeError())):
+        assert " " in said
+        assert "\n" not in said
+        assert not said.endswith(":")
+
+
+def test_only_what_ended_a_connection_is_told_as_that() -> None:
+    """A module that asks for input where there is none fails with an EOFError, too."""
+    assert "the other side" in why_lost(EOFError("EOF when reading a line"))
+    assert words(EOFError("EOF when reading a line")) == "EOFError: EOF when reading a line"
 
 
 @pytest.mark.parametrize(
