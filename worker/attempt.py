@@ -18,6 +18,7 @@ from worker import retry
 from worker.handlers import Rejected
 from worker.identifiers import storable
 from worker.reply import OUR_FACTS
+from worker.telemetry import values
 from worker.telemetry.trace import current_trace
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Failure:
 
     @property
     def message(self) -> str:
-        return storable("".join(traceback.format_exception_only(self.error)).strip())
+        return storable(values.title(self.error))
 
     @property
     def detail(self) -> str:
@@ -69,7 +70,7 @@ class Failure:
 
     @property
     def stacktrace(self) -> str:
-        return storable("".join(traceback.format_exception(self.error))[-MAX_STACKTRACE:], MAX_STACKTRACE)
+        return storable(values.stack_trace(self.error)[-MAX_STACKTRACE:], MAX_STACKTRACE)
 
 
 async def run(

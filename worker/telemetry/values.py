@@ -12,7 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 ROOM = 100_000
 """Characters of a whole line before it is cut to fit: so many that no secret is cut before it is masked."""
@@ -58,9 +58,18 @@ def exception(exc_info: object) -> BaseException | None:
     return exc_info if issubclass(type(exc_info), BaseException) else sys.exc_info()[1]  # type: ignore[return-value]
 
 
+def title(error: BaseException) -> str:
+    """What a stack trace ends with: the error's type and message."""
+    return _shown(error, traceback.format_exception_only).strip()
+
+
 def stack_trace(error: BaseException) -> str:
+    return _shown(error, traceback.format_exception).rstrip("\n")
+
+
+def _shown(error: BaseException, show: Callable[[BaseException], list[str]]) -> str:
     try:
-        return "".join(traceback.format_exception(error)).rstrip("\n")
+        return "".join(show(error))
     except BaseException:  # noqa: BLE001 - as in `value`
         return f"{object.__repr__(error)} cannot be shown"
 

@@ -358,6 +358,27 @@ async def test_error_that_cannot_be_printed_still_has_a_name() -> None:
     assert "MuteError" in failure.stacktrace
 
 
+@pytest.mark.parametrize("raised", [RuntimeError("no"), KeyboardInterrupt()], ids=repr)
+@pytest.mark.parametrize("name", ["__notes__", "__cause__"])
+async def test_error_whose_parts_cannot_be_read_fails_its_attempt_alone(
+    name: str, raised: BaseException
+) -> None:
+    def read(_: object) -> Any:
+        raise raised
+
+    failure = await _failure(_raising(type("OddError", (Exception,), {name: property(read)})()))
+
+    assert failure.code is ErrorCode.HANDLER_FAILED
+    for text in (failure.message, failure.detail, failure.stacktrace):
+        assert "OddError" in text
+
+
+async def test_syntax_error_that_names_no_text_is_told() -> None:
+    """As a handler that reads templates may raise one."""
+    failure = await _failure(_raising(SyntaxError("odd", ("page", 1, 1, cast("str", 5)))))
+    assert "SyntaxError" in failure.message
+
+
 async def test_message_names_the_error_also_when_a_note_was_added_to_it() -> None:
     error = ValueError("the room is gone")
     error.add_note("while looking for a room")
