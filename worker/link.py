@@ -117,9 +117,11 @@ class Link:
             channel = await self._consuming.channel(ConsumeChannel, vital=True)
             channel.lane, channel.queue, channel.deliver = lane, queue, deliver
             channel.max_body_bytes = settings.max_body_bytes
-            await self._consuming.unless_lost(channel.subscribe(prefetch, consuming=consuming))
+            await self._consuming.unless_lost(channel.subscribe(prefetch, consuming=False))
             self._lanes.append(channel)
-        self.consuming = consuming
+        # Only now: what was delivered before a channel is refused would come back, once more for each link.
+        if consuming:
+            await self._consuming.unless_lost(self.resume())
 
     @property
     def blocked(self) -> bool:

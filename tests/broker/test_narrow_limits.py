@@ -78,6 +78,19 @@ def test_a_user_with_too_little_is_told_so_in_a_sentence(lab: Lab, user: str, li
     assert "Traceback" not in "".join(worker.output)
 
 
+def test_a_worker_that_lacks_a_channel_takes_no_request(lab: Lab, user: str) -> None:
+    """Handed back once for each of its links, a request would come nearer to the delivery limit."""
+    url = _url(lab, user)
+    lab.declare()
+    lab.broker.limit_user(user, "max-channels", 2)
+    send(lab, 1)
+
+    assert lab.worker(wait=False, amqp_url=url).wait(60) == 1
+
+    (waiting,) = lab.take("session.create")
+    assert not (waiting.properties.headers or {}).get("x-delivery-count")
+
+
 @pytest.fixture
 def narrow(own_rabbitmq: RabbitMQ, sqlite_url: str, tmp_path: Path) -> Iterator[Lab]:
     """A lab on a broker that allows two channels on a connection."""
