@@ -13,13 +13,13 @@ FORMER = Path("session-worker.db")
 def state_folder() -> Path:
     """The folder for what must outlive the worker; it need not be there yet."""
     service = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]  # systemd's
-    if service:
+    if os.path.isabs(service):  # noqa: PTH117 - which takes an empty one
         return Path(service)
     users = Path(os.environ.get("XDG_STATE_HOME", ""))
     if users.is_absolute():
         return users / "session-worker"
     home = Path(os.path.expanduser("~"))  # noqa: PTH111 - Path.home() raises for a user without a home
-    if os.geteuid() == 0 or not home.is_absolute() or not home.is_dir():
+    if os.geteuid() == 0 or not home.is_absolute() or not os.path.isdir(home):  # noqa: PTH112
         return Path("/var/lib/session-worker")
     return home / ".local/state/session-worker"
 

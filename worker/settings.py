@@ -7,6 +7,7 @@ named by ``SESSION_WORKER_SECRETS_DIR``), which is the place for URLs with passw
 
 from __future__ import annotations
 
+import os
 import re
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -333,7 +334,7 @@ def _read(flags: Mapping[str, Any], unused: Mapping[str, Any] = MappingProxyType
         origins |= {name: given.origin(variable) for name, variable in variables.items()}
         origins |= {name: f"--{name.replace('_', '-')}" for name in flags}
         raise RefusedError(*_sentences(error, origins)) from error
-    if "ledger_url" not in loaded.model_fields_set and places.FORMER.exists():
+    if "ledger_url" not in loaded.model_fields_set and os.path.exists(places.FORMER):  # noqa: PTH110 - raises nothing
         former, new = places.sqlite_url(places.FORMER.absolute()), places.default_ledger_url()
         raise RefusedError(
             f"ledger_url: not set, and this folder has a ledger {places.FORMER} of an earlier release. "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,7 +59,13 @@ def test_a_service_has_the_folder_that_systemd_gives_it(monkeypatch: pytest.Monk
     assert ledger() == Path("/var/lib/sessions/ledger.db")
 
 
-@pytest.mark.parametrize("home", ["/nonexistent", "relative"])
+def test_a_relative_folder_of_a_service_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be another one for each folder that a command is run in."""
+    monkeypatch.setenv("STATE_DIRECTORY", "sessions")
+    assert ledger().is_relative_to(tmp_path / ".local")
+
+
+@pytest.mark.parametrize("home", ["/nonexistent", "relative", "/" + "long" * 100])
 def test_a_user_without_a_home_is_a_services(monkeypatch: pytest.MonkeyPatch, home: str) -> None:
     monkeypatch.setenv("HOME", home)
     assert ledger() == SYSTEM / "ledger.db"
@@ -68,6 +75,18 @@ def test_root_looks_where_services_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also by sudo, which may leave the user's home."""
     monkeypatch.setattr("os.geteuid", lambda: 0)
     assert ledger() == SYSTEM / "ledger.db"
+
+
+def test_a_current_folder_or_home_that_may_not_be_entered_has_no_ledger(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`sudo -u` leaves a user in a folder of root's, and may leave root's home."""
+    monkeypatch.setattr("os.stat", _forbidden)
+    assert ledger() == SYSTEM / "ledger.db"
+
+
+def _forbidden(path: object, **_: object) -> None:
+    raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
 
 async def test_its_folder_is_made_for_the_user_alone(tmp_path: Path) -> None:
