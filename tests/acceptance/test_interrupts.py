@@ -61,11 +61,11 @@ def processes_of(folder: Path) -> list[str]:
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            known = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+            command, variables = (process / "cmdline").read_bytes(), (process / "environ").read_bytes()
         except OSError:
             continue
-        if os.fsencode(folder) in known:
-            found.append((process / "cmdline").read_text().replace("\0", " "))
+        if os.fsencode(folder) in command + variables:
+            found.append(os.fsdecode(command).replace("\0", " "))
     return found
 
 
