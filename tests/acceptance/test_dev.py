@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 __all__ = ["temporary_folder"]
 
 HANDLER = """
+import logging
+logging.basicConfig()
 async def handle(request, context):
+    logging.warning("handled here")
     return {"region": "eu-1"}
 """
 
@@ -52,6 +55,7 @@ def test_what_it_prints_can_be_pasted_and_nothing_is_left_however_it_ends(
         _, err = process.communicate(timeout=60)
         assert process.returncode == (-number if number is signal.SIGKILL else 0)
         assert "in place of SESSION_WORKER_AMQP_URL.\n" in err
+        assert err.count("handled here") == 1, "what it logs is in the worker's log alone, as in `run`"
     soon(lambda: not processes_of(temporary_folder) and not list(temporary_folder.iterdir()))
 
 

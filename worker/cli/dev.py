@@ -14,6 +14,7 @@ from worker import handlers, places, process, settings
 from worker.cli import console, interrupts, program
 from worker.cli.demo import show
 from worker.sandbox import RabbitMQ
+from worker.telemetry import foreign, log
 
 if TYPE_CHECKING:
     from worker.health import Report
@@ -32,8 +33,11 @@ def dev(handler: str | None) -> int:
     handlers.look_in(str(Path.cwd()))
     if ignored := [name for name in OWN if name in os.environ]:
         console.notices().print(f"Its own are used in place of {' and '.join(ignored)}.", soft_wrap=True)
-    # What is wrong with them is said before the broker takes its time.
-    handlers.load(_load(handler, "amqp://127.0.0.1/", "sqlite:///ledger.db").handler)
+    # What is wrong with settings and handler is said before the broker takes its time.
+    loaded = _load(handler, "amqp://127.0.0.1/", "sqlite:///ledger.db")
+    log.configure(loaded.log_level)
+    with foreign.gathered():  # as where the worker loads it: how it sets up logging adds no lines
+        handlers.load(loaded.handler)
     with ExitStack() as stack:
         with show.step("a private RabbitMQ", "it takes about ten seconds"):
             node = stack.enter_context(RabbitMQ())
