@@ -42,6 +42,10 @@ def _duration(value: object) -> object:
     return durations.seconds(value) if isinstance(value, str) else value
 
 
+def _unless_off(value: object) -> object:
+    return None if value == "off" else value
+
+
 def _duration_or_off(value: object) -> object:
     return None if value == "off" else _duration(value)
 
@@ -168,7 +172,7 @@ class Settings(BaseSettings):
         description="Address that `ops_port` listens on. `0.0.0.0`: open to everyone who can reach this "
         "machine; `::`: the same by IPv6 and IPv4.",
     )
-    management_url: SecretStr | None = Field(
+    management_url: Annotated[SecretStr | None, BeforeValidator(_unless_off)] = Field(
         default=None,
         description="URL of the broker's management interface, `http://host:15672`, where `doctor` looks for "
         "policies that void the promise; with user and password if they are not those of `amqp_url`.",

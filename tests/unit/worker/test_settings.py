@@ -9,6 +9,7 @@ from typing import Any
 import pydantic
 import pytest
 
+from worker.cli.flags import default_text
 from worker.given import RefusedError
 from worker.settings import CONSUMER_TIMEOUT, Settings, load, load_only, unknown_variables
 
@@ -244,6 +245,13 @@ def test_refusal_prints_no_password() -> None:
     with pytest.raises(RefusedError) as refused:
         load(amqp_url=f"http://u:{PASSWORD}@h/", ledger_url=f"mysql://u:{PASSWORD}@h/d")
     assert PASSWORD not in str(refused.value) + repr(refused.value)
+
+
+@pytest.mark.parametrize("name", sorted(Settings.model_fields.keys() - {"ledger_url"}))
+def test_a_default_may_be_written_as_the_page_shows_it(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    default = getattr(load(), name)
+    monkeypatch.setenv(f"SESSION_WORKER_{name.upper()}", default_text(Settings.model_fields[name]))
+    assert getattr(load(), name) == default
 
 
 def test_every_setting_says_what_it_is_for() -> None:
