@@ -99,7 +99,7 @@ def files(url: str) -> dict[str, int]:
 
 
 @only_root
-@pytest.mark.parametrize("mode", [0o644, 0o664, 0o640, 0o660], ids=oct)
+@pytest.mark.parametrize("mode", [0o640, 0o660], ids=oct)
 @pytest.mark.parametrize("end", ["stop", "die", "run on"])
 def test_who_reads_a_ledger_leaves_nothing_that_locks_its_owner_out(shared: str, mode: int, end: str) -> None:
     """Whether its worker was stopped or killed, or runs; then the owner's worker works as before."""
@@ -114,8 +114,8 @@ def test_who_reads_a_ledger_leaves_nothing_that_locks_its_owner_out(shared: str,
             process.stdin.close()
             process.wait(60)
         before = files(shared)
-        for program, said in ((READ, "2"), (READ, "2")):
-            assert run(program, shared, READER) == (said, "")
+        for _ in range(2):
+            assert run(READ, shared, READER) == ("2", "")
         if not mode & stat.S_IWGRP:
             assert "cannot be written" in run(PRUNE, shared, READER)[1]
             assert "cannot be written" in run(WORK, shared, READER)[1]
