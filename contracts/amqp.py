@@ -61,6 +61,11 @@ class Names:
         return f"{self.work}.dead"
 
     @property
+    def ledger(self) -> str:
+        """The stream that says which ledger the requests belong to."""
+        return f"{self.work}.ledger"
+
+    @property
     def replies(self) -> str:
         """Replies to requests that named no ``reply_to``."""
         return f"{self.prefix}.replies"

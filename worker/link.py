@@ -6,20 +6,22 @@ import asyncio
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING
 
+from contracts.amqp import Names
+from worker import marker
 from worker.broken import LinkLostError
 from worker.connection import Wire
 from worker.consumer import ConsumeChannel
 from worker.delivery import Lane
 from worker.publisher import Publisher
-from worker.telemetry.events import EntranceNotKept, unheard
+from worker.telemetry.events import EntranceNotKept, OwnerUnknown, unheard
 from worker.topology import NotPermittedError, TopologyError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from contracts.amqp import Names
     from worker.confirms import Message
     from worker.delivery import Delivery
+    from worker.ledger.base import Opened
     from worker.settings import Settings
     from worker.telemetry.events import Emit
     from worker.topology import Topology
@@ -29,6 +31,8 @@ ENTRANCE_SECONDS = 30.0
 """Between two looks whether requests still find their way in."""
 LONGEST_ENTRANCE_SECONDS = 600.0
 """The longest time between two looks, after several in a row that failed."""
+OWNER_SECONDS = 10.0
+"""How long the link waits at most for what the marker says."""
 
 
 class Link:
@@ -45,12 +49,14 @@ class Link:
         self._tasks = [asyncio.create_task(publisher.run(), name="confirm sweeper")]
 
     @classmethod
-    async def build(cls, settings: Settings, topology: Topology, emit: Emit = unheard) -> Link:
-        """Connect, and see to the topology.
+    async def build(
+        cls, settings: Settings, topology: Topology, emit: Emit = unheard, ledger: Opened | None = None
+    ) -> Link:
+        """Connect, see to the topology, and look whether the queues belong to ``ledger``.
 
         Raises:
             LinkLostError: the broker cannot be reached, went away meanwhile, or does not let us publish.
-            TopologyError: the queues are not what they must be.
+            TopologyError: the queues are not what they must be, or belong to another ledger.
         """
 
         async def open_wire(purpose: str) -> Wire:
@@ -66,6 +72,8 @@ class Link:
             publisher = Publisher(publishing, open_wire)
             undo.push_async_callback(publisher.close)
             await publisher.probe()
+            if ledger is not None:
+                await _check_owner(settings, open_wire, ledger, emit)
             undo.pop_all()
             link = cls(consuming, publishing, publisher)
             if settings.declare:
@@ -176,3 +184,29 @@ class Link:
             self._publishing.close(),
             asyncio.wait(self._tasks),
         )
+
+
+async def _check_owner(
+    settings: Settings, open_wire: Callable[[str], Awaitable[Wire]], ledger: Opened, emit: Emit
+) -> None:
+    """Raise TopologyError if the queues belong to another ledger than ``ledger``: a request that was answered
+    from that one would get a second session.
+
+    Queues of an earlier release, a user of one, or a broker without streams may lack what this takes: then it
+    is only told. The look has a connection of its own, since some brokers end a whole one over a stream.
+    """
+    names = Names(settings.prefix)
+    try:
+        async with AsyncExitStack() as undo, asyncio.timeout(OWNER_SECONDS):
+            wire = await open_wire("ledger")
+            undo.push_async_callback(wire.close)
+            if settings.declare:
+                await wire.unless_lost(marker.declare(wire, names.ledger))
+            owner = await wire.unless_lost(marker.owner(wire, names.ledger, marker.Ledger.of(ledger)))
+    except LinkLostError as lost:
+        emit(OwnerUnknown(names.ledger, str(lost)))
+    except TimeoutError:
+        emit(OwnerUnknown(names.ledger, f"the broker did not answer within {OWNER_SECONDS:g} s"))
+    else:
+        if owner.identity != ledger.identity:
+            raise TopologyError(marker.mismatch(names, owner))

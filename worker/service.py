@@ -118,7 +118,7 @@ class Service:
             slowest_retry=settings.retry_delays[-1],
             emit=self._emit,
         )
-        self._opened = Opened("", "")
+        self._opened = Opened("", "", "")
         self._link: Link | None = None
         self._no_link = self._no_ledger = STARTING
         self._started = False
@@ -243,7 +243,7 @@ class Service:
 
     async def _build_link(self) -> Link:
         """A link that consumes. It is ours before the first delivery comes, whose reply goes out by it."""
-        link = await Link.build(self._settings, self._topology, self._emit)
+        link = await Link.build(self._settings, self._topology, self._emit, self._opened)
         self._link = link
         try:
             # What is delivered while the ledger is away would count as lost with every link that is.

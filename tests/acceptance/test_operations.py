@@ -46,6 +46,7 @@ ELSEWHERE = {
     "useradd --system --home-dir /var/lib/session-worker --create-home session-worker": "there is no systemd",
     "systemctl enable --now session-worker": "there is no systemd",
     "journalctl --unit session-worker --lines 20": "there is no systemd, whose log this is",
+    "session-worker topology apply --adopt-ledger": "see tests/broker/test_marker.py",
     "TRACES=on docker compose --profile observability up --build": "there is no Docker; see test_compose.py",
 }
 ROLES = [f"session_{role}" for role in ("operator", "reader", "worker", "owner")]

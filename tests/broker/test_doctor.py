@@ -410,6 +410,7 @@ def test_a_ledger_that_may_lose_commits_or_takes_none_and_another_than_the_worke
     found = not_in_order(ask(sound, ledger_url=postgresql_url))
     assert {name: result.state for name, result in found.items()} == {
         "ledger durability": State.WARNING,
+        "owner": State.FAILED,
         "workers": State.WARNING,
     }
     assert "fsync" in found["ledger durability"].found
@@ -584,3 +585,14 @@ def test_a_worker_that_is_not_ready_says_so_on_its_ops_port(sound: Lab) -> None:
             "not ready: loop: starting" in fault(ask(sound, ops_port=port), "ops port", State.WARNING).found
         )
     assert not_in_order(ask(sound, ops_port=port)) == {}
+
+
+def test_queues_of_another_ledger_are_a_fault_that_names_it(sound: Lab, tmp_path: Path) -> None:
+    assert {result.name: result for result in ask(sound)}["owner"].state is State.OK
+    other = f"sqlite:///{tmp_path}/other.db"
+    asyncio.run(upgrade(other))
+
+    broken = fault(ask(sound, ledger_url=other), "owner")
+
+    assert f"belongs to another ledger, {sound.ledger_url} (made 20" in broken.found
+    assert "topology apply --adopt-ledger" in str(broken.fix)

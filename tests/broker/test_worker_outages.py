@@ -200,6 +200,7 @@ async def test_a_postgresql_that_is_away_pauses_consuming(
     with open_lab(rabbitmq, ledger_url, tmp_path) as lab:
         async with CountingProxy(lab.url) as proxy:
             worker = await asyncio.to_thread(lab.worker, amqp_url=proxy.url, concurrency=50)
+            proxy.deliveries = 0  # what the worker has read so far is whose ledger the queues belong to
             request_ids = await asyncio.to_thread(send, lab, 100, gate=str(lab.gate))
             await asyncio.to_thread(lab.running, 50)
             await asyncio.to_thread(own_postgresql.stop)

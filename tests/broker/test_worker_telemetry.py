@@ -41,6 +41,7 @@ ENDS = {
 """How the requests of `_send_all` end: outcome, error code, how many."""
 ELSEWHERE = {
     "LinkFailed": "tests/broker/test_worker_ops.py",
+    "OwnerUnknown": "tests/broker/test_marker.py",
     "EntranceNotKept": "tests/broker/test_narrow_limits.py",
     "ParkingLotRefused": "tests/broker/test_worker_parking.py",
     "CopyNotTaken": "tests/broker/test_worker_parking.py",

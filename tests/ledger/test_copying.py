@@ -9,7 +9,7 @@ import pytest
 
 from contracts import ErrorCode
 from tests.ledger.support import a_claim, completed, entry, failed, postponed, released, sql, take, worker
-from worker.ledger import LedgerError
+from worker.ledger import LedgerError, open_reader
 from worker.ledger.base import Claimed, Finished, Mismatch
 from worker.ledger.copy import BATCH, copy
 
@@ -65,6 +65,23 @@ async def test_what_was_known_is_known_and_goes_on(sqlite_url: str, postgresql_u
             assert taken.session_id == claim.session_id
             await ledger.finish(completed(new))
     assert await sql(postgresql_url, "SELECT count(*) FROM sessions") == [(3,)]
+
+
+async def identity(url: str) -> str:
+    reader = open_reader(url)
+    await reader.open()
+    try:
+        return await reader.identity()
+    finally:
+        await reader.close()
+
+
+async def test_a_copy_counts_as_the_same_ledger(sqlite_url: str, postgresql_url: str) -> None:
+    """The queues at the broker that belong to the one belong to the other then."""
+    await lived(sqlite_url)
+    assert await identity(postgresql_url) != await identity(sqlite_url)
+    await copy(sqlite_url, postgresql_url)
+    assert await identity(postgresql_url) == await identity(sqlite_url)
 
 
 async def test_more_than_a_batch_is_copied(sqlite_url: str, postgresql_url: str) -> None:

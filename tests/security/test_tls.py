@@ -37,6 +37,8 @@ def lab(secured: Secured, sqlite_url: str, tmp_path: Path) -> Iterator[Lab]:
     secured.broker.vhost(VHOST)
     with closing(Lab(secured.broker, VHOST, sqlite_url, tmp_path)) as lab:
         yield lab
+    with lab.requester() as requester:
+        requester.channel.queue_delete("session.create.ledger")  # the next test has another one
 
 
 @pytest.fixture

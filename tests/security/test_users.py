@@ -43,6 +43,7 @@ def lab(secured: Secured, sqlite_url: str, tmp_path: Path) -> Iterator[Lab]:
         for queue in lab.broker.queue_depths(VHOST):
             if queue.startswith("session."):
                 purge.channel.queue_purge(queue)
+        purge.channel.queue_delete("session.create.ledger")  # the next test has another one
 
 
 @pytest.fixture

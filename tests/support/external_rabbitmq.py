@@ -80,9 +80,9 @@ class ExternalRabbitMQ:
         self._call("PUT", f"/user-limits/{quote(user, safe='')}/{name}", {"value": value})
 
     def queue_depths(self, vhost: str) -> dict[str, int]:
-        """Messages of each queue, ready and unacknowledged together, as of some seconds ago."""
+        """Messages of each queue, ready and unacknowledged together, as of some seconds ago; no streams."""
         queues = self._call("GET", f"/queues/{quote(vhost, safe='')}")
-        return {queue["name"]: queue.get("messages", 0) for queue in queues}
+        return {queue["name"]: queue.get("messages", 0) for queue in queues if queue.get("type") != "stream"}
 
     def delete_queue(self, vhost: str, name: str) -> None:
         self._call("DELETE", f"/queues/{quote(vhost, safe='')}/{quote(name, safe='')}")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from worker.connection import Wire
     from worker.doctor.result import Result
+    from worker.marker import Ledger
     from worker.settings import Settings
     from worker.topology import Topology
 
@@ -36,12 +37,47 @@ def schema(of: str, prefix: str | None) -> None:
     console.document(documents[of](), indent=2)
 
 
-def topology_apply(**flags: str | None) -> None:
-    """Declare what the worker needs."""
-    loaded = given.load_only(**flags)
-    asyncio.run(_at_broker(loaded, lambda topology, wire: topology.apply(wire)))
+def topology_apply(*, adopt: bool, ledger_url: str | None, **flags: str | None) -> None:
+    """Declare what the worker needs; ``adopt``: and have it belong to this ledger."""
+    from contracts import Names
+    from worker import marker
+    from worker.topology import TopologyError
+
+    if ledger_url is not None and not adopt:
+        raise typer.BadParameter("only --adopt-ledger takes a ledger.", param_hint="--ledger-url")
+    loaded = given.load_only(**flags, **({"ledger_url": ledger_url} if adopt else {}))
+    names = Names(loaded.prefix)
+    ledger = None
+    if adopt:
+        with asyncio.Runner(loop_factory=PlainLoop) as runner:
+            ledger = runner.run(_identified(loaded))
+
+    async def apply(topology: Topology, wire: Wire) -> None:
+        await topology.apply(wire)
+        await marker.declare(wire, names.ledger, anew=ledger is not None)
+        if ledger is not None:
+            owner = await marker.owner(wire, names.ledger, ledger)
+            if owner.identity != ledger.identity:  # a worker that runs, or another operator, was faster
+                raise TopologyError(marker.mismatch(names, owner))
+
+    asyncio.run(_at_broker(loaded, apply))
     topology = _topology(loaded)
     console.results().print(f"Exchange {topology.exchange} and {len(topology.queues)} queues are there.")
+    if ledger is not None:
+        console.results().print(f"They belong to the ledger {ledger.name}.")
+
+
+async def _identified(loaded: Settings) -> Ledger:
+    from worker.ledger import name_of, open_reader
+    from worker.marker import Ledger
+
+    url = loaded.ledger_url.get_secret_value()
+    reader = open_reader(url)
+    try:
+        await reader.open()
+        return Ledger(await reader.identity(), name_of(url))
+    finally:
+        await reader.close()
 
 
 def topology_check(**flags: str | None) -> int:

@@ -396,11 +396,21 @@ def dead_purge(
 
 
 @topology.command("apply")
-def topology_apply(amqp_url: AmqpUrl = None, prefix: Prefix = None, retry_delays: RetryDelays = None) -> None:
+def topology_apply(
+    adopt_ledger: Annotated[
+        bool,
+        typer.Option("--adopt-ledger", help="Have the queues belong to this ledger from now on."),
+    ] = False,
+    amqp_url: AmqpUrl = None,
+    ledger_url: LedgerUrl = None,
+    prefix: Prefix = None,
+    retry_delays: RetryDelays = None,
+) -> None:
     """Declare the exchange and the queues. Safe to repeat."""
     from worker.cli.admin import topology_apply
 
-    topology_apply(amqp_url=amqp_url, prefix=prefix, retry_delays=retry_delays)
+    flags = {"amqp_url": amqp_url, "prefix": prefix, "retry_delays": retry_delays}
+    topology_apply(adopt=adopt_ledger, ledger_url=ledger_url, **flags)
 
 
 @topology.command("check")

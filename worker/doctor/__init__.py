@@ -33,6 +33,7 @@ async def examine(settings: Settings, clock: Callable[[], float] = time.time) ->
         *ledger.results,
         *broker.results,
         *policies,
+        *together.owner(settings, ledger, broker),
         together.workers(settings, ledger, broker),
         await together.retention(settings, broker, clock),
     ]

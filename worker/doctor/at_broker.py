@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from yarl import URL
 
 from contracts import Names
 from contracts.objections import Kind, objection
+from worker import marker
 from worker.broken import ConnectError, ForbiddenError, LinkLostError, broker_errors, port_of, vhost_of
 from worker.connection import Wire
 from worker.doctor.result import (
@@ -47,12 +49,13 @@ TRAPS = (
 
 @dataclass(slots=True)
 class AtBroker:
-    """``found``: by part; empty when the broker was not reached. ``blocked``: there is an alarm (None: nobody
-    knows)."""
+    """``found``: by part; empty when the broker was not reached. ``blocked``: there is an alarm. ``owner``:
+    the ledger that the queues belong to. (None: nobody knows.)"""
 
     results: list[Result] = field(default_factory=list)
     found: dict[str, Found] = field(default_factory=dict)
     blocked: bool | None = None
+    owner: marker.Ledger | None = None
 
     def queue(self, name: str) -> Found | None:
         return self.found.get(f"queue {name}")
@@ -100,6 +103,10 @@ async def _examine(settings: Settings, wire: Wire, here: AtBroker) -> None:
         here.results.append(failed(name, f"the connection was lost meanwhile ({lost})", "run this again"))
     else:
         here.results.append(alarms(here.blocked))
+        with suppress(LinkLostError, TimeoutError):  # it is not there, or this user may not look
+            async with asyncio.timeout(CHECK_SECONDS):
+                owner = marker.first(wire, Names(settings.prefix).ledger, wait=CHECK_SECONDS)
+                here.owner = await wire.unless_lost(owner)
 
 
 async def _reach(url: str) -> tuple[Result, Wire | None]:

@@ -19,7 +19,7 @@ from worker import durations
 from worker.doctor.result import CHECK_SECONDS, Result, at_a_loss, failed, ok, refused, skipped, warning
 from worker.ledger.base import LedgerError
 from worker.ledger.membership import ALIVE
-from worker.ledger.migrate import check_current
+from worker.ledger.migrate import IDENTITY, check_current
 from worker.ledger.sqlite_file import (
     BUSY_TIMEOUT,
     ESTIMATE,
@@ -67,11 +67,12 @@ SELECT count(*) FILTER (WHERE {_ALIVE}), count(*) FILTER (WHERE NOT ({_ALIVE})) 
 
 @dataclass(slots=True)
 class AtLedger:
-    """``alive``, ``gone``: the workers that are registered (None: nobody knows)."""
+    """``alive``, ``gone``: the workers registered. ``identity``: see ``Opened``. None: nobody knows."""
 
     results: list[Result] = field(default_factory=list)
     alive: int | None = None
     gone: int | None = None
+    identity: str | None = None
 
 
 async def examine(settings: Settings, clock: Callable[[], float]) -> AtLedger:
@@ -102,6 +103,7 @@ def _examine_file(path: Path, settings: Settings, here: AtLedger) -> None:
     try:
         version = file.ask(version_of)
         check_current("sqlite", version)
+        (here.identity,) = file.ask(lambda database: database.execute(IDENTITY).fetchone())
         here.alive, here.gone = file.ask(lambda database: database.execute(_WORKERS, {"now": now}).fetchone())
         rows = file.ask(lambda database: database.execute(f"SELECT {ESTIMATE}").fetchone()[0])
     finally:

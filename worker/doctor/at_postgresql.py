@@ -9,6 +9,7 @@ from worker.doctor.at_ledger import clock_skew, size
 from worker.doctor.result import State, failed, ok, refused, warning
 from worker.ledger.base import LedgerError
 from worker.ledger.membership import ALIVE
+from worker.ledger.migrate import IDENTITY
 from worker.ledger.postgresql_line import AWAY, connect, hang_up, sentence
 from worker.ledger.postgresql_schema import ESTIMATE, check_grants, check_schema
 
@@ -80,6 +81,7 @@ async def _examine(
     here.results.append(clock_skew(moment - (before + clock()) / 2))
     if lacking is None:
         ((here.alive, here.gone),) = await connection.fetch(_WORKERS)
+        here.identity = (await connection.fetchval(IDENTITY)).isoformat(timespec="microseconds")
 
 
 async def _try_to_write(connection: asyncpg.Connection) -> None:

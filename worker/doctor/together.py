@@ -6,10 +6,10 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from contracts import Names
-from worker import durations
+from worker import durations, marker
 from worker.broken import LinkLostError
 from worker.dead import ParkingLot
-from worker.doctor.result import CHECK_SECONDS, at_a_loss, ok, skipped, warning
+from worker.doctor.result import CHECK_SECONDS, at_a_loss, ok, refused, skipped, warning
 from worker.topology import TopologyError
 
 if TYPE_CHECKING:
@@ -45,6 +45,16 @@ def workers(settings: Settings, ledger: AtLedger, broker: AtBroker) -> Result:
         found = f"{found}, and nobody consumes {names.undelivered}"
         return warning("workers", found, "start one with `session-worker run`: it consumes both")
     return ok("workers", found)
+
+
+def owner(settings: Settings, ledger: AtLedger, broker: AtBroker) -> list[Result]:
+    """Whether the queues belong to this ledger; nothing where nobody knows."""
+    if ledger.identity is None or broker.owner is None:
+        return []
+    names = Names(settings.prefix)
+    if broker.owner.identity == ledger.identity:
+        return [ok("owner", f"{names.work} belongs to this ledger")]
+    return [refused("owner", TopologyError(marker.mismatch(names, broker.owner)), "")]
 
 
 async def retention(settings: Settings, broker: AtBroker, clock: Callable[[], float]) -> Result:

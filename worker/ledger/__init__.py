@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from contracts.threads import in_own_thread
 from worker.ledger.base import LedgerError
 from worker.ledger.membership import Membership
+from worker.places import sqlite_url
 from worker.telemetry.events import unheard
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from worker.ledger.prune import Pruner
     from worker.telemetry.events import Emit
 
-__all__ = ["LedgerError", "open_ledger", "open_pruner", "open_reader", "upgrade"]
+__all__ = ["LedgerError", "name_of", "open_ledger", "open_pruner", "open_reader", "upgrade"]
 
 
 def open_ledger(
@@ -69,6 +70,17 @@ def open_pruner(url: str) -> Pruner:
     from worker.ledger.postgresql_pruner import PostgreSQLPruner
 
     return PostgreSQLPruner(url)
+
+
+def name_of(url: str) -> str:
+    """The ledger at ``url`` for people: without a password, and wherever it is read. Raises LedgerError."""
+    if _is_sqlite(url):
+        from worker.ledger.sqlite_file import path_of
+
+        return sqlite_url(path_of(url).absolute())
+    from worker.ledger.postgresql_url import place_of
+
+    return f"postgresql://{place_of(url)}"
 
 
 async def upgrade(url: str) -> tuple[int, int]:

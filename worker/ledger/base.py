@@ -277,9 +277,10 @@ class Recent:
 
 @value
 class Opened:
-    """Which ledger was opened, for people: ``name`` has no password; ``holds`` says how many requests are
-    there, as far as that can be told at once."""
+    """Which ledger was opened. ``identity``: the moment in which it was made, which its copies keep. ``name``
+    is for people, without a password. ``holds``: how many requests are there, as far as is known at once."""
 
+    identity: str
     name: str
     holds: str
 
@@ -361,6 +362,9 @@ class LedgerReader(Protocol):
         """The entries to which all that is given applies, the newest first. ``since``: in seconds before now,
         by ``received_at``. ``error_code``: why it failed, or its last attempt did. ``undeliverable``: so was
         its reply."""
+
+    async def identity(self) -> str:
+        """See ``Opened``."""
 
     async def count_sessions(self) -> int: ...
 

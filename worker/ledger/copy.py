@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from worker.ledger.base import LedgerError
 from worker.ledger.membership import ALIVE
-from worker.ledger.migrate import check_current
+from worker.ledger.migrate import IDENTITY, check_current
 from worker.ledger.postgresql_line import AWAY, connect_for_people, hang_up, sentence
 from worker.ledger.postgresql_schema import check_schema
 from worker.ledger.sqlite_file import connect, path_of, version_of
@@ -45,6 +45,11 @@ async def copy(source: str, target: str) -> tuple[int, int]:
                 await connection.execute("LOCK TABLE requests IN EXCLUSIVE MODE")
                 if await connection.fetchval("SELECT EXISTS (SELECT FROM requests)"):
                     raise LedgerError("the ledger to copy to has requests already: name an empty one")
+                (made,) = file.execute(IDENTITY).fetchone()  # from now on it is the same ledger
+                await connection.execute(
+                    "UPDATE schema_version SET applied_at = $1 WHERE version = 1",
+                    datetime.fromisoformat(made),
+                )
                 return await _table(file, "requests", connection), await _table(file, "sessions", connection)
     except sqlite3.Error as error:
         raise LedgerError(sentence_of_file(error, path)) from error

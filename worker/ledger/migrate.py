@@ -78,6 +78,10 @@ def stranger(found: Mapping[str, AbstractSet[str]], version: object) -> str | No
     return next((name for name in needed if not needed[name] <= found.get(name, frozenset())), None)
 
 
+IDENTITY = "SELECT applied_at FROM schema_version WHERE version = 1"
+"""When a ledger was made, to the microsecond: no two are the same. A copy takes it over."""
+
+
 def missing(database: Literal["sqlite", "postgresql"], version: int) -> list[Migration]:
     """What a schema at ``version`` (0: there is none) still lacks.
 

@@ -25,7 +25,7 @@ from worker.ledger.held import Found, Held, not_postponed, reopened, repeated
 from worker.ledger.notes import LazyNotes, Note
 from worker.ledger.postgresql_line import Line, Lines
 from worker.ledger.postgresql_register import Register
-from worker.ledger.postgresql_schema import check_grants, check_schema, holds_of, upgrade_database
+from worker.ledger.postgresql_schema import check_grants, check_schema, opened, upgrade_database
 from worker.ledger.postgresql_statements import (
     CLAIM,
     FINISH,
@@ -36,7 +36,6 @@ from worker.ledger.postgresql_statements import (
     RELEASE,
     REOPEN,
 )
-from worker.ledger.postgresql_url import place_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Container, Sequence
@@ -99,12 +98,12 @@ class PostgreSQLLedger:
             connection = await self._lines.open()
             await check_schema(connection, self._url)
             await check_grants(connection, self._url)
-            held = await holds_of(connection, self._url)
+            about = await opened(connection, self._url)
             await self._register.join()
         except BaseException:
             await self.close()
             raise
-        return Opened(f"postgresql://{place_of(self._url)}", held)
+        return about
 
     async def close(self) -> None:
         self._lazy_notes.flush()

@@ -11,6 +11,7 @@ from contracts import RequestStatus
 from worker.ledger.base import COUNTED, Entry, Glimpse, LedgerError, Recent
 from worker.ledger.held import OF_SESSION, REPLAYED, condition, matching
 from worker.ledger.membership import ALIVE
+from worker.ledger.migrate import IDENTITY
 from worker.ledger.postgresql_line import AWAY, connect_for_people, hang_up, sentence
 from worker.ledger.postgresql_schema import check_schema
 
@@ -89,6 +90,10 @@ class PostgreSQLReader:
             WHERE received_at >= coalesce(now() - $1::float8 * interval '1 second', '-infinity')
                 {wanted} ORDER BY received_at DESC LIMIT $2"""
         return [_entry(row) for row in await self._fetch(query, *values)]
+
+    async def identity(self) -> str:
+        made: datetime = (await self._fetch(IDENTITY))[0][0]
+        return made.isoformat(timespec="microseconds")
 
     async def count_sessions(self) -> int:
         return int((await self._fetch("SELECT count(*) FROM sessions"))[0][0])

@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from worker.ledger.base import COUNTED, LedgerError, holds
-from worker.ledger.migrate import check_current, has_version, migrations, missing, stranger, tables
+from worker.ledger.base import COUNTED, LedgerError, Opened, holds
+from worker.ledger.migrate import IDENTITY, check_current, has_version, migrations, missing, stranger, tables
 from worker.ledger.postgresql_line import AWAY, connect_for_people, hang_up, sentence
 from worker.ledger.postgresql_url import place_of
 
@@ -106,13 +106,16 @@ async def check_grants(connection: asyncpg.Connection, url: str) -> None:
         raise LedgerError(f"the ledger's user lacks privileges: {grants} (docs/security.md has all of them)")
 
 
-async def holds_of(connection: asyncpg.Connection, url: str) -> str:
-    """See ``Opened``. Raises LedgerError."""
+async def opened(connection: asyncpg.Connection, url: str) -> Opened:
+    """Raises LedgerError."""
     try:
         ((counted, estimated),) = await connection.fetch(_COUNTS)
+        made = await connection.fetchval(IDENTITY)
     except AWAY as error:
         raise LedgerError(sentence(error, url)) from error
-    return holds(counted, estimated)
+    return Opened(
+        made.isoformat(timespec="microseconds"), f"postgresql://{place_of(url)}", holds(counted, estimated)
+    )
 
 
 async def upgrade_database(url: str) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from contracts.threads import in_own_thread
 from worker.ledger.base import COUNTED, Entry, Glimpse, Recent
 from worker.ledger.held import OF_SESSION, REPLAYED, condition, matching
 from worker.ledger.membership import ALIVE
-from worker.ledger.migrate import check_current
+from worker.ledger.migrate import IDENTITY, check_current
 from worker.ledger.sqlite_file import check_there, version_of
 from worker.ledger.sqlite_reading import Readable
 from worker.ledger.sqlite_steps import iso
@@ -92,6 +92,9 @@ class SQLiteReader:
         query = f"{_ENTRY} WHERE received_at >= ? {wanted} ORDER BY received_at DESC LIMIT {bind(limit)}"
         rows = await self._ask(lambda database: database.execute(query, values).fetchall())
         return [_entry(row) for row in rows]
+
+    async def identity(self) -> str:
+        return str((await self._ask(lambda database: database.execute(IDENTITY).fetchone()))[0])
 
     async def count_sessions(self) -> int:
         row = await self._ask(lambda database: database.execute("SELECT count(*) FROM sessions").fetchone())

@@ -17,6 +17,7 @@ from worker.ledger.availability import BACKOFF
 from worker.ledger.base import LedgerError, Opened, holds
 from worker.ledger.group_commit import RefusedError
 from worker.ledger.membership import Watch
+from worker.ledger.migrate import IDENTITY
 from worker.ledger.sqlite_file import COUNTS, connect, open_upgraded, sentence
 from worker.ledger.sqlite_open_files import LostError, OpenFiles
 from worker.ledger.sqlite_steps import Transaction
@@ -69,13 +70,14 @@ class Writer:
             self._files.opened(self._database)
             self._transact([], sweep=True)
             counts = self._database.execute(COUNTS).fetchone()
+            (identity,) = self._database.execute(IDENTITY).fetchone()
         except BaseException as error:
             self._disconnect()
             if isinstance(error, sqlite3.Error):
                 raise LedgerError(sentence(error, self._path)) from error
             raise
         self._thread.start()
-        return Opened(sqlite_url(self._path.absolute()), holds(*counts))
+        return Opened(identity, sqlite_url(self._path.absolute()), holds(*counts))
 
     def commit(self, steps: Sequence[AnyStep]) -> Future[list[AnyAnswer]]:
         """Commit ``steps`` together. The future raises RefusedError, or LedgerError once it is stopped."""

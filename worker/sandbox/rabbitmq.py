@@ -153,14 +153,14 @@ class RabbitMQ(Server):
         self.eval(f'ok = rabbit_auth_backend_internal:set_user_limits({arguments}, <<"sandbox">>)')
 
     def queue_depths(self, vhost: str) -> dict[str, int]:
-        """Messages of each queue, ready and unacknowledged together, as they are now."""
+        """Messages of each queue, ready and unacknowledged together, as they are now; no streams."""
         # A quorum queue's figures in the node's tables are seconds old: its leader is asked.
         answer = self.eval(
             "[{base64:encode_to_string(element(4, amqqueue:get_name(Q))), case amqqueue:get_type(Q) of"
             " rabbit_quorum_queue -> {ok, {_, N}, _} ="
             " ra:leader_query(amqqueue:get_pid(Q), fun rabbit_fifo:query_messages_total/1), N;"
             " _ -> proplists:get_value(messages, rabbit_amqqueue:info(Q, [messages])) end}"
-            f" || Q <- rabbit_amqqueue:list({_binary(vhost)})]"
+            f" || Q <- rabbit_amqqueue:list({_binary(vhost)}), amqqueue:get_type(Q) =/= rabbit_stream_queue]"
         )
         pairs = [part.split(",") for part in answer.strip("[]").replace("},{", "} {").split()]
         return {

@@ -202,6 +202,15 @@ class WorkerUp(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class OwnerUnknown(Event):
+    """Whether the queues belong to this ledger could not be looked up in the stream `marker`: the worker goes
+    on as if they did."""
+
+    marker: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class LinkFailed(Event):
     """The broker cannot be reached, or its queues are not right; the next try is in `retry_in` seconds."""
 

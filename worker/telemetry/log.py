@@ -44,6 +44,7 @@ LINES: dict[type[Event], tuple[str, str]] = {
     events.LedgerPruned: ("info", "ledger pruned"),
     events.LedgerNotPruned: ("warning", "ledger not pruned"),
     events.WorkerUp: ("info", "worker up"),
+    events.OwnerUnknown: ("warning", "ledger of the queues unknown"),
     events.LinkFailed: ("warning", "no link to the broker"),
     events.LinkLost: ("warning", "link lost"),
     events.EntranceNotKept: ("warning", "entrance not kept"),

@@ -37,6 +37,7 @@ SOME_ID = "3f2504e0-4f89-41d3-9a0c-0305e82c3301"
         ("requests --since yesterday", "30s, 15m, 1h or 7d"),
         ("schema reply", "request, response or asyncapi"),
         ("demo --count 1", "--count"),
+        ("topology apply --ledger-url sqlite:///l.db", "--adopt-ledger"),
         ("run --no-such-option", "--no-such-option"),
         ("no-such-command", "no-such-command"),
     ],

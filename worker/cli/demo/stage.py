@@ -128,12 +128,13 @@ async def knock(amqp_url: str) -> None:
 
 async def remove_queues(stage: Stage) -> None:
     """Take the demo's exchange and queues off a broker that is not the demo's own."""
-    topology = Topology.of(Names(stage.prefix), RETRY_DELAYS)
+    names = Names(stage.prefix)
+    topology = Topology.of(names, RETRY_DELAYS)
     try:
         async with await aio_pika.connect(stage.amqp_url, timeout=START_SECONDS) as connection:
             channel = await connection.channel()
-            for queue in topology.queues:
-                await channel.queue_delete(queue.name)
+            for queue in (*(queue.name for queue in topology.queues), names.ledger):
+                await channel.queue_delete(queue)
             await channel.exchange_delete(topology.exchange)
     except (aio_pika.exceptions.AMQPError, OSError) as error:
         left = f"The demo's queues, {stage.prefix}.*, may be left at the broker"
