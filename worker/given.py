@@ -59,8 +59,14 @@ def files() -> dict[str, Path]:
             f"{_FOLDER}: the folder {folder} cannot be read by uid {os.geteuid()} ({error.strerror}); "
             "correct it, or name another."
         ) from error
-    ours = [path for path in paths if path.name.upper().startswith(PREFIX)]
-    return {path.name.upper().removeprefix(PREFIX).lower(): path for path in ours}
+    found: dict[str, Path] = {}
+    for path in paths:
+        setting = path.name.upper().removeprefix(PREFIX).lower()
+        if path.name.upper().startswith(PREFIX) and found.setdefault(setting, path) != path:
+            raise RefusedError(
+                f"{setting}: two secret files give it, {found[setting]} and {path}; remove one."
+            )
+    return found
 
 
 def secret(setting: str, path: Path) -> str:
@@ -72,6 +78,8 @@ def secret(setting: str, path: Path) -> str:
                 f"{where} is a folder (Docker makes one where a mount's source is missing); put the file "
                 "with the value in its place."
             )
+        if path.exists() and not path.is_file():
+            raise RefusedError(f"{where} is no regular file; put a file with the value in its place.")
         return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise RefusedError(

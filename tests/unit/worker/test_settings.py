@@ -305,6 +305,22 @@ def test_a_secret_that_is_a_folder_is_refused(tmp_path: Path) -> None:
         load()
 
 
+def test_a_secret_that_nobody_may_ever_write_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "session_worker_ledger_url")
+    with pytest.raises(RefusedError, match="is no regular file"):
+        load()
+
+
+def test_two_secret_files_for_one_setting_are_refused(tmp_path: Path) -> None:
+    """One of them would be ignored silently."""
+    for name in ("session_worker_ledger_url", "SESSION_WORKER_LEDGER_URL"):
+        (tmp_path / name).write_text(f"sqlite:///{name}.db")
+    with pytest.raises(RefusedError, match="two secret files give it") as refused:
+        load()
+    for path in tmp_path.iterdir():
+        assert str(path) in str(refused.value)
+
+
 def test_a_secret_that_may_not_be_read_is_refused_with_file_and_user(tmp_path: Path) -> None:
     path = tmp_path / "session_worker_ledger_url"
     path.symlink_to(tmp_path / "gone")
