@@ -44,6 +44,11 @@ def path_of(url: str) -> Path:
         raise LedgerError(
             "the ledger's URL names no file: write sqlite:///file.db or sqlite:////folder/file.db"
         )
+    if "?" in url or "#" in url:
+        raise LedgerError(
+            "a SQLite ledger's URL takes no parameters: leave out what begins with ? or #, or write %3F or "
+            "%23 where it is part of the file's name"
+        )
     return Path(path)
 
 

@@ -124,3 +124,15 @@ def test_a_ledger_that_is_named_or_not_used_is_no_question(
     assert load(ledger_url="sqlite:///session-worker.db")
     monkeypatch.setenv("SESSION_WORKER_LEDGER_URL", places.default_ledger_url())
     assert load()
+
+
+@pytest.mark.parametrize("rest", ["?mode=ro", "#x"])
+def test_parameters_are_not_taken_for_a_part_of_the_name(rest: str) -> None:
+    """They would make another ledger than the one that was meant."""
+    with pytest.raises(LedgerError, match="takes no parameters"):
+        path_of(f"sqlite:////folder/ledger.db{rest}")
+
+
+def test_a_name_may_have_every_character() -> None:
+    path = Path("/folder ?/ledger#%.db")
+    assert path_of(places.sqlite_url(path)) == path
