@@ -181,9 +181,9 @@ def _place(code: CodeType, line: int) -> str:
 
 def _innermost(error: BaseException) -> list[tuple[FrameType, int]]:
     """Where the error, or the one that it stands for, was raised: the frame and the line, innermost last."""
-    while isinstance(error, BaseExceptionGroup):
+    while isinstance(error, BaseExceptionGroup) and error.exceptions[0].__traceback__ is not None:
         error = error.exceptions[0]
-    if error.__traceback__ is None and error.__cause__ is not None:
+    if _beyond_this_file(error.__traceback__) is None and error.__cause__ is not None:
         error = error.__cause__
     return list(traceback.walk_tb(_beyond_this_file(error.__traceback__)))[-MAX_FRAMES:]
 

@@ -288,6 +288,15 @@ async def test_detail_names_the_error_and_the_innermost_places(
     ]
 
 
+@pytest.mark.parametrize(
+    "error", [ExceptionGroup("never raised", [ValueError()]), StopIteration()], ids=["group", "cause"]
+)
+async def test_detail_names_a_place_also_of_an_error_that_stands_for_another(error: Exception) -> None:
+    """Python makes a RuntimeError of a StopIteration, with no place in the handler."""
+    failure = await _failure(_raising(error))
+    assert "in handle (" in failure.detail
+
+
 async def test_detail_is_bounded_however_long_names_and_message_are() -> None:
     scope: dict[str, Any] = {"error": ValueError("x" * 5000)}
     name = "f" * 5000
