@@ -212,6 +212,8 @@ class Settings(BaseSettings):
         url = value.get_secret_value()
         if not url.startswith(("sqlite:///", "postgresql://", "postgres://")):
             raise ValueError("write sqlite:///path.db or postgresql://user:password@host/database")
+        if "\n" in url:  # what follows would be taken for a part of the file's name, and printed
+            raise ValueError("must be one line; remove what follows the URL")
         if not url.startswith("sqlite:"):
             postgresql_url.read(url)
         return value

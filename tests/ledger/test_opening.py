@@ -82,6 +82,13 @@ def test_a_sqlite_url_must_name_a_file(url: str) -> None:
         open_reader(url)
 
 
+async def test_what_is_no_regular_file_is_refused_before_sqlite_touches_it() -> None:
+    """SQLite would leave a journal beside a device."""
+    with pytest.raises(LedgerError, match="/dev/null is no regular file"):
+        await upgrade("sqlite:////dev/null")
+    assert not Path("/dev/null-journal").exists()
+
+
 def test_postgresql_is_imported_only_for_its_urls() -> None:
     """A worker on SQLite does not need the driver, nor the time to load it."""
     program = (

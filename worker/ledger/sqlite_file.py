@@ -40,7 +40,7 @@ _SENTENCES = {
 def path_of(url: str) -> Path:
     """The file of ``sqlite:///relative.db`` or ``sqlite:////absolute.db``."""
     path = unquote(url.removeprefix("sqlite:///"))
-    if not url.startswith("sqlite:///") or path in {"", "/", ":memory:"} or "\0" in path:
+    if not url.startswith("sqlite:///") or path in {"", "/", ":memory:"} or {*"\0\n\r"} & {*path}:
         raise LedgerError(
             "the ledger's URL names no file: write sqlite:///file.db or sqlite:////folder/file.db"
         )
@@ -114,6 +114,8 @@ def open_upgraded(path: Path) -> tuple[sqlite3.Connection, int]:
         LedgerError: it cannot be used; a sentence for people.
     """
     _see_to_folder(path.parent)
+    if path.exists() and not path.is_file():
+        raise LedgerError(f"the ledger {path} is no regular file: name another one")
     retrying = Retrying(
         retry=retry_if_exception(is_busy),
         stop=stop_after_delay(OPEN_TIMEOUT),

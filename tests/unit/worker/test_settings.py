@@ -463,3 +463,14 @@ def test_a_secret_file_that_nothing_reads_is_found_too(tmp_path: Path) -> None:
     (tmp_path / "session_worker_ledger").write_text("postgresql://ledger/")
     (tmp_path / "of_another_program").write_text("x")
     assert unknown_variables() == {f"{tmp_path}/session_worker_ledger": "session_worker_ledger_url"}
+
+
+def test_a_second_line_of_a_ledgers_url_is_refused_and_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be a password that was written into the wrong file."""
+    (tmp_path / "session_worker_ledger_url").write_text("sqlite:////srv/ledger.db\n\nhunter2\n")
+    monkeypatch.setenv("SESSION_WORKER_SECRETS_DIR", str(tmp_path))
+    refused = _refused_by_load()
+    assert "must be one line" in refused
+    assert "hunter2" not in refused
