@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Literal
 from uuid import uuid4
@@ -64,7 +65,8 @@ async def test_500_concurrent_calls_each_get_their_own_answer(
         responses = await asyncio.gather(*(client.request(request) for request in requests))
     assert [response.request_id for response in responses] == [request.request_id for request in requests]
     assert {r.payload.session_id for r in responses} == {session_id_of(r.request_id) for r in requests}
-    assert len(responder.requests) == 500
+    asked = {json.loads(message.body)["request_id"] for message in responder.requests}
+    assert asked == {str(request.request_id) for request in requests}
 
 
 async def test_a_request_is_published_as_the_contract_says(amqp_url: str, responder: Responder) -> None:
@@ -293,7 +295,7 @@ async def test_a_cancelled_call_leaves_nothing_behind(amqp_url: str, responder: 
         (lambda url: str(URL(url).with_user("nobody").with_password("s3cret")), "login of user nobody"),
         (
             lambda url: str(URL(url).with_path("/not-there")),
-            "this broker has no vhost not-there, or user guest",
+            r"this broker has no vhost not-there, or user \w+ may not",
         ),
         (lambda _: "amqp://guest:s3cret@127.0.0.1:1/", "connection refused: nothing listens there"),
     ],

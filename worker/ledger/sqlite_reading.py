@@ -27,6 +27,8 @@ T = TypeVar("T")
 
 _SHARED_SIZE, _SHARED_FIRST = 510, 0x40000002
 """What SQLite locks of the file while it has it open. Nobody deletes the ``-wal`` and ``-shm`` meanwhile."""
+_MODE_AT, _WAL_MODE = 18, b"\2"
+"""Where the file's header says how it is written."""
 _PATIENCE = 2.0
 """Seconds to wait for a worker that is just starting or stopping."""
 
@@ -101,7 +103,10 @@ class Readable:
     def _connects(self) -> bool:
         """Connect as usual, if SQLite makes no file for it that the ledger's owner could not write to."""
         self._disconnect()  # what is left of a try that failed
-        if os.geteuid() not in {0, self._path.stat().st_uid}:  # what root makes, SQLite gives to the owner
+        if self._in_wal_mode() and os.geteuid() not in {
+            0,
+            self._path.stat().st_uid,
+        }:  # what root makes, SQLite gives to the owner
             self._guard = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 fcntl.lockf(self._guard, fcntl.LOCK_SH | fcntl.LOCK_NB, _SHARED_SIZE, _SHARED_FIRST)
@@ -125,9 +130,14 @@ class Readable:
             self._guard = None
 
     def _at_rest(self) -> bool:
-        """Whether no process has it open, and all of it is in the one file."""
+        """Whether no process has it open, and all of it is in the one file. Outside of WAL mode only SQLite's
+        locks tell, so that there it is opened as usual, which makes no files."""
         wal, shm = self._beside("-wal"), self._beside("-shm")
-        return not shm.exists() and not (wal.exists() and wal.stat().st_size)
+        return self._in_wal_mode() and not shm.exists() and not (wal.exists() and wal.stat().st_size)
+
+    def _in_wal_mode(self) -> bool:
+        with self._path.open("rb") as file:
+            return file.read(_MODE_AT + 1)[_MODE_AT:] == _WAL_MODE
 
     def _look(self) -> list[object]:
         """The identity of each file that is there now; None for each that is missing."""
