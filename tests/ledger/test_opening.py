@@ -179,8 +179,8 @@ async def test_sqlite_refuses_a_file_that_is_none(tmp_path: Path) -> None:
 
 
 async def test_sqlite_refuses_a_folder_as_its_file(tmp_path: Path) -> None:
-    """What cannot be opened at all is said so."""
-    assert "cannot be opened" in await refusal(f"sqlite:///{tmp_path}")
+    """What can never be opened is said so."""
+    assert "is no regular file" in await refusal(f"sqlite:///{tmp_path}")
 
 
 @contextmanager
