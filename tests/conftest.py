@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,6 +81,17 @@ def _none_of_our_tasks_runs() -> bool:
     left = [name for name, code in codes if code is not None and code.co_filename.startswith(OURS)]
     assert not left, f"tasks still running after the test: {left}"
     return True
+
+
+@pytest_asyncio.fixture
+async def full_pool() -> AsyncIterator[None]:
+    """asyncio's pool has one thread, which is taken until the test ends."""
+    over = threading.Event()
+    pool = ThreadPoolExecutor(1)
+    asyncio.get_running_loop().set_default_executor(pool)
+    pool.submit(over.wait, 60)
+    yield
+    over.set()
 
 
 @pytest.fixture(scope="session")

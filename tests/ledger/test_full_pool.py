@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -13,18 +11,10 @@ import pytest
 from worker.ledger import open_ledger, open_pruner, open_reader, upgrade
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
 
 
-@pytest.fixture(autouse=True)
-async def full_pool() -> AsyncIterator[None]:
-    """asyncio's pool has one thread, which is taken until the test ends."""
-    over = threading.Event()
-    pool = ThreadPoolExecutor(1)
-    asyncio.get_running_loop().set_default_executor(pool)
-    pool.submit(over.wait, 60)
-    yield
-    over.set()
+pytestmark = pytest.mark.usefixtures("full_pool")
 
 
 async def _open_and_close_the_ledger(url: str) -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 import pytest
 from yarl import URL
@@ -13,19 +10,7 @@ from yarl import URL
 from client import tls
 from contracts.threads import in_own_thread
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-
-@pytest.fixture(autouse=True)
-async def full_pool() -> AsyncIterator[None]:
-    """asyncio's pool has one thread, which is taken until the test ends."""
-    over = threading.Event()
-    pool = ThreadPoolExecutor(1)
-    asyncio.get_running_loop().set_default_executor(pool)
-    pool.submit(over.wait, 60)
-    yield
-    over.set()
+pytestmark = pytest.mark.usefixtures("full_pool")
 
 
 async def test_a_tls_context_is_made_while_the_pool_is_full() -> None:
