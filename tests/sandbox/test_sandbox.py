@@ -255,10 +255,18 @@ def test_an_alarm_blocks_who_publishes_until_it_is_cleared(node: RabbitMQ) -> No
         connection.add_on_connection_blocked_callback(lambda *_: news.append("blocked"))
         connection.add_on_connection_unblocked_callback(lambda *_: news.append("unblocked"))
         channel = connection.channel()
+
+        def told() -> bool:
+            # Who published before the alarm reached the connection's process is told at the next message only.
+            channel.basic_publish("", "nowhere", b"x")
+            connection.process_data_events(time_limit=0)
+            return news == ["blocked"]
+
         node.set_alarm(True)
-        channel.basic_publish("", "nowhere", b"x")
-        soon(lambda: connection.process_data_events(time_limit=0) or news == ["blocked"])
-        node.set_alarm(False)
+        try:
+            soon(told)
+        finally:
+            node.set_alarm(False)
         soon(lambda: connection.process_data_events(time_limit=0) or news == ["blocked", "unblocked"])
 
 

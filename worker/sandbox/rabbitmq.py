@@ -185,8 +185,12 @@ class RabbitMQ(Server):
         return int(self.eval(f"Pids = {_connections(vhost)}, {close}, length(Pids)"))
 
     def set_alarm(self, on: bool) -> None:
-        """Raise or clear the memory alarm: while it is on, the broker reads nothing from who publishes."""
-        self.eval(f"vm_memory_monitor:set_vm_memory_high_watermark({'0.000001' if on else '0.6'})")
+        """Raise or clear the memory alarm, and wait until every connection has been told: while it is on, the
+        broker reads nothing from who publishes."""
+        watermark = "0.000001" if on else "0.6"
+        self.eval(
+            f"vm_memory_monitor:set_vm_memory_high_watermark({watermark}), rabbit_alarm:get_alarms(), ok"
+        )
 
     def eval(self, expression: str, timeout: float = 60.0) -> str:
         """Evaluate an Erlang expression in the node and return the value as text.
