@@ -18,7 +18,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY contracts contracts
 COPY client client
 COPY worker worker
-RUN /opt/pip/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheel . \
+RUN /opt/pip/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheel ./contracts ./client . \
     && /opt/pip/bin/pip --python /opt/session-worker/bin/python install --no-deps --prefix /code /wheel/*.whl
 
 
@@ -38,6 +38,6 @@ USER 10001:10001
 ENV STATE_DIRECTORY=/var/lib/session-worker
 WORKDIR /var/lib/session-worker
 # Alive, not ready: who replaces unhealthy containers must not do so because the broker is away.
-HEALTHCHECK --interval=15s --timeout=10s --start-period=30s CMD ["python", "-m", "worker.cli.healthcheck"]
+HEALTHCHECK --interval=15s --timeout=10s --start-period=30s CMD ["python", "-m", "session_worker.cli.healthcheck"]
 ENTRYPOINT ["session-worker"]
 CMD ["run"]

@@ -9,8 +9,8 @@ STAMP := $(VENV)/.installed
 BENCH_VENV := .venv-bench
 LOWEST_VENV := .venv-lowest
 BENCH_STAMP := $(BENCH_VENV)/.installed
-COMPILE := $(BIN)/pip-compile --quiet --strip-extras --no-annotate --no-header --allow-unsafe \
-	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options
+COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-annotate --no-header \
+	--no-emit-package session-client --no-emit-package session-contracts
 
 # Tests mostly wait: three at a time, each with servers of its own, are quicker even on two cores.
 ON_TESTS := -m pytest -n 3 --dist worksteal
@@ -25,7 +25,8 @@ help: ## List the commands
 
 setup: $(STAMP) ## Install the project and its tools into .venv
 
-$(STAMP): requirements-dev.lock pyproject.toml scripts/make-venv
+PROJECTS := pyproject.toml client/pyproject.toml contracts/pyproject.toml
+$(STAMP): requirements-dev.lock $(PROJECTS) scripts/make-venv
 	@scripts/make-venv $(VENV)
 	@touch $@
 
@@ -46,7 +47,7 @@ bench-quick: servers setup ## See that the benchmarks run and every answer is ri
 	@$(BIN)/python -m benchmarks.run drain --contestants echo,ours-sqlite,ours-postgresql \
 		--requests 500 --repetitions 1
 
-$(BENCH_STAMP): requirements-bench.lock pyproject.toml scripts/make-venv
+$(BENCH_STAMP): requirements-bench.lock $(PROJECTS) scripts/make-venv
 	@scripts/make-venv $(BENCH_VENV) requirements-bench.lock
 	@touch $@
 
@@ -95,12 +96,11 @@ run: setup ## Run the worker with the SESSION_WORKER_* settings of the environme
 	@exec $(BIN)/session-worker run
 
 lock: setup ## Pin the newest allowed versions of all dependencies
-	@$(COMPILE) --upgrade --extra otel --generate-hashes --output-file requirements.lock pyproject.toml
-	@$(COMPILE) --upgrade --only-build-deps --build-deps-for wheel --generate-hashes \
-		--output-file requirements-build.lock pyproject.toml
-	@$(COMPILE) --upgrade --extra dev --output-file requirements-dev.lock pyproject.toml
-	@$(COMPILE) --upgrade --extra bench --constraint requirements-dev.lock \
-		--output-file requirements-bench.lock pyproject.toml
+	@$(BIN)/python -m pip install --quiet 'uv>=0.9,<1'
+	@$(COMPILE) --extra otel --generate-hashes --output-file requirements.lock pyproject.toml
+	@echo 'hatchling>=1.27,<2' | $(COMPILE) --generate-hashes --output-file requirements-build.lock -
+	@$(COMPILE) --extra dev --output-file requirements-dev.lock pyproject.toml
+	@$(COMPILE) --extra bench --constraint requirements-dev.lock --output-file requirements-bench.lock pyproject.toml
 
 clean: ## Remove the virtual environment and every cache
 	@rm -rf $(VENV) $(BENCH_VENV) $(LOWEST_VENV) benchmarks/peers/build build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

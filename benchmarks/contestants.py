@@ -60,7 +60,7 @@ def _ours(ledger: str, title: str) -> Contestant:
     return Contestant(
         name=f"ours-{ledger}",
         title=f"Session Worker, {title}",
-        command=("-m", "worker.cli", "run"),
+        command=("-m", "session_worker.cli", "run"),
         format=Session(SESSION_QUEUE, message_type="CreateSessionRequest"),
         promise=Promise(
             validated="contract, limits, reply address",

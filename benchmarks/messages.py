@@ -11,7 +11,7 @@ from uuid import UUID
 from pamqp import commands
 
 from benchmarks.wire import Message, Reply
-from contracts import new_request_id
+from session_contracts import new_request_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable

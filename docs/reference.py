@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
-from contracts.amqp import Names
-from contracts.errors import ERRORS
-from contracts.status import mermaid
-from worker.cli.flags import LONGEST_DEFAULT, default_text
-from worker.settings import Settings
-from worker.telemetry.events import EVENTS
-from worker.telemetry.log import LINES
-from worker.telemetry.metrics import METRICS
-from worker.telemetry.traces import ATTRIBUTES
-from worker.topology import Topology
+from session_contracts.amqp import Names
+from session_contracts.errors import ERRORS
+from session_contracts.status import mermaid
+from session_worker.broker.topology import Topology
+from session_worker.cli.flags import LONGEST_DEFAULT, default_text
+from session_worker.settings.model import Settings
+from session_worker.telemetry.events import EVENTS
+from session_worker.telemetry.log import LINES
+from session_worker.telemetry.metrics import METRICS
+from session_worker.telemetry.traces import ATTRIBUTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -15,9 +15,9 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from client import RequestFailed, RequestTimedOut, SessionClient, SessionClientError
-from contracts import CreateSessionResponse, ErrorCode
-from contracts.errors import ERRORS
+from session_client import RequestFailed, RequestTimedOut, SessionClient, SessionClientError
+from session_contracts import CreateSessionResponse, ErrorCode
+from session_contracts.errors import ERRORS
 
 AMQP_URL = os.environ.get("AMQP_URL", "amqp://guest:guest@localhost:5672/")
 ANSWER_SECONDS = float(os.environ.get("ANSWER_SECONDS", "30"))

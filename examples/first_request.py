@@ -3,7 +3,7 @@
 import asyncio
 import sys
 
-from client import RequestFailed, SessionClient, SessionClientError
+from session_client import RequestFailed, SessionClient, SessionClientError
 
 
 async def main(url: str) -> None:

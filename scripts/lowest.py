@@ -14,7 +14,6 @@ NOT_FOR_TESTS = {
     "asyncpg-stubs",
     "import-linter",
     "mypy",
-    "pip-tools",
     "ruff",
     "types-jsonschema",
     "types-pyyaml",
@@ -27,11 +26,12 @@ def main() -> None:
     lock = (ROOT / "requirements-dev.lock").read_text()
     pinned = dict(re.findall(r"^([\w-]+)==([^\s;]+)", lock, re.MULTILINE))
     oldest = [Requirement(text) for text in project["dependencies"] + extras["otel"]]
+    oldest = [each for each in oldest if each.name not in ("session-client", "session-contracts")]
     for requirement in oldest:
         (version,) = (each.version for each in requirement.specifier if each.operator == ">=")
         condition = f"; {requirement.marker}" if requirement.marker else ""
         sys.stdout.write(f"{requirement.name}=={version}{condition}\n")
-    tools = {Requirement(text).name for text in extras["dev"]} | {"setuptools"}
+    tools = {Requirement(text).name for text in extras["dev"]}
     for name in sorted(tools - NOT_FOR_TESTS - {requirement.name for requirement in oldest}):
         sys.stdout.write(f"{name}=={pinned[name]}\n")
 

@@ -15,13 +15,13 @@ from uuid import uuid4
 import pytest
 import pytest_asyncio
 
+from session_worker.ledger import upgrade
+from session_worker.sandbox import PostgreSQL, RabbitMQ
 from tests.support.external_rabbitmq import ExternalRabbitMQ
 from tests.support.guard import Guard, heed_signals
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import eventually
 from tests.support.worker_process import WorkerProcess
-from worker.ledger import upgrade
-from worker.sandbox import PostgreSQL, RabbitMQ
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

@@ -10,7 +10,7 @@ import asyncpg
 from faststream import FastStream
 from faststream.rabbit import Channel, QueueType, RabbitBroker, RabbitQueue
 
-from contracts import (
+from session_contracts import (
     CreateSessionRequest,
     CreateSessionResponse,
     RequestStatus,

@@ -6,8 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from contracts import CreateSessionRequest
-    from worker.handlers import Context
+    from session_contracts import CreateSessionRequest
+    from session_worker.operations.handlers import Context
 
 
 async def wait(request: CreateSessionRequest, context: Context) -> None:  # noqa: ARG001 -- the signature asked for

@@ -14,7 +14,7 @@ from benchmarks.load import warm_up
 from benchmarks.messages import new_request
 from benchmarks.plan import Measurement
 from benchmarks.scenarios.drain import drain
-from contracts import new_request_id
+from session_contracts import new_request_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from session_worker.sandbox import RabbitMQ
     from tests.acceptance.conftest import Cli
     from tests.support.worker_process import WorkerProcess
-    from worker.sandbox import RabbitMQ
 
 HANDLER = """
 from pathlib import Path
 
-from worker.retry import PermanentError
+from session_worker.requests.retry import PermanentError
 
 
 async def handle(request, context):

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from session_worker.cli import program
+from session_worker.cli.dev import _Guide
+from session_worker.runtime.health import Report
+from session_worker.settings.model import load
 from tests.acceptance.conftest import environment
 from tests.acceptance.test_interrupts import processes_of, started, temporary_folder
 from tests.support.waiting import soon
-from worker.cli import program
-from worker.cli.dev import _Guide
-from worker.health import Report
-from worker.settings import load
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Cli

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 
-from client import RequestFailed, SessionClient
+from session_client import RequestFailed, SessionClient
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +25,7 @@ FIELDS = (
     "reply, received_at, finished_at, next_attempt_at, history"
 )
 HANDLER = """
-from worker.handlers import Rejected
+from session_worker.operations.handlers import Rejected
 
 async def handle(request, context):
     if request.user_id == "nobody":

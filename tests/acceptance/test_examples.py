@@ -16,17 +16,17 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from session_worker.sandbox.workspace import free_port
 from tests.acceptance.conftest import environment
 from tests.support.waiting import soon
-from worker.sandbox.workspace import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from session_worker.sandbox import RabbitMQ
     from tests.acceptance.conftest import Cli
     from tests.support.external_rabbitmq import ExternalRabbitMQ
     from tests.support.worker_process import WorkerProcess
-    from worker.sandbox import RabbitMQ
 
     StartWorker = Callable[..., WorkerProcess]
 
@@ -38,7 +38,7 @@ HANDLER = """
 import asyncio
 from pathlib import Path
 
-from worker.handlers import Rejected
+from session_worker.operations.handlers import Rejected
 
 async def handle(request, context):
     if request.user_id == "nobody":

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from session_worker.ledger import open_reader
+from session_worker.sandbox.workspace import free_port
 from tests.acceptance.conftest import environment
 from tests.broker.lab import answer, request
 from tests.support import stand_ins
@@ -19,15 +21,13 @@ from tests.support.pages import blocks
 from tests.support.requester import Requester
 from tests.support.waiting import soon
 from tests.support.worker_process import PROGRAM
-from worker.ledger import open_reader
-from worker.sandbox.workspace import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from session_worker.sandbox import RabbitMQ
     from tests.support.external_rabbitmq import ExternalRabbitMQ
     from tests.support.worker_process import WorkerProcess
-    from worker.sandbox import RabbitMQ
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
 REQUESTERS, EACH = 10, 100

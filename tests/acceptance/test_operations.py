@@ -17,6 +17,10 @@ from uuid import uuid4
 import pika
 import pytest
 
+from session_worker.runtime.stopping import SHUTDOWN_SECONDS
+from session_worker.runtime.supervisor import LAST_SECONDS
+from session_worker.sandbox.workspace import free_port
+from session_worker.settings.model import Settings
 from tests.broker.lab import answer, code_of, lock_ledger, request
 from tests.support import stand_ins
 from tests.support.ops import Ops
@@ -24,15 +28,11 @@ from tests.support.pages import blocks, follow, mentions
 from tests.support.requester import Requester
 from tests.support.waiting import soon
 from tests.support.worker_process import PROGRAM
-from worker.sandbox.workspace import free_port
-from worker.settings import Settings
-from worker.stopping import SHUTDOWN_SECONDS
-from worker.supervisor import LAST_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from worker.sandbox import PostgreSQL, RabbitMQ
+    from session_worker.sandbox import PostgreSQL, RabbitMQ
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "operations.md"

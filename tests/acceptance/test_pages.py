@@ -8,8 +8,8 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+from session_worker.operations.handlers import Context
 from tests.support.pages import blocks, follow, mentions
-from worker.handlers import Context
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"

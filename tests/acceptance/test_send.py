@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 
-from contracts import CreateSessionResponse
+from session_contracts import CreateSessionResponse
 from tests.acceptance.conftest import environment
 from tests.support.worker_process import PROGRAM
 

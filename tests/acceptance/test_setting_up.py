@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pika
 import pytest
 
-from contracts import CreateSessionRequest, CreateSessionResponse, Names, asyncapi
+from session_contracts import CreateSessionRequest, CreateSessionResponse, Names, asyncapi
 from tests.acceptance.conftest import environment
 from tests.support.worker_process import WorkerProcess
 
@@ -134,7 +134,7 @@ def test_schema_prints_an_asyncapi_document_of_the_prefix(cli: Cli) -> None:
 def test_help_is_quick_because_it_imports_nothing_heavy(cli: Cli) -> None:
     """Seconds depend on the machine; what is imported does not."""
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "worker.cli", "--help"],
+        [sys.executable, "-X", "importtime", "-m", "session_worker.cli", "--help"],
         env=environment(),
         capture_output=True,
         text=True,
@@ -143,5 +143,7 @@ def test_help_is_quick_because_it_imports_nothing_heavy(cli: Cli) -> None:
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
 
     assert "typer" in imported
-    assert imported.isdisjoint({"pydantic", "aiormq", "asyncpg", "rich.console", "structlog", "contracts"})
+    assert imported.isdisjoint(
+        {"pydantic", "aiormq", "asyncpg", "rich.console", "structlog", "session_contracts"}
+    )
     assert cli("--version").out == f"session-worker {version('session-worker')}\n"

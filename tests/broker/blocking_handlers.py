@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from contracts import CreateSessionRequest
-    from worker.handlers import Context
+    from session_contracts import CreateSessionRequest
+    from session_worker.operations.handlers import Context
 
 
 def _wait_for(file: str) -> None:

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from session_worker.sandbox.workspace import free_port
 from tests.broker.lab import Lab, open_lab
 from tests.support.ops import Ops
-from worker.sandbox.workspace import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from session_worker.sandbox import RabbitMQ
     from tests.support.external_rabbitmq import ExternalRabbitMQ
-    from worker.sandbox import RabbitMQ
 
 
 @pytest.fixture

@@ -11,11 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worker.handlers import Context, Rejected
-from worker.retry import PermanentError
+from session_worker.operations.handlers import Context, PermanentError, Rejected
 
 if TYPE_CHECKING:
-    from contracts import CreateSessionRequest
+    from session_contracts import CreateSessionRequest
 
 
 RESULTS: dict[str, dict[str, Any]] = {

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from session_worker.broker import link
 from tests.broker.handlers_for_tests import scripted
-from worker import link
 
 __all__ = ["scripted"]
 

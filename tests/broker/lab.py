@@ -15,17 +15,17 @@ from uuid import UUID, uuid4
 import jsonschema
 import pika
 
+from session_worker.ledger import open_reader
 from tests.support.requester import RawReply, Requester
 from tests.support.waiting import soon
 from tests.support.worker_process import WorkerProcess
-from worker.ledger import open_reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from session_worker.ledger.base import Entry
+    from session_worker.sandbox import RabbitMQ
     from tests.support.external_rabbitmq import ExternalRabbitMQ
-    from worker.ledger.base import Entry
-    from worker.sandbox import RabbitMQ
 
     Broker = RabbitMQ | ExternalRabbitMQ
 

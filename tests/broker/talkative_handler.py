@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import structlog
 
 if TYPE_CHECKING:
-    from contracts import CreateSessionRequest
-    from worker.handlers import Context
+    from session_contracts import CreateSessionRequest
+    from session_worker.operations.handlers import Context
 
 # As modules do that were written for programs of their own.
 logging.basicConfig(level=logging.DEBUG, format="%(message)s")

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import pytest
 import uvloop
 
-from client import SessionClient
+from session_client import SessionClient
+from session_worker.ledger.postgresql.line import connect, hang_up
+from session_worker.loop import PlainLoop, new_event_loop
 from tests.broker.lab import code_of, send
 from tests.support import addresses
 from tests.support.responder import responding
 from tests.support.tcp_proxy import TcpProxy
-from worker.ledger.postgresql_line import connect, hang_up
-from worker.loop import PlainLoop, new_event_loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

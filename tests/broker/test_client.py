@@ -12,7 +12,7 @@ import aio_pika
 import pytest
 from yarl import URL
 
-from client import (
+from session_client import (
     ClientClosed,
     ConnectionFailed,
     ReplyInvalid,
@@ -21,7 +21,13 @@ from client import (
     RequestTimedOut,
     SessionClient,
 )
-from contracts import CreateSessionPayload, CreateSessionRequest, CreateSessionResponse, ErrorCode, Names
+from session_contracts import (
+    CreateSessionPayload,
+    CreateSessionRequest,
+    CreateSessionResponse,
+    ErrorCode,
+    Names,
+)
 from tests.support.responder import answer, refusal, responding, session_id_of
 from tests.support.waiting import eventually
 
@@ -181,7 +187,7 @@ async def test_a_try_that_times_out_is_sent_again_with_the_same_id(
     amqp_url: str, responder: Responder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One call, three publishes: each with its own message id and less time to live."""
-    monkeypatch.setattr("client.call.FIRST_TRY_SECONDS", 0.1)
+    monkeypatch.setattr("session_client.call.FIRST_TRY_SECONDS", 0.1)
     responder.ignore = 2
     async with SessionClient(amqp_url) as client:
         response = await client.create_session(user_id=USER, timeout=20)

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Literal
 import aio_pika
 import pytest
 
-from client import ClientClosed, ConnectionFailed, RequestNotRouted, RequestTimedOut, SessionClient
+from session_client import ClientClosed, ConnectionFailed, RequestNotRouted, RequestTimedOut, SessionClient
 from tests.support.responder import responding
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from session_worker.sandbox import RabbitMQ
     from tests.support.responder import Responder
     from tests.support.tcp_proxy import TcpProxy
-    from worker.sandbox import RabbitMQ
 
 USER = "ada@example.com"
 
@@ -90,7 +90,7 @@ async def test_a_client_may_be_opened_before_its_broker_can_be_reached(
     assert [
         record.getMessage().partition(" 127")[0]
         for record in caplog.records
-        if record.name == "client.keeper"
+        if record.name == "session_client.keeper"
     ] == ["cannot use the broker"]
 
 
@@ -127,8 +127,8 @@ async def test_a_silent_connection_is_given_up_long_before_the_heartbeat_says_so
 
     The broker still takes the old consumer for alive; replies must all go to the new one.
     """
-    monkeypatch.setattr("client.call.FIRST_TRY_SECONDS", 0.3)
-    monkeypatch.setattr("client.link.SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr("session_client.call.FIRST_TRY_SECONDS", 0.3)
+    monkeypatch.setattr("session_client.link.SILENCE_SECONDS", 0.3)
     async with SessionClient(f"{proxy.url},{amqp_url}") as client:
         await client.create_session(user_id=USER)
         proxy.mode = "stall"
@@ -142,7 +142,7 @@ async def test_a_call_given_up_in_a_pause_of_the_network_costs_nobody_the_link(
     responder: Responder, proxy: TcpProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The broker's confirm came, only later: the next call that is given up must not find an old silence."""
-    monkeypatch.setattr("client.link.SILENCE_SECONDS", 1.0)
+    monkeypatch.setattr("session_client.link.SILENCE_SECONDS", 1.0)
     responder.may_reply.clear()
     async with SessionClient(proxy.url) as client:
         link = await client._keeper.link(1)
@@ -268,7 +268,7 @@ async def test_a_client_does_not_wait_for_ever_for_a_broker_that_says_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Something accepts the connection and is silent: starting fails in bounded time, with a sentence."""
-    monkeypatch.setattr("client.link.OPEN_SECONDS", 0.2)
+    monkeypatch.setattr("session_client.link.OPEN_SECONDS", 0.2)
     gone = asyncio.Event()
 
     async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -288,8 +288,8 @@ async def test_a_blocking_broker_makes_calls_wait_and_no_link_is_given_up(
     own_rabbitmq: RabbitMQ, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A memory alarm: the deadline holds and names the trouble; who has time is answered afterwards."""
-    monkeypatch.setattr("client.call.FIRST_TRY_SECONDS", 0.3)
-    monkeypatch.setattr("client.link.SILENCE_SECONDS", 1.0)
+    monkeypatch.setattr("session_client.call.FIRST_TRY_SECONDS", 0.3)
+    monkeypatch.setattr("session_client.link.SILENCE_SECONDS", 1.0)
     async with responding(own_rabbitmq.url), SessionClient(own_rabbitmq.url) as client:
         await client.create_session(user_id=USER)
         own_rabbitmq.set_alarm(True)

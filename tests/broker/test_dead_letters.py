@@ -15,16 +15,16 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from contracts import ErrorCode, RequestStatus
+from session_contracts import ErrorCode, RequestStatus
+from session_worker.cli import letters
+from session_worker.ledger import open_ledger
+from session_worker.operators import dead
+from session_worker.operators.dead import Fate, ParkingLot, Sender, Wanted
+from session_worker.operators.dead.lot import PAGE
+from session_worker.settings.model import load
 from tests.broker.lab import ROOT, answer, code_of, request
 from tests.faults.crashing_replay import STEPS
 from tests.support.waiting import soon
-from worker import dead
-from worker.cli import letters
-from worker.dead import Fate, ParkingLot, Sender, Wanted
-from worker.dead.lot import PAGE
-from worker.ledger import open_ledger
-from worker.settings import load
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

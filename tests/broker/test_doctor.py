@@ -24,25 +24,26 @@ from uuid import uuid4
 import pika
 import pytest
 
-from contracts import Names, amqp
+from session_contracts import Names, amqp
+from session_worker.broker import connection
+from session_worker.broker.connection import Wire
+from session_worker.broker.topology import Topology
+from session_worker.ledger import upgrade
+from session_worker.ledger.postgresql.schema import GRANTS
+from session_worker.operators.doctor import Result, State, at_broker, at_home, examine
+from session_worker.runtime import ops
+from session_worker.runtime.health import Board
+from session_worker.sandbox.workspace import free_port
+from session_worker.settings.model import load
 from tests.broker.lab import HANDLER, ROOT, Lab, open_lab, request
 from tests.ledger.support import sql
 from tests.support.worker_process import PROGRAM
-from worker import connection, ops
-from worker.connection import Wire
-from worker.doctor import Result, State, at_broker, at_home, examine
-from worker.health import Board
-from worker.ledger import upgrade
-from worker.ledger.postgresql_schema import GRANTS
-from worker.sandbox.workspace import free_port
-from worker.settings import load
-from worker.topology import Topology
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
+    from session_worker.sandbox import PostgreSQL, RabbitMQ
     from tests.support.external_rabbitmq import ExternalRabbitMQ
-    from worker.sandbox import PostgreSQL, RabbitMQ
 
 SECRET = "tr0ub4dor"
 WORK, SLOW, DEAD = "session.create", "session.create.undelivered", "session.create.dead"

@@ -10,20 +10,20 @@ import pytest
 from pika.exceptions import ChannelClosedByBroker
 from pydantic import SecretStr
 
-from contracts import Names
+from session_contracts import Names
+from session_worker.broker import link
+from session_worker.broker.link import Link
+from session_worker.broker.topology import Topology
+from session_worker.settings.model import Settings
+from session_worker.telemetry.events import EntranceNotKept, unheard
 from tests.support.waiting import eventually
-from worker import link
-from worker.link import Link
-from worker.settings import Settings
-from worker.telemetry.events import EntranceNotKept, unheard
-from worker.topology import Topology
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pika.adapters.blocking_connection import BlockingChannel
 
-    from worker.telemetry.events import Emit, Event
+    from session_worker.telemetry.events import Emit, Event
 
 NAMES = Names()
 

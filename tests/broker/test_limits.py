@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import aiormq
 import pytest
 
-from client import ConnectionFailed, SessionClient
-from contracts import Names
+from session_client import ConnectionFailed, SessionClient
+from session_contracts import Names
+from session_worker.broker.connection import Wire
+from session_worker.broker.topology import Topology, TopologyError
+from session_worker.operators.doctor.at_broker import difference
 from tests.broker.test_worker_setup import last_words
-from worker.connection import Wire
-from worker.doctor.at_broker import difference
-from worker.topology import Topology, TopologyError
 
 if TYPE_CHECKING:
     from tests.broker.lab import Lab

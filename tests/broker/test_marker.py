@@ -8,18 +8,18 @@ from uuid import uuid4
 
 import pytest
 
+from session_worker.broker import marker
+from session_worker.broker.connection import Wire
+from session_worker.broker.marker import Ledger
+from session_worker.messages.errors import LinkLostError
 from tests.acceptance.conftest import Cli, cli
 from tests.broker.lab import Lab, code_of, request
-from worker import marker
-from worker.broken import LinkLostError
-from worker.connection import Wire
-from worker.marker import Ledger
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from session_worker.sandbox import RabbitMQ
     from tests.support.external_rabbitmq import ExternalRabbitMQ
-    from worker.sandbox import RabbitMQ
 
 __all__ = ["cli"]
 

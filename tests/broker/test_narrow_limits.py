@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from session_worker.sandbox import RabbitMQ
     from tests.broker.lab import Lab
     from tests.support.worker_process import WorkerProcess
-    from worker.sandbox import RabbitMQ
 
 HASTY = "tests.broker.hasty_handlers:scripted"
 

@@ -11,19 +11,19 @@ import aiormq
 import aiormq.exceptions
 import pytest
 
-from contracts import Names
+from session_contracts import Names
+from session_worker.broker.connection import Wire
+from session_worker.broker.topology import Topology
+from session_worker.operators.doctor import at_management
+from session_worker.operators.doctor.result import State
+from session_worker.sandbox import RabbitMQ
+from session_worker.settings.model import Settings, load
 from tests.support.waiting import soon
-from worker.connection import Wire
-from worker.doctor import at_management
-from worker.doctor.result import State
-from worker.sandbox import RabbitMQ
-from worker.settings import Settings, load
-from worker.topology import Topology
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from worker.doctor import Result
+    from session_worker.operators.doctor import Result
 
 WORK, RETRY, REPLIES = "session.create", "session.create.retry.1s", "session.replies"
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pika
 
-from contracts import RequestStatus
-from contracts.amqp import BUSY_LAPS
+from session_contracts import RequestStatus
+from session_contracts.amqp import BUSY_LAPS
 from tests.broker.lab import answer, code_of, request, send
 from tests.support.waiting import soon
 

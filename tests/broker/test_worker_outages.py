@@ -11,22 +11,22 @@ from uuid import uuid4
 
 import pytest
 
-from contracts import RequestStatus
+from session_contracts import RequestStatus
+from session_worker.ledger import upgrade
+from session_worker.sandbox import PostgreSQL
 from tests.broker.lab import code_of, lock_ledger, open_lab, request, send
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import soon
-from worker.ledger import upgrade
-from worker.sandbox import PostgreSQL
 
 if TYPE_CHECKING:
     from asyncio import StreamReader, StreamWriter
     from collections.abc import Iterator
     from pathlib import Path
 
+    from session_worker.sandbox import RabbitMQ
     from tests.broker.lab import Lab
     from tests.support.ops import Ops
     from tests.support.worker_process import WorkerProcess
-    from worker.sandbox import RabbitMQ
 
 
 @pytest.fixture

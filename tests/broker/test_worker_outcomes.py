@@ -12,16 +12,16 @@ from uuid import uuid4
 
 import pytest
 
-from contracts import RequestStatus
+from session_contracts import RequestStatus
 from tests.broker.lab import NIL, answer, code_of, request
 from tests.support.waiting import soon
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from session_worker.ledger.base import Entry
     from tests.broker.lab import Lab
     from tests.support.requester import RawReply
-    from worker.ledger.base import Entry
 
 HANDLED: dict[str, dict[str, Any]] = {
     "plain": {},

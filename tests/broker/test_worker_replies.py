@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from contracts import RequestStatus
+from session_contracts import RequestStatus
 from tests.broker.lab import answer, code_of, request
 from tests.support.tcp_proxy import TcpProxy
 

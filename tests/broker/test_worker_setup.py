@@ -7,8 +7,8 @@ import time
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from session_worker.sandbox.workspace import free_port
 from tests.broker.lab import code_of, request
-from worker.sandbox.workspace import free_port
 
 if TYPE_CHECKING:
     from tests.broker.lab import Lab

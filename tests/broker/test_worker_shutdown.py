@@ -8,7 +8,7 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-from contracts import RequestStatus
+from session_contracts import RequestStatus
 from tests.broker.lab import code_of, lock_ledger, send
 from tests.support.tcp_proxy import TcpProxy
 

@@ -7,8 +7,8 @@ from uuid import uuid4
 
 import pytest
 
+from session_worker.sandbox import RabbitMQ
 from tests.broker.lab import request
-from worker.sandbox import RabbitMQ
 
 if TYPE_CHECKING:
     from tests.broker.lab import Lab

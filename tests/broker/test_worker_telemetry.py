@@ -10,21 +10,21 @@ from uuid import uuid4
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from session_worker.sandbox.workspace import free_port
+from session_worker.telemetry.events import EVENTS
+from session_worker.telemetry.log import LINES
+from session_worker.telemetry.metrics import METRICS
 from tests.broker.lab import ROOT, lock_ledger, open_lab, request
 from tests.support.ops import Ops
 from tests.support.waiting import soon
-from worker.sandbox.workspace import free_port
-from worker.telemetry.events import EVENTS
-from worker.telemetry.log import LINES
-from worker.telemetry.metrics import METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from session_worker.sandbox import RabbitMQ
     from tests.broker.lab import Lab
     from tests.support.external_rabbitmq import ExternalRabbitMQ
     from tests.support.requester import Requester
-    from worker.sandbox import RabbitMQ
 
 SECRET_TITLE = "a title that nobody else may read"
 ENDS = {

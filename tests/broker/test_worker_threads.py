@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from contracts import RequestStatus
+from session_contracts import RequestStatus
 from tests.broker.lab import code_of, send
 from tests.support.waiting import soon
 

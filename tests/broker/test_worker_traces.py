@@ -8,11 +8,11 @@ from uuid import uuid4
 
 import pytest
 
+from session_worker.sandbox.workspace import free_port
 from tests.broker.lab import ROOT, answer, code_of, request
 from tests.broker.test_dead_letters import replay
 from tests.support.collector import Collector
 from tests.support.waiting import soon
-from worker.sandbox.workspace import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

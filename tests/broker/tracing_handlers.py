@@ -9,8 +9,8 @@ from opentelemetry import trace
 from tests.broker.handlers_for_tests import scripted
 
 if TYPE_CHECKING:
-    from contracts import CreateSessionRequest
-    from worker.handlers import Context
+    from session_contracts import CreateSessionRequest
+    from session_worker.operations.handlers import Context
 
 tracer = trace.get_tracer("handlers")
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import argparse
 import sys
 
+from session_worker import cli
 from tests.faults.crashing_worker import STEPS as WORKER_STEPS
 from tests.faults.crashing_worker import Fuse, ledger_step
-from worker import cli
 
 STEPS = {
     "before-reopen": ledger_step("reopen", after=False),

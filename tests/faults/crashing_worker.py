@@ -13,20 +13,22 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
-from worker import handlers, process, request
-from worker.confirms import PublishChannel
-from worker.consumer import ConsumeChannel, _Receipt
-from worker.ledger.postgresql import PostgreSQLLedger
-from worker.ledger.sqlite import SQLiteLedger
-from worker.publisher import Publisher
-from worker.request import RequestParser
-from worker.settings import load
+from session_worker.broker.confirms import PublishChannel
+from session_worker.broker.consumer import ConsumeChannel, _Receipt
+from session_worker.broker.publisher import Publisher
+from session_worker.ledger.postgresql.ledger import PostgreSQLLedger
+from session_worker.ledger.sqlite.ledger import SQLiteLedger
+from session_worker.operations import handlers
+from session_worker.requests import request
+from session_worker.requests.request import RequestParser
+from session_worker.runtime import process
+from session_worker.settings.model import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from worker.confirms import Message
-    from worker.handlers import Handler
+    from session_worker.messages.message import Message
+    from session_worker.operations.handlers import Handler
 
 LEDGERS = (SQLiteLedger, PostgreSQLLedger)
 PARSER_KILLER = b"kills the parser"

@@ -14,15 +14,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worker import handlers, process
-from worker.ledger.postgresql import PostgreSQLLedger
-from worker.ledger.sqlite import SQLiteLedger
-from worker.publisher import Publisher
-from worker.settings import load
+from session_worker.broker.publisher import Publisher
+from session_worker.ledger.postgresql.ledger import PostgreSQLLedger
+from session_worker.ledger.sqlite.ledger import SQLiteLedger
+from session_worker.operations import handlers
+from session_worker.runtime import process
+from session_worker.settings.model import load
 
 if TYPE_CHECKING:
-    from worker.confirms import Message
-    from worker.handlers import Handler
+    from session_worker.messages.message import Message
+    from session_worker.operations.handlers import Handler
 
 STEPS = ("before-claim", "in-handler", "before-commit", "before-publish", "before-ack")
 

@@ -8,11 +8,10 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
-from worker.handlers import Context, Rejected
-from worker.retry import PermanentError
+from session_worker.operations.handlers import Context, PermanentError, Rejected
 
 if TYPE_CHECKING:
-    from contracts import CreateSessionRequest
+    from session_contracts import CreateSessionRequest
 
 
 async def handle(request: CreateSessionRequest, context: Context) -> dict[str, Any] | None:

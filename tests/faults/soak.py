@@ -21,6 +21,8 @@ from typing import Any
 
 import pika
 
+from session_worker.ledger import upgrade
+from session_worker.sandbox import PostgreSQL, RabbitMQ
 from tests.faults import audit
 from tests.faults.crowd import Crowd
 from tests.faults.fleet import Place, descriptors, memory_kib
@@ -29,8 +31,6 @@ from tests.faults.weather import Weather
 from tests.support.guard import Guard
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import eventually, soon
-from worker.ledger import upgrade
-from worker.sandbox import PostgreSQL, RabbitMQ
 
 WORKERS = 2
 MAX_CRASHES = 5

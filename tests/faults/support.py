@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
 
-from contracts import Names
+from session_contracts import Names
+from session_worker.broker.connection import Wire
+from session_worker.broker.topology import Topology
 from tests.faults import audit
 from tests.faults.book import Book, Sending
 from tests.support.requester import Requester
 from tests.support.waiting import soon
 from tests.support.worker_process import WorkerProcess
-from worker.connection import Wire
-from worker.topology import Topology
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from session_worker.sandbox import RabbitMQ
     from tests.support.external_rabbitmq import ExternalRabbitMQ
-    from worker.sandbox import RabbitMQ
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = Names()

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from worker import transport
-from worker.broken import ConnectError
-from worker.connection import Wire
+from session_worker.broker import transport
+from session_worker.broker.connection import Wire
+from session_worker.messages.errors import ConnectError
 
 pytestmark = pytest.mark.faults
 

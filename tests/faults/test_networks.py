@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
+    from session_worker.sandbox import RabbitMQ
     from tests.faults.book import Sending
     from tests.support.external_rabbitmq import ExternalRabbitMQ
     from tests.support.worker_process import WorkerProcess
-    from worker.sandbox import RabbitMQ
 
 pytestmark = pytest.mark.faults
 

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 import pika
 import pytest
 
+from session_worker.broker.topology import WORK_LIMIT
 from tests.faults.book import Sending
 from tests.faults.crashing_worker import PARSER_KILLER
 from tests.faults.support import NAMES, Scribe, at_rest, check, crashing, declare, plan, start_worker
-from worker.topology import WORK_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from session_worker.sandbox import RabbitMQ
     from tests.support.external_rabbitmq import ExternalRabbitMQ
-    from worker.sandbox import RabbitMQ
 
 pytestmark = pytest.mark.faults
 

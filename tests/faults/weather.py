@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Sequence
 
+    from session_worker.sandbox import PostgreSQL, RabbitMQ
     from tests.faults.fleet import Place
     from tests.support.tcp_proxy import Mode, TcpProxy
-    from worker.sandbox import PostgreSQL, RabbitMQ
 
 Kinds = dict[str, tuple[int, Callable[[], Awaitable[None]]]]
 """Faults by name: how often each is chosen, and how it is done."""

@@ -8,7 +8,9 @@ from tempfile import TemporaryDirectory
 
 import atheris
 
-with atheris.instrument_imports(include=["contracts", "worker", "pamqp", "tests.fuzz.targets"]):
+with atheris.instrument_imports(
+    include=["session_contracts", "session_worker", "pamqp", "tests.fuzz.targets"]
+):
     from tests.fuzz.targets import body_holds, properties_hold
 
 TARGETS = {"body": body_holds, "properties": properties_hold}

@@ -11,17 +11,18 @@ import tracemalloc
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
-from contracts import CreateSessionResponse, Names
-from contracts.amqp import DEFAULT_REPLY_TO_ALLOW
-from worker import frames
-from worker.delivery import Delivery
-from worker.reply import ReplyBuilder
-from worker.request import NIL_ID, Refusal, Request, RequestParser
+from session_contracts import CreateSessionResponse, Names
+from session_contracts.amqp import DEFAULT_REPLY_TO_ALLOW
+from session_worker.broker import frames
+from session_worker.messages.delivery import Delivery
+from session_worker.messages.message import Properties
+from session_worker.requests.reply import ReplyBuilder
+from session_worker.requests.request import NIL_ID, Refusal, Request, RequestParser
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from worker.delivery import Receipt
+    from session_worker.messages.delivery import Receipt
 
 MAX_BODY_BYTES = 16_384
 PARSER = RequestParser(Names(), max_body_bytes=MAX_BODY_BYTES, reply_to_allow=DEFAULT_REPLY_TO_ALLOW)
@@ -64,7 +65,5 @@ def properties_hold(data: bytes) -> None:
         found = frames.properties(HEADER + data)
     for text in (found.correlation_id, found.reply_to, found.message_id, found.type, found.content_type):
         assert text is None or len(text.encode()) <= 255
-    copy = frames.Properties(
-        correlation_id=found.correlation_id, reply_to=found.reply_to, timestamp=found.timestamp
-    )
+    copy = Properties(correlation_id=found.correlation_id, reply_to=found.reply_to, timestamp=found.timestamp)
     frames.publish(1, "q", copy, b"", mandatory=True, max_frame=4096)

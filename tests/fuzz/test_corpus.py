@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from session_worker.requests.request import Request
 from tests.fuzz.targets import PARSER, body_holds, properties_hold
 from tests.unit.worker.parts import delivery
-from worker.request import Request
 
 CORPUS = Path(__file__).parent / "corpus"
 UNDERSTOOD = {

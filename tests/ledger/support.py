@@ -11,16 +11,16 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from contracts import ErrorCode, RequestStatus
-from worker.ledger import open_ledger, open_reader
-from worker.ledger.base import Claim, Claimed, Entry, Finish, Ledger, Postpone, Release
-from worker.ledger.sqlite_file import path_of
-from worker.telemetry.events import unheard
+from session_contracts import ErrorCode, RequestStatus
+from session_worker.ledger import open_ledger, open_reader
+from session_worker.ledger.base import Claim, Claimed, Entry, Finish, Ledger, Postpone, Release
+from session_worker.ledger.sqlite.file import path_of
+from session_worker.telemetry.events import unheard
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from worker.telemetry.events import Emit
+    from session_worker.telemetry.events import Emit
 
 FINGERPRINT = b"\x01" * 32
 DEADLINE = 20.0

@@ -7,7 +7,8 @@ from uuid import uuid4
 
 import pytest
 
-from contracts import ErrorCode, RequestStatus
+from session_contracts import ErrorCode, RequestStatus
+from session_worker.ledger.base import Claimed, Finished, InOtherHands, Mismatch, Step
 from tests.ledger.support import (
     a_claim,
     completed,
@@ -20,7 +21,6 @@ from tests.ledger.support import (
     take,
     worker,
 )
-from worker.ledger.base import Claimed, Finished, InOtherHands, Mismatch, Step
 
 
 async def test_a_new_request_is_claimed_and_passes_through_pending(ledger_url: str) -> None:

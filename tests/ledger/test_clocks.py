@@ -10,7 +10,10 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from contracts import RequestStatus
+from session_contracts import RequestStatus
+from session_worker.ledger import open_reader
+from session_worker.ledger.base import Claimed, Finished, InOtherHands, Step
+from session_worker.ledger.membership import Membership, Watch
 from tests.ledger.support import (
     a_claim,
     becomes,
@@ -22,9 +25,6 @@ from tests.ledger.support import (
     take,
     worker,
 )
-from worker.ledger import open_reader
-from worker.ledger.base import Claimed, Finished, InOtherHands, Step
-from worker.ledger.membership import Membership, Watch
 
 HOUR = 3600.0
 BACK = pytest.mark.parametrize("back", [30.0, HOUR, 24 * HOUR])

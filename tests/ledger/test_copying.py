@@ -7,14 +7,14 @@ from uuid import uuid4
 
 import pytest
 
-from contracts import ErrorCode
+from session_contracts import ErrorCode
+from session_worker.ledger import LedgerError, open_reader
+from session_worker.ledger.base import Claimed, Finished, Mismatch
+from session_worker.ledger.copy import BATCH, copy
 from tests.ledger.support import a_claim, completed, entry, failed, postponed, released, sql, take, worker
-from worker.ledger import LedgerError, open_reader
-from worker.ledger.base import Claimed, Finished, Mismatch
-from worker.ledger.copy import BATCH, copy
 
 if TYPE_CHECKING:
-    from worker.ledger.base import Claim
+    from session_worker.ledger.base import Claim
 
 COLUMNS = {
     "sqlite": "SELECT name FROM pragma_table_info('{}')",

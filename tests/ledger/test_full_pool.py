@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from worker.ledger import open_ledger, open_pruner, open_reader, upgrade
+from session_worker.ledger import open_ledger, open_pruner, open_reader, upgrade
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.ledger import group_commit
-from worker.ledger.base import EntryRejectedError, LedgerError
-from worker.ledger.group_commit import GroupCommit, RefusedError
+from session_worker.ledger import group_commit
+from session_worker.ledger.base import EntryRejectedError, LedgerError
+from session_worker.ledger.group_commit import GroupCommit, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

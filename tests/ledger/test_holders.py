@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from contracts import RequestStatus
+from session_contracts import RequestStatus
+from session_worker.ledger.base import Claimed, Finished, InOtherHands, Suspect
 from tests.ledger.support import (
     a_claim,
     becomes,
@@ -22,7 +23,6 @@ from tests.ledger.support import (
     take,
     worker,
 )
-from worker.ledger.base import Claimed, Finished, InOtherHands, Suspect
 
 
 async def test_a_gone_holders_request_is_taken_over_and_counts_as_a_crash(ledger_url: str) -> None:

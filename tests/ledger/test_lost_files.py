@@ -14,18 +14,18 @@ from uuid import UUID
 
 import pytest
 
+from session_worker.ledger import LedgerError, open_pruner, prune
+from session_worker.ledger.base import Claimed, Step
+from session_worker.ledger.sqlite.file import path_of
+from session_worker.ledger.sqlite.ledger import SQLiteLedger
+from session_worker.ledger.sqlite.writer import Writer
 from tests.ledger.support import DEADLINE, a_claim, completed, take, worker
 from tests.support.waiting import eventually
-from worker.ledger import LedgerError, open_pruner, prune
-from worker.ledger.base import Claimed, Step
-from worker.ledger.sqlite import SQLiteLedger
-from worker.ledger.sqlite_file import path_of
-from worker.ledger.sqlite_writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from worker.ledger.base import Ledger
+    from session_worker.ledger.base import Ledger
 
 
 ROOT = Path(__file__).resolve().parents[2]

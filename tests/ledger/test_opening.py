@@ -18,16 +18,17 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
+from session_worker.ledger import LedgerError, open_ledger, open_pruner, open_reader, upgrade
+from session_worker.ledger.migrate import migrations
+from session_worker.ledger.postgresql.line import connect, hang_up, sentence
+from session_worker.ledger.sqlite import file as sqlite_file
+from session_worker.ledger.sqlite.file import path_of
 from tests.ledger.support import becomes, sql, take, worker
-from worker.ledger import LedgerError, open_ledger, open_pruner, open_reader, sqlite_file, upgrade
-from worker.ledger.migrate import migrations
-from worker.ledger.postgresql_line import connect, hang_up, sentence
-from worker.ledger.sqlite_file import path_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from worker.sandbox import PostgreSQL
+    from session_worker.sandbox import PostgreSQL
 
 PASSWORD = "s3cret"
 NEWEST = migrations("sqlite")[-1].version
@@ -92,7 +93,7 @@ async def test_what_is_no_regular_file_is_refused_before_sqlite_touches_it() -> 
 def test_postgresql_is_imported_only_for_its_urls() -> None:
     """A worker on SQLite does not need the driver, nor the time to load it."""
     program = (
-        "import sys; from worker.ledger import open_ledger, open_reader;"
+        "import sys; from session_worker.ledger import open_ledger, open_reader;"
         "open_ledger('sqlite:///x.db', worker_id='me', holder_timeout=1); open_reader('sqlite:///x.db');"
         "sys.exit('asyncpg' in sys.modules)"
     )

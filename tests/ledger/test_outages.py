@@ -10,7 +10,10 @@ from uuid import uuid4
 
 import pytest
 
-from contracts import RequestStatus
+from session_contracts import RequestStatus
+from session_worker.ledger.base import Claimed, Ledger, LedgerError, Step
+from session_worker.ledger.postgresql.line import Line
+from session_worker.ledger.sqlite.ledger import SQLiteLedger
 from tests.ledger.support import (
     DEADLINE,
     a_claim,
@@ -25,9 +28,6 @@ from tests.ledger.support import (
     worker,
 )
 from tests.support.waiting import eventually
-from worker.ledger.base import Claimed, Ledger, LedgerError, Step
-from worker.ledger.postgresql_line import Line
-from worker.ledger.sqlite import SQLiteLedger
 
 
 def lose_next_answer(ledger: Ledger, monkeypatch: pytest.MonkeyPatch, *, committed: bool) -> None:

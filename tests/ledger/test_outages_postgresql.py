@@ -10,13 +10,14 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from session_worker.ledger import open_ledger, upgrade
+from session_worker.ledger.base import Claimed, Finished, InOtherHands, LedgerError, Step
+from session_worker.ledger.postgresql import line as postgresql_line
+from session_worker.ledger.postgresql.ledger import PostgreSQLLedger
+from session_worker.sandbox import PostgreSQL
 from tests.ledger.support import DEADLINE, a_claim, becomes, completed, released, sql, take, worker
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import eventually
-from worker.ledger import open_ledger, postgresql_line, upgrade
-from worker.ledger.base import Claimed, Finished, InOtherHands, LedgerError, Step
-from worker.ledger.postgresql import PostgreSQLLedger
-from worker.sandbox import PostgreSQL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,12 +8,13 @@ from contextlib import closing
 
 import pytest
 
+from session_worker.ledger import LedgerError
+from session_worker.ledger.base import Claimed, Step
+from session_worker.ledger.sqlite import file as sqlite_file
+from session_worker.ledger.sqlite.file import path_of
+from session_worker.ledger.sqlite.ledger import SQLiteLedger
 from tests.ledger.support import DEADLINE, a_claim, completed, take, worker
 from tests.support.waiting import eventually
-from worker.ledger import LedgerError, sqlite_file
-from worker.ledger.base import Claimed, Step
-from worker.ledger.sqlite import SQLiteLedger
-from worker.ledger.sqlite_file import path_of
 
 
 async def test_sqlite_waits_for_a_file_locked_by_another(

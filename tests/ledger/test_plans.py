@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from worker.ledger import postgresql_statements, upgrade
-from worker.ledger.postgresql_line import connect
+from session_worker.ledger import upgrade
+from session_worker.ledger.postgresql import statements as postgresql_statements
+from session_worker.ledger.postgresql.line import connect
 
 if TYPE_CHECKING:
     import asyncpg

@@ -11,7 +11,15 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from contracts import RequestStatus
+from session_contracts import RequestStatus
+from session_worker.ledger import LedgerError, open_pruner, prune, upgrade
+from session_worker.ledger.base import Claimed, EntryRejectedError, Finished, InOtherHands, Step
+from session_worker.ledger.postgresql.pruner import PostgreSQLPruner
+from session_worker.ledger.prune import in_batches
+from session_worker.ledger.sqlite import file as sqlite_file
+from session_worker.ledger.sqlite import pruner as sqlite_pruner
+from session_worker.ledger.sqlite.file import path_of
+from session_worker.telemetry.events import LedgerNotPruned, LedgerPruned
 from tests.ledger.support import (
     DEADLINE,
     a_claim,
@@ -27,20 +35,14 @@ from tests.ledger.support import (
 )
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import eventually
-from worker.ledger import LedgerError, open_pruner, prune, sqlite_file, sqlite_pruner, upgrade
-from worker.ledger.base import Claimed, EntryRejectedError, Finished, InOtherHands, Step
-from worker.ledger.postgresql_pruner import PostgreSQLPruner
-from worker.ledger.prune import in_batches
-from worker.ledger.sqlite_file import path_of
-from worker.telemetry.events import LedgerNotPruned, LedgerPruned
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from worker.ledger.base import Claim, Ledger
-    from worker.ledger.prune import Pruner
-    from worker.telemetry.events import Event
+    from session_worker.ledger.base import Claim, Ledger
+    from session_worker.ledger.prune import Pruner
+    from session_worker.telemetry.events import Event
 
 DAY = 86_400.0
 COUNT = "SELECT count(*) FROM requests"

@@ -10,7 +10,11 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from contracts import ErrorCode, RequestStatus
+from session_contracts import ErrorCode, RequestStatus
+from session_worker.ledger import LedgerError, open_reader, upgrade
+from session_worker.ledger.base import Claimed, Entry
+from session_worker.ledger.sqlite.file import path_of
+from session_worker.ledger.sqlite.reader import SQLiteReader
 from tests.ledger.support import (
     DEADLINE,
     FINGERPRINT,
@@ -25,10 +29,6 @@ from tests.ledger.support import (
     worker,
 )
 from tests.support.waiting import eventually
-from worker.ledger import LedgerError, open_reader, upgrade
-from worker.ledger.base import Claimed, Entry
-from worker.ledger.sqlite_file import path_of
-from worker.ledger.sqlite_reader import SQLiteReader
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,9 +8,9 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from contracts import RequestStatus
+from session_contracts import RequestStatus
+from session_worker.ledger.base import Claimed, EntryRejectedError, Finished, Step
 from tests.ledger.support import a_claim, completed, entry, failed, sql, take, worker
-from worker.ledger.base import Claimed, EntryRejectedError, Finished, Step
 
 
 @pytest.mark.parametrize("culprits", [{0}, {17}, {3, 4, 39}, set(range(40))])

@@ -6,12 +6,13 @@ import asyncio
 import threading
 from typing import TYPE_CHECKING, Any
 
+from session_worker.ledger import open_ledger, upgrade
+from session_worker.ledger.base import InOtherHands, Step
+from session_worker.ledger.postgresql import ledger as postgresql
+from session_worker.ledger.postgresql.register import Register
 from tests.ledger.support import DEADLINE, a_claim, completed, sql, take, worker
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import eventually
-from worker.ledger import open_ledger, postgresql, upgrade
-from worker.ledger.base import InOtherHands, Step
-from worker.ledger.postgresql_register import Register
 
 if TYPE_CHECKING:
     import pytest

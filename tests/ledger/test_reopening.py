@@ -8,7 +8,9 @@ from uuid import uuid4
 
 import pytest
 
-from contracts import ErrorCode, RequestStatus, check_move
+from session_contracts import ErrorCode, RequestStatus, check_move
+from session_worker.ledger.base import Claimed, Finished, Mismatch, Reopened, Step
+from session_worker.ledger.notes import LAZY
 from tests.ledger.support import (
     FINGERPRINT,
     a_claim,
@@ -21,8 +23,6 @@ from tests.ledger.support import (
     take,
     worker,
 )
-from worker.ledger.base import Claimed, Finished, Mismatch, Reopened, Step
-from worker.ledger.notes import LAZY
 
 
 async def test_a_re_opened_request_begins_a_fresh_round(ledger_url: str) -> None:

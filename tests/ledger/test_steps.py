@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from contracts import ErrorCode, RequestStatus, check_move
+from session_contracts import ErrorCode, RequestStatus, check_move
+from session_worker.ledger.base import Claimed, Finish, Finished, Postpone, Release, Step
+from session_worker.telemetry.events import LedgerCommitted
 from tests.ledger.support import (
     FINGERPRINT,
     a_claim,
@@ -24,13 +26,11 @@ from tests.ledger.support import (
     take,
     worker,
 )
-from worker.ledger.base import Claimed, Finish, Finished, Postpone, Release, Step
-from worker.telemetry.events import LedgerCommitted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from worker.ledger.base import Claim, Entry, Ledger
+    from session_worker.ledger.base import Claim, Entry, Ledger
 
 
 async def do(ledger: Ledger, step: Finish | Postpone | Release) -> int | Step:

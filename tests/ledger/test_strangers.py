@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from session_worker.ledger import LedgerError, open_ledger, open_pruner, open_reader, upgrade
+from session_worker.ledger.copy import copy
+from session_worker.ledger.migrate import migrations, tables
+from session_worker.ledger.sqlite.file import path_of
 from tests.ledger.support import sql, take, worker
-from worker.ledger import LedgerError, open_ledger, open_pruner, open_reader, upgrade
-from worker.ledger.copy import copy
-from worker.ledger.migrate import migrations, tables
-from worker.ledger.sqlite_file import path_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

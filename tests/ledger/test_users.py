@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from session_worker.ledger import LedgerError, open_pruner, open_reader, upgrade
+from session_worker.ledger.sqlite.file import path_of
 from tests.ledger.support import DEADLINE, entry, take, worker
-from worker.ledger import LedgerError, open_pruner, open_reader, upgrade
-from worker.ledger.sqlite_file import path_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,10 +26,10 @@ ROOT = Path(__file__).resolve().parents[2]
 OWNER, READER, GROUP = 20_001, 20_002, 20_003
 AS = """
 import asyncio, os, sys
-import worker.ledger.sqlite, worker.ledger.sqlite_pruner, worker.ledger.sqlite_reader  # while it may
+from session_worker.ledger.sqlite import ledger, pruner, reader  # while it may
 from tests.ledger.support import take, worker
-from worker.ledger import open_pruner, open_reader
-from worker.ledger.migrate import migrations
+from session_worker.ledger import open_pruner, open_reader
+from session_worker.ledger.migrate import migrations
 migrations("sqlite")
 url = sys.argv[1]
 os.setgroups([])

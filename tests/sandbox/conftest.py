@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from worker.sandbox import RabbitMQ
+from session_worker.sandbox import RabbitMQ
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

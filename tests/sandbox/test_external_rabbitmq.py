@@ -8,12 +8,12 @@ import pika
 import pika.exceptions
 import pytest
 
+from session_worker.sandbox.workspace import free_port
 from tests.support.external_rabbitmq import ExternalRabbitMQ
 from tests.support.waiting import soon
-from worker.sandbox.workspace import free_port
 
 if TYPE_CHECKING:
-    from worker.sandbox import RabbitMQ
+    from session_worker.sandbox import RabbitMQ
 
 
 @pytest.fixture

@@ -23,19 +23,19 @@ import pika
 import pika.exceptions
 import pytest
 
+from session_worker.sandbox import PostgreSQL, SandboxError
+from session_worker.sandbox.workspace import Workspace, find, free_port
 from tests.support.waiting import soon
-from worker.sandbox import PostgreSQL, SandboxError
-from worker.sandbox.workspace import Workspace, find, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from worker.sandbox import RabbitMQ
+    from session_worker.sandbox import RabbitMQ
 
 # Starts a server, tells its folder, and ends as the test says.
 SCRIPT = """
 import sys, time
-from worker import sandbox
+from session_worker import sandbox
 with getattr(sandbox, sys.argv[2])() as server:
     print(server.folder, flush=True)
     if sys.argv[1] == "raise":
@@ -128,7 +128,7 @@ def test_a_process_that_could_not_be_noted_does_not_begin() -> None:
     """An interrupt, or a SIGKILL, may come between the two."""
     script = """
 import os, pathlib, signal
-from worker.sandbox.workspace import Workspace
+from session_worker.sandbox.workspace import Workspace
 workspace = Workspace("stray", "rabbitmq")
 print(workspace.folder, flush=True)
 pathlib.Path.touch = lambda _: os.kill(os.getpid(), signal.SIGKILL)
@@ -257,7 +257,7 @@ def test_an_alarm_blocks_who_publishes_until_it_is_cleared(node: RabbitMQ) -> No
         channel = connection.channel()
 
         def told() -> bool:
-            # Who published before the alarm reached the connection's process is told at the next message only.
+            # Who published before the alarm reached its connection is told at the next message.
             channel.basic_publish("", "nowhere", b"x")
             connection.process_data_events(time_limit=0)
             return news == ["blocked"]

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 import trustme
 
+from session_worker.sandbox import PostgreSQL, RabbitMQ
+from session_worker.sandbox.workspace import Certificate
 from tests.acceptance.conftest import cli
 from tests.support.pages import follow
 from tests.support.worker_process import PROGRAM
-from worker.sandbox import PostgreSQL, RabbitMQ
-from worker.sandbox.workspace import Certificate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

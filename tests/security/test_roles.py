@@ -9,11 +9,11 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from contracts import RequestStatus
+from session_contracts import RequestStatus
+from session_worker.ledger import open_ledger, open_reader
+from session_worker.ledger.base import LedgerError, Step
 from tests.ledger.support import completed, entry, failed, postponed, released, take, worker
 from tests.support.waiting import eventually
-from worker.ledger import open_ledger, open_reader
-from worker.ledger.base import LedgerError, Step
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Cli

@@ -14,12 +14,12 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from client import ConnectionFailed, SessionClient
+from session_client import ConnectionFailed, SessionClient
+from session_worker.ledger import open_reader
+from session_worker.ledger.base import LedgerError
+from session_worker.sandbox import PostgreSQL
 from tests.broker.lab import Lab, send
 from tests.security.conftest import VHOST, Authority
-from worker.ledger import open_reader
-from worker.ledger.base import LedgerError
-from worker.sandbox import PostgreSQL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

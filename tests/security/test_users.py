@@ -13,7 +13,7 @@ import pika
 import pytest
 from pika.exceptions import ChannelClosedByBroker
 
-from client import ConnectionFailed, RequestNotRouted, SessionClient
+from session_client import ConnectionFailed, RequestNotRouted, SessionClient
 from tests.broker.lab import Lab, code_of, request
 from tests.security.conftest import ROOT, VHOST
 

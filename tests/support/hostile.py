@@ -17,7 +17,7 @@ import pamqp.base
 import pamqp.frame
 from pamqp import commands as spec
 
-from worker.ledger import upgrade
+from session_worker.ledger import upgrade
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -27,8 +27,8 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from session_worker.sandbox.workspace import children
 from tests.support.waiting import soon
-from worker.sandbox.workspace import children
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import aio_pika
 
-from contracts import (
+from session_contracts import (
     CreateSessionRequest,
     CreateSessionResponse,
     ErrorCode,

@@ -7,13 +7,30 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
+DISTRIBUTIONS = {
+    "session_contracts": "contracts",
+    "session_client": "client",
+    "session_worker": "worker",
+}
+"""The folder of each package."""
+OPTIONAL = {"session_client": {"opentelemetry"}, "session_worker": set[str]()}
+"""What a package imports only where somebody else has installed it."""
 SETTLING = {"ack", "nack", "reject", "requeue", "basic_ack", "basic_nack", "basic_reject"}
 
 
 def _modules(package: str) -> Iterator[tuple[str, ast.Module]]:
-    for path in sorted((ROOT / package).rglob("*.py")):
-        yield str(path.relative_to(ROOT)), ast.parse(path.read_text())
+    for path in sorted((ROOT / DISTRIBUTIONS[package] / package).rglob("*.py")):
+        yield str(path.relative_to(ROOT / DISTRIBUTIONS[package] / package)), ast.parse(path.read_text())
+
+
+def _project(package: str) -> dict[str, object]:
+    folder = ROOT if package == "session_worker" else ROOT / DISTRIBUTIONS[package]
+    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    assert isinstance(project, dict)
+    return project
 
 
 def _imported(module: ast.Module) -> set[str]:
@@ -27,36 +44,43 @@ def _imported(module: ast.Module) -> set[str]:
     return names
 
 
-def test_contracts_import_pydantic_and_the_standard_library_only() -> None:
-    """So that a requester needs nothing else to use them."""
-    allowed = {"contracts", "pydantic", "pydantic_core", *sys.stdlib_module_names}
-    foreign = {path: _imported(module) - allowed for path, module in _modules("contracts")}
-    assert len(foreign) > 5
-    assert not any(foreign.values()), foreign
-
-
-def test_every_library_that_is_imported_is_declared() -> None:
+@pytest.mark.parametrize("package", DISTRIBUTIONS)
+def test_every_library_that_a_distribution_imports_is_declared(package: str) -> None:
     """What comes along with another library may leave with its next release."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = {re.split("[^a-z-]", each)[0].replace("-", "_") for each in project["dependencies"]}
+    project = _project(package)
+    extras = project.get("optional-dependencies", {})
+    dependencies = project["dependencies"]
+    assert isinstance(dependencies, list)
+    assert isinstance(extras, dict)
+    declared = {re.split("[^a-z-]", each)[0].replace("-", "_") for each in dependencies}
     # Traces are an extra; their libraries are parts of one package.
-    declared |= {each.partition("-")[0] for each in project["optional-dependencies"]["otel"]}
-    own = {
-        "contracts",
-        "client",
-        "worker",
-        "pydantic_core",
-        *sys.stdlib_module_names,
-    }  # pydantic pins its core
-    imported = set().union(
-        *(_imported(module) for name in ("contracts", "client", "worker") for _, module in _modules(name))
-    )
-    assert imported - own == declared
+    declared |= {each.partition("-")[0] for each in extras.get("otel", ())}
+    own = {package, "pydantic_core", *sys.stdlib_module_names}  # pydantic pins its core
+    imported = set().union(*(_imported(module) for _, module in _modules(package)))
+    assert imported - own - OPTIONAL.get(package, set()) == declared
 
 
-def test_client_never_imports_the_worker_not_even_for_types() -> None:
+def test_the_three_distributions_have_one_version_and_ask_for_each_other_in_it() -> None:
+    versions = {str(_project(package)["version"]) for package in DISTRIBUTIONS}
+    assert len(versions) == 1
+    (version,) = versions
+    pins = {
+        (package, each)
+        for package in DISTRIBUTIONS
+        for each in _project(package)["dependencies"]  # type: ignore[attr-defined]
+        if each.startswith("session-")
+    }
+    assert pins == {
+        ("session_client", f"session-contracts=={version}"),
+        ("session_worker", f"session-contracts=={version}"),
+        ("session_worker", f"session-client=={version}"),
+    }
+
+
+@pytest.mark.parametrize("package", ["session_contracts", "session_client"])
+def test_what_requesters_install_never_imports_the_worker_not_even_for_types(package: str) -> None:
     """import-linter looks only at what is imported when the program runs."""
-    importing = [path for path, module in _modules("client") if "worker" in _imported(module)]
+    importing = [path for path, module in _modules(package) if "session_worker" in _imported(module)]
     assert importing == []
 
 
@@ -64,8 +88,8 @@ def test_only_settle_acknowledges_requests() -> None:
     """``consumer.py`` has what a receipt calls, and an operator drops letters from the parking lot."""
     found = {
         path
-        for path, module in _modules("worker")
+        for path, module in _modules("session_worker")
         for node in ast.walk(module)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in SETTLING
     }
-    assert found == {"worker/settle.py", "worker/consumer.py", "worker/dead/lot.py"}
+    assert found == {"requests/settle.py", "broker/consumer.py", "operators/dead/lot.py"}

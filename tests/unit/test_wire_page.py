@@ -10,14 +10,14 @@ from uuid import uuid4
 
 import pytest
 
-from contracts import ErrorCode, Names, amqp, types
+from session_contracts import ErrorCode, Names, amqp, types
+from session_worker.messages.headers import MAX_FIELDS
+from session_worker.requests.outcome import Reply
+from session_worker.requests.request import NIL_ID, Refusal, Request
+from session_worker.requests.settle import _reply_message
+from session_worker.settings.model import Settings
 from tests.support.pages import blocks
 from tests.unit.worker import parts
-from worker.headers import MAX_FIELDS
-from worker.outcome import Reply
-from worker.request import NIL_ID, Refusal, Request
-from worker.settings import Settings
-from worker.settle import _reply_message
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "wire.md").read_text()
 (EXAMPLE,) = [json.loads(block.text) for block in blocks(PAGE) if block.language == "json"]

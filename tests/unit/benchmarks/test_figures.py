@@ -79,8 +79,14 @@ def test_the_best_of_the_others_is_beaten_only_if_it_is_beaten_in_its_repetition
 @pytest.mark.parametrize(
     ("stack", "place"),
     [
-        (f"run (/lib/runners.py:1);decide ({PROJECT}/worker/flow.py:9)", "worker/flow.py"),
-        (f"decide ({PROJECT}/worker/flow.py:9);uuid4 (/lib/python3.11/uuid.py:7)", "worker/flow.py"),
+        (
+            f"run (/lib/runners.py:1);decide ({PROJECT}/worker/session_worker/requests/flow.py:9)",
+            "worker/session_worker/requests/flow.py",
+        ),
+        (
+            f"decide ({PROJECT}/worker/session_worker/requests/flow.py:9);uuid4 (/lib/python3.11/uuid.py:7)",
+            "worker/session_worker/requests/flow.py",
+        ),
         ("run_forever (/project/uvloop/loop.c:1);write (/lib/libc.so.6)", "writing to sockets and files"),
         ("run_forever (/project/uvloop/loop.c:1);uv_run (/project/build/libuv-x86/core.c:2)", "uvloop"),
         ("read (/project/asyncpg/protocol/protocol.c:3);0x7f2b (/lib/libc.so.6)", "reading from sockets"),

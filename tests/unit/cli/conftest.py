@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from worker.cli import main
+from session_worker.cli import main
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from worker.cli import console
-from worker.cli.progress import Progress
+from session_worker.cli import console
+from session_worker.cli.progress import Progress
 
 if TYPE_CHECKING:
     import pytest

@@ -12,26 +12,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client import RequestFailed
-from contracts import (
+from session_client import RequestFailed
+from session_contracts import (
     CreateSessionPayload,
     CreateSessionRequest,
     CreateSessionResponse,
     SessionCreatedPayload,
 )
+from session_worker.cli.demo import show
+from session_worker.cli.demo.handler import handle
+from session_worker.cli.demo.performance import _noted
+from session_worker.cli.demo.plan import FAILS_TWICE, Plan
+from session_worker.cli.demo.requester import RawAnswer
+from session_worker.cli.demo.script import Script
+from session_worker.operations.handlers import Context
 from tests.unit.cli.test_words import entry
-from worker.cli.demo import show
-from worker.cli.demo.handler import handle
-from worker.cli.demo.performance import _noted
-from worker.cli.demo.plan import FAILS_TWICE, Plan
-from worker.cli.demo.requester import RawAnswer
-from worker.cli.demo.script import Script
-from worker.handlers import Context
 
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from worker.ledger.base import Entry, LedgerReader
+    from session_worker.ledger.base import Entry, LedgerReader
 
 
 @given(st.integers(50, 100_000))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import typer
 
-from worker.cli.app import app
+from session_worker.cli.app import app
 
 if TYPE_CHECKING:
     from collections.abc import Callable

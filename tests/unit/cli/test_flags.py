@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from worker.cli.flags import command
-from worker.settings import Settings
+from session_worker.cli.flags import command
+from session_worker.settings.model import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +32,7 @@ def test_options_go_before_the_environment(
         seen.append(loaded)
         return 7
 
-    monkeypatch.setattr("worker.process.run", run_worker)
+    monkeypatch.setattr("session_worker.runtime.process.run", run_worker)
 
     code, _, _ = run(
         *("run", "--concurrency", "5", "--no-declare", "--retry-delays", "2,4"), concurrency=9, prefix="other"

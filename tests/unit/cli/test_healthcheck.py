@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from worker import ops
-from worker.cli.healthcheck import main
-from worker.health import Board
-from worker.sandbox.workspace import free_port
+from session_worker.cli.healthcheck import main
+from session_worker.runtime import ops
+from session_worker.runtime.health import Board
+from session_worker.sandbox.workspace import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable

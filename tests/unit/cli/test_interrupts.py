@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from worker.cli.interrupts import interruptible, run
+from session_worker.cli.interrupts import interruptible, run
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 PROGRAM = """
 import signal
-from worker.cli import interrupts
+from session_worker.cli import interrupts
 signal.signal(signal.SIGINT, signal.{sigint})
 signal.signal(signal.SIGHUP, signal.{sighup})
 interrupts.listen()

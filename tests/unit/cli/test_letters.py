@@ -8,11 +8,11 @@ from uuid import UUID
 
 import pytest
 
-from contracts import amqp
+from session_contracts import amqp
+from session_worker.cli import console, letters
+from session_worker.messages.delivery import Delivery
+from session_worker.operators.dead import DeadLetter, Group
 from tests.unit.cli.test_words import shown
-from worker.cli import console, letters
-from worker.dead import DeadLetter, Group
-from worker.delivery import Delivery
 
 NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
 EVIL = "\x1b]0;owned\x07\u202e\x9b31m"

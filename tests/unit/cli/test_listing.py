@@ -7,8 +7,8 @@ from uuid import uuid4
 import pytest
 from rich.text import Text
 
+from session_worker.cli.listing import LEAST, Listing, facts
 from tests.unit.cli.test_words import shown
-from worker.cli.listing import LEAST, Listing, facts
 
 ID = str(uuid4())
 LONG = "the other side is out of order " * 5

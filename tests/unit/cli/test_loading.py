@@ -22,18 +22,18 @@ def loaded(program: str) -> set[str]:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["send", "--help"], ["ledger", "--help"]])
 def test_help_loads_no_library_that_does_the_work(arguments: list[str]) -> None:
-    found = loaded(f"import sys; sys.argv[1:] = {arguments!r}; from worker.cli import main; main()")
+    found = loaded(f"import sys; sys.argv[1:] = {arguments!r}; from session_worker.cli import main; main()")
     assert "typer" in found
     assert not found & (HEAVY - {"pydantic"} if len(arguments) > 1 else HEAVY), "typer itself uses pydantic"
 
 
 def test_a_supervisor_loads_nothing_that_serves_requests() -> None:
     """Its own memory and its start are all it adds to those of its processes."""
-    found = loaded("import worker.supervisor, worker.settings")
-    assert "worker.ops" in found
+    found = loaded("import session_worker.runtime.supervisor, session_worker.settings.model")
+    assert "session_worker.runtime.ops" in found
     assert not found & SERVING
 
 
 def test_a_process_ignores_signals_before_it_loads_anything_large() -> None:
-    found = loaded("import worker.cli.child")
+    found = loaded("import session_worker.cli.child")
     assert not found & HEAVY

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from worker.cli import given, main
+from session_worker.cli import given, main
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -154,7 +154,7 @@ def test_what_the_operating_system_refuses_is_a_sentence(
     def refuse(**_: object) -> None:
         raise error
 
-    monkeypatch.setattr("worker.cli.app.app", refuse)
+    monkeypatch.setattr("session_worker.cli.app.app", refuse)
     code, _, err = run("schema", "request")
 
     assert code == 1
@@ -229,7 +229,7 @@ def test_an_interrupt_that_nobody_else_saw_is_one(monkeypatch: pytest.MonkeyPatc
     def interrupted(**_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("worker.cli.app.app", interrupted)
+    monkeypatch.setattr("session_worker.cli.app.app", interrupted)
 
     with pytest.raises(SystemExit) as ended:
         main()

@@ -16,14 +16,14 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from client import RequestFailed
-from contracts import CreateSessionPayload, CreateSessionRequest, CreateSessionResponse
+from session_client import RequestFailed
+from session_contracts import CreateSessionPayload, CreateSessionRequest, CreateSessionResponse
+from session_worker.cli import send
+from session_worker.cli.listing import Listing, facts
+from session_worker.cli.screen import Screen
+from session_worker.telemetry.printable import printable, printable_json
 from tests.support.hostile import HOSTILE, REQUEST_ID, commands_in, hostile_broker, hostile_ledger
 from tests.support.worker_process import PROGRAM
-from worker.cli import send
-from worker.cli.listing import Listing, facts
-from worker.cli.screen import Screen
-from worker.printable import printable, printable_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,10 +9,10 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from contracts import RequestStatus
+from session_contracts import RequestStatus
+from session_worker.cli.top import Frame, _fitting, picture
+from session_worker.operators.watch import Depth, Finished, Look, Traffic
 from tests.unit.cli.test_words import entry, shown
-from worker.cli.top import Frame, _fitting, picture
-from worker.watch import Depth, Finished, Look, Traffic
 
 LATELY, MINUTE = Finished(5.0, {}, None, None), Finished(60.0, {}, None, None)
 TRAFFIC = Traffic(LATELY, MINUTE, 0, 0, 1, failed_more=False, workers=["one"])

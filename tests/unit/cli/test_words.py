@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from contracts import RequestStatus
-from worker import durations
-from worker.cli import views
-from worker.ledger.base import Entry
+from session_contracts import RequestStatus
+from session_worker.cli import views
+from session_worker.ledger.base import Entry
+from session_worker.settings import durations
 
 NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
 

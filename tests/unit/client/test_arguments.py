@@ -9,8 +9,8 @@ from aiormq import Connection
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client import ClientClosed, SessionClient
-from contracts import DEFAULT_REPLY_TO_ALLOW, CreateSessionPayload, CreateSessionRequest
+from session_client import ClientClosed, SessionClient
+from session_contracts import DEFAULT_REPLY_TO_ALLOW, CreateSessionPayload, CreateSessionRequest
 
 URL = "amqp://guest:s3cret@localhost/"
 

@@ -8,11 +8,11 @@ from unittest.mock import AsyncMock, Mock
 import pytest
 from yarl import URL
 
-from client import RequestFailed, SessionClient
-from client.broken import LinkLostError, NotAcceptedError, UnconfirmedError
-from client.call import Call
-from client.link import Broker, Link
-from contracts import CreateSessionPayload, CreateSessionRequest, CreateSessionResponse, Names
+from session_client import RequestFailed, SessionClient
+from session_client.broken import LinkLostError, NotAcceptedError, UnconfirmedError
+from session_client.call import Call
+from session_client.link import Broker, Link
+from session_contracts import CreateSessionPayload, CreateSessionRequest, CreateSessionResponse, Names
 
 REQUEST = CreateSessionRequest(user_id="ada", payload=CreateSessionPayload())
 
@@ -25,8 +25,8 @@ def a_link() -> Link:
 async def test_only_waiting_in_vain_doubles_the_time_of_the_next_try(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy worker must not get more copies the slower it is; but a full queue, or a lost connection, says
     nothing about the worker, and a reply that is lost afterwards must be asked for as soon as ever."""
-    monkeypatch.setattr("client.session_client.PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr("client.call.FIRST_TRY_SECONDS", 0.02)
+    monkeypatch.setattr("session_client.session_client.PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("session_client.call.FIRST_TRY_SECONDS", 0.02)
     client, call = SessionClient("amqp://mq/"), Call(REQUEST, timeout=60)
     for outcome, patience in (
         (NotAcceptedError("full"), 0.02),

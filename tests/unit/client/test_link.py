@@ -14,13 +14,13 @@ import pytest
 from pamqp import commands as spec
 from yarl import URL
 
-from client import ConnectionFailed, SessionClient
-from client.keeper import Keeper
-from client.link import Broker, Link
-from client.transport import Transport as ClientTransport
-from contracts import Names
-from contracts.dial import Place
-from worker.transport import Transport as WorkerTransport
+from session_client import ConnectionFailed, SessionClient
+from session_client.keeper import Keeper
+from session_client.link import Broker, Link
+from session_client.net.dial import Place
+from session_client.transport import Transport as ClientTransport
+from session_contracts import Names
+from session_worker.broker.transport import Transport as WorkerTransport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -52,7 +52,7 @@ def test_a_tls_connection_that_was_closed_twice_can_be_aborted(
 @pytest.fixture
 async def link(monkeypatch: pytest.MonkeyPatch) -> Link:
     """A link that sent a request and has heard nothing since."""
-    monkeypatch.setattr("client.link.SILENCE_SECONDS", SILENCE)
+    monkeypatch.setattr("session_client.link.SILENCE_SECONDS", SILENCE)
     link = Link(BROKER, Mock(), Names(), None, ignore)
     monkeypatch.setattr(link, "trouble", AsyncMock(return_value=None))
     link._asked_at = link._transport.heard
@@ -104,8 +104,8 @@ async def test_what_nobody_thought_of_is_told_and_costs_one_attempt(
     first, second = (Link(BROKER, Mock(), Names(), None, ignore) for _ in range(2))
     monkeypatch.setattr(Link, "open", AsyncMock(side_effect=[first, ZeroDivisionError("a surprise"), second]))
     place = Place(BROKER, 0, ())
-    monkeypatch.setattr("client.keeper._look_up", AsyncMock(return_value=[place]))
-    monkeypatch.setattr("client.keeper.first_to_answer", AsyncMock(return_value=(place, Mock())))
+    monkeypatch.setattr("session_client.keeper._look_up", AsyncMock(return_value=[place]))
+    monkeypatch.setattr("session_client.keeper.first_to_answer", AsyncMock(return_value=(place, Mock())))
     keeper = Keeper((URL("amqp://mq/"),), Names(), None, on_reply=ignore)
     await keeper.start()
     assert await keeper.link(5) is first

@@ -9,8 +9,8 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
-from client.call import Call
-from contracts import CreateSessionPayload, CreateSessionRequest
+from session_client.call import Call
+from session_contracts import CreateSessionPayload, CreateSessionRequest
 
 
 async def headers() -> dict[str, object]:
@@ -35,7 +35,8 @@ async def test_without_a_span_a_request_says_nothing_of_traces() -> None:
 def test_the_client_neither_needs_nor_loads_opentelemetry(hidden: bool) -> None:
     hide = "sys.modules['opentelemetry'] = None; " if hidden else ""
     code = (
-        f"import sys; {hide}from client.tracing import trace_headers; assert trace_headers() == {{}}; "
+        f"import sys; {hide}from session_client.tracing import trace_headers; "
+        "assert trace_headers() == {}; "
         "assert not [name for name, module in sys.modules.items() if 'opentelemetry' in name and module]"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from contracts import CreateSessionPayload, CreateSessionRequest
+from session_contracts import CreateSessionPayload, CreateSessionRequest
 
 CODES = st.from_regex(r"[A-Za-z0-9]{1,64}", fullmatch=True)
 DAYS = st.dates(min_value=date(2000, 1, 1), max_value=date(2099, 12, 31)).map(lambda day: f"{day:%y%m%d}")

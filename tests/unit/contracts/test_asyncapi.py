@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from client.call import Call
-from contracts import CreateSessionPayload, CreateSessionRequest, Names
-from contracts.asyncapi import document
-from worker.outcome import Reply
-from worker.settle import _reply_message
+from session_client.call import Call
+from session_contracts import CreateSessionPayload, CreateSessionRequest, Names
+from session_contracts.asyncapi import document
+from session_worker.requests.outcome import Reply
+from session_worker.requests.settle import _reply_message
 
 DOCUMENT = document(Names("acme"))
 

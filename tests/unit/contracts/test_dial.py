@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from contracts.dial import Place, UnreachedError, first_to_answer, look_up
+from session_client.net.dial import Place, UnreachedError, first_to_answer, look_up
 from tests.support.addresses import DROPPING, dropping
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from contracts import ERRORS, CreateSessionRequest, CreateSessionResponse, ErrorCode, problems
+from session_contracts import ERRORS, CreateSessionRequest, CreateSessionResponse, ErrorCode, problems
 
 
 def test_every_code_is_explained() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from contracts import CreateSessionPayload, CreateSessionRequest, fingerprint
+from session_contracts import CreateSessionPayload, CreateSessionRequest, fingerprint
 from tests.unit.contracts.strategies import PAYLOADS, REQUESTS, USER_IDS
 
 

@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from contracts.types import CasefileId, SessionId, Timestamp, UserId, new_request_id, now
+from session_contracts.types import CasefileId, SessionId, Timestamp, UserId, new_request_id, now
 from tests.unit.contracts.strategies import CASEFILE_IDS, CODES, SESSION_IDS, TEXT, TIMESTAMPS, USER_IDS
 
 CASEFILE: TypeAdapter[Any] = TypeAdapter(CasefileId)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from contracts import DEFAULT_REPLY_TO_ALLOW, DIRECT_REPLY_TO, Names, amqp, is_direct_reply_to
+from session_contracts import DEFAULT_REPLY_TO_ALLOW, DIRECT_REPLY_TO, Names, amqp, is_direct_reply_to
 
 PID_44 = "g1h2AA5yZXBseUA2ODc4MTMzNAAAcEoAAAAAaS8eQg=="
 PID_40 = "g1h2AA1yZXBseUA2ODc4MTMzAABwSgAAAABpLx5C"

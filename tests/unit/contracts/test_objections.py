@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from contracts.objections import Kind, Objection, objection
+from session_client.net.objections import Kind, Objection, objection
 
 LOCKED = (
     "RESOURCE_LOCKED - cannot obtain exclusive access to locked queue 'ex' in vhost 't'. It could be originally "

@@ -9,7 +9,7 @@ from hypothesis import given
 from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
-from contracts import CreateSessionPayload, CreateSessionRequest
+from session_contracts import CreateSessionPayload, CreateSessionRequest
 from tests.unit.contracts.strategies import REQUESTS
 
 SMALLEST = b'{"user_id": "ada@example.com", "payload": {}}'

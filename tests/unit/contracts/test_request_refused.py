@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from contracts import CreateSessionRequest, problems
+from session_contracts import CreateSessionRequest, problems
 
 SECRET = "s3cr3t"
 GOOD: dict[str, Any] = {"user_id": "ada@example.com", "payload": {}}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
-from contracts import NIL_SESSION_ID, CreateSessionResponse, RequestStatus, SessionCreatedPayload
+from session_contracts import NIL_SESSION_ID, CreateSessionResponse, RequestStatus, SessionCreatedPayload
 from tests.unit.contracts.strategies import OBJECTS, TEXT
 
 PUBLISHED: dict[str, Any] = json.loads(

@@ -4,8 +4,8 @@ from itertools import product
 
 import pytest
 
-from contracts import MOVES, IllegalMoveError, RequestStatus, check_move
-from contracts.status import mermaid
+from session_contracts import MOVES, IllegalMoveError, RequestStatus, check_move
+from session_contracts.status import mermaid
 
 PROMISED = {
     (None, "pending"),

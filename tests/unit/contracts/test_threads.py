@@ -7,8 +7,8 @@ import asyncio
 import pytest
 from yarl import URL
 
-from client import tls
-from contracts.threads import in_own_thread
+from session_client.net import tls
+from session_client.net.threads import in_own_thread
 
 pytestmark = pytest.mark.usefixtures("full_pool")
 

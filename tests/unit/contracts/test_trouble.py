@@ -9,7 +9,7 @@ import ssl
 
 import pytest
 
-from contracts.trouble import (
+from session_client.net.trouble import (
     network_trouble,
     refusal,
     splits_login,

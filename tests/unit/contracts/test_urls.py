@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from contracts.urls import broker_urls
+from session_client.net.urls import broker_urls
 
 
 @pytest.mark.parametrize(

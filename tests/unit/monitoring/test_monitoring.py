@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from worker.telemetry.metrics import METRICS
+from session_worker.telemetry.metrics import METRICS
 
 ROOT = Path(__file__).resolve().parents[3]
 ALERTS = ROOT / "monitoring" / "alerts.yml"

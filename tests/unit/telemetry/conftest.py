@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from worker.telemetry import log
-from worker.telemetry.events import Emit, emitter
+from session_worker.telemetry import log
+from session_worker.telemetry.events import Emit, emitter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

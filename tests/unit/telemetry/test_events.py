@@ -9,13 +9,20 @@ from uuid import uuid4
 
 import pytest
 
-from worker.telemetry.events import EVENTS, Event, RequestHandedBack, RequestTakenOver, WorkerStopped, emitter
-from worker.telemetry.log import LINES
+from session_worker.telemetry.events import (
+    EVENTS,
+    Event,
+    RequestHandedBack,
+    RequestTakenOver,
+    WorkerStopped,
+    emitter,
+)
+from session_worker.telemetry.log import LINES
 
 ROOT = Path(__file__).resolve().parents[3]
-WORKER = ROOT / "worker"
+WORKER = ROOT / "worker" / "session_worker"
 DOCUMENTED = {event.__name__ for event in EVENTS}
-DIRECTLY = {"process.py", "stopping.py", "supervisor.py"}
+DIRECTLY = {"runtime/process.py", "runtime/stopping.py", "runtime/supervisor.py"}
 """These say what befalls the process when no worker is there to tell it: a stray error, an end at once."""
 
 
@@ -59,7 +66,7 @@ def test_nothing_but_the_telemetry_logs() -> None:
         for path, tree in _trees()
         for node in ast.walk(tree)
         if isinstance(node, ast.ImportFrom)
-        and node.module == "worker.telemetry.log"
+        and node.module == "session_worker.telemetry.log"
         and any(name.name == "say" for name in node.names)
     }
     assert importing == DIRECTLY

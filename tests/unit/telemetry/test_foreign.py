@@ -26,13 +26,13 @@ from uuid import UUID
 import pytest
 import structlog
 
-from worker.telemetry import foreign, log, stderr
+from session_worker.telemetry import foreign, log, stderr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from session_worker.telemetry.events import Emit
     from tests.unit.telemetry.conftest import Pipe
-    from worker.telemetry.events import Emit
 
 
 class Colour(Enum):

@@ -17,10 +17,9 @@ from uuid import UUID
 import pytest
 import structlog
 
-from contracts import ErrorCode
-from tests.support.hostile import HOSTILE, commands_in
-from worker.telemetry import events, foreign, log, stderr
-from worker.telemetry.events import (
+from session_contracts import ErrorCode
+from session_worker.telemetry import events, foreign, log, stderr
+from session_worker.telemetry.events import (
     AttemptEnded,
     Emit,
     Event,
@@ -29,7 +28,8 @@ from worker.telemetry.events import (
     RequestFinished,
     WorkerStopped,
 )
-from worker.telemetry.trace import Trace, TraceContext, current_trace
+from session_worker.telemetry.trace import Trace, TraceContext, current_trace
+from tests.support.hostile import HOSTILE, commands_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,9 +12,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client import Histogram as TheirHistogram
 from prometheus_client.parser import text_string_to_metric_families
 
-from contracts import ErrorCode
-from worker.telemetry import metrics
-from worker.telemetry.events import (
+from session_contracts import ErrorCode
+from session_worker.telemetry import metrics
+from session_worker.telemetry.events import (
     AttemptEnded,
     Emit,
     LedgerCommitted,
@@ -24,7 +24,7 @@ from worker.telemetry.events import (
     RequestParked,
     emitter,
 )
-from worker.telemetry.metrics import METRICS, Metrics, Snapshot
+from session_worker.telemetry.metrics import METRICS, Metrics, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable

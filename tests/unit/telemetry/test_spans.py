@@ -17,9 +17,9 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 
-from worker.telemetry import outbox
-from worker.telemetry.outbox import Outbox
-from worker.telemetry.spans import (
+from session_worker.telemetry import outbox
+from session_worker.telemetry.outbox import Outbox
+from session_worker.telemetry.spans import (
     CONVERSATION_ID,
     DELIVERY_TAG,
     ERROR_TYPE,
@@ -33,8 +33,8 @@ from worker.telemetry.spans import (
     event,
     readable,
 )
-from worker.telemetry.trace import TraceContext
-from worker.telemetry.traces import _outbox
+from session_worker.telemetry.trace import TraceContext
+from session_worker.telemetry.traces import _outbox
 
 if TYPE_CHECKING:
     from uuid import UUID

@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from session_worker.messages.message import Message, Properties
+from session_worker.telemetry.trace import MAX_STATE, NO_TRACE, Trace, TraceContext, begin, current_trace
 from tests.unit.worker.parts import delivery
-from worker.confirms import Message
-from worker.frames import Properties
-from worker.telemetry.trace import MAX_STATE, NO_TRACE, Trace, TraceContext, begin, current_trace
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 GOOD = f"00-{TRACE}-{SPAN}-01"

@@ -16,12 +16,12 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, DEFAULT_ON, ParentBased
 from opentelemetry.trace import SpanKind, StatusCode
 from pydantic import SecretStr
 
+from session_worker.messages.errors import UnroutableError
+from session_worker.operations.handlers import PermanentError
+from session_worker.requests.outcome import Busy
+from session_worker.runtime.service import Service
+from session_worker.telemetry import traces
 from tests.unit.worker import parts
-from worker.confirms import UnroutableError
-from worker.outcome import Busy
-from worker.retry import PermanentError
-from worker.service import Service
-from worker.telemetry import traces
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.trace import ReadableSpan
 
-    from contracts import CreateSessionRequest
-    from worker.confirms import Message
-    from worker.handlers import Context
-    from worker.link import Link
+    from session_contracts import CreateSessionRequest
+    from session_worker.broker.link import Link
+    from session_worker.messages.message import Message
+    from session_worker.operations.handlers import Context
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 HEADERS = {"traceparent": f"00-{TRACE}-{SPAN}-01"}
@@ -93,9 +93,9 @@ async def bench(
         box = traces.readable_outbox(resource, exporter.export, pytest.fail)
         return traces.Traces(provider, box, names, {})
 
-    monkeypatch.setattr("worker.telemetry.outbox.PAUSE_SECONDS", 0.001)
-    monkeypatch.setattr("worker.telemetry.traces.start", start)
-    monkeypatch.setattr("worker.handlers.load", lambda _: handle)
+    monkeypatch.setattr("session_worker.telemetry.outbox.PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr("session_worker.telemetry.traces.start", start)
+    monkeypatch.setattr("session_worker.operations.handlers.load", lambda _: handle)
     settings = parts.worker_settings(
         ledger_url=SecretStr(f"sqlite:///{folder}/ledger.db"), traces=True, max_attempts=2
     )

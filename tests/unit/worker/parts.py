@@ -5,12 +5,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-from contracts import DEFAULT_REPLY_TO_ALLOW, CreateSessionPayload, CreateSessionRequest, Names
-from worker.delivery import Delivery
-from worker.handlers import Context
-from worker.ledger.base import Claimed
-from worker.request import Request, RequestParser
-from worker.settings import Settings
+from session_contracts import DEFAULT_REPLY_TO_ALLOW, CreateSessionPayload, CreateSessionRequest, Names
+from session_worker.ledger.base import Claimed
+from session_worker.messages.delivery import Delivery
+from session_worker.operations.handlers import Context
+from session_worker.requests.request import Request, RequestParser
+from session_worker.settings.model import Settings
 
 NAMES = Names()
 RECEIVED_AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

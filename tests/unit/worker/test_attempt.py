@@ -16,12 +16,12 @@ import tenacity
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts import CreateSessionRequest, ErrorCode
+from session_contracts import CreateSessionRequest, ErrorCode
+from session_worker.operations.handlers import Context, Handler, PermanentError, Rejected
+from session_worker.requests import attempt, retry
+from session_worker.requests.attempt import Failure, Success
+from session_worker.requests.reply import OUR_FACTS, ReplyBuilder
 from tests.unit.worker import parts
-from worker import attempt, retry
-from worker.attempt import Failure, Success
-from worker.handlers import Context, Handler, Rejected
-from worker.reply import OUR_FACTS, ReplyBuilder
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +87,7 @@ async def test_group_that_fails_keeps_its_cause() -> None:
     "error",
     [
         ValueError,
-        retry.PermanentError,
+        PermanentError,
         Rejected,
         SystemExit,
         lambda text: ExceptionGroup(text, [ValueError(text)]),
@@ -345,7 +345,7 @@ async def test_rejection_is_an_answer_and_given_once() -> None:
 
 async def test_permanent_error_ends_the_attempt_for_good() -> None:
     calls: list[int] = []
-    failure = await _failure(_raising(retry.PermanentError("never"), calls))
+    failure = await _failure(_raising(PermanentError("never"), calls))
     assert (failure.code, failure.transient, calls) == (ErrorCode.HANDLER_FAILED, False, [1])
 
 

@@ -16,14 +16,14 @@ from pamqp import commands as spec
 from pamqp.body import ContentBody
 from pamqp.heartbeat import Heartbeat
 
-from worker.broken import ConnectError, LinkLostError, broker_errors
-from worker.connection import Wire
-from worker.transport import FrameReader
+from session_worker.broker.connection import Wire
+from session_worker.broker.transport import FrameReader
+from session_worker.messages.errors import ConnectError, LinkLostError, broker_errors
 
 if TYPE_CHECKING:
     from yarl import URL
 
-    from worker.transport import RawChannel
+    from session_worker.broker.transport import RawChannel
 
 OURS, THEIRS = 1, 2
 

@@ -12,11 +12,11 @@ from pamqp import commands as spec
 from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 
+from session_worker.broker import frames
+from session_worker.broker.consumer import ConsumeChannel
+from session_worker.messages.delivery import CUT_BYTES, Cut, Delivery, Lane
+from session_worker.messages.errors import LinkLostError
 from tests.unit.worker.wire import FakeWire, as_wire, breathe, feed, open_channel
-from worker import frames
-from worker.broken import LinkLostError
-from worker.consumer import ConsumeChannel
-from worker.delivery import CUT_BYTES, Cut, Delivery, Lane
 
 
 class Broker:

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts import Names, amqp
-from worker import dead
-from worker.confirms import NackedError
-from worker.dead import DeadLetter, Fate, Wanted
-from worker.delivery import Delivery
-from worker.ledger.base import Reopened
+from session_contracts import Names, amqp
+from session_worker.ledger.base import Reopened
+from session_worker.messages.delivery import Delivery
+from session_worker.messages.errors import NackedError
+from session_worker.operators import dead
+from session_worker.operators.dead import DeadLetter, Fate, Wanted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

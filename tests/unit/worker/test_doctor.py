@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from contracts import Names
-from worker.doctor import State, at_management
-from worker.doctor.at_broker import version
-from worker.doctor.at_home import holder_timeout, known_settings
-from worker.doctor.at_ledger import LARGE_BYTES, clock_skew, file_system, size
-from worker.doctor.at_postgresql import server
-from worker.doctor.result import failed, folded, ok, refused
-from worker.settings import load
-from worker.topology import Topology
+from session_contracts import Names
+from session_worker.broker.topology import Topology
+from session_worker.operators.doctor import State, at_management
+from session_worker.operators.doctor.at_broker import version
+from session_worker.operators.doctor.at_home import holder_timeout, known_settings
+from session_worker.operators.doctor.at_ledger import LARGE_BYTES, clock_skew, file_system, size
+from session_worker.operators.doctor.at_postgresql import server
+from session_worker.operators.doctor.result import failed, folded, ok, refused
+from session_worker.settings.model import load
 
 
 @pytest.mark.parametrize(

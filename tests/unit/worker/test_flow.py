@@ -12,15 +12,10 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from contracts import CreateSessionRequest, ErrorCode, RequestStatus
-from contracts.amqp import BUSY_LAPS, REPLAY_COUNT
-from contracts.errors import ERRORS
-from tests.unit.worker import parts
-from worker.delivery import Delivery, Lane
-from worker.flow import LOST_IN_A_CRASH, Flow
-from worker.handlers import Context, Handler, Rejected
-from worker.hold import Hold
-from worker.ledger.base import (
+from session_contracts import CreateSessionRequest, ErrorCode, RequestStatus
+from session_contracts.amqp import BUSY_LAPS, REPLAY_COUNT
+from session_contracts.errors import ERRORS
+from session_worker.ledger.base import (
     Claim,
     ClaimAnswer,
     EntryRejectedError,
@@ -34,7 +29,11 @@ from worker.ledger.base import (
     Step,
     Suspect,
 )
-from worker.outcome import (
+from session_worker.messages.delivery import Delivery, Lane
+from session_worker.operations.handlers import Context, Handler, PermanentError, Rejected
+from session_worker.requests.flow import LOST_IN_A_CRASH, Flow
+from session_worker.requests.hold import Hold
+from session_worker.requests.outcome import (
     Busy,
     Completed,
     Declined,
@@ -46,11 +45,10 @@ from worker.outcome import (
     Replayed,
     RetryLater,
 )
-from worker.reply import ReplyBuilder
-from worker.request import MAX_AGE, age
-from worker.retry import PermanentError
-from worker.settings import CONSUMER_TIMEOUT
-from worker.telemetry.events import (
+from session_worker.requests.reply import ReplyBuilder
+from session_worker.requests.request import MAX_AGE, age
+from session_worker.settings.model import CONSUMER_TIMEOUT
+from session_worker.telemetry.events import (
     AttemptEnded,
     AttemptFailed,
     Emit,
@@ -61,6 +59,7 @@ from worker.telemetry.events import (
     RequestTakenOver,
     unheard,
 )
+from tests.unit.worker import parts
 
 REQUEST_ID = UUID(int=7)
 TOKEN = UUID(int=8)
@@ -585,7 +584,7 @@ async def test_suspects_leave_slots_to_the_others_and_all_get_their_turn() -> No
 async def test_suspect_that_waited_too_long_goes_round_and_gives_its_place_away(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("worker.flow.SUSPECT_SECONDS", 0.2)
+    monkeypatch.setattr("session_worker.requests.flow.SUSPECT_SECONDS", 0.2)
     suspects = [uuid4() for _ in range(3)]
     gate = Gate()
     flow = _flow(HauntedLedger(suspects), gate, concurrency=4)
@@ -731,7 +730,7 @@ def _rounded(event: Event) -> Event:
                     REQUEST_ID,
                     1,
                     ErrorCode.HANDLER_FAILED,
-                    "worker.retry.PermanentError: bug",
+                    "session_worker.operations.handlers.PermanentError: bug",
                     None,
                     "Traceback",
                 ),
@@ -740,7 +739,7 @@ def _rounded(event: Event) -> Event:
                     1,
                     "exhausted",
                     ErrorCode.HANDLER_FAILED,
-                    "worker.retry.PermanentError: bug",
+                    "session_worker.operations.handlers.PermanentError: bug",
                     0.0,
                 ),
             ],

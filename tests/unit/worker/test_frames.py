@@ -14,8 +14,9 @@ from pamqp import commands as spec
 from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 
-from worker import frames
-from worker import headers as headers_module
+from session_worker.broker import frames
+from session_worker.messages import headers as headers_module
+from session_worker.messages.message import Properties
 
 USED = [name.decode() for name in headers_module._USED if name != b"x-death"]
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
@@ -78,7 +79,7 @@ def test_what_we_publish_is_what_pamqp_reads(
     mandatory: bool,
 ) -> None:
     """Every property arrives as it was given, and the body whole, in pieces that fit the frame size."""
-    properties = frames.Properties(
+    properties = Properties(
         content_type=content_type,
         headers=table,
         persistent=persistent,
@@ -234,7 +235,7 @@ def test_a_needed_property_that_cannot_be_decoded_is_named(bad: bytes, name: str
 )
 def test_what_nobody_needs_is_left_out_when_it_cannot_be_decoded(odd: bytes) -> None:
     """The request is served as if its sender had not said it."""
-    assert frames.properties(b"\x00\x3c" + b"\0" * 10 + odd) == frames.Properties(
+    assert frames.properties(b"\x00\x3c" + b"\0" * 10 + odd) == Properties(
         headers={} if odd[0] == 0x20 else None
     )
 
@@ -242,11 +243,11 @@ def test_what_nobody_needs_is_left_out_when_it_cannot_be_decoded(odd: bytes) -> 
 def test_a_property_that_does_not_fit_is_refused() -> None:
     """Instead of a frame that would cost the connection."""
     with pytest.raises(ValueError, match="255"):
-        frames.publish(7, "q" * 256, frames.Properties(), b"", mandatory=True, max_frame=4096)
+        frames.publish(7, "q" * 256, Properties(), b"", mandatory=True, max_frame=4096)
 
 
 def test_properties_that_no_frame_holds_are_refused() -> None:
     """The broker closes the connection over a larger frame, whoever else's messages are on it."""
-    properties = frames.Properties(headers={"x-exception-stacktrace": "x" * 5000})
+    properties = Properties(headers={"x-exception-stacktrace": "x" * 5000})
     with pytest.raises(ValueError, match="properties"):
         frames.publish(7, "q", properties, b"", mandatory=True, max_frame=4096)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from contracts import CreateSessionRequest
-from worker.handlers import Context, HandlerNotFoundError, Rejected, load
-from worker.handlers.create_session import create_session
+from session_contracts import CreateSessionRequest
+from session_worker.operations.create_session import create_session
+from session_worker.operations.handlers import Context, HandlerNotFoundError, Rejected, load
 
 MODULE = "handlers_under_test"
 SOURCE = """
@@ -102,18 +102,8 @@ def test_what_is_no_handler_is_refused_with_the_reason(path: str, reason: str) -
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("path", ["client.sessions:handle", "contracts:handle", "worker.mine.of_me:handle"])
-def test_a_package_with_the_name_of_one_of_ours_is_refused_by_that_name(path: str) -> None:
-    """Whatever lies in the user's folder: ours is imported instead, and has no such thing."""
-    with pytest.raises(HandlerNotFoundError) as refused:
-        load(path)
-    name = path.replace(":", ".").split(".")[0]
-    assert str(refused.value).startswith(f"handler {path}: {name} is the name of a package of Session Worker")
-    assert "rename it" in str(refused.value)
-
-
 def test_built_in_handler_is_found() -> None:
-    assert load("worker.handlers.create_session:create_session") is create_session
+    assert load("session_worker.operations.create_session:create_session") is create_session
 
 
 async def test_partial_is_called_with_what_was_bound() -> None:

@@ -11,9 +11,9 @@ from typing import Any
 import pamqp.encode
 import pytest
 
-from contracts import amqp
-from worker import headers
-from worker.headers import MAX_FIELDS, MAX_TEXT
+from session_contracts import amqp
+from session_worker.messages import headers
+from session_worker.messages.headers import MAX_FIELDS, MAX_TEXT
 
 FRAME = 131_000
 """Bytes of headers that fit into a frame as large as RabbitMQ allows by default."""

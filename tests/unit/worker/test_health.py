@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from session_worker.cli.child import Pipe
+from session_worker.runtime import health, ops
+from session_worker.runtime.health import Board, Report, Reporter
+from session_worker.sandbox.workspace import free_port
+from session_worker.telemetry.metrics import ATTEMPTS, INFLIGHT, merge
 from tests.support.ops import Ops
 from tests.support.waiting import soon
-from worker import health, ops
-from worker.cli.child import Pipe
-from worker.health import Board, Report, Reporter
-from worker.sandbox.workspace import free_port
-from worker.telemetry.metrics import ATTEMPTS, INFLIGHT, merge
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,8 +6,8 @@ from datetime import UTC, date, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts import CreateSessionRequest
-from worker.identifiers import new_session_id, storable
+from session_contracts import CreateSessionRequest
+from session_worker.messages.identifiers import new_session_id, storable
 
 
 @given(day=st.dates(date(2000, 1, 1), date(2099, 12, 31)))

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from worker import places
-from worker.given import RefusedError
-from worker.ledger import LedgerError, upgrade
-from worker.ledger.sqlite_file import path_of
-from worker.settings import load, load_only
+from session_worker.ledger import LedgerError, upgrade
+from session_worker.ledger.sqlite.file import path_of
+from session_worker.settings import places
+from session_worker.settings.given import RefusedError
+from session_worker.settings.model import load, load_only
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from worker.ledger.postgresql_url import place_of, read
+from session_worker.settings.postgresql_url import place_of, read
 
 
 @pytest.mark.parametrize(

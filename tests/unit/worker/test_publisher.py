@@ -13,14 +13,13 @@ from pamqp import commands as spec
 from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 
-from tests.unit.worker.wire import FakeWire, as_wire, breathe, feed, open_channel
-from worker import confirms, frames, publisher, retry
-from worker.broken import ConnectError, LinkLostError
-from worker.confirms import (
-    ChannelLostError,
-    Message,
+from session_worker.broker import backoff, confirms, frames, publisher
+from session_worker.broker.confirms import ChannelLostError, PublishChannel
+from session_worker.broker.publisher import Publisher
+from session_worker.messages.errors import (
+    ConnectError,
+    LinkLostError,
     NackedError,
-    PublishChannel,
     PublishError,
     RefusedError,
     TooLongError,
@@ -28,8 +27,8 @@ from worker.confirms import (
     UnreachableError,
     UnroutableError,
 )
-from worker.frames import Properties
-from worker.publisher import Publisher
+from session_worker.messages.message import Message, Properties
+from tests.unit.worker.wire import FakeWire, as_wire, breathe, feed, open_channel
 
 DIRECT = "amq.rabbitmq.reply-to.g1h2"
 Fate = Literal["ack", "nack", "unroutable", "unencodable"]
@@ -542,7 +541,7 @@ async def test_a_connection_of_our_own_is_tried_for_once_for_all_who_wait_for_it
     """And for a good while: what waits for it goes out as soon as it is there."""
     setup = Setup()
     setup.cannot_open = ConnectError("too many connections", permanent=False)
-    monkeypatch.setattr(retry, "LONGEST_PAUSE", 0.001)
+    monkeypatch.setattr(backoff, "LONGEST_PAUSE", 0.001)
     tasks = setup.publish(*(_message(DIRECT, mandatory=False) for _ in range(50)))
     async with asyncio.timeout(5):
         while setup.tries < 5:
@@ -565,7 +564,7 @@ async def test_who_waits_too_long_for_a_connection_of_our_own_is_told(
 ) -> None:
     """The link lives, and its delivery must be settled."""
     monkeypatch.setattr(publisher, "OPEN_SECONDS", 0.05)
-    monkeypatch.setattr(retry, "LONGEST_PAUSE", 0.001)
+    monkeypatch.setattr(backoff, "LONGEST_PAUSE", 0.001)
     setup = Setup()
     setup.cannot_open = ConnectError("too many connections", permanent=False)
     (task,) = setup.publish(_message(DIRECT if way == "direct" else "q", mandatory=False))

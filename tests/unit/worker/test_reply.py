@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts import CreateSessionResponse, ErrorCode
-from contracts.errors import ERRORS
-from contracts.sessions import NIL_SESSION_ID
+from session_contracts import CreateSessionResponse, ErrorCode
+from session_contracts.errors import ERRORS
+from session_contracts.sessions import NIL_SESSION_ID
+from session_worker.requests.reply import OUR_FACTS, SENTENCES, ReplyBuilder, sentence, timestamp
+from session_worker.requests.request import NIL_ID, Refusal
 from tests.unit.worker import parts
-from worker.reply import OUR_FACTS, SENTENCES, ReplyBuilder, sentence, timestamp
-from worker.request import NIL_ID, Refusal
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "CreateSessionResponse.schema.json").read_text())
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA, format_checker=jsonschema.FormatChecker())

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from contracts import ErrorCode
-from contracts.amqp import REQUEST_ID
+from session_contracts import ErrorCode
+from session_contracts.amqp import REQUEST_ID
+from session_worker.requests.request import MAX_PATIENCE, NIL_ID, Refusal, Request
 from tests.unit.worker import parts
 from tests.unit.worker.parts import body, delivery, parser
-from worker.request import MAX_PATIENCE, NIL_ID, Refusal, Request
 
 IDS = [UUID(int=number) for number in range(1, 5)]
 DIRECT = "amq.rabbitmq.reply-to.g1h2AA5yZXBseUA2ODc4MTMzNAAAcEoAAAAAaS8eQg==.Zx3eOMdXy4lbhrIQ8fO9iA=="

@@ -8,8 +8,9 @@ import tenacity
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker import retry
-from worker.handlers import Rejected
+from session_worker.broker import backoff
+from session_worker.operations.handlers import PermanentError, Rejected
+from session_worker.requests import retry
 
 DELAYS = st.lists(st.integers(1, 86_400), min_size=1, max_size=20, unique=True).map(
     lambda found: tuple(sorted(found))
@@ -44,7 +45,7 @@ def test_single_delay_serves_every_attempt(attempt: int, chance: float) -> None:
 def test_links_that_are_lost_early_follow_each_other_more_and_more_slowly(
     lost_early: int, chance: float
 ) -> None:
-    pause, next_pause = retry.link_delay(lost_early, chance), retry.link_delay(lost_early + 1, chance)
+    pause, next_pause = backoff.link_delay(lost_early, chance), backoff.link_delay(lost_early + 1, chance)
     assert 0 <= pause <= next_pause <= 5
     assert (pause == 0) == (lost_early == 0)
 
@@ -119,7 +120,7 @@ async def test_what_may_be_over_in_a_moment_is_tried_three_times(error: Exceptio
 @pytest.mark.parametrize(
     "error",
     [
-        retry.PermanentError("no use"),
+        PermanentError("no use"),
         Rejected("no"),
         SystemExit(3),
         KeyboardInterrupt(),
@@ -164,7 +165,7 @@ async def test_trying_until_stopped_ends_at_once_when_stopped() -> None:
         waits.append(state.upcoming_sleep)
         stop.set()
 
-    trying = retry.until_stopped(stop, OSError, before_sleep, lambda _: False)
+    trying = backoff.until_stopped(stop, OSError, before_sleep, lambda _: False)
     with pytest.raises(OSError, match="away"):
         await asyncio.wait_for(trying(_always(OSError("away"))), 5)
     assert len(waits) == 1
@@ -173,10 +174,10 @@ async def test_trying_until_stopped_ends_at_once_when_stopped() -> None:
 async def test_trying_until_stopped_gives_up_what_is_hopeless_or_unexpected() -> None:
     stop = asyncio.Event()
     seen: list[object] = []
-    hopeless = retry.until_stopped(stop, OSError, seen.append, lambda _: True)
+    hopeless = backoff.until_stopped(stop, OSError, seen.append, lambda _: True)
     with pytest.raises(OSError, match="never"):
         await hopeless(_always(OSError("never")))
-    patient = retry.until_stopped(stop, OSError, seen.append, lambda _: False)
+    patient = backoff.until_stopped(stop, OSError, seen.append, lambda _: False)
     with pytest.raises(TypeError, match="bug"):
         await patient(_always(TypeError("bug")))
     assert seen == []

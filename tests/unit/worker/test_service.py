@@ -10,22 +10,22 @@ from uuid import UUID
 import pytest
 from pydantic import SecretStr
 
-from contracts import amqp
+from session_contracts import amqp
+from session_worker.broker import backoff
+from session_worker.messages.errors import ConnectError, LinkLostError
+from session_worker.runtime.service import HEALTHY_SECONDS, Service
+from session_worker.runtime.stopping import StartError
+from session_worker.settings.model import load
+from session_worker.telemetry.events import DeliveryFailed
 from tests.unit.worker import parts
 from tests.unit.worker.parts import CountingReceipt
-from worker import retry
-from worker.broken import ConnectError, LinkLostError
-from worker.service import HEALTHY_SECONDS, Service
-from worker.settings import load
-from worker.stopping import StartError
-from worker.telemetry.events import DeliveryFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from worker.confirms import Message
-    from worker.link import Link
-    from worker.telemetry.events import Event
+    from session_worker.broker.link import Link
+    from session_worker.messages.message import Message
+    from session_worker.telemetry.events import Event
 
 REQUEST_ID = UUID(int=7)
 
@@ -112,7 +112,7 @@ async def test_links_that_are_lost_at_once_are_not_built_without_a_pause(
     monkeypatch.setattr(service, "_loop", SimpleNamespace(time=lambda: now[0]))
     monkeypatch.setattr(random, "random", lambda: 0.0)
     await service.run()
-    assert pauses == [retry.link_delay(early, 0.0) for early in (1, 2, 3, 0, 1)]
+    assert pauses == [backoff.link_delay(early, 0.0) for early in (1, 2, 3, 0, 1)]
 
 
 async def test_sampler_that_fails_leaves_no_delivery_unsettled(
@@ -157,8 +157,8 @@ async def test_who_has_no_broker_and_named_none_hears_of_a_command_that_brings_o
     async def refuse(*_: object) -> None:
         raise ConnectError("nothing listens there", permanent=False)
 
-    monkeypatch.setattr("worker.service.Link.build", refuse)
-    monkeypatch.setattr("worker.service.START_SECONDS", 0)
+    monkeypatch.setattr("session_worker.runtime.service.Link.build", refuse)
+    monkeypatch.setattr("session_worker.runtime.service.START_SECONDS", 0)
     monkeypatch.delenv("SESSION_WORKER_AMQP_URL", raising=False)
     settings = load(
         ledger_url=f"sqlite:///{tmp_path}/ledger.db", amqp_url="amqp://localhost/" if named else None

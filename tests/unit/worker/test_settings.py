@@ -9,9 +9,9 @@ from typing import Any
 import pydantic
 import pytest
 
-from worker.cli.flags import default_text
-from worker.given import RefusedError
-from worker.settings import CONSUMER_TIMEOUT, Settings, load, load_only, unknown_variables
+from session_worker.cli.flags import default_text
+from session_worker.settings.given import RefusedError
+from session_worker.settings.model import CONSUMER_TIMEOUT, Settings, load, load_only, unknown_variables
 
 PASSWORD = "hunter2"
 
@@ -212,7 +212,7 @@ def test_urls_of_a_cluster_are_separated_by_commas() -> None:
     ],
 )
 def test_amqp_url_must_name_scheme_and_host_and_is_never_echoed(url: str) -> None:
-    """What is said of each is the business of ``contracts/urls.py``."""
+    """What is said of each is the business of ``client/session_client/net/urls.py``."""
     said = _refused(amqp_url=url)
     assert "write" in said or "must be" in said
     assert PASSWORD not in said

@@ -9,12 +9,10 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from contracts import ErrorCode, amqp
-from tests.unit.worker import parts
-from tests.unit.worker.parts import CountingReceipt
-from worker.broken import LinkLostError
-from worker.confirms import (
-    Message,
+from session_contracts import ErrorCode, amqp
+from session_worker.messages.delivery import CUT_BYTES, Delivery
+from session_worker.messages.errors import (
+    LinkLostError,
     NackedError,
     PublishError,
     RefusedError,
@@ -22,8 +20,8 @@ from worker.confirms import (
     UnconfirmedError,
     UnroutableError,
 )
-from worker.delivery import CUT_BYTES, Delivery
-from worker.outcome import (
+from session_worker.messages.message import Message
+from session_worker.requests.outcome import (
     Busy,
     Completed,
     Declined,
@@ -37,9 +35,9 @@ from worker.outcome import (
     Reply,
     RetryLater,
 )
-from worker.request import NIL_ID, Refusal, Request
-from worker.settle import SPARE_BYTES, Settler
-from worker.telemetry.events import (
+from session_worker.requests.request import NIL_ID, Refusal, Request
+from session_worker.requests.settle import SPARE_BYTES, Settler
+from session_worker.telemetry.events import (
     CopyNotTaken,
     DeliveryLeft,
     Event,
@@ -48,11 +46,13 @@ from worker.telemetry.events import (
     RequestFinished,
     RequestParked,
 )
+from tests.unit.worker import parts
+from tests.unit.worker.parts import CountingReceipt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from worker.ledger.base import Ledger
+    from session_worker.ledger.base import Ledger
 
 REQUEST_ID = UUID(int=7)
 TOKEN = UUID(int=8)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from worker.slots import HandlerThreads, Slots
+from session_worker.requests.slots import HandlerThreads, Slots
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

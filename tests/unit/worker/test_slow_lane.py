@@ -5,11 +5,11 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from contracts import ErrorCode, Names
-from contracts.amqp import DEFAULT_REPLY_TO_ALLOW, REQUEST_ID
+from session_contracts import ErrorCode, Names
+from session_contracts.amqp import DEFAULT_REPLY_TO_ALLOW, REQUEST_ID
+from session_worker.messages.delivery import Delivery, Lane, Receipt
+from session_worker.requests.request import Refusal, RequestParser, probable_id
 from tests.unit.worker import parts
-from worker.delivery import Delivery, Lane, Receipt
-from worker.request import Refusal, RequestParser, probable_id
 
 BODY = b'{"request_id": "4f9c6f0e-5f0b-4c57-8a51-5a0a3d0f3a11"}'
 
@@ -46,7 +46,7 @@ def test_the_body_of_a_deadly_message_is_not_read_again(monkeypatch: pytest.Monk
     def read(*_: object) -> None:
         raise AssertionError("the body was read")
 
-    monkeypatch.setattr("worker.request._id_from_body", read)
+    monkeypatch.setattr("session_worker.requests.request._id_from_body", read)
     monkeypatch.setattr(RequestParser, "_read_body", staticmethod(read))
     parser = RequestParser(Names(), max_body_bytes=1024, reply_to_allow=DEFAULT_REPLY_TO_ALLOW)
     refusal = parser.parse(lost(3))

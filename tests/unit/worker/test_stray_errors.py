@@ -11,7 +11,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from worker.loop import new_event_loop
+from session_worker.loop import new_event_loop
 
 
 def test_a_lookup_that_fails_after_its_time_limit_is_no_unexpected_error(

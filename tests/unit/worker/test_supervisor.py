@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from worker import supervisor
-from worker.health import Report
+from session_worker.runtime import supervisor
+from session_worker.runtime.health import Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable

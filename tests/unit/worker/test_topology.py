@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from contracts import Names
-from worker.topology import NO_LIMIT, SLOW_LANE_LIMIT, WORK_LIMIT, Queue, Topology
+from session_contracts import Names
+from session_worker.broker.topology import NO_LIMIT, WORK_LIMIT, Queue, Topology
+from session_worker.messages.delivery import SLOW_LANE_LIMIT
 
 TOPOLOGY = Topology.of(Names(), (1, 30))
 QUEUES = {queue.name: queue for queue in TOPOLOGY.queues}

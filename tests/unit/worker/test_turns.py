@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.turns import OneByOne, Turns
+from session_worker.requests.turns import OneByOne, Turns
 
 
 class Visitor:

@@ -7,9 +7,9 @@ from uuid import uuid4
 
 import pytest
 
-from contracts import RequestStatus
-from worker.ledger.base import Glimpse, Recent
-from worker.watch import FAILURES, SAMPLE, failed_last, traffic
+from session_contracts import RequestStatus
+from session_worker.ledger.base import Glimpse, Recent
+from session_worker.operators.watch import FAILURES, SAMPLE, failed_last, traffic
 
 DONE, BAD, RUNNING = RequestStatus.COMPLETED, RequestStatus.FAILED, RequestStatus.PROCESSING
 WAITING = RequestStatus.PENDING

@@ -9,9 +9,9 @@ import aiormq
 import pamqp.frame
 from aiormq.base import FutureStore
 
-from worker.broken import LinkLostError
-from worker.connection import Wire
-from worker.transport import RawChannel
+from session_worker.broker.connection import Wire
+from session_worker.broker.transport import RawChannel
+from session_worker.messages.errors import LinkLostError
 
 AnyChannel = TypeVar("AnyChannel", bound=aiormq.Channel)
 

@@ -1,0 +1,35 @@
+"""The requester's side: ``SessionClient`` and the errors its calls end with."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from session_client.errors import (
+        ClientClosed,
+        ConnectionFailed,
+        ReplyInvalid,
+        RequestFailed,
+        RequestNotRouted,
+        RequestTimedOut,
+        SessionClientError,
+    )
+    from session_client.session_client import SessionClient
+
+__all__ = [
+    "ClientClosed",
+    "ConnectionFailed",
+    "ReplyInvalid",
+    "RequestFailed",
+    "RequestNotRouted",
+    "RequestTimedOut",
+    "SessionClient",
+    "SessionClientError",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is public when it is first asked for: a worker that needs ``net`` loads no client."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from session_client import errors, session_client
+
+    return getattr(session_client if name == "SessionClient" else errors, name)

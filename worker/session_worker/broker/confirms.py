@@ -1,0 +1,205 @@
+"""Publishing on one channel, and its confirms. What is ready at the same time shares one write."""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from aiormq.exceptions import ConnectionClosed
+
+from session_client.net.trouble import why_lost
+from session_worker.broker import frames
+from session_worker.broker.transport import RawChannel
+from session_worker.messages.errors import (
+    LinkLostError,
+    NackedError,
+    RefusedError,
+    TooLongError,
+    UnconfirmedError,
+    UnroutableError,
+)
+from session_worker.messages.identifiers import new_message_id
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from pamqp import commands as spec
+
+    from session_worker.messages.message import Message
+
+CONFIRM_SECONDS = 10.0
+UNSENT_BYTES = 1_048_576
+
+
+class ChannelLostError(Exception):
+    """The channel went away under the message. ``accused`` when the broker closed it over what was sent."""
+
+    def __init__(self, reason: str, *, accused: bool) -> None:
+        super().__init__(reason)
+        self.accused = accused
+
+
+@dataclass(slots=True)
+class _Pending:
+    message_id: str
+    confirmed: asyncio.Future[None]
+    heard: int
+    age: float = 0.0
+    returned: str | None = None
+
+
+class PublishChannel(RawChannel):
+    """A channel in confirm mode that keeps its own book of what is unconfirmed."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._pending: dict[int, _Pending] = {}
+        self._returnable: dict[str, _Pending] = {}
+        self._outbox: list[bytes] = []
+        self._tag = 0
+        self._returning: str | None = None
+        self._gone: ChannelLostError | None = None
+        self.closing.add_done_callback(self._on_gone)
+
+    @property
+    def usable(self) -> bool:
+        return self._gone is None and not self.wire.lost.done()
+
+    def send(self, message: Message) -> asyncio.Future[None]:
+        """Send soon, together with whatever else is sent now; the future tells how it went.
+
+        Raises:
+            ChannelLostError: the channel is gone already.
+            RefusedError: the message cannot be encoded.
+        """
+        if self._gone is not None:
+            raise ChannelLostError(str(self._gone), accused=False)
+        message_id = new_message_id()
+        data = self._encode(message, message_id)
+        self._tag += 1
+        pending = _Pending(message_id, self.loop.create_future(), self.wire.heard)
+        self._pending[self._tag] = pending
+        if message.mandatory:
+            self._returnable[message_id] = pending
+        if not self._outbox:
+            self.loop.call_soon(self._flush)
+        self._outbox.append(data)
+        return pending.confirmed
+
+    def grow_older(self, seconds: float) -> None:
+        """Let unconfirmed messages age; time during which the broker is blocked does not count.
+
+        A broker that has sent nothing since the message went out may be away. The message waits until the
+        broker sends something, and is unconfirmed then, or has been silent for so long that the connection
+        counts as lost.
+        """
+        patience = self.wire.longest_silence
+        for pending in list(self._pending.values()):
+            pending.age += seconds
+            if pending.age <= CONFIRM_SECONDS or pending.confirmed.done():
+                continue
+            if patience is None or self.wire.heard != pending.heard:
+                pending.confirmed.set_exception(
+                    UnconfirmedError(f"the broker did not confirm within {CONFIRM_SECONDS:g} s")
+                )
+            elif pending.age > patience:
+                silent = f"the broker has sent nothing for {pending.age:g} s, not even a heartbeat"
+                self.wire.lose(silent)
+                return self._lose(ChannelLostError(silent, accused=False))
+        return None
+
+    def _encode(self, message: Message, message_id: str) -> bytes:
+        message.properties.message_id = message_id
+        try:
+            return frames.publish(
+                self.number,
+                message.queue,
+                message.properties,
+                message.body,
+                mandatory=message.mandatory,
+                max_frame=self.wire.max_frame,
+            )
+        except frames.TooLongError as error:
+            raise TooLongError(f"the message cannot be encoded: {error}", error.excess) from error
+        except (ValueError, TypeError, AttributeError, struct.error) as error:
+            raise RefusedError(f"the message cannot be encoded: {error}") from error
+
+    def _flush(self) -> None:
+        if self._gone is not None or not self._outbox:
+            return
+        if self.wire.unsent > UNSENT_BYTES:
+            self.loop.call_later(0.01, self._flush)
+            return
+        data = b"".join(self._outbox)
+        self._outbox.clear()
+        try:
+            self.wire.write(data)
+        except LinkLostError as error:
+            self._lose(ChannelLostError(str(error), accused=False))
+
+    # ------------------------------------------------------- what comes off the socket
+
+    def feed(self, kind: int, payload: bytes) -> bool:
+        """Take confirms, and returned messages, which come before their confirm; the rest is aiormq's."""
+        if kind != frames.METHOD:
+            return self._feed_returned(kind, payload)
+        if payload.startswith((frames.ACK, frames.NACK)):
+            self._confirm(*frames.confirmation(payload), nack=payload.startswith(frames.NACK))
+        elif payload.startswith(frames.RETURN):
+            self._returning = frames.reason(payload)
+        else:
+            return False
+        return True
+
+    def _feed_returned(self, kind: int, payload: bytes) -> bool:
+        if kind == frames.HEADER and self._returning is not None:
+            message_id = frames.properties(payload).message_id or ""
+            pending = self._returnable.pop(message_id, None)
+            if pending is not None:
+                pending.returned = f"there is no queue of that name ({self._returning})"
+            self._returning = None
+        return True
+
+    def _confirm(self, last: int, multiple: bool, *, nack: bool) -> None:
+        if multiple:
+            tags = list(itertools.takewhile(lambda tag: tag <= last, self._pending))
+        else:
+            tags = [last] if last in self._pending else []
+        for tag in tags:
+            pending = self._pending.pop(tag)
+            self._returnable.pop(pending.message_id, None)
+            if pending.confirmed.done():
+                continue
+            if nack:
+                pending.confirmed.set_exception(NackedError("the queue refused the message; it may be full"))
+            elif pending.returned is not None:
+                pending.confirmed.set_exception(UnroutableError(pending.returned))
+            else:
+                pending.confirmed.set_result(None)
+
+    # ------------------------------------------------------------- what aiormq's reader calls
+
+    async def _on_close_frame(self, frame: spec.Channel.Close) -> None:
+        self._lose(ChannelLostError(f"{frame.reply_code} {frame.reply_text}", accused=True))
+        await super()._on_close_frame(frame)
+
+    def _on_gone(self, closing: asyncio.Future[Any]) -> None:
+        error = None if closing.cancelled() else closing.exception()
+        # The plain class stands for a broker that shuts down, its subclasses for what a client did wrong.
+        accused = isinstance(error, ConnectionClosed) and type(error) is not ConnectionClosed
+        reason = "the channel was closed" if error is None else why_lost(error)
+        self._lose(ChannelLostError(reason, accused=accused))
+
+    def _lose(self, lost: ChannelLostError) -> None:
+        if self._gone is not None:
+            return
+        self._gone = lost
+        self._outbox.clear()
+        pending, self._pending = self._pending, {}
+        self._returnable.clear()
+        for one in pending.values():
+            if not one.confirmed.done():
+                one.confirmed.set_exception(lost)
+                one.confirmed.exception()

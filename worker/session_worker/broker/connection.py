@@ -1,0 +1,277 @@
+"""Connections to the broker: opened, watched, and closed within a bounded time.
+
+Everything that knows of aiormq's inside is here, in ``transport.py``, ``broken.py``, ``confirms.py`` and
+``consumer.py``. A connection is never repaired: at any failure what was built on it is torn down and built
+again (``link.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import aiormq
+import aiormq.connection
+from yarl import URL
+
+from session_client.net import dial, tls
+from session_worker.broker.transport import Connection, RawChannel, Transport
+from session_worker.messages.errors import (
+    CONNECT_SECONDS,
+    ConnectError,
+    ForbiddenError,
+    LinkLostError,
+    broker_errors,
+    connect_error,
+    lost_by,
+    port_of,
+)
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Coroutine, Sequence
+    from ssl import SSLContext
+
+DEFAULT_HEARTBEAT = 10
+SETUP_SECONDS = 15.0
+CLOSE_SECONDS = 2.0
+SILENT_HEARTBEATS = 1.5
+"""A broker sends something once in each interval of heartbeats, were it a heartbeat. The rest is patience."""
+MAX_CHANNELS = 2047
+"""Channels on one connection that RabbitMQ allows by default; only a few are ever open at once."""
+
+AnyChannel = TypeVar("AnyChannel", bound=aiormq.Channel)
+T = TypeVar("T")
+
+
+class Wire:
+    """One open connection.
+
+    ``lost`` gets the reason when it is gone, or when a channel opened with ``vital`` is. ``blocked`` says
+    that the broker does not read from us for now (an alarm).
+    """
+
+    def __init__(self, connection: Connection, transport: Transport) -> None:
+        self._connection = connection
+        self._transport = transport
+        self._channel_number = 0
+        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.blocked = False
+        self._forbidden = False
+        self.watchers: list[Callable[[], None]] = []
+        connection.on_blocked = self._on_blocked
+        connection.closing.add_done_callback(lambda future: self.lose(_reason(future)))
+
+    @classmethod
+    async def open(cls, urls: Sequence[str], purpose: str) -> Wire:
+        """Connect to the first address of ``urls``, in random order, where a broker answers.
+
+        Raises:
+            ConnectError: none did; permanent when trying again helps with none of them.
+        """
+        shuffled = [_prepared(url, purpose) for url in random.sample(urls, len(urls))]
+        found = await asyncio.gather(*map(_look_up, shuffled))
+        failures = [each for each in found if isinstance(each, ConnectError)]
+        places = [place for each in found if not isinstance(each, ConnectError) for place in each]
+        while places:
+            try:
+                place, connected = await dial.first_to_answer(places, CONNECT_SECONDS)
+            except dial.UnreachedError as error:
+                failures += [connect_error(cause, place.of.url, "") for place, cause in error.failures]
+                break
+            try:
+                return await cls._open(place.of, connected)
+            except ConnectError as error:
+                failures.append(error)
+            # A broker that says no speaks for its other addresses too; one that is silent does not.
+            places = [
+                other
+                for other in places
+                if other is not place and not (failures[-1].permanent and other.of is place.of)
+            ]
+        raise next((each for each in failures if not each.permanent), failures[-1])
+
+    @classmethod
+    async def _open(cls, target: _Target, connected: socket.socket) -> Wire:
+        url = target.url
+        transport = Transport(connected, target.context)
+        connection = Connection(url, context=target.context, transport_factory=transport)
+        connection.on_blocked = lambda _: None
+        try:
+            with broker_errors():
+                async with asyncio.timeout(CONNECT_SECONDS):
+                    await connection.connect()
+        except LinkLostError as error:
+            transport.abort()
+            farewell = transport.reader.farewell if transport.reader else ""
+            raise connect_error(error.__cause__ or error, url, farewell) from error
+        except BaseException:
+            transport.abort()
+            raise
+        return cls(connection, transport)
+
+    async def channel(
+        self, factory: type[AnyChannel], *, confirms: bool = False, vital: bool = False
+    ) -> AnyChannel:
+        """Open a channel. When a ``vital`` one closes, the wire counts as lost.
+
+        Raises:
+            LinkLostError: it could not be opened.
+        """
+        number = self._next_channel_number()
+        with broker_errors():
+            async with asyncio.timeout(SETUP_SECONDS):
+                channel = factory(self._connection, number, publisher_confirms=confirms, frame_buffer=10)
+                self._connection.channels[number] = channel
+                if isinstance(channel, RawChannel):
+                    channel.wire = self
+                    self._transport.channels[number] = channel
+                    channel.closing.add_done_callback(lambda _: self._transport.channels.pop(number, None))
+                await self.unless_lost(channel.open())
+        if vital:
+            channel.closing.add_done_callback(self._on_vital_closed)
+        else:
+            channel.closing.add_done_callback(_reason)
+        return channel
+
+    def _next_channel_number(self) -> int:
+        """A free number, as long unused as can be: the broker may not be done with the last ones.
+
+        Raises:
+            ConnectError: there is none.
+        """
+        most = self._connection.connection_tune.channel_max or MAX_CHANNELS
+        for _ in range(most):
+            self._channel_number = self._channel_number % most + 1
+            if self._channel_number not in self._connection.channels:
+                return self._channel_number
+        raise ConnectError(
+            f"the broker allows too few channels on a connection ({most}), a worker needs 2; raise its "
+            "channel_max",
+            permanent=True,
+        )
+
+    async def unless_lost(self, work: Coroutine[Any, Any, T]) -> T:
+        """What ``work`` gives, which waits for the broker by this connection.
+
+        aiormq does not tell everybody who waits for an answer that the connection is gone: they would wait
+        for ``SETUP_SECONDS``.
+
+        Raises:
+            LinkLostError: the connection was lost before.
+        """
+        task = asyncio.ensure_future(work)
+        task.add_done_callback(_forget_failure)  # of both, the loss is told
+        either: set[asyncio.Future[Any]] = {task, self.lost}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise (ForbiddenError if self._forbidden else LinkLostError)(self.lost.result())
+            return task.result()
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task}, timeout=CLOSE_SECONDS)
+
+    def write(self, data: bytes) -> None:
+        """Hand whole frames to the socket at once.
+
+        Raises:
+            LinkLostError: the connection is gone, whether that was noticed before or not.
+        """
+        if self._transport.writer is None or self.lost.done():
+            raise LinkLostError("the connection was lost")
+        try:
+            self._transport.writer.write(data)
+        except (RuntimeError, AttributeError) as error:  # it is closed, and `lost` follows in a moment
+            raise LinkLostError("the connection was lost") from error
+
+    @property
+    def server(self) -> tuple[str, str]:
+        """What the broker calls itself: product and version."""
+        told = self._connection.server_properties
+        return str(told.get("product") or "unknown"), str(told.get("version") or "unknown")
+
+    @property
+    def max_frame(self) -> int:
+        """Bytes of the largest frame that the broker takes."""
+        return int(self._connection.connection_tune.frame_max or 131_072)
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the socket has not taken yet."""
+        writer = self._transport.writer
+        if writer is None or self.lost.done():  # asyncio's TLS that was closed twice cannot be asked
+            return 0
+        return writer.transport.get_write_buffer_size()
+
+    @property
+    def heard(self) -> int:
+        """A number that changes whenever the broker sends anything."""
+        reader = self._transport.reader
+        return 0 if reader is None else reader.heard
+
+    @property
+    def longest_silence(self) -> float | None:
+        """Seconds after which a silent broker is away; None: without heartbeats, silence says nothing."""
+        return self._connection.heartbeat_timeout * SILENT_HEARTBEATS or None
+
+    def lose(self, reason: str) -> None:
+        """Declare the wire lost. The first reason counts."""
+        if not self.lost.done():
+            self.lost.set_result(reason)
+
+    async def close(self) -> None:
+        """Close politely, and after ``CLOSE_SECONDS`` without politeness. Nothing sent before is cut off
+        unless the broker stopped reading."""
+        self.lose("closed")
+        closing = asyncio.ensure_future(self._connection.close())
+        await asyncio.wait({closing}, timeout=CLOSE_SECONDS)
+        self._transport.abort()
+        if not closing.done():
+            await asyncio.wait({closing}, timeout=CLOSE_SECONDS)
+        if closing.done() and not closing.cancelled():
+            closing.exception()
+
+    def _on_vital_closed(self, closing: asyncio.Future[Any]) -> None:
+        lost = lost_by(None if closing.cancelled() else closing.exception())
+        self._forbidden = isinstance(lost, ForbiddenError)
+        self.lose(str(lost))
+
+    def _on_blocked(self, blocked: bool) -> None:
+        self.blocked = blocked
+        for watcher in self.watchers:
+            watcher()
+
+
+class _Target(NamedTuple):
+    url: URL
+    context: SSLContext | None
+
+
+async def _look_up(url: URL) -> list[dial.Place[_Target]] | ConnectError:
+    """Return the addresses of the broker, or why it cannot be connected to."""
+    try:
+        target = _Target(url, await tls.context_for(url))
+        async with asyncio.timeout(CONNECT_SECONDS):
+            return await dial.look_up(target, url.host or "", port_of(url))
+    except tls.UnusableError as error:
+        return ConnectError(str(error), permanent=True)
+    except (OSError, RuntimeError) as error:  # RuntimeError: no thread can be started
+        return connect_error(error, url, "")
+
+
+def _prepared(url: str, purpose: str) -> URL:
+    parsed = URL(url)
+    query = {"heartbeat": str(DEFAULT_HEARTBEAT), **parsed.query, "name": f"session-worker {purpose}"}
+    return parsed.with_query(query)
+
+
+def _forget_failure(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
+
+
+def _reason(future: asyncio.Future[Any]) -> str:
+    return str(lost_by(None if future.cancelled() else future.exception()))

@@ -1,0 +1,213 @@
+"""Consuming: deliveries come in, each gets a task of its own, and what is done is acknowledged in bulk."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from session_contracts.amqp import BODY_BYTES, BODY_SHA256
+from session_worker.broker import frames
+from session_worker.broker.connection import SETUP_SECONDS
+from session_worker.broker.transport import RawChannel
+from session_worker.messages.delivery import CUT_BYTES, NO_HEADERS, Cut, Delivery, Lane, newest_death
+from session_worker.messages.errors import LinkLostError, broker_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class ConsumeChannel(RawChannel):
+    """A channel that consumes one queue and hands each delivery over at once, in order."""
+
+    lane: Lane
+    queue: str
+    max_body_bytes: int
+    deliver: Callable[[Delivery], None]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._open: dict[int, None] = {}  # in the order they came, which is that of their numbers
+        self._done: set[int] = set()
+        self._flushing = False
+        self._consumer_tag = ""
+        self._incoming: _Incoming | None = None
+
+    @property
+    def valid(self) -> bool:
+        return not self.wire.lost.done() and not self.is_closed
+
+    async def subscribe(self, prefetch: int, *, consuming: bool) -> None:
+        """Ask for deliveries, ``prefetch`` unacknowledged ones at the most; if not ``consuming``, from
+        ``resume`` on.
+
+        Raises:
+            LinkLostError: the queue is missing, consuming is forbidden, or the connection is gone.
+        """
+        self.on_consumer_cancel_callbacks.add(self._on_cancelled)
+        with broker_errors():
+            await self.basic_qos(prefetch_count=prefetch, timeout=SETUP_SECONDS)
+        if consuming:
+            await self.resume()
+
+    async def resume(self) -> None:
+        """Consume, under a new tag each time: a quorum queue that still has messages out under the same tag
+        makes the broker end the connection."""
+        with broker_errors():
+            consuming = await self.basic_consume(self.queue, _unused, timeout=SETUP_SECONDS)
+        self._consumer_tag = consuming.consumer_tag or ""
+
+    async def pause(self) -> None:
+        """No delivery comes after this. What came before stays."""
+        with broker_errors():
+            await self.basic_cancel(self._consumer_tag, timeout=SETUP_SECONDS)
+
+    # ------------------------------------------------------------------------- settling
+
+    def ack(self, tag: int) -> None:
+        """Acknowledge soon, together with whatever else is done now."""
+        self._done.add(tag)
+        if not self._flushing:
+            self._flushing = True
+            self.loop.call_soon(self.flush)
+
+    def requeue(self, tag: int) -> None:
+        del self._open[tag]
+        self._write(frames.requeue(self.number, tag))
+
+    def flush(self) -> None:
+        """Acknowledge: all in the unbroken run from the oldest on with one frame, each other with its own."""
+        self._flushing = False
+        done, self._done = self._done, set()
+        for tag in done:
+            del self._open[tag]
+        oldest = next(iter(self._open), None)
+        run = [tag for tag in done if oldest is None or tag < oldest]
+        acks = [frames.ack(self.number, max(run), multiple=True)] if run else []
+        acks.extend(frames.ack(self.number, tag, multiple=False) for tag in done.difference(run))
+        if acks:
+            self._write(b"".join(acks))
+
+    def _write(self, data: bytes) -> None:
+        # On a channel that is gone the broker has the messages back already.
+        with suppress(LinkLostError):
+            if self.valid:
+                self.wire.write(data)
+
+    # ------------------------------------------------------- what comes off the socket
+
+    def feed(self, kind: int, payload: bytes) -> bool:
+        """Put a delivery together from its frames; everything else is aiormq's."""
+        if kind == frames.METHOD:
+            if not payload.startswith(frames.DELIVER):
+                return False
+            self._incoming = incoming = _Incoming(*frames.delivery(payload))
+            self._open[incoming.tag] = None
+            return True
+        if self._incoming is None:
+            return False
+        if kind == frames.HEADER:
+            self._incoming.begin(payload, self.max_body_bytes)
+        else:
+            self._incoming.add(payload)
+        if self._incoming.missing <= 0:
+            incoming, self._incoming = self._incoming, None
+            self.deliver(self._delivery(incoming))
+        return True
+
+    def _delivery(self, incoming: _Incoming) -> Delivery:
+        properties = frames.properties(incoming.header)
+        headers = properties.headers or NO_HEADERS
+        death = newest_death(headers) if self.lane is Lane.SLOW else NO_HEADERS
+        return Delivery(
+            body=incoming.body,
+            cut=incoming.cut or _cut_before(headers, self.max_body_bytes),
+            receipt=_Receipt(self, incoming.tag),
+            lane=self.lane,
+            queue=self.queue,
+            tag=incoming.tag,
+            redelivered=incoming.redelivered,
+            illegible=properties.illegible,
+            expired=death.get("reason") == "expired",
+            correlation_id=properties.correlation_id,
+            reply_to=properties.reply_to,
+            message_id=properties.message_id,
+            content_type=properties.content_type,
+            content_encoding=properties.content_encoding,
+            type=properties.type,
+            # The broker takes it off what it moves to the slow lane.
+            expiration=properties.expiration or death.get("original-expiration"),
+            timestamp=properties.timestamp,
+            headers=headers,
+        )
+
+    def _on_cancelled(self, _: object) -> None:
+        self.wire.lose("the broker cancelled the consumer; was the queue deleted?")
+
+
+@dataclass(slots=True)
+class _Incoming:
+    """A delivery of which some frames are still to come."""
+
+    tag: int
+    redelivered: bool
+    header: bytes = b""
+    parts: list[bytes] = field(default_factory=list)
+    missing: int = 0
+    size: int = 0
+    digest: hashlib._Hash | None = None
+
+    def begin(self, header: bytes, max_body_bytes: int) -> None:
+        self.header = header
+        self.size = self.missing = frames.body_size(header)
+        if self.size > max_body_bytes:
+            self.digest = hashlib.sha256()
+
+    def add(self, part: bytes) -> None:
+        """Keep the part; of a body that is too large only its beginning, for many may be in flight."""
+        kept = part
+        if self.digest is not None:
+            self.digest.update(part)
+            kept = part[: max(CUT_BYTES - (self.size - self.missing), 0)]
+        self.missing -= len(part)
+        if kept:
+            self.parts.append(kept)
+
+    @property
+    def body(self) -> bytes:
+        return self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
+
+    @property
+    def cut(self) -> Cut | None:
+        return None if self.digest is None else Cut(self.size, self.digest.hexdigest())
+
+
+class _Receipt:
+    __slots__ = ("_channel", "_tag")
+
+    def __init__(self, channel: ConsumeChannel, tag: int) -> None:
+        self._channel = channel
+        self._tag = tag
+
+    @property
+    def valid(self) -> bool:
+        return self._channel.valid
+
+    def ack(self) -> None:
+        self._channel.ack(self._tag)
+
+    def requeue(self) -> None:
+        self._channel.requeue(self._tag)
+
+
+async def _unused(_: object) -> None:
+    """aiormq wants a callback; ``feed`` hands deliveries over without it."""
+
+
+def _cut_before(headers: Any, max_body_bytes: int) -> Cut | None:
+    """What the headers say of a body that we cut ourselves, before the copy went round (``settle.py``)."""
+    size, sha256 = headers.get(BODY_BYTES), headers.get(BODY_SHA256)
+    if isinstance(size, int) and size > max_body_bytes and isinstance(sha256, str):
+        return Cut(size, sha256[:64])
+    return None

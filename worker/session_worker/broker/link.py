@@ -1,0 +1,212 @@
+"""What a worker has at the broker while it is connected. Built whole, torn down whole, never repaired."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack, suppress
+from typing import TYPE_CHECKING
+
+from session_contracts.amqp import Names
+from session_worker.broker import marker
+from session_worker.broker.connection import Wire
+from session_worker.broker.consumer import ConsumeChannel
+from session_worker.broker.publisher import Publisher
+from session_worker.broker.topology import NotPermittedError, TopologyError
+from session_worker.messages.delivery import Lane
+from session_worker.messages.errors import LinkLostError
+from session_worker.telemetry.events import EntranceNotKept, OwnerUnknown, unheard
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from session_worker.broker.topology import Topology
+    from session_worker.ledger.base import Opened
+    from session_worker.messages.delivery import Delivery
+    from session_worker.messages.message import Message
+    from session_worker.settings.model import Settings
+    from session_worker.telemetry.events import Emit
+
+
+ENTRANCE_SECONDS = 30.0
+"""Between two looks whether requests still find their way in."""
+LONGEST_ENTRANCE_SECONDS = 600.0
+"""The longest time between two looks, after several in a row that failed."""
+OWNER_SECONDS = 10.0
+"""How long the link waits at most for what the marker says."""
+
+
+class Link:
+    """Two connections: one consumes and acknowledges, one publishes. When either is lost, the link is."""
+
+    def __init__(self, consuming: Wire, publishing: Wire, publisher: Publisher) -> None:
+        self._consuming = consuming
+        self._publishing = publishing
+        self._publisher = publisher
+        self._lanes: list[ConsumeChannel] = []
+        self.consuming = False
+        self.entrance = ""
+        """What keeps requests from finding their way in, as far as is known."""
+        self._tasks = [asyncio.create_task(publisher.run(), name="confirm sweeper")]
+
+    @classmethod
+    async def build(
+        cls, settings: Settings, topology: Topology, emit: Emit = unheard, ledger: Opened | None = None
+    ) -> Link:
+        """Connect, see to the topology, and look whether the queues belong to ``ledger``.
+
+        Raises:
+            LinkLostError: the broker cannot be reached, went away meanwhile, or does not let us publish.
+            TopologyError: the queues are not what they must be, or belong to another ledger.
+        """
+
+        async def open_wire(purpose: str) -> Wire:
+            return await Wire.open(settings.amqp_urls, purpose)
+
+        async with AsyncExitStack() as undo:
+            consuming = await open_wire("consumer")
+            undo.push_async_callback(consuming.close)
+            publishing = await open_wire("publisher")
+            undo.push_async_callback(publishing.close)
+            see_to = topology.apply if settings.declare else topology.verify
+            await publishing.unless_lost(see_to(publishing))
+            publisher = Publisher(publishing, open_wire)
+            undo.push_async_callback(publisher.close)
+            await publisher.probe()
+            if ledger is not None:
+                await _check_owner(settings, open_wire, ledger, emit)
+            undo.pop_all()
+            link = cls(consuming, publishing, publisher)
+            if settings.declare:
+                entrance = link._keep_entrance(topology, open_wire, emit)
+                link._tasks.append(asyncio.create_task(entrance, name="entrance"))
+            return link
+
+    async def _keep_entrance(
+        self, topology: Topology, open_wire: Callable[[str], Awaitable[Wire]], emit: Emit
+    ) -> None:
+        """Declare exchange and binding again, should somebody delete them.
+
+        Requests that are in the queues can be served without them. So nothing that goes wrong here may cost
+        the link: the broker ends a whole connection over one channel too many. Each look has a connection of
+        its own, and closes it, so that the worker keeps no further one for good.
+        """
+        pause, said = ENTRANCE_SECONDS, ""
+        while True:
+            await asyncio.sleep(pause)
+            try:
+                async with AsyncExitStack() as undo:
+                    wire = await open_wire("entrance")
+                    undo.push_async_callback(wire.close)
+                    await wire.unless_lost(topology.restore_entrance(wire))
+            except (LinkLostError, TopologyError) as error:
+                # Without permission, or without a connection, it may still be as it should.
+                wrong = isinstance(error, TopologyError) and not isinstance(error, NotPermittedError)
+                self.entrance = str(error) if wrong else ""
+                if said != str(error):
+                    said = str(error)
+                    emit(EntranceNotKept(said))
+                pause = min(2 * pause, LONGEST_ENTRANCE_SECONDS)
+            else:
+                self.entrance = said = ""
+                pause = ENTRANCE_SECONDS
+
+    async def subscribe(
+        self, names: Names, settings: Settings, deliver: Callable[[Delivery], None], *, consuming: bool
+    ) -> None:
+        """Ask for deliveries, as many at a time as the settings say.
+
+        Raises:
+            LinkLostError: a queue is missing, or the broker went away.
+        """
+        for lane, queue, prefetch in (
+            (Lane.WORK, names.work, settings.concurrency),
+            (Lane.SLOW, names.undelivered, 1),
+        ):
+            channel = await self._consuming.channel(ConsumeChannel, vital=True)
+            channel.lane, channel.queue, channel.deliver = lane, queue, deliver
+            channel.max_body_bytes = settings.max_body_bytes
+            await self._consuming.unless_lost(channel.subscribe(prefetch, consuming=False))
+            self._lanes.append(channel)
+        # Only now: what was delivered before a channel is refused would come back, once more for each link.
+        if consuming:
+            await self._consuming.unless_lost(self.resume())
+
+    @property
+    def blocked(self) -> bool:
+        """The broker has an alarm and takes nothing from us for now."""
+        return self._publishing.blocked or self._consuming.blocked
+
+    def watch_blocked(self, watcher: Callable[[], None]) -> None:
+        for wire in (self._consuming, self._publishing):
+            wire.watchers.append(watcher)
+
+    @property
+    def trouble(self) -> str:
+        """See ``Publisher.trouble``."""
+        return self._publisher.trouble
+
+    async def publish(self, message: Message) -> None:
+        """See ``Publisher.publish``."""
+        await self._publisher.publish(message)
+
+    async def pause(self) -> None:
+        """No delivery comes after this."""
+        self.consuming = False
+        for channel in self._lanes:
+            await channel.pause()
+
+    async def resume(self) -> None:
+        self.consuming = True
+        for channel in self._lanes:
+            await channel.resume()
+
+    def lose(self, reason: str) -> None:
+        """Give the link up: something that only a new one sets right."""
+        self._publishing.lose(reason)
+
+    async def lost(self) -> str:
+        """Wait until the link is lost; the reason."""
+        done, _ = await asyncio.wait(
+            {self._consuming.lost, self._publishing.lost}, return_when=asyncio.FIRST_COMPLETED
+        )
+        return done.pop().result()
+
+    async def close(self) -> None:
+        """Acknowledge what is done and close; bounded in time."""
+        for task in self._tasks:
+            task.cancel()
+        for channel in self._lanes:
+            with suppress(LinkLostError):
+                channel.flush()
+        await asyncio.gather(
+            self._publisher.close(),
+            self._consuming.close(),
+            self._publishing.close(),
+            asyncio.wait(self._tasks),
+        )
+
+
+async def _check_owner(
+    settings: Settings, open_wire: Callable[[str], Awaitable[Wire]], ledger: Opened, emit: Emit
+) -> None:
+    """Raise TopologyError if the queues belong to another ledger than ``ledger``: a request that was answered
+    from that one would get a second session.
+
+    Queues of an earlier release, a user of one, or a broker without streams may lack what this takes: then it
+    is only told. The look has a connection of its own, since some brokers end a whole one over a stream.
+    """
+    names = Names(settings.prefix)
+    try:
+        async with AsyncExitStack() as undo, asyncio.timeout(OWNER_SECONDS):
+            wire = await open_wire("ledger")
+            undo.push_async_callback(wire.close)
+            if settings.declare:
+                await wire.unless_lost(marker.declare(wire, names.ledger))
+            owner = await wire.unless_lost(marker.owner(wire, names.ledger, marker.Ledger.of(ledger)))
+    except LinkLostError as lost:
+        emit(OwnerUnknown(names.ledger, str(lost)))
+    except TimeoutError:
+        emit(OwnerUnknown(names.ledger, f"the broker did not answer within {OWNER_SECONDS:g} s"))
+    else:
+        if owner.identity != ledger.identity:
+            raise TopologyError(marker.mismatch(names, owner))

@@ -1,0 +1,199 @@
+"""Publishing for one link.
+
+One message can make the broker close the channel (no permission, too large) or, sent to a malformed direct
+reply-to address, the whole connection. Whatever was in flight with it is then sent once more *alone*, on a
+connection kept for that: only the message that closes that one too is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from session_client.net.objections import Kind, objection
+from session_contracts.amqp import is_direct_reply_to
+from session_worker.broker import backoff
+from session_worker.broker.confirms import ChannelLostError, PublishChannel
+from session_worker.messages.errors import (
+    ForbiddenError,
+    LinkLostError,
+    PublishError,
+    RefusedError,
+    UnconfirmedError,
+    UnreachableError,
+)
+from session_worker.messages.message import Message, Properties
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from tenacity import RetryCallState
+
+    from session_worker.broker.connection import Wire
+
+SWEEP_SECONDS = 1.0
+PROBE_SECONDS = 5.0
+OPEN_SECONDS = 60.0
+"""How long a connection of our own is tried for while messages wait for it; then they are told."""
+
+
+class _Pipe:
+    """A publishing channel that is opened when first needed, and again when it is gone: once for all who wait
+    for it."""
+
+    def __init__(self, wire: Callable[[], Awaitable[Wire]]) -> None:
+        self._wire = wire
+        self._opening: asyncio.Task[PublishChannel] | None = None
+        self._channel: PublishChannel | None = None
+
+    async def channel(self) -> PublishChannel:
+        """Raises LinkLostError: it could not be opened."""
+        if self._channel is not None and self._channel.usable:
+            return self._channel
+        if self._opening is None:
+            self._opening = asyncio.create_task(self._open(), name="publishing channel")
+            self._opening.add_done_callback(self._opened)
+        return await asyncio.shield(self._opening)
+
+    async def _open(self) -> PublishChannel:
+        wire = await self._wire()
+        return await wire.channel(PublishChannel, confirms=True)
+
+    def _opened(self, opening: asyncio.Task[PublishChannel]) -> None:
+        self._opening = None
+        if not opening.cancelled() and opening.exception() is None:
+            self._channel = opening.result()
+
+    def grow_older(self, seconds: float) -> None:
+        if self._channel is not None and not self._channel.wire.blocked:
+            self._channel.grow_older(seconds)
+
+
+class _OwnPipe(_Pipe):
+    """One on a connection apart from the link's: losing that is not losing the link. So it is tried for until
+    it is there, or for ``OPEN_SECONDS``. ``trouble``: why it is not there although it is needed."""
+
+    def __init__(self, open_wire: Callable[[str], Awaitable[Wire]], purpose: str) -> None:
+        super().__init__(self._own_wire)
+        self._open_wire = open_wire
+        self._purpose = purpose
+        self._own: Wire | None = None
+        self._closed = asyncio.Event()
+        self.trouble = ""
+
+    async def close(self) -> None:
+        self._closed.set()
+        if self._own is not None:
+            await self._own.close()
+
+    async def _open(self) -> PublishChannel:
+        trying = backoff.until_stopped(self._closed, LinkLostError, self._on_failure, self._too_long)
+        try:
+            return await trying(super()._open)
+        finally:
+            self.trouble = ""  # also when it was in vain: nobody waits any more
+
+    async def _own_wire(self) -> Wire:
+        if self._own is not None and self._own.lost.done():
+            await self._own.close()
+            self._own = None
+        if self._own is None:
+            self._own = await self._open_wire(self._purpose)
+            if self._closed.is_set():
+                await self._own.close()
+        return self._own
+
+    def _on_failure(self, state: RetryCallState) -> None:
+        self.trouble = str(state.outcome.exception()) if state.outcome else ""
+
+    @staticmethod
+    def _too_long(state: RetryCallState) -> bool:
+        return (state.seconds_since_start or 0) + state.upcoming_sleep > OPEN_SECONDS
+
+
+class Publisher:
+    """Publishes for one link: on the link's own connection, and to direct reply-to addresses on another."""
+
+    def __init__(self, wire: Wire, open_wire: Callable[[str], Awaitable[Wire]]) -> None:
+        self._wire = wire
+        self._queues = _Pipe(self._link_wire)
+        self._direct = _OwnPipe(open_wire, "direct replies")
+        self._alone = _OwnPipe(open_wire, "suspects")
+        self._alone_turn = asyncio.Lock()
+
+    @property
+    def trouble(self) -> str:
+        """Why replies wait for a connection apart from the link's; nothing when they do not."""
+        return self._direct.trouble or self._alone.trouble
+
+    async def publish(self, message: Message) -> None:
+        """Return when the broker has confirmed the message.
+
+        Raises:
+            UnroutableError, NackedError, UnconfirmedError, UnreachableError, RefusedError: it did not.
+            LinkLostError: the link is gone; nothing is known about the message.
+        """
+        pipe = self._direct if is_direct_reply_to(message.queue) else self._queues
+        try:
+            await self._send(pipe, message)
+        except ChannelLostError:
+            if self._wire.lost.done():
+                raise LinkLostError(self._wire.lost.result()) from None
+            await self._publish_alone(message)
+
+    async def probe(self) -> None:
+        """Publish to no queue: a broker that refuses even this would refuse everything.
+
+        Raises:
+            ForbiddenError: the user may not publish.
+            LinkLostError: the link is gone.
+        """
+        with suppress(PublishError, TimeoutError):  # no answer while there is an alarm
+            async with asyncio.timeout(PROBE_SECONDS):
+                await self.publish(Message("", b"", Properties(), mandatory=False))
+
+    async def run(self) -> None:
+        """Give up on confirms that do not come. Runs as long as the link."""
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            for pipe in (self._queues, self._direct, self._alone):
+                pipe.grow_older(SWEEP_SECONDS)
+
+    async def close(self) -> None:
+        await asyncio.gather(self._direct.close(), self._alone.close())
+
+    async def _link_wire(self) -> Wire:
+        if self._wire.lost.done():
+            raise LinkLostError(self._wire.lost.result())
+        return self._wire
+
+    async def _send(self, pipe: _Pipe, message: Message) -> None:
+        try:
+            channel = await pipe.channel()
+        except LinkLostError as lost:
+            if self._wire.lost.done():
+                raise LinkLostError(self._wire.lost.result()) from lost
+            # The link lives: its delivery must be settled.
+            kind = UnconfirmedError if pipe is self._queues else UnreachableError
+            raise kind(f"there is no channel to send it on: {lost}") from lost
+        try:
+            await channel.send(message)
+        except ChannelLostError as lost:
+            # The message is not to blame, and none must be given up: the link waits for the permission.
+            told = objection(str(lost), exchange="write")
+            if told is not None and told.kind is Kind.PERMISSION:
+                self._wire.lose(told.sentence)
+                raise ForbiddenError(told.sentence) from lost
+            raise
+
+    async def _publish_alone(self, message: Message) -> None:
+        async with self._alone_turn:
+            try:
+                await self._send(self._alone, message)
+            except ChannelLostError as lost:
+                if lost.accused:
+                    raise RefusedError(f"the broker refused the message: {lost}") from lost
+                raise UnconfirmedError(
+                    f"the connection was lost while the message was sent: {lost}"
+                ) from lost

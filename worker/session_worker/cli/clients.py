@@ -1,0 +1,25 @@
+"""The client that ``send`` and ``demo`` use."""
+
+from __future__ import annotations
+
+import logging
+
+import typer
+
+from session_client import SessionClient
+
+
+def client_for(amqp_url: str, prefix: str, name: str = "cli") -> SessionClient:
+    """A client, not yet open.
+
+    Raises:
+        typer.BadParameter: the URL is none, or the name does not fit into a queue's.
+    """
+    # The library reports a broken connection with its whole conversation; the client says it in a sentence.
+    logging.getLogger("aiormq").setLevel(logging.CRITICAL)
+    try:
+        return SessionClient(amqp_url, name=name, prefix=prefix)
+    except ValueError as error:
+        field, _, rule = str(error).partition(": ")
+        hint = "--name" if field == "name" else "--amqp-url / SESSION_WORKER_AMQP_URL"
+        raise typer.BadParameter(f"{rule}.", param_hint=hint) from None

@@ -1,0 +1,339 @@
+"""``dead``: the letters on the parking lot, seen, sent again or dropped."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+import sys
+from collections import Counter
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import UUID
+
+import typer
+
+from session_contracts.errors import ErrorCode
+from session_worker.cli import console, given, interrupts, letters, views
+from session_worker.cli.problems import Failure
+from session_worker.cli.progress import Progress
+from session_worker.ledger import open_ledger, open_reader
+from session_worker.ledger.base import LedgerError
+from session_worker.loop import PlainLoop
+from session_worker.messages.errors import LinkLostError, PublishError
+from session_worker.operators import dead
+from session_worker.operators.dead import Fate, ParkingLot, Sender, Wanted
+from session_worker.settings import durations
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine
+
+    from session_worker.ledger.base import Entry, Ledger
+    from session_worker.settings.model import Settings
+
+T = TypeVar("T")
+
+MOST_SHOWN = 10
+"""Letters of one id that ``show`` prints; there is more than one only after crashes and conflicts."""
+
+WORDS = {
+    Fate.REOPENED: "{} re-opened and sent again: new attempts, and a new answer to each requester.",
+    Fate.RESENT: "{} sent again with nothing to re-open: refused before, open already, or answered since.",
+    Fate.CUT: "{} left: only the beginning of the body was kept, so there is nothing to send.",
+    Fate.ILLEGIBLE: "{} left: the properties cannot be decoded.",
+    Fate.UNKNOWN: "{} left: not in this ledger. Is it the workers' (--ledger-url)? If the entry was pruned,"
+    " --unknown sends it as a new request.",
+    Fate.CONFLICT: "{} left: another request has the id by now.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which letters, as written on the command line."""
+
+    code: str | None = None
+    exception: str | None = None
+    since: str | None = None
+    user: str | None = None
+    letter: str | None = None
+
+    def wanted(self) -> Wanted:
+        """Raises typer.BadParameter: something is not what it must be."""
+        if self.code is not None and self.code not in set(ErrorCode):
+            raise typer.BadParameter(f"it is one of {', '.join(ErrorCode)}.", param_hint="--code")
+        return Wanted(self.code, self.exception, self._since(), self.user, _uuid(self.letter, "--request-id"))
+
+    def _since(self) -> datetime | None:
+        try:
+            return (
+                datetime.now(UTC) - timedelta(seconds=durations.seconds(self.since)) if self.since else None
+            )
+        except (ValueError, OverflowError) as error:
+            raise typer.BadParameter(f"{error}.", param_hint="--since") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the letters are, as written on the command line."""
+
+    amqp_url: str | None = None
+    prefix: str | None = None
+    ledger_url: str | None = None
+
+    def settings(self, *, ledger: bool = False) -> Settings:
+        """Those of the broker, and of the ``ledger`` where it is asked too."""
+        more = {"ledger_url": self.ledger_url, "holder_timeout": None} if ledger else {}
+        return given.load_only(amqp_url=self.amqp_url, prefix=self.prefix, **more)
+
+
+def show_list(choice: Choice, limit: int, place: Place, *, json: bool) -> int:
+    """Print the oldest letters; none is no failure."""
+    wanted, loaded = choice.wanted(), place.settings()
+    rows: list[dict[str, Any]] = []
+
+    async def work() -> None:
+        async with _reading(loaded, shown=not json) as (lot, on_read):
+            async for page in dead.matching(lot, wanted, limit, on_read):
+                rows.extend(letters.document(letter) for letter in page)
+
+    _run(work())
+    if json:
+        for row in rows:
+            console.document(row)
+    elif rows:
+        console.results().print(letters.table(rows, datetime.now(UTC)))
+    if len(rows) == limit:
+        console.notices().print(
+            f"The oldest {limit}; there may be more: --limit, or `session-worker dead groups`."
+        )
+    elif not rows:
+        console.notices().print("No such letters.")
+    return 0
+
+
+def show_groups(choice: Choice, place: Place, *, json: bool) -> int:
+    """Print how many letters failed in which way."""
+    wanted, loaded = choice.wanted(), place.settings()
+
+    async def work() -> list[dead.Group]:
+        async with _reading(loaded, shown=not json) as (lot, on_read):
+            return await dead.groups(lot, wanted, on_read)
+
+    found = _run(work())
+    if json:
+        for group in found:
+            console.document(letters.group_document(group))
+    elif found:
+        console.results().print(letters.group_table(found, datetime.now(UTC)))
+    else:
+        console.notices().print("No such letters.")
+    return 0
+
+
+def show_one(text: str, place: Place, *, json: bool) -> int:
+    """Print the letters of one request, and what the ledger knows of it; 1 when there is none."""
+    wanted, loaded = Wanted(letter=_uuid(text, "ID")), place.settings(ledger=True)
+
+    async def work() -> list[dead.DeadLetter]:
+        async with _reading(loaded, shown=not json) as (lot, on_read):
+            return [
+                letter async for page in dead.matching(lot, wanted, MOST_SHOWN, on_read) for letter in page
+            ]
+
+    found = _run(work())
+    if not found:
+        console.notices().print(
+            f"No letter {text}; `session-worker status {text}` says what the ledger knows."
+        )
+        return 1
+    request_id = found[0].request_id
+    entry = _run(_entry(loaded, request_id)) if request_id else None
+    for letter in found:
+        if json:
+            known = views.document(entry) if entry else None
+            console.document(letters.whole(letter) | {"entry": known})
+        else:
+            console.results().print(letters.sheet(letter), "")
+    if entry and not json:
+        console.results().print(views.timeline(entry))
+    return 0
+
+
+def replay(
+    choice: Choice,
+    limit: int | None,
+    place: Place,
+    *,
+    unknown: bool,
+    yes: bool,
+    dry_run: bool,
+    json: bool,
+) -> int:
+    """Send letters through the flow again; 1 when some of those wanted had to stay. Asks first if all are."""
+    wanted, loaded = choice.wanted(), place.settings(ledger=True)
+    if choice == Choice() and not (yes or dry_run):
+        _must_be_askable("send all letters again; a filter, for example --code, chooses some")
+        limit = _run(_count(loaded, wanted, limit, shown=not json))
+        if limit and not console.confirmed(f"Send {_letters(limit)} to the workers again?"):
+            return _nothing_done()
+    fates: Counter[Fate] = Counter()
+
+    async def foresee() -> None:
+        async with _reading(loaded, shown=not json) as (lot, on_read):
+            async for page in dead.matching(lot, wanted, limit, on_read):
+                fates.update(map(dead.outlook, page))
+
+    async def work() -> None:
+        async with AsyncExitStack() as stack:
+            ledger = await stack.enter_async_context(_ledger(loaded))
+            sender = await stack.enter_async_context(Sender.open(loaded))
+            sender.wire.watchers.append(lambda: _say_blocked(blocked=sender.wire.blocked))
+            lot, on_read = await stack.enter_async_context(_reading(loaded, shown=not json))
+            replaying = dead.replay(
+                lot, wanted, limit, on_read, ledger=ledger, sender=sender, unknown=unknown
+            )
+            async for fate in replaying:
+                fates[fate] += 1
+
+    try:
+        if limit != 0:
+            _run(foresee() if dry_run else work())
+    except (PublishError, LinkLostError) as error:
+        before = f". {_letters(_sent(fates))} sent before; the others are still there." if fates else ""
+        raise Failure(f"{error}{before}") from error
+    _report(fates, dry_run=dry_run, json=json)
+    return 1 if any(fate.stays for fate in fates) else 0
+
+
+def purge(choice: Choice, limit: int | None, place: Place, *, yes: bool, dry_run: bool, json: bool) -> int:
+    """Drop letters for good."""
+    wanted, loaded = choice.wanted(), place.settings()
+    if not (yes or dry_run):
+        _must_be_askable("drop letters for good")
+
+    async def work(most: int | None) -> int:
+        async with _reading(loaded, shown=not json) as (lot, on_read):
+            return await dead.purge(lot, wanted, most, on_read)
+
+    found = 0 if yes and not dry_run else _run(_count(loaded, wanted, limit, shown=not json))
+    if dry_run or (not yes and not found):
+        dropped = 0
+    else:
+        if not yes and not console.confirmed(f"Drop {_letters(found)} for good?"):
+            return _nothing_done()
+        dropped = _run(work(limit if yes else found))
+    if json:
+        console.document({"matched": max(found, dropped), "dropped": dropped})
+    elif dry_run:
+        console.results().print(f"{_letters(found)} would be dropped.")
+    else:
+        console.results().print(f"{_letters(dropped)} dropped.")
+    return 0
+
+
+def _must_be_askable(what: str) -> None:
+    """Raises typer.BadParameter: there is no terminal."""
+    if not sys.stdin.isatty():
+        raise typer.BadParameter(f"nobody can be asked here: give it to {what}.", param_hint="--yes")
+
+
+async def _count(loaded: Settings, wanted: Wanted, limit: int | None, *, shown: bool) -> int:
+    async with _reading(loaded, shown=shown) as (lot, on_read):
+        return sum([len(page) async for page in dead.matching(lot, wanted, limit, on_read)])
+
+
+def _nothing_done() -> int:
+    console.notices().print("Nothing was done.")
+    return 1
+
+
+def _report(fates: Counter[Fate], *, dry_run: bool, json: bool) -> None:
+    if json:
+        console.document({str(fate): fates[fate] for fate in Fate} | {"dry_run": dry_run})
+        return
+    out = console.results()
+    if dry_run:
+        out.print("Nothing was done. This would be, unless the ledger knows better:")
+    for fate in Fate:
+        if fates[fate]:
+            out.print(WORDS[fate].format(_letters(fates[fate])), soft_wrap=True)
+    if not fates:
+        console.notices().print("No such letters.")
+
+
+@asynccontextmanager
+async def _reading(
+    loaded: Settings, *, shown: bool
+) -> AsyncIterator[tuple[ParkingLot, Callable[[int], None]]]:
+    """The parking lot, and a progress bar to tell how many letters were read."""
+    async with ParkingLot.open(loaded) as lot:
+        with Progress(lot.count, shown=shown and lot.count > 0, what="letters") as progress:
+            yield lot, progress.advanced
+
+
+@asynccontextmanager
+async def _ledger(loaded: Settings) -> AsyncIterator[Ledger]:
+    url = loaded.ledger_url.get_secret_value()
+    # A reader makes no ledger where there is none, and changes none.
+    reader = open_reader(url)
+    await reader.open()
+    await reader.close()
+    name = f"operator-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+    ledger = open_ledger(url, worker_id=name, holder_timeout=loaded.holder_timeout)
+    await ledger.open()
+    ledger.availability.watch(lambda up: _say_away(ledger.availability.reason, up=up))
+    try:
+        yield ledger
+    finally:
+        await ledger.close()
+
+
+async def _entry(loaded: Settings, request_id: UUID) -> Entry | None:
+    """What the ledger knows; the letter is worth showing without it."""
+    reader = open_reader(loaded.ledger_url.get_secret_value())
+    try:
+        await reader.open()
+        entry = await reader.get(request_id)
+    except LedgerError as error:
+        console.notices().print(str(error), soft_wrap=True)
+        return None
+    finally:
+        await reader.close()
+    if entry is None:
+        console.notices().print(f"The ledger has no request {request_id}: it was refused or pruned.")
+    return entry
+
+
+def _say_away(reason: str, *, up: bool) -> None:
+    console.notices().print("The ledger is back." if up else f"Waiting: {reason}", soft_wrap=True)
+
+
+def _say_blocked(*, blocked: bool) -> None:
+    console.notices().print(
+        "Waiting: the broker has an alarm (memory or disk) and takes nothing." if blocked else "It goes on."
+    )
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    with asyncio.Runner(loop_factory=PlainLoop) as runner:
+        return interrupts.run(runner, work)
+
+
+def _sent(fates: Counter[Fate]) -> int:
+    return sum(count for fate, count in fates.items() if not fate.stays)
+
+
+def _letters(count: int) -> str:
+    return "1 letter" if count == 1 else f"{count:,} letters"
+
+
+def _uuid(text: str | None, where: str) -> UUID | None:
+    try:
+        return UUID(text) if text else None
+    except ValueError:
+        raise typer.BadParameter(
+            "not a UUID; `session-worker dead list` shows them.", param_hint=where
+        ) from None

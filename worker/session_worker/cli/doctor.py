@@ -1,0 +1,70 @@
+"""``doctor``: is this set-up in order?"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from session_worker.cli import console, interrupts
+from session_worker.loop import PlainLoop
+from session_worker.operators.doctor import Result, State, examine
+from session_worker.operators.doctor.result import folded
+from session_worker.settings import model as settings
+from session_worker.settings.given import RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+WORDS = {
+    State.FAILED: ("FAIL", "bold red"),
+    State.WARNING: ("WARN", "yellow"),
+    State.SKIPPED: ("skip", "dim"),
+    State.OK: ("ok", "green"),
+}
+"""What stands at the beginning of a line, and how a terminal shows it; in the order of the lines."""
+
+
+def doctor(*, json: bool, **flags: str | None) -> int:
+    """Print what was found, one line a check; 1 when a check failed, 2 when the settings are refused."""
+    try:
+        loaded = settings.load(**flags)
+    except RefusedError as refused:
+        fix = "correct it; docs/settings.md has them all"
+        _show(
+            [Result("settings", State.FAILED, text, fix) for text in refused.sentences],
+            json=json,
+        )
+        return 2
+    with asyncio.Runner(loop_factory=PlainLoop) as runner, console.notices().status("Looking …"):
+        results = interrupts.run(runner, examine(loaded))
+    _show(results, json=json)
+    return 1 if any(result.state is State.FAILED for result in results) else 0
+
+
+def _show(results: Sequence[Result], *, json: bool) -> None:
+    if json:
+        for result in results:
+            console.document(asdict(result))
+        return
+    from rich.text import Text
+
+    from session_worker.cli.listing import Listing
+
+    shown = sorted(folded(results), key=lambda result: list(WORDS).index(result.state))
+    lines = Listing("", "", "")
+    for result in shown:
+        word, style = WORDS[result.state]
+        fix = f"; fix: {result.fix}" if result.fix else ""
+        lines.add(Text(f"{word:<4}", style=style), result.name, result.found + fix)
+    console.results().print(lines)
+    states = Counter(result.state for result in shown)
+    out = console.notices()
+    out.print(", ".join(_counted(states[state], state) for state in WORDS if states[state]))
+    if shown[0].fix:
+        out.print(f"First, {shown[0].name}: {shown[0].fix}")
+
+
+def _counted(count: int, state: State) -> str:
+    return f"{count} {state}{'s' if state is State.WARNING and count > 1 else ''}"

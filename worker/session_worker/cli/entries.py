@@ -1,0 +1,119 @@
+"""``status`` and ``requests``: what the ledger knows."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import typer
+
+from session_contracts import ErrorCode, RequestStatus
+from session_worker.cli import console, given, views
+from session_worker.ledger import open_reader
+from session_worker.loop import PlainLoop
+from session_worker.settings import durations
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from session_worker.ledger.base import Entry, LedgerReader
+
+
+def status(request_id: str, *, ledger_url: str | None, json: bool) -> int:
+    """Print one request's timeline; 1 when the ledger never heard of it."""
+    with asyncio.Runner(loop_factory=PlainLoop) as runner:
+        entry = runner.run(_get(request_id, ledger_url))
+    if entry is None:
+        if json:
+            console.document({"request_id": request_id, "status": "unknown"})
+        else:
+            console.results().print("unknown")
+        console.notices().print(
+            f"The ledger has no request {request_id}: it never arrived, was pruned, or another ledger has it."
+        )
+        return 1
+    if json:
+        console.document(views.document(entry))
+    else:
+        console.results().print(views.timeline(entry))
+    return 0
+
+
+def requests(
+    name: str | None,
+    since: str | None,
+    limit: int,
+    *,
+    user: str | None,
+    code: str | None,
+    undeliverable: bool,
+    ledger_url: str | None,
+    json: bool,
+) -> int:
+    """Print the newest requests; none is no failure."""
+    if code is not None and code not in set(ErrorCode):
+        raise typer.BadParameter(f"it is one of {', '.join(ErrorCode)}.", param_hint="--code")
+    wanted = {"status": _status(name), "since": _seconds(since), "user_id": user, "error_code": code}
+    with asyncio.Runner(loop_factory=PlainLoop) as runner:
+        entries = runner.run(_find(ledger_url, limit=limit, undeliverable=undeliverable, **wanted))
+    if json:
+        for entry in entries:
+            console.document(views.document(entry))
+    elif entries:
+        console.results().print(views.table(entries, datetime.now(UTC)))
+    if len(entries) == limit:
+        console.notices().print(f"The newest {limit}; there may be more: --limit.")
+    elif not entries:
+        console.notices().print("No such requests.")
+    return 0
+
+
+async def _get(text: str, ledger_url: str | None) -> Entry | None:
+    """The entry of a request, or of the request that created a session."""
+    of_session = text.lower().startswith(("ts_", "cs_"))
+    request_id = None if of_session else _uuid(text)
+    async with _reader(ledger_url) as reader:
+        return await (reader.get(request_id) if request_id else reader.get_by_session(text.lower()))
+
+
+async def _find(ledger_url: str | None, **wanted: Any) -> list[Entry]:
+    async with _reader(ledger_url) as reader:
+        return await reader.find(**wanted)
+
+
+@asynccontextmanager
+async def _reader(ledger_url: str | None) -> AsyncIterator[LedgerReader]:
+    loaded = given.load_only(ledger_url=ledger_url)
+    reader = open_reader(loaded.ledger_url.get_secret_value())
+    await reader.open()
+    try:
+        yield reader
+    finally:
+        await reader.close()
+
+
+def _uuid(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise typer.BadParameter(
+            "neither a request's UUID nor a session's id (ts_…); `session-worker requests` lists them.",
+            param_hint="REQUEST_ID",
+        ) from None
+
+
+def _status(name: str | None) -> RequestStatus | None:
+    try:
+        return RequestStatus(name.lower()) if name else None
+    except ValueError:
+        raise typer.BadParameter(f"it is one of {', '.join(RequestStatus)}.", param_hint="--status") from None
+
+
+def _seconds(since: str | None) -> float | None:
+    try:
+        return durations.seconds(since) if since else None
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}.", param_hint="--since") from None

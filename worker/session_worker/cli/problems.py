@@ -1,0 +1,70 @@
+"""Errors as sentences: what is wrong and what to do, and no traceback for what is not a defect of ours."""
+
+from __future__ import annotations
+
+import errno
+
+from session_worker.cli import console
+
+
+class Failure(Exception):  # noqa: N818 - an outcome, and nobody reads its name
+    """It did not work; the message says why and what to do. Exit code 1."""
+
+
+def report(error: Exception) -> int:
+    """Print the error as a sentence and return the exit code; an unknown error is raised again."""
+    code, sentences = _explain(error)
+    for sentence in sentences:
+        console.complain(sentence)
+    return code
+
+
+def _explain(error: Exception) -> tuple[int, list[str]]:
+    from session_worker.settings.given import RefusedError
+
+    if isinstance(error, RefusedError):
+        return 2, list(error.sentences)
+    if isinstance(error, UnicodeError):
+        return 2, [f"A name, a variable or a file has something that is not UTF-8 text: {error}."]
+    if isinstance(error, console.UnwritableError):
+        why = error.__cause__
+        if isinstance(why, BrokenPipeError):
+            return 1, []
+        return 1, [f"Standard output takes nothing: {getattr(why, 'strerror', None) or why}."]
+    if isinstance(error, BrokenPipeError):
+        return 1, []  # whoever reads has seen enough
+    if isinstance(error, OSError):
+        return 1, [_refused_by_system(error)]
+    if isinstance(error, _expected()):
+        return 1, [str(error)]
+    raise error
+
+
+def _expected() -> tuple[type[Exception], ...]:
+    from session_client import SessionClientError
+    from session_worker.broker.topology import TopologyError
+    from session_worker.ledger.base import LedgerError
+    from session_worker.messages.errors import LinkLostError
+    from session_worker.operations.handlers import HandlerNotFoundError
+    from session_worker.runtime.ops import OpsPortError
+    from session_worker.runtime.stopping import StartError
+    from session_worker.sandbox import SandboxError
+
+    return (
+        Failure,
+        HandlerNotFoundError,
+        LedgerError,
+        LinkLostError,
+        OpsPortError,
+        SandboxError,
+        SessionClientError,
+        StartError,
+        TopologyError,
+    )
+
+
+def _refused_by_system(error: OSError) -> str:
+    where = f" at {error.filename}" if error.filename else ""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return f"The disk is full{where} ({error.strerror}): make room, then run the command again."
+    return f"The operating system refuses what is needed{where}: {error.strerror or error}."

@@ -1,0 +1,134 @@
+"""How entries look: one's timeline, and a table of many."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group
+from rich.text import Text
+
+from session_worker.cli.listing import Listing, facts
+from session_worker.settings import durations
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from rich.console import RenderableType
+
+    from session_worker.ledger.base import Entry
+
+LONGEST = 200
+"""Characters of a reason in a table; ``status`` shows all of it."""
+COLOURS = {"completed": "green", "failed": "red", "processing": "cyan", "pending": "yellow"}
+
+
+def document(entry: Entry) -> dict[str, Any]:
+    """An entry as ``--json`` prints it; the names are part of the interface."""
+    return {
+        "request_id": str(entry.request_id),
+        "status": str(entry.status),
+        "attempt": entry.attempt,
+        "session_id": entry.session_id,
+        "user_id": entry.user_id,
+        "casefile_id": entry.casefile_id,
+        "title": entry.title,
+        "error_code": entry.error_code,
+        "error": entry.error,
+        "reply": entry.reply,
+        "received_at": _iso(entry.received_at),
+        "finished_at": _iso(entry.finished_at),
+        "next_attempt_at": _iso(entry.next_attempt_at),
+        "history": [dict(move) for move in entry.history],
+    }
+
+
+def timeline(entry: Entry) -> RenderableType:
+    """What is known of a request, and every move it made."""
+    return Group(facts(_facts(entry)), Text(), _moves(entry))
+
+
+def table(entries: Iterable[Entry], now: datetime) -> Listing:
+    shown = Listing("ago", "request", "outcome", "user", "reason")
+    for entry in entries:
+        shown.add(
+            durations.ago(entry.received_at, now),
+            str(entry.request_id),
+            _outcome(entry),
+            entry.user_id,
+            brief(entry.reason),
+        )
+    return shown
+
+
+def brief(text: str) -> str:
+    """The beginning of a text that others wrote, on one line."""
+    text = " ".join(text.split())
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+def _outcome(entry: Entry) -> Text:
+    """The session; or why there is none, or none yet."""
+    if entry.status == "completed":
+        return Text(entry.session_id, style=COLOURS["completed"])
+    if entry.status == "failed":
+        return Text(f"failed: {entry.error_code}", style=COLOURS["failed"])
+    return status(entry.status)
+
+
+def status(name: str) -> Text:
+    return Text(str(name), style=COLOURS.get(str(name), ""))
+
+
+def _facts(entry: Entry) -> Iterator[tuple[str, str | Text]]:
+    yield "request", str(entry.request_id)
+    yield "status", status(entry.status)
+    yield "session", _session(entry)
+    yield "user", entry.user_id
+    if entry.casefile_id:
+        yield "casefile", entry.casefile_id
+    if entry.title:
+        yield "title", entry.title
+    if entry.error_code:
+        yield "error", f"{entry.error_code}: {entry.error or ''}"
+    if entry.next_attempt_at:
+        yield "next try", durations.clock(entry.next_attempt_at)
+    if entry.reply or entry.finished_at:
+        yield "reply", entry.reply or "not confirmed yet"
+    yield "received", durations.clock(entry.received_at)
+    if len(workers := _workers(entry)) == 1:
+        yield "worker", workers[0]
+
+
+def _session(entry: Entry) -> Text:
+    if entry.status == "completed":
+        return Text(entry.session_id)
+    return Text(f"{entry.session_id} (reserved, not created)", style="dim")
+
+
+def _moves(entry: Entry) -> Listing:
+    several = len(_workers(entry)) > 1
+    worker = ["worker"] if several else []
+    moves = Listing("time (UTC)", "after", "status", "try", *worker, "detail", right=("after", "try"))
+    for move in entry.history:
+        moves.add(
+            durations.time_of_day(move["at"], "milliseconds"),
+            f"+{durations.text(_after(entry, move['at']))}",
+            status(move["status"]),
+            str(move["attempt"]),
+            *([move["worker_id"] or ""] if several else []),
+            move["detail"] or "",
+        )
+    return moves
+
+
+def _workers(entry: Entry) -> list[str]:
+    return list(dict.fromkeys(move["worker_id"] for move in entry.history if move["worker_id"]))
+
+
+def _after(entry: Entry, at: str) -> float:
+    return max(0.0, (datetime.fromisoformat(at) - entry.received_at).total_seconds())
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()

@@ -1,0 +1,104 @@
+"""The ledger: where requests and their outcomes are kept. ``base`` says what it promises."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from session_client.net.threads import in_own_thread
+from session_worker.ledger.base import LedgerError
+from session_worker.ledger.membership import Membership
+from session_worker.settings.places import sqlite_url
+from session_worker.telemetry.events import unheard
+
+if TYPE_CHECKING:
+    from session_worker.ledger.base import Ledger, LedgerReader
+    from session_worker.ledger.prune import Pruner
+    from session_worker.telemetry.events import Emit
+
+__all__ = ["LedgerError", "name_of", "open_ledger", "open_pruner", "open_reader", "upgrade"]
+
+
+def open_ledger(
+    url: str,
+    *,
+    worker_id: str,
+    holder_timeout: float,
+    migrate: bool = False,
+    takeover_grace: float | None = None,
+    emit: Emit = unheard,
+) -> Ledger:
+    """The ledger at ``url``, not yet opened. ``worker_id`` must be new for every process.
+
+    Times are in seconds. A worker that has not renewed itself for ``holder_timeout`` is taken for gone;
+    nothing is taken over for ``takeover_grace`` (None: one holder timeout) after a start or an outage.
+    ``migrate`` upgrades a PostgreSQL schema at ``open``; SQLite always does.
+
+    Raises:
+        LedgerError: the URL is not one of a ledger.
+    """
+    grace = holder_timeout if takeover_grace is None else takeover_grace
+    membership = Membership(worker_id, holder_timeout, grace)
+    if _is_sqlite(url):
+        from session_worker.ledger.sqlite.file import path_of
+        from session_worker.ledger.sqlite.ledger import SQLiteLedger
+
+        return SQLiteLedger(path_of(url), membership, emit)
+    from session_worker.ledger.postgresql.ledger import PostgreSQLLedger
+
+    return PostgreSQLLedger(url, membership, emit, migrate=migrate)
+
+
+def open_reader(url: str) -> LedgerReader:
+    """How an operator asks the ledger at ``url``, not yet opened. Raises LedgerError like ``open_ledger``."""
+    if _is_sqlite(url):
+        from session_worker.ledger.sqlite.file import path_of
+        from session_worker.ledger.sqlite.reader import SQLiteReader
+
+        return SQLiteReader(path_of(url))
+    from session_worker.ledger.postgresql.reader import PostgreSQLReader
+
+    return PostgreSQLReader(url)
+
+
+def open_pruner(url: str) -> Pruner:
+    """Who forgets old entries of the ledger at ``url``, not yet opened. Raises LedgerError as above."""
+    if _is_sqlite(url):
+        from session_worker.ledger.sqlite.file import path_of
+        from session_worker.ledger.sqlite.pruner import SQLitePruner
+
+        return SQLitePruner(path_of(url))
+    from session_worker.ledger.postgresql.pruner import PostgreSQLPruner
+
+    return PostgreSQLPruner(url)
+
+
+def name_of(url: str) -> str:
+    """The ledger at ``url`` for people: without a password, and wherever it is read. Raises LedgerError."""
+    if _is_sqlite(url):
+        from session_worker.ledger.sqlite.file import path_of
+
+        return sqlite_url(path_of(url).absolute())
+    from session_worker.settings.postgresql_url import place_of
+
+    return f"postgresql://{place_of(url)}"
+
+
+async def upgrade(url: str) -> tuple[int, int]:
+    """Bring the schema up to date; its version before (0: there was none) and after. Raises LedgerError."""
+    if _is_sqlite(url):
+        from session_worker.ledger.sqlite.file import path_of, upgrade_file
+
+        return await in_own_thread(upgrade_file, path_of(url))
+    from session_worker.ledger.postgresql.schema import upgrade_database
+
+    return await upgrade_database(url)
+
+
+def _is_sqlite(url: str) -> bool:
+    """Whether ``url`` is for SQLite; if not it is for PostgreSQL, whose driver is imported only then."""
+    scheme = url.partition(":")[0]
+    if scheme not in {"sqlite", "postgresql", "postgres"}:
+        raise LedgerError(
+            "the ledger's URL must start with sqlite:/// or postgresql://, for example sqlite:////folder/ledger.db"
+        )
+    return scheme == "sqlite"

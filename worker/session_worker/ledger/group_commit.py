@@ -1,0 +1,180 @@
+"""Group commit: the steps that wait at the same time share one transaction.
+
+While one transaction is in flight, the next batch gathers; a lone step starts at once. There is no timer.
+Steps for which nobody waits come many at a time: where they share batches with others, they go along a few
+with each, and hold nobody up. A batch holds at most one step per request (a second one waits for the next
+batch, in order) and is sorted by request id, so that the overlapping batches of two workers take their locks
+in the same order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+from session_worker.ledger.base import EntryRejectedError, LedgerError
+from session_worker.telemetry.events import LedgerCommitted, unheard
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from uuid import UUID
+
+    from session_worker.telemetry.events import Emit
+
+MAX_BATCH = 500
+"""Of the steps for which somebody waits, a batch takes so many at most: bounds what a failure repeats and how
+long the first one waits."""
+
+
+class HasRequestId(Protocol):
+    @property
+    def request_id(self) -> UUID: ...
+
+
+StepT = TypeVar("StepT", bound=HasRequestId)
+AnswerT = TypeVar("AnswerT")
+_Item = tuple[StepT, asyncio.Future[AnswerT] | None]
+"""A step, and where its caller waits for the answer; None where nobody does."""
+
+
+class RefusedError(Exception):
+    """The database refused the data of at least one step, and wrote nothing of the batch; says why."""
+
+
+class GroupCommit(Generic[StepT, AnswerT]):
+    """Turns single steps into batches for ``commit``, and its answers into single answers.
+
+    ``commit`` takes a batch, makes it durable and returns one answer per step, in order. An outage is for
+    ``commit`` itself to wait out; it raises LedgerError when the ledger is closed meanwhile. After any other
+    error the batch is halved until only the culprit fails: the steps may then be committed a second time, and
+    know by their tokens that they were. ``abandoned`` hears how a step ended whose caller was cancelled
+    meanwhile. Of the steps for which nobody waits a batch takes as many as of the others, or ``min_notes``.
+    """
+
+    def __init__(
+        self,
+        commit: Callable[[Sequence[StepT]], Awaitable[Sequence[AnswerT]]],
+        abandoned: Callable[[StepT, AnswerT], None] | None = None,
+        emit: Emit = unheard,
+        min_notes: int = MAX_BATCH,
+    ) -> None:
+        self._commit = commit
+        self._min_notes = min_notes
+        self._abandoned = abandoned
+        self._emit = emit
+        self._waiting: deque[_Item[StepT, AnswerT]] = deque()
+        self._notes: deque[_Item[StepT, AnswerT]] = deque()
+        self._worker: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+
+    async def do(self, step: StepT) -> AnswerT:
+        """Have ``step`` committed. Cancelling the caller breaks neither the batch nor the step itself.
+
+        Raises:
+            EntryRejectedError: the database refuses this step's data.
+            LedgerError: the ledger was closed first.
+        """
+        if self._closed:
+            raise LedgerError("the ledger is closed")
+        loop = self._loop = self._loop or asyncio.get_running_loop()
+        answer: asyncio.Future[AnswerT] = loop.create_future()
+        self._waiting.append((step, answer))
+        self._start()
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            # The answer may have been given already, and the cancellation be faster than it.
+            if answer.done() and not answer.cancelled() and answer.exception() is None:
+                self._abandon(step, answer.result())
+            raise
+
+    def note(self, step: StepT) -> None:
+        """Have ``step`` committed if there is time; nobody waits, and nobody hears if it is not."""
+        if not self._closed or self._worker is not None:
+            self._notes.append((step, None))
+            self._start()
+
+    async def close(self, timeout: float) -> None:
+        """Commit what waits, for at most ``timeout`` seconds; fail what is left with LedgerError."""
+        self._closed = True
+        if self._worker is not None:
+            worker = self._worker
+            await asyncio.wait({worker}, timeout=timeout)
+            worker.cancel()
+            await asyncio.wait({worker})
+        self._drop(self._waiting)
+
+    def _start(self) -> None:
+        if self._worker is None:
+            self._worker = asyncio.create_task(self._work(), name="ledger group commit")
+
+    async def _work(self) -> None:
+        batch: list[_Item[StepT, AnswerT]] = []
+        try:
+            while self._waiting or self._notes:
+                batch = self._next_batch()
+                await self._commit_batch(batch)
+        finally:
+            self._worker = None
+            self._drop(batch)
+
+    def _drop(self, items: Iterable[_Item[StepT, AnswerT]]) -> None:
+        for _, answer in items:
+            if answer is not None and not answer.done():
+                answer.set_exception(LedgerError("the ledger was closed before this could be written"))
+
+    def _next_batch(self) -> list[_Item[StepT, AnswerT]]:
+        batch: dict[int, _Item[StepT, AnswerT]] = {}
+        _move(self._waiting, batch, MAX_BATCH)
+        _move(self._notes, batch, len(batch) + max(len(batch), self._min_notes))
+        return [batch[key] for key in sorted(batch)]
+
+    async def _commit_batch(self, batch: list[_Item[StepT, AnswerT]]) -> None:
+        began = time.monotonic()
+        try:
+            answers = await self._commit([step for step, _ in batch])
+        except Exception as error:  # noqa: BLE001 -- the callers must hear of it, and the next batch must run
+            await self._find_culprit(batch, error)
+        else:
+            self._emit(LedgerCommitted(len(batch), round(time.monotonic() - began, 6)))
+            for (step, caller), given in zip(batch, answers, strict=True):
+                if caller is not None and not caller.done():
+                    caller.set_result(given)
+                elif caller is not None:
+                    self._abandon(step, given)
+
+    def _abandon(self, step: StepT, answer: AnswerT) -> None:
+        if self._abandoned is not None:
+            self._abandoned(step, answer)
+
+    async def _find_culprit(self, batch: list[_Item[StepT, AnswerT]], error: Exception) -> None:
+        if len(batch) > 1 and not isinstance(error, LedgerError):
+            middle = len(batch) // 2
+            await self._commit_batch(batch[:middle])
+            await self._commit_batch(batch[middle:])
+            return
+        for step, answer in batch:
+            if answer is not None and not answer.done():
+                answer.set_exception(_rejected(step, error) if isinstance(error, RefusedError) else error)
+
+
+def _rejected(step: HasRequestId, error: RefusedError) -> EntryRejectedError:
+    rejected = EntryRejectedError(f"the ledger refuses the data of request {step.request_id}: {error}")
+    rejected.__cause__ = error
+    return rejected
+
+
+def _move(queue: deque[_Item[StepT, AnswerT]], batch: dict[int, _Item[StepT, AnswerT]], limit: int) -> None:
+    """Move to ``batch``, until it has ``limit``, the first step of each request that is not in it."""
+    later = []
+    while queue and len(batch) < limit:
+        item = queue.popleft()
+        key = item[0].request_id.int
+        if key in batch:
+            later.append(item)
+        else:
+            batch[key] = item
+    queue.extendleft(reversed(later))

@@ -1,0 +1,47 @@
+"""What is noted about a reply after its outcome was recorded."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Literal
+
+from session_worker.messages.values import value
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from uuid import UUID
+
+LAZY = 0.25
+"""Seconds that a note for which nobody waits may gather company: losing it costs one repeated reply."""
+
+
+@value
+class Note:
+    """The reply was sent or cannot be delivered, or the request's copy is on the parking lot."""
+
+    request_id: UUID
+    token: UUID
+    kind: Literal["sent", "undeliverable", "parked"]
+
+
+class LazyNotes:
+    """Gathers what was sent and hands each over as one Note, ``LAZY`` seconds after the first."""
+
+    def __init__(self, write: Callable[[Note], None]) -> None:
+        self._write = write
+        self._tokens: dict[UUID, UUID] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def sent(self, request_id: UUID, token: UUID) -> None:
+        self._tokens[request_id] = token
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(LAZY, self.flush)
+
+    def flush(self) -> None:
+        """Hand over what has gathered, now."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        tokens, self._tokens = self._tokens, {}
+        for request_id, token in tokens.items():
+            self._write(Note(request_id, token, "sent"))

@@ -1,0 +1,170 @@
+"""What the steps of many requests do to a PostgreSQL ledger: for each kind of step one statement.
+
+The arrays of a batch are sorted by request id and every statement goes through them in order, so batches of
+two workers that overlap wait for each other and never deadlock. ``now()`` is the statement's start; where
+it then waited for another worker's, the entry's ``updated_at`` may be later, and history never goes back.
+"""
+
+from __future__ import annotations
+
+from session_contracts import RequestStatus
+from session_worker.ledger.held import FINISHING, REOPENABLE, REPLAYED
+
+_TIME = "greatest(now(), r.updated_at)"
+# An entry was changed before the clock was put back, or on another server that was ahead of this one. Nobody
+# knows how long ago that was: it has waited long enough.
+_AHEAD = "(r.updated_at > clock_timestamp())"
+_EXPIRED = "(r.expires_at IS NOT NULL AND r.expires_at <= now())"
+_TAKEN_OVER = "(r.status = 'processing')"
+
+
+def _move(status: str, attempt: str, worker: str, detail: str = "NULL::text", time: str = _TIME) -> str:
+    """One entry of the history, as an array so that it can be appended."""
+    return (
+        f"jsonb_build_array(jsonb_build_object('status', {status}, 'at', {time}, 'attempt', {attempt}, "
+        f"'worker_id', {worker}, 'detail', {detail}))"
+    )
+
+
+CLAIM = f"""
+INSERT INTO requests AS r (request_id, token, fingerprint, session_id, user_id, operation, casefile_id, title,
+    reply_to, correlation_id, traceparent, expires_at, status, attempt, holder, received_at, updated_at,
+    history)
+SELECT a.request_id, a.token, a.fingerprint, a.session_id, a.user_id, a.operation, a.casefile_id, a.title,
+    a.reply_to, a.correlation_id, a.traceparent, now() + a.patience * interval '1 second',
+    CASE WHEN a.patience <= 0 THEN 'pending' ELSE 'processing' END,
+    CASE WHEN a.patience <= 0 THEN 0 ELSE 1 END, CASE WHEN a.patience <= 0 THEN NULL ELSE $13::text END,
+    now(), now(),
+    CASE WHEN a.patience <= 0 THEN {_move("'pending'", "0", "$13::text", time="now()")}
+    ELSE {_move("'pending'", "0", "$13::text", time="now()")}
+        || {_move("'processing'", "1", "$13::text", time="now()")} END
+FROM unnest($1::uuid[], $2::uuid[], $3::bytea[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
+    $9::text[], $10::text[], $11::text[], $12::float8[]) AS a (request_id, token, fingerprint, session_id,
+    user_id, operation, casefile_id, title, reply_to, correlation_id, traceparent, patience)
+ON CONFLICT (request_id) DO UPDATE SET
+    token = excluded.token, holder = CASE WHEN {_EXPIRED} THEN NULL ELSE $13::text END,
+    next_attempt_at = NULL, updated_at = {_TIME},
+    status = CASE WHEN {_EXPIRED} THEN 'pending' ELSE 'processing' END,
+    attempt = r.attempt + (NOT {_TAKEN_OVER} AND NOT {_EXPIRED})::int,
+    crashes = r.crashes + {_TAKEN_OVER}::int,
+    history = r.history
+        || CASE WHEN {_TAKEN_OVER} THEN
+            {_move("'pending'", "r.attempt", "$13::text", "'its worker ' || r.holder || ' is gone'")}
+            ELSE '[]' END
+        || CASE WHEN {_EXPIRED} THEN '[]' ELSE
+            {_move("'processing'", f"r.attempt + (NOT {_TAKEN_OVER})::int", "$13::text")} END
+WHERE r.fingerprint = excluded.fingerprint AND r.token <> excluded.token
+    AND (r.status = 'pending' AND (r.next_attempt_at IS NULL OR r.next_attempt_at <= now() OR {_AHEAD})
+        -- An entry changed after this statement began may have a holder that it cannot see yet.
+        OR {_TAKEN_OVER} AND (r.updated_at <= now() OR {_AHEAD})
+            AND NOT EXISTS (SELECT FROM workers its WHERE its.worker_id = r.holder AND its.gone_at > now())
+            -- Who has not renewed itself in time saw an outage, or was stopped: he declares nobody dead yet.
+            AND EXISTS (SELECT FROM workers mine WHERE mine.worker_id = $13 AND mine.gone_at > now()
+                AND mine.steady_since + $15::float8 * interval '1 second' <= now()))
+    AND (r.crashes = 0 AND NOT {_TAKEN_OVER} OR r.crashes + {_TAKEN_OVER}::int
+        < ($14::int[])[array_position($1::uuid[], r.request_id)])
+RETURNING request_id, session_id, attempt, crashes, received_at, status = 'pending', traceparent, error_code,
+    detail
+"""  # noqa: S608 -- no value is formatted in, here and below
+"""Take what may be taken. Parameters: the columns of the claims, this worker, for each claim the crashes with
+which it does not take, the takeover grace. Rows: those taken now; the rest is for HELD."""
+
+HELD = f"""
+SELECT r.request_id, r.status, r.fingerprint, r.token, r.attempt, r.crashes, r.session_id, r.response,
+    r.error_code, r.error, r.detail, r.received_at, r.traceparent, r.parked_at IS NOT NULL AS parked,
+    r.holder IS NOT DISTINCT FROM $2 AS mine,
+    CASE WHEN NOT {_AHEAD} THEN extract(epoch FROM r.next_attempt_at - now())::float8 END AS due_in,
+    -- Whoever stands still is found by the monotonic clock, however far ahead the registration is.
+    extract(epoch FROM least(its.gone_at - now(), its.gone_at - its.renewed_at))::float8 AS gone_in,
+    CASE WHEN mine.gone_at > now()
+        THEN least($3::float8 - extract(epoch FROM now() - mine.steady_since)::float8, $3)
+        ELSE $3 END AS takeover_in,
+    extract(epoch FROM now() - r.finished_at)::float8 AS finished_for
+FROM requests r LEFT JOIN workers its ON its.worker_id = r.holder
+    LEFT JOIN workers mine ON mine.worker_id = $2
+WHERE r.request_id = ANY ($1::uuid[])
+"""  # noqa: S608
+
+FINISH = f"""
+WITH written AS (
+    UPDATE requests r SET status = a.status, response = a.response, error_code = a.error_code,
+        error = a.error, detail = a.detail, finished_at = {_TIME}, updated_at = {_TIME},
+        next_attempt_at = NULL,
+        history = r.history || {_move("a.status", "r.attempt", "$8::text", "a.detail")}
+    FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::bytea[], $5::text[], $6::text[], $7::text[])
+        AS a (request_id, token, status, response, error_code, error, detail)
+    WHERE r.request_id = a.request_id AND r.token = a.token AND (r.status, a.status) IN ({FINISHING})
+    RETURNING r.request_id, r.session_id, r.user_id, r.casefile_id, r.title, r.received_at, r.status
+), created AS (
+    INSERT INTO sessions (session_id, request_id, user_id, casefile_id, title, created_at)
+    SELECT session_id, request_id, user_id, casefile_id, title, received_at FROM written
+    WHERE status = '{RequestStatus.COMPLETED}'
+)
+SELECT request_id FROM written
+"""  # noqa: S608
+
+_DUE = "(SELECT now() + delay * interval '1 second' AS due FROM unnest(a.delays::int[]) AS delay) AS possible"
+# Nobody waits for longer than from the beginning.
+_IN_TIME = "(r.expires_at IS NULL OR due <= least(r.expires_at, now() + (r.expires_at - r.received_at)))"
+POSTPONE = f"""
+UPDATE requests r SET status = 'pending', next_attempt_at = (SELECT max(due) FROM {_DUE} WHERE {_IN_TIME}),
+    holder = NULL, error_code = a.error_code, detail = a.detail, updated_at = {_TIME},
+    history = r.history || {_move("'pending'", "r.attempt", "$6::text", "a.detail")}
+FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[])
+    AS a (request_id, token, delays, error_code, detail)
+WHERE r.request_id = a.request_id AND r.token = a.token AND r.status = 'processing'
+    AND EXISTS (SELECT FROM {_DUE} WHERE {_IN_TIME})
+RETURNING r.request_id, extract(epoch FROM r.next_attempt_at - now())::int
+"""  # noqa: S608
+
+RELEASE = f"""
+UPDATE requests r SET status = 'pending', attempt = r.attempt - 1, holder = NULL, updated_at = {_TIME},
+    history = r.history || {_move("'pending'", "r.attempt - 1", "$3::text", "'handed back'")}
+FROM unnest($1::uuid[], $2::uuid[]) AS a (request_id, token)
+WHERE r.request_id = a.request_id AND r.token = a.token AND r.status = 'processing'
+RETURNING r.request_id
+"""  # noqa: S608
+
+REOPEN = f"""
+UPDATE requests r SET status = 'pending', attempt = 0, token = a.token, holder = NULL, crashes = 0,
+    next_attempt_at = NULL, expires_at = NULL, finished_at = NULL, error_code = NULL, error = NULL,
+    detail = NULL, response = NULL, reply = NULL, parked_at = NULL, updated_at = {_TIME},
+    history = r.history || {_move("'pending'", "0", "$4::text", f"'{REPLAYED}'")}
+FROM unnest($1::uuid[], $2::bytea[], $3::uuid[]) AS a (request_id, fingerprint, token)
+WHERE r.request_id = a.request_id AND r.fingerprint = a.fingerprint AND {REOPENABLE}
+RETURNING r.request_id
+"""  # noqa: S608
+
+FOUND = """
+SELECT request_id, token, status, fingerprint, extract(epoch FROM next_attempt_at - now())::float8
+FROM requests WHERE request_id = ANY ($1::uuid[])
+"""
+
+NOTE = """
+UPDATE requests r SET updated_at = greatest(now(), r.updated_at),
+    reply = CASE a.kind WHEN 'sent' THEN 'sent' WHEN 'undeliverable' THEN coalesce(r.reply, 'undeliverable')
+        ELSE r.reply END,
+    parked_at = CASE WHEN a.kind = 'parked' THEN coalesce(r.parked_at, now()) ELSE r.parked_at END
+FROM unnest($1::uuid[], $2::uuid[], $3::text[]) AS a (request_id, token, kind)
+WHERE r.request_id = a.request_id AND r.token = a.token
+    AND (a.kind <> 'sent' OR r.reply IS DISTINCT FROM 'sent')
+"""
+
+RENEW = """
+INSERT INTO workers AS w (worker_id, steady_since, renewed_at, gone_at)
+VALUES ($1, now(), now(), now() + $2::float8 * interval '1 second')
+ON CONFLICT (worker_id) DO UPDATE SET renewed_at = now(), gone_at = excluded.gone_at,
+    steady_since = CASE WHEN $3 OR w.gone_at <= now() THEN now() ELSE least(now(), w.steady_since) END
+"""
+"""Parameters: this worker, its holder timeout, whether the last renewal failed."""
+OTHERS = """
+SELECT worker_id, renewed_at, extract(epoch FROM gone_at - renewed_at)::float8
+FROM workers WHERE gone_at > now() AND worker_id <> $1
+"""
+EXPEL = """
+UPDATE workers w SET gone_at = now() FROM unnest($1::text[], $2::timestamptz[]) AS a (worker_id, renewed_at)
+WHERE w.worker_id = a.worker_id AND w.renewed_at = a.renewed_at
+"""
+
+LEAVE = "DELETE FROM workers WHERE worker_id = $1"
+SWEEP = "DELETE FROM workers WHERE gone_at < now() - interval '1 day'"

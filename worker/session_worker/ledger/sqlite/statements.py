@@ -1,0 +1,87 @@
+"""The SQL of a SQLite ledger's steps; ``:now`` and ``:worker`` are the transaction's."""
+
+from __future__ import annotations
+
+from session_contracts import RequestStatus
+from session_worker.ledger.held import FINISHING, REOPENABLE, REPLAYED
+
+HELD = """
+SELECT requests.*, its.gone_at AS holder_gone_at, mine.steady_since AS my_steady_since,
+    its.renewed_at AS holder_renewed_at, mine.gone_at AS my_gone_at
+FROM requests LEFT JOIN workers AS its ON its.worker_id = holder
+    LEFT JOIN workers AS mine ON mine.worker_id = :worker
+WHERE request_id = :request_id
+"""
+INSERT = """
+INSERT INTO requests (request_id, status, attempt, token, holder, fingerprint, session_id, user_id, operation,
+    casefile_id, title, reply_to, correlation_id, traceparent, received_at, updated_at, expires_at, history)
+VALUES (:request_id, :status, :attempt, :token, :holder, :fingerprint, :session_id, :user_id, :operation,
+    :casefile_id, :title, :reply_to, :correlation_id, :traceparent, :now, :now, :expires_at, :history)
+ON CONFLICT (request_id) DO NOTHING
+"""
+# Should the clock be put back, an entry's history does not go back with it.
+_TIME = "max(:now, updated_at)"
+
+
+def _move(attempt: str, status: str = ":status", detail: str = ":detail") -> str:
+    return f"""
+history = json_insert(history, '$[#]', json_object('status', {status}, 'at', {_TIME}, 'attempt', {attempt},
+    'worker_id', :worker, 'detail', {detail})),
+status = {status}, attempt = {attempt}, updated_at = {_TIME}
+"""
+
+
+_PENDING = f"'{RequestStatus.PENDING}'"
+_REOPENED = f"'{REPLAYED}'"
+TAKE = f"""
+UPDATE requests SET {_move(":attempt")}, token = :token, holder = :worker, crashes = :crashes,
+    next_attempt_at = NULL
+WHERE request_id = :request_id
+"""  # noqa: S608 -- no value is formatted in, here and below
+HOLD = """
+UPDATE requests SET token = :token, holder = NULL, next_attempt_at = NULL WHERE request_id = :request_id
+"""
+FINISH = f"""
+UPDATE requests SET {_move("attempt")}, response = :response, error_code = :error_code,
+    error = :error, detail = :detail, finished_at = {_TIME}, next_attempt_at = NULL
+WHERE request_id = :request_id AND token = :token AND (status, :status) IN (VALUES {FINISHING})
+"""  # noqa: S608
+CREATE_SESSION = """
+INSERT INTO sessions (session_id, request_id, user_id, casefile_id, title, created_at)
+SELECT session_id, request_id, user_id, casefile_id, title, received_at FROM requests
+WHERE request_id = :request_id
+"""
+POSTPONE = f"""
+UPDATE requests SET {_move("attempt", _PENDING)}, error_code = :error_code, detail = :detail,
+    next_attempt_at = :due, holder = NULL
+WHERE request_id = :request_id AND token = :token AND status = 'processing'
+    AND (expires_at IS NULL OR expires_at >= :due
+        -- Nobody waits for longer than from the beginning.
+        AND julianday(expires_at) - julianday(received_at) >= :delay / 86400.0)
+"""  # noqa: S608
+RELEASE = f"""
+UPDATE requests SET {_move("attempt - 1", _PENDING, "'handed back'")}, holder = NULL
+WHERE request_id = :request_id AND token = :token AND status = 'processing'
+"""  # noqa: S608
+FOUND = "SELECT token, status, fingerprint, next_attempt_at FROM requests WHERE request_id = ?"
+REOPEN = f"""
+UPDATE requests SET {_move("0", _PENDING, _REOPENED)}, token = :token, holder = NULL, crashes = 0,
+    next_attempt_at = NULL, expires_at = NULL, finished_at = NULL, error_code = NULL, error = NULL,
+    detail = NULL, response = NULL, reply = NULL, parked_at = NULL
+WHERE request_id = :request_id AND fingerprint = :fingerprint AND {REOPENABLE}
+"""  # noqa: S608
+NOTE = f"""
+UPDATE requests SET updated_at = {_TIME},
+    reply = CASE :kind WHEN 'sent' THEN 'sent' WHEN 'undeliverable' THEN coalesce(reply, 'undeliverable')
+        ELSE reply END,
+    parked_at = CASE WHEN :kind = 'parked' THEN coalesce(parked_at, :now) ELSE parked_at END
+WHERE request_id = :request_id AND token = :token AND (:kind <> 'sent' OR reply IS NOT 'sent')
+"""  # noqa: S608
+
+RENEW = """
+INSERT INTO workers (worker_id, steady_since, renewed_at, gone_at) VALUES (:worker, :now, :now, :gone_at)
+ON CONFLICT (worker_id) DO UPDATE SET renewed_at = :now, gone_at = :gone_at,
+    steady_since = CASE WHEN :gap OR gone_at <= :now THEN :now ELSE min(:now, steady_since) END
+"""
+OTHERS = "SELECT worker_id, renewed_at, gone_at FROM workers WHERE gone_at > :now AND worker_id <> :worker"
+EXPEL = "UPDATE workers SET gone_at = :now WHERE worker_id = :other"

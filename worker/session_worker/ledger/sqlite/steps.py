@@ -1,0 +1,247 @@
+"""What one transaction does to a SQLite ledger: each step as SQL, under one clock reading."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from session_contracts import RequestStatus
+from session_worker.ledger.base import (
+    Claim,
+    ClaimAnswer,
+    Claimed,
+    Finish,
+    Look,
+    Postpone,
+    Release,
+    Reopen,
+    Reopened,
+    Step,
+)
+from session_worker.ledger.held import Found, Held, not_postponed, reopened, repeated
+from session_worker.ledger.notes import Note
+from session_worker.ledger.sqlite.statements import (
+    CREATE_SESSION,
+    EXPEL,
+    FINISH,
+    FOUND,
+    HELD,
+    HOLD,
+    INSERT,
+    NOTE,
+    OTHERS,
+    POSTPONE,
+    RELEASE,
+    RENEW,
+    REOPEN,
+    TAKE,
+)
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from session_worker.ledger.membership import Membership, Watch
+
+
+def iso(moment: datetime) -> str:
+    """A time as the tables keep it: all of one length, so that they sort as text."""
+    return moment.isoformat(timespec="microseconds")
+
+
+AnyStep = Claim | Finish | Postpone | Release | Note | Reopen | Look
+AnyAnswer = ClaimAnswer | int | Step | Reopened | bool
+
+
+class Transaction:
+    """The steps of one transaction of one worker. ``apply`` answers each as ``Ledger`` says.
+
+    Build it inside the transaction: its clock reading is then never earlier than what is already committed.
+    """
+
+    def __init__(self, database: sqlite3.Connection, membership: Membership) -> None:
+        self._database = database
+        self._me = membership
+        self._clock = datetime.now(UTC)
+        self._now = iso(self._clock)
+        pending, processing = (
+            {
+                "status": status,
+                "at": self._now,
+                "attempt": attempt,
+                "worker_id": membership.worker_id,
+                "detail": None,
+            }
+            for attempt, status in enumerate((RequestStatus.PENDING, RequestStatus.PROCESSING))
+        )
+        # How an entry's history begins, by its attempts: without one when it came too late.
+        self._histories = (json.dumps([pending]), json.dumps([pending, processing]))
+
+    def apply(self, step: AnyStep) -> AnyAnswer:
+        match step:
+            case Claim():
+                return self._claim(step)
+            case Finish():
+                return self._finish(step)
+            case Note():
+                return self._note(step)
+            case Postpone():
+                return self._postpone(step)
+            case Release():
+                return self._release(step)
+            case Reopen():
+                return self._reopen(step)
+            case Look():
+                return self._found(step.request_id) is not None
+
+    def renew(self, watch: Watch, *, gap: bool) -> None:
+        """Register this worker until one holder timeout from now, and expel those that ``watch`` finds gone;
+        ``gap``: the last renewal failed."""
+        gone_at = iso(self._clock + timedelta(seconds=self._me.holder_timeout))
+        self._execute(RENEW, gap=gap, gone_at=gone_at)
+        others = self._database.execute(OTHERS, {"now": self._now, "worker": self._me.worker_id})
+        for name in watch.still([(name, start, _seconds(start, end)) for name, start, end in others]):
+            self._execute(EXPEL, other=name)
+
+    def sweep(self) -> None:
+        """Forget the workers that have been gone for more than a day."""
+        self._execute(
+            "DELETE FROM workers WHERE gone_at < :limit", limit=iso(self._clock - timedelta(days=1))
+        )
+
+    def leave(self) -> None:
+        """Take this worker off the register."""
+        self._execute("DELETE FROM workers WHERE worker_id = :worker")
+
+    def _claim(self, claim: Claim) -> ClaimAnswer:
+        return self._first_claim(claim) or self._later_claim(claim)
+
+    def _first_claim(self, claim: Claim) -> Claimed | None:
+        """Insert the entry; None when it is there already."""
+        patience = claim.patience
+        expired = patience is not None and patience <= 0
+        attempt = 0 if expired else 1
+        written = self._execute(
+            INSERT,
+            claim,
+            status=RequestStatus.PENDING if expired else RequestStatus.PROCESSING,
+            attempt=attempt,
+            holder=None if expired else self._me.worker_id,
+            expires_at=None if patience is None else iso(self._clock + timedelta(seconds=patience)),
+            history=self._histories[attempt],
+        )
+        if not written:
+            return None
+        return Claimed(claim.session_id, attempt, 0, self._clock, expired, claim.traceparent)
+
+    def _later_claim(self, claim: Claim) -> ClaimAnswer:
+        values = {"request_id": str(claim.request_id), "worker": self._me.worker_id}
+        row = self._database.execute(HELD, values).fetchone()
+        held = self._held(row)
+        return held.refusal(claim) or self._claim_again(claim, held, row)
+
+    def _claim_again(self, claim: Claim, held: Held, row: sqlite3.Row) -> Claimed:
+        attempt, crashes = held.attempt, held.crashes
+        if held.status == RequestStatus.PROCESSING:
+            crashes += 1
+            self._take(claim, RequestStatus.PENDING, attempt, crashes, f"its worker {row['holder']} is gone")
+        if row["expires_at"] is not None and row["expires_at"] <= self._now:
+            self._execute(HOLD, claim)
+            return replace(held, attempt=attempt, crashes=crashes).claimed(expired=True)
+        attempt += held.status == RequestStatus.PENDING
+        self._take(claim, RequestStatus.PROCESSING, attempt, crashes)
+        return replace(held, attempt=attempt, crashes=crashes).claimed(expired=False)
+
+    def _take(
+        self, claim: Claim, status: RequestStatus, attempt: int, crashes: int, detail: str | None = None
+    ) -> None:
+        self._execute(TAKE, claim, status=status, attempt=attempt, crashes=crashes, detail=detail)
+
+    def _finish(self, finish: Finish) -> Step:
+        if not self._execute(FINISH, finish):
+            return self._repeated(finish)
+        if finish.status is RequestStatus.COMPLETED:
+            self._execute(CREATE_SESSION, finish)
+        return Step.APPLIED
+
+    def _postpone(self, postpone: Postpone) -> int | Step:
+        for delay in reversed(postpone.delays):
+            due = iso(self._clock + timedelta(seconds=delay))
+            if self._execute(POSTPONE, postpone, due=due, delay=delay):
+                return delay
+        return not_postponed(postpone, self._found(postpone.request_id))
+
+    def _release(self, release: Release) -> Step:
+        return Step.APPLIED if self._execute(RELEASE, release) else self._repeated(release)
+
+    def _reopen(self, reopen: Reopen) -> Reopened:
+        written = self._execute(REOPEN, reopen)
+        return Reopened.REOPENED if written else reopened(reopen, self._found(reopen.request_id))
+
+    def _repeated(self, step: Finish | Release) -> Step:
+        return repeated(step, self._found(step.request_id))
+
+    def _found(self, request_id: UUID) -> Found | None:
+        row = self._database.execute(FOUND, (str(request_id),)).fetchone()
+        return row and Found(UUID(row[0]), row[1], row[2], self._until(row[3]))
+
+    def _note(self, note: Note) -> Step:
+        self._execute(NOTE, note)
+        return Step.APPLIED
+
+    def _held(self, row: sqlite3.Row) -> Held:
+        return Held(
+            status=row["status"],
+            fingerprint=row["fingerprint"],
+            token=UUID(row["token"]),
+            attempt=row["attempt"],
+            crashes=row["crashes"],
+            session_id=row["session_id"],
+            response=row["response"],
+            error_code=row["error_code"],
+            error=row["error"],
+            detail=row["detail"],
+            received_at=datetime.fromisoformat(row["received_at"]),
+            traceparent=row["traceparent"],
+            parked=row["parked_at"] is not None,
+            mine=row["holder"] == self._me.worker_id,
+            # Nobody knows how long ago it was changed if the clock was put back since: it has waited enough.
+            due_in=None if row["updated_at"] > self._now else self._until(row["next_attempt_at"]),
+            gone_in=self._gone_in(row["holder_renewed_at"], row["holder_gone_at"]),
+            takeover_in=self._takeover_in(row["my_steady_since"], row["my_gone_at"]),
+            finished_for=-(self._until(row["finished_at"]) or 0.0),
+        )
+
+    def _gone_in(self, renewed_at: str | None, gone_at: str | None) -> float | None:
+        # Whoever stands still is found by the monotonic clock, however far ahead the registration is.
+        if renewed_at is None or gone_at is None:
+            return None
+        return min(_seconds(self._now, gone_at), _seconds(renewed_at, gone_at))
+
+    def _takeover_in(self, steady_since: str | None, gone_at: str | None) -> float:
+        # Who has not renewed itself in time saw an outage (or was stopped): he declares nobody dead yet.
+        if steady_since is None or gone_at is None or gone_at <= self._now:
+            return self._me.takeover_grace
+        return self._me.takeover_grace - max(_seconds(steady_since, self._now), 0.0)
+
+    def _until(self, moment: str | None) -> float | None:
+        return None if moment is None else _seconds(self._now, moment)
+
+    def _execute(self, sql: str, step: AnyStep | None = None, **more: Any) -> int:
+        """Run ``sql`` with what the step says, this worker's name and the clock reading; count the rows it
+        wrote."""
+        values = {} if step is None else {name: _plain(getattr(step, name)) for name in step.__slots__}  # type: ignore[union-attr]
+        values |= more
+        values["now"] = self._now
+        values["worker"] = self._me.worker_id
+        return self._database.execute(sql, values).rowcount
+
+
+def _seconds(start: str, end: str) -> float:
+    return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
+
+
+def _plain(value: object) -> object:
+    return str(value) if isinstance(value, UUID) else value

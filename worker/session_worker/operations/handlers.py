@@ -1,0 +1,96 @@
+"""Your code goes here: an async function that is called once for every attempt of a request.
+
+    from session_worker import Context, Rejected
+
+    async def handle(request: CreateSessionRequest, context: Context) -> dict | None:
+        if not await quota_left(request.user_id):
+            raise Rejected("no sessions left for this month", code="quota")
+        return {"region": "eu-1"}          # merged into the answer's metadata
+
+Returning lets the session be created. Raising :class:`Rejected` is an answer, not a failure. Anything else
+that is raised is a failure, and tried again. What the function does outside the ledger's database is done at
+least once: use ``context.request_id`` as the idempotency key.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from session_client.net.trouble import words
+from session_contracts import CreateSessionRequest
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from uuid import UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What the handler is told beside the request."""
+
+    session_id: str
+    """The id of the session to be created; the same in every attempt."""
+    request_id: UUID
+    """The idempotency key for effects elsewhere."""
+    attempt: int
+    """Counts from 1; the immediate retries of one attempt share a number."""
+    deadline: datetime
+    """When this attempt is cut off (UTC)."""
+
+
+class PermanentError(Exception):
+    """Trying again gives the same result. Base of what a handler can raise that is not retried."""
+
+
+class Rejected(PermanentError):  # noqa: N818 - an answer, not an error
+    """The business answer no: ``message`` for the requester, ``code`` for ``metadata.rejection_code``."""
+
+    message = "rejected"
+    code: str | None = None
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = str(message)
+        self.code = None if code is None else str(code)
+
+
+Handler = Callable[[CreateSessionRequest, Context], Awaitable[dict[str, Any] | None]]
+
+
+class HandlerNotFoundError(Exception):
+    """The handler setting does not lead to an async function of two arguments; the message says why."""
+
+
+def load(path: str) -> Handler:
+    """The handler at ``package.module:function``.
+
+    Raises:
+        HandlerNotFoundError: with the reason, in a sentence.
+    """
+    module_name, _, name = path.partition(":")
+    try:
+        target: Any = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:
+        raise HandlerNotFoundError(
+            f"handler {path}: module {module_name} cannot be imported ({words(error)})"
+        ) from error
+    for part in name.split("."):
+        target = getattr(target, part, None)
+    if target is None:
+        raise HandlerNotFoundError(f"handler {path}: module {module_name} has no {name}")
+    if not callable(target):
+        raise HandlerNotFoundError(f"handler {path}: {name} is not a function")
+    if not inspect.iscoroutinefunction(target):
+        raise HandlerNotFoundError(f"handler {path}: write it as `async def {name}(request, context)`")
+    try:
+        inspect.signature(target).bind(None, None)
+    except TypeError:
+        raise HandlerNotFoundError(
+            f"handler {path}: it must take two arguments, (request, context), "
+            f"but is {name}{inspect.signature(target)}"
+        ) from None
+    return target  # type: ignore[no-any-return]

@@ -1,0 +1,25 @@
+"""What an operator asks of the parking lot, and does with it.
+
+Nothing here prints: the command line calls it, and whoever else shows it to people.
+
+A *dead letter* is a parked copy of a request. Looking at one takes nothing away: it is held for a moment and
+given back, also when the one who looks is killed.
+"""
+
+from session_worker.operators.dead.actions import Fate, Group, groups, matching, outlook, purge, replay
+from session_worker.operators.dead.letters import DeadLetter, Wanted
+from session_worker.operators.dead.lot import ParkingLot, Sender
+
+__all__ = [
+    "DeadLetter",
+    "Fate",
+    "Group",
+    "ParkingLot",
+    "Sender",
+    "Wanted",
+    "groups",
+    "matching",
+    "outlook",
+    "purge",
+    "replay",
+]

@@ -1,0 +1,193 @@
+"""The parking lot, read page by page; and the way back to the work queue."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import TYPE_CHECKING
+
+import aiormq
+
+from session_client.net.objections import Kind
+from session_contracts import Names, amqp
+from session_worker.broker.connection import SETUP_SECONDS, Wire
+from session_worker.broker.consumer import ConsumeChannel
+from session_worker.broker.publisher import Publisher
+from session_worker.broker.topology import TopologyError
+from session_worker.messages.delivery import Lane
+from session_worker.messages.errors import LinkLostError, broker_errors
+from session_worker.operators.dead.letters import DeadLetter
+from session_worker.requests.request import NIL_ID
+from session_worker.requests.settle import copy_message
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from typing import Self
+
+    from session_worker.messages.delivery import Delivery
+    from session_worker.settings.model import Settings
+
+PAGE = 100
+"""Letters that are read at a time: bounds the bodies that are in memory, here and at the broker."""
+LARGEST = 16_777_216
+"""Bytes of the largest body that any worker may be set to read."""
+QUIET_SECONDS = 0.2
+"""How long the broker may be silent before it is asked whether there are any more."""
+STUCK_SECONDS = 30.0
+GIVE_BACK_SECONDS = 1.0
+
+
+class ParkingLot:
+    """The letters that were there when it was opened, ``count`` of them, and that nobody else held.
+
+    Closing gives back those that were not dropped; so does the broker, should this process die.
+    """
+
+    def __init__(self, wire: Wire, channel: ConsumeChannel, count: int) -> None:
+        self._wire = wire
+        self._channel = channel
+        self._held = 0
+        self.count = count
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, settings: Settings) -> AsyncIterator[Self]:
+        """Raises:
+        LinkLostError: the broker cannot be reached, or (when it is read) does not let this user read it.
+        TopologyError: there is no parking lot.
+        """
+        queue = Names(settings.prefix).dead
+        wire = await Wire.open(settings.amqp_urls, "dead letters")
+        try:
+            count = await _ready(wire, queue)
+            channel = await wire.channel(ConsumeChannel, vital=True)
+            channel.lane, channel.queue, channel.max_body_bytes = Lane.WORK, queue, LARGEST
+            lot = cls(wire, channel, count)
+            yield lot
+            await lot._give_back()
+        finally:
+            await wire.close()
+
+    async def pages(self) -> AsyncIterator[list[DeadLetter]]:
+        """The letters in the order of the queue, the oldest first, each once.
+
+        Those that are parked meanwhile stay outside, so a replay never meets what it made itself. Each page
+        has a consumer of its own: the letters of the pages before may stay unacknowledged, however many.
+        """
+        left = self.count
+        while left > 0:
+            page = await self._page(min(PAGE, left))
+            if not page:
+                return
+            left -= len(page)
+            yield [DeadLetter.of(delivery) for delivery in page]
+
+    def drop(self, letter: DeadLetter) -> None:
+        """Take the letter away for good."""
+        letter.delivery.receipt.ack()
+        self._held -= 1
+
+    async def _page(self, size: int) -> list[Delivery]:
+        page: list[Delivery] = []
+        full = asyncio.Event()
+
+        def deliver(delivery: Delivery) -> None:
+            page.append(delivery)
+            self._held += 1
+            if len(page) == size:
+                full.set()
+
+        self._channel.deliver = deliver
+        with _queue_errors(self._channel.queue):
+            await self._wire.unless_lost(self._channel.subscribe(size, consuming=True))
+        silence = 0.0
+        while not full.is_set():
+            arrived = len(page)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(QUIET_SECONDS):
+                    await self._wire.unless_lost(full.wait())
+            silence = 0.0 if len(page) > arrived else silence + QUIET_SECONDS
+            # Somebody else may hold what was counted, or have dropped it.
+            if silence and await _ready(self._wire, self._channel.queue) == 0 and len(page) == arrived:
+                break
+            if silence > STUCK_SECONDS:
+                raise LinkLostError(f"queue {self._channel.queue} holds letters and hands none out")
+        await self._wire.unless_lost(self._channel.pause())
+        return page
+
+    async def _give_back(self) -> None:
+        """Put the letters back, and see them there: else who looks at once would find none."""
+        self._channel.flush()
+        with broker_errors():
+            await self._channel.basic_nack(0, multiple=True, requeue=True)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GIVE_BACK_SECONDS):
+                while await _ready(self._wire, self._channel.queue) < self._held:  # noqa: ASYNC110 -- nobody tells
+                    await asyncio.sleep(0.01)
+
+
+class Sender:
+    """Sends letters through the flow again."""
+
+    def __init__(self, wire: Wire, publisher: Publisher, names: Names) -> None:
+        self.wire = wire
+        self.names = names
+        self._publisher = publisher
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, settings: Settings) -> AsyncIterator[Self]:
+        """Raises:
+        LinkLostError: the broker cannot be reached, or does not let this user publish.
+        TopologyError: there is no work queue.
+        """
+
+        async def open_wire(purpose: str) -> Wire:
+            return await Wire.open(settings.amqp_urls, purpose)
+
+        names = Names(settings.prefix)
+        wire = await open_wire("replay")
+        publisher = Publisher(wire, open_wire)
+        sweeper = asyncio.create_task(publisher.run(), name="confirm sweeper")
+        try:
+            await _ready(wire, names.work)
+            await publisher.probe()  # before anything is re-opened in vain
+            yield cls(wire, publisher, names)
+        finally:
+            sweeper.cancel()
+            await asyncio.gather(publisher.close(), wire.close())
+
+    async def send(self, letter: DeadLetter) -> None:
+        """Publish a copy to the work queue; return when the broker has confirmed it.
+
+        Raises:
+            PublishError: the broker did not take it.
+            LinkLostError: the connection was lost; nothing is known about the copy.
+        """
+        headers = {
+            amqp.REQUEST_ID: str(letter.request_id or NIL_ID),
+            amqp.REPLAY_COUNT: letter.replays + 1,
+        }
+        await self._publisher.publish(copy_message(letter.delivery, self.names.work, headers))
+
+
+async def _ready(wire: Wire, queue: str) -> int:
+    """How many messages wait in a queue that must be there."""
+    channel = await wire.channel(aiormq.Channel)
+    with _queue_errors(queue), broker_errors():
+        declared = await wire.unless_lost(channel.queue_declare(queue, passive=True, timeout=SETUP_SECONDS))
+        await channel.close(timeout=SETUP_SECONDS)
+    return declared.message_count or 0
+
+
+@contextmanager
+def _queue_errors(queue: str) -> Iterator[None]:
+    try:
+        yield
+    except LinkLostError as lost:
+        if lost.kind is Kind.MISSING:
+            raise TopologyError(
+                f"queue {queue}: missing; check the prefix and the vhost, or create it with "
+                "`session-worker topology apply`"
+            ) from lost
+        raise

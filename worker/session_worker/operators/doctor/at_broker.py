@@ -1,0 +1,280 @@
+"""What can be checked at the broker, by AMQP alone."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import aiormq
+from aiormq.exceptions import ChannelClosed
+from yarl import URL
+
+from session_client.net.objections import Kind, objection
+from session_contracts import Names
+from session_worker.broker import marker
+from session_worker.broker.connection import Wire
+from session_worker.broker.publisher import Publisher
+from session_worker.broker.topology import NotPermittedError, Topology, TopologyError
+from session_worker.messages.errors import (
+    ConnectError,
+    ForbiddenError,
+    LinkLostError,
+    broker_errors,
+    port_of,
+    vhost_of,
+)
+from session_worker.operators.doctor.result import (
+    CHECK_SECONDS,
+    Result,
+    State,
+    at_a_loss,
+    failed,
+    ok,
+    refused,
+    skipped,
+    warning,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from session_worker.broker.topology import Found
+    from session_worker.settings.model import Settings
+
+OLDEST, NEWEST = (3, 10), (4, 99)
+TRAPS = (
+    ((3, 10), (3, 11), "a broker that was upgraded needs its feature flag stream_queue enabled"),
+    ((3, 10), (3, 13), "a forged x-death header can make the request that bears it vanish"),
+)
+"""What to know of some versions: from, to, what. The worker itself copes with all of them."""
+
+
+@dataclass(slots=True)
+class AtBroker:
+    """``found``: by part; empty when the broker was not reached. ``blocked``: there is an alarm. ``owner``:
+    the ledger that the queues belong to. (None: nobody knows.)"""
+
+    results: list[Result] = field(default_factory=list)
+    found: dict[str, Found] = field(default_factory=dict)
+    blocked: bool | None = None
+    owner: marker.Ledger | None = None
+
+    def queue(self, name: str) -> Found | None:
+        return self.found.get(f"queue {name}")
+
+    def consumers(self, queue: str) -> int | None:
+        """How many there are; None: nobody knows."""
+        found = self.queue(queue)
+        return found.consumers if found else None
+
+
+async def examine(settings: Settings) -> AtBroker:
+    here = AtBroker()
+    nodes = await asyncio.gather(*(_reach(url) for url in settings.amqp_urls))
+    wires = [wire for _, wire in nodes if wire is not None]
+    # A worker goes to any node that answers.
+    here.results += [
+        replace(result, state=State.WARNING) if wires and result.state is State.FAILED else result
+        for result, _ in nodes
+    ]
+    try:
+        if wires:
+            await _examine(settings, wires[0], here)
+        else:
+            here.results += [
+                skipped(name, "the broker must be reached first")
+                for name in ("version", "queues", "permissions", "alarms")
+            ]
+    finally:
+        await asyncio.gather(*(wire.close() for wire in wires))
+    return here
+
+
+async def _examine(settings: Settings, wire: Wire, here: AtBroker) -> None:
+    here.results.append(version(*wire.server))
+    name = "queues"
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            await _queues(settings, wire, here)
+        name = "permissions"
+        async with asyncio.timeout(CHECK_SECONDS):
+            await _permissions(settings, wire, here)
+    except TimeoutError:
+        here.results.append(at_a_loss(name, "the broker"))
+    except LinkLostError as lost:
+        here.results.append(failed(name, f"the connection was lost meanwhile ({lost})", "run this again"))
+    else:
+        here.results.append(alarms(here.blocked))
+        with suppress(LinkLostError, TimeoutError):  # it is not there, or this user may not look
+            async with asyncio.timeout(CHECK_SECONDS):
+                owner = marker.first(wire, Names(settings.prefix).ledger, wait=CHECK_SECONDS)
+                here.owner = await wire.unless_lost(owner)
+
+
+async def _reach(url: str) -> tuple[Result, Wire | None]:
+    parsed = URL(url)
+    try:
+        wire = await Wire.open([url], "doctor")
+    except ConnectError as error:
+        return refused(
+            "broker", error, "check that it runs and can be reached, or correct SESSION_WORKER_AMQP_URL"
+        ), None
+    place = f"{parsed.host}:{port_of(parsed)}, vhost {vhost_of(parsed)}"
+    return ok("broker", f"{' '.join(wire.server)} at {place}"), wire
+
+
+def version(product: str, number: str) -> Result:
+    """Whether the worker was made for it, and what to keep in mind."""
+    digits = re.match(r"(\d+)\.(\d+)", number)
+    if product != "RabbitMQ" or digits is None:
+        found = f"{product} {number} is not RabbitMQ, whose quorum queues and confirms the worker relies on"
+        return warning("version", found, "use RabbitMQ 3.10 to 4.x")
+    release = (int(digits[1]), int(digits[2]))
+    if release < OLDEST:
+        found = f"RabbitMQ {number} may lose what it dead-letters, and its quorum queues know no message TTL"
+        return failed("version", found, "upgrade it to 3.10 or later")
+    if release > NEWEST:
+        found = f"RabbitMQ {number} is newer than any that this worker was tested with"
+        return warning("version", found, "look for a later release of the worker")
+    notes = [what for first, last, what in TRAPS if first <= release <= last]
+    return ok("version", "; ".join([f"RabbitMQ {number}", *notes]))
+
+
+def _not_permitted(found: Found) -> bool:
+    return isinstance(found.trouble, NotPermittedError)
+
+
+async def _queues(settings: Settings, wire: Wire, here: AtBroker) -> None:
+    names = Names(settings.prefix)
+    async for found in Topology.of(names, settings.retry_delays).inspect(wire):
+        here.found[found.part] = found
+        here.results.append(_part(found, dead=f"queue {names.dead}"))
+
+
+def difference(part: str, trouble: TopologyError) -> Result:
+    """Between an exchange or a queue and what the worker needs."""
+    told = refused(part, trouble, "run `session-worker topology apply`")
+    return replace(told, found=told.found.removeprefix(f"{part}: "))
+
+
+def _part(found: Found, dead: str) -> Result:
+    if found.trouble and not _not_permitted(found):
+        return difference(found.part, found.trouble)
+    if found.trouble and found.messages is None:
+        return skipped(found.part, "this user lacks the permission to compare it")
+    note = "; its arguments were not compared: this user may not declare it" if found.trouble else ""
+    if found.messages is None:
+        return ok(found.part, "is there")
+    count = f"{found.messages:,} message{' waits' if found.messages == 1 else 's wait'}"
+    if found.part == dead and found.messages:
+        return warning(
+            found.part,
+            f"{count.replace('message', 'dead letter')} for an operator{note}",
+            "see why with `session-worker dead groups`, then `session-worker dead replay` or `purge`",
+        )
+    return ok(found.part, f"{count}{note}")
+
+
+# ------------------------------------------------------------------------------------- permissions
+
+
+async def _permissions(settings: Settings, wire: Wire, here: AtBroker) -> None:
+    names = Names(settings.prefix)
+    troubles: list[TopologyError | LinkLostError | None] = [
+        await _refusal(wire, partial(_consume, queue=queue), queue="read")
+        for queue in (names.work, names.undelivered)
+    ]
+    if settings.declare:
+        unbind = partial(_unbind, names=names)
+        forbidden = (found.trouble for found in here.found.values() if _not_permitted(found))
+        troubles.append(next(forbidden, None) or await _refusal(wire, unbind, queue="write", exchange="read"))
+    try:
+        here.blocked = await _blocked(settings)
+    except ForbiddenError as error:
+        troubles.append(error)
+    told = [refused("permissions", trouble, "grant it") for trouble in troubles if trouble]
+    may = "consume, publish and declare" if settings.declare else "consume and publish"
+    user = URL(settings.amqp_urls[0]).user or "guest"
+    here.results += told or [ok("permissions", f"user {user} may {may}")]
+
+
+async def _refusal(
+    wire: Wire, ask: Callable[[aiormq.Channel], Awaitable[object]], *, queue: str, exchange: str = ""
+) -> ForbiddenError | None:
+    """The permission on ``queue`` or ``exchange`` that this user lacks. Any other answer is none of it."""
+    channel = await wire.channel(aiormq.Channel)
+    try:
+        with broker_errors():
+            await ask(channel)
+            await channel.close()
+    except LinkLostError as lost:
+        told = objection(str(lost.__cause__), queue=queue, exchange=exchange)
+        if told is not None and told.kind is Kind.PERMISSION:
+            return ForbiddenError(told.sentence)
+        if not isinstance(lost.__cause__, ChannelClosed):
+            raise
+    return None
+
+
+async def _consume(channel: aiormq.Channel, queue: str) -> None:
+    """In a way that no broker accepts, but only after it has looked at the permission: no delivery comes."""
+    await channel.basic_qos(prefetch_count=1)
+    await channel.basic_consume(queue, _unused, arguments={"x-priority": "none"})
+
+
+async def _unused(_: object) -> None:
+    """No delivery comes."""
+
+
+async def _unbind(channel: aiormq.Channel, names: Names) -> None:
+    """To undo a binding that is not there changes nothing, and takes the same permissions as to bind."""
+    await channel.queue_unbind(names.work, names.exchange, f"doctor.{uuid4()}")
+
+
+async def _blocked(settings: Settings) -> bool:
+    """Whether there is an alarm: found out by publishing to no queue, on a connection of its own, for the
+    broker then reads no more from it.
+
+    Raises:
+        ForbiddenError: this user may not publish.
+    """
+
+    async def open_wire(purpose: str) -> Wire:
+        return await Wire.open(settings.amqp_urls, purpose)
+
+    async def probe_twice() -> None:  # the broker tells of an alarm before it takes the second
+        await publisher.probe()
+        await publisher.probe()
+
+    wire = await open_wire("doctor")
+    publisher = Publisher(wire, open_wire)
+    told = asyncio.Event()
+    wire.watchers.append(told.set)
+    tasks = asyncio.ensure_future(told.wait()), asyncio.ensure_future(probe_twice())
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not wire.blocked:
+            await tasks[1]
+        return wire.blocked
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        await asyncio.gather(publisher.close(), wire.close())
+
+
+def alarms(blocked: bool | None) -> Result:
+    if blocked is None:
+        return skipped("alarms", "only a user that may publish can find out")
+    if blocked:
+        return failed(
+            "alarms",
+            "the broker has an alarm (memory or disk) and accepts nothing from publishers",
+            "free memory or disk at its nodes; `rabbitmq-diagnostics alarms` names them",
+        )
+    return ok("alarms", "none: the broker confirms what is published")

@@ -1,0 +1,138 @@
+"""What can be checked without broker and ledger: the settings, the handler, the ops port."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from session_worker.operators.doctor.result import CHECK_SECONDS, failed, ok, refused, warning
+from session_worker.runtime import ops
+from session_worker.settings.model import CONSUMER_TIMEOUT, unknown_variables
+
+if TYPE_CHECKING:
+    from session_worker.operators.doctor.result import Result
+    from session_worker.settings.model import Settings
+
+HASTY_SECONDS = 5.0
+SLUGGISH_SECONDS = 300.0
+MOST_BYTES = 65_536
+# Not from the current folder: what lies there must not get in the way of Python's own modules.
+_LOAD = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from session_worker.operators.doctor.load import main
+main(sys.argv[2])
+"""
+
+
+async def examine(settings: Settings) -> list[Result]:
+    loaded, port = await asyncio.gather(
+        handler(settings.handler), ops_port(settings.ops_host, settings.ops_port)
+    )
+    return [
+        known_settings(settings.prefix),
+        loaded,
+        consumer_timeout(settings),
+        holder_timeout(settings.holder_timeout),
+        port,
+    ]
+
+
+def known_settings(prefix: str) -> Result:
+    """They are valid, or there was no doctor; but a variable may be misspelt."""
+    unknown = unknown_variables()
+    if unknown:
+        fix = "; ".join(
+            f"rename {name}, perhaps to {nearest}, or remove it" for name, nearest in unknown.items()
+        )
+        return warning("settings", f"valid, but nothing reads {', '.join(unknown)}", fix)
+    return ok("settings", f"valid; the names at the broker begin with {prefix}")
+
+
+async def handler(path: str) -> Result:
+    """Loads it in a process of its own: what it does when it is imported, even to end or to hang, is its own
+    affair."""
+    search = json.dumps(sys.path)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-c", _LOAD, search, path),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    fix = "correct SESSION_WORKER_HANDLER, or the code that it names"
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            said, _ = await process.communicate()
+    except TimeoutError:
+        return failed("handler", f"handler {path}: to import it takes more than {CHECK_SECONDS:g} s", fix)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode:
+        return failed("handler", f"handler {path}: to import it ends the process ({process.returncode})", fix)
+    return failed("handler", said.decode(), fix) if said else ok("handler", f"{path} loads")
+
+
+def consumer_timeout(settings: Settings) -> Result:
+    longest = settings.handler_timeout + settings.shutdown_grace  # the settings are refused if it is too long
+    return ok(
+        "consumer timeout",
+        f"a request is held for {longest:g} s at the most; assumed is RabbitMQ's default consumer_timeout of "
+        f"{CONSUMER_TIMEOUT:g} s, since AMQP does not tell this broker's",
+    )
+
+
+def holder_timeout(seconds: float) -> Result:
+    fix = "set SESSION_WORKER_HOLDER_TIMEOUT to 15, or near it"
+    if seconds < HASTY_SECONDS:
+        found = "a worker held up for so long is taken for dead, and its requests are handled a second time"
+        return warning("holder timeout", f"{seconds:g} s: {found}", fix)
+    if seconds > SLUGGISH_SECONDS:
+        found = "when a worker dies, its requests wait for so long"
+        return warning("holder timeout", f"{seconds:g} s: {found}", fix)
+    return ok("holder timeout", f"{seconds:g} s without a sign of life, and a worker is taken for dead")
+
+
+async def ops_port(host: str, port: int) -> Result:
+    if port == 0:
+        return ok("ops port", "none is opened")
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            ready = await _ready(host, port)
+    except OSError:  # nobody answers there
+        try:
+            for listener in ops.listen(host, port):
+                listener.close()
+        except ops.OpsPortError as error:
+            return refused("ops port", error, "choose another one")
+        return ok("ops port", f"port {port} of {host} is free: no worker of this machine has it")
+    if ready is None:
+        return failed(
+            "ops port",
+            f"port {port} of {host} is taken by another program",
+            "choose another one (SESSION_WORKER_OPS_PORT), or 0 for none",
+        )
+    reasons = [f"{name}: {reason}" for name, reason in ready["checks"].items() if reason != "ok"]
+    if reasons:
+        found = f"the worker at port {port} of {host} is not ready: {'; '.join(reasons)}"
+        return warning("ops port", found, "fix that; the worker continues by itself")
+    return ok("ops port", f"the worker at port {port} of {host} is ready")
+
+
+async def _ready(host: str, port: int) -> dict[str, Any] | None:
+    """What a worker says at ``/readyz``; None when it is no worker that answers. Raises OSError."""
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        writer.write(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        head_and_body = b""
+        while (part := await reader.read(MOST_BYTES)) and len(head_and_body) < MOST_BYTES:
+            head_and_body += part
+        said = json.loads(head_and_body.partition(b"\r\n\r\n")[2])
+    except (ConnectionError, ValueError):
+        return None
+    finally:
+        writer.transport.abort()
+    return said if isinstance(said, dict) and isinstance(said.get("checks"), dict) else None

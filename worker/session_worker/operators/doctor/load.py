@@ -1,0 +1,36 @@
+"""Loads a handler and says what is wrong with it; in a process of its own (``at_home.py``)."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from session_worker.operations import handlers
+
+
+def main(path: str) -> None:
+    """Write nothing, or a sentence, to standard output; what the handler's module writes goes elsewhere."""
+    answer = os.dup(1)
+    os.dup2(2, 1)
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        handlers.load(path)
+    except handlers.HandlerNotFoundError as error:
+        os.write(answer, f"{error}{_where(error.__cause__)}".encode())
+    os._exit(0)  # whatever the module has started
+
+
+def _where(cause: BaseException | None) -> str:
+    """The line at which the import came to its end, if it is in somebody's code."""
+    if isinstance(cause, SyntaxError):
+        return f" at {cause.filename}:{cause.lineno}"
+    frames = traceback.extract_tb(cause.__traceback__ if cause else None)
+    lines = [f" at {frame.filename}:{frame.lineno}" for frame in frames if _is_somebodys(frame.filename)]
+    return lines[-1] if lines else ""
+
+
+def _is_somebodys(file: str) -> bool:
+    return not file.startswith("<frozen ") and file not in {handlers.__file__, importlib.__file__}

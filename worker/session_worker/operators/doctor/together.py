@@ -1,0 +1,98 @@
+"""What shows only when broker and ledger, or broker and settings, are put side by side."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from session_contracts import Names
+from session_worker.broker import marker
+from session_worker.broker.topology import TopologyError
+from session_worker.messages.errors import LinkLostError
+from session_worker.operators.dead import ParkingLot
+from session_worker.operators.doctor.result import CHECK_SECONDS, at_a_loss, ok, refused, skipped, warning
+from session_worker.settings import durations
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from session_worker.operators.doctor.at_broker import AtBroker
+    from session_worker.operators.doctor.at_ledger import AtLedger
+    from session_worker.operators.doctor.result import Result
+    from session_worker.settings.model import Settings
+
+
+def workers(settings: Settings, ledger: AtLedger, broker: AtBroker) -> Result:
+    """Who is registered at the ledger, and who consumes."""
+    names = Names(settings.prefix)
+    work, slow = (broker.consumers(queue) for queue in (names.work, names.undelivered))
+    if ledger.alive is None or work is None:
+        return skipped("workers", "broker and ledger must work first")
+    gone = f" ({ledger.gone} more ended without a word)" if ledger.gone else ""
+    found = f"{ledger.alive} registered{gone}; {work} consume{'s' if work == 1 else ''} {names.work}"
+    if work == 0 and ledger.alive == 0:
+        return warning(
+            "workers", f"none: nobody consumes {names.work}", "start one with `session-worker run`"
+        )
+    if work == 0:
+        return warning("workers", found, "its log, or /readyz, says why it pauses")
+    if ledger.alive == 0:
+        found = (
+            f"{work} consume{'s' if work == 1 else ''} {names.work}, and none is registered in this ledger"
+        )
+        return warning("workers", found, "name the ledger that they use (SESSION_WORKER_LEDGER_URL)")
+    if slow == 0:
+        found = f"{found}, and nobody consumes {names.undelivered}"
+        return warning("workers", found, "start one with `session-worker run`: it consumes both")
+    return ok("workers", found)
+
+
+def owner(settings: Settings, ledger: AtLedger, broker: AtBroker) -> list[Result]:
+    """Whether the queues belong to this ledger; nothing where nobody knows."""
+    if ledger.identity is None or broker.owner is None:
+        return []
+    names = Names(settings.prefix)
+    if broker.owner.identity == ledger.identity:
+        return [ok("owner", f"{names.work} belongs to this ledger")]
+    return [refused("owner", TopologyError(marker.mismatch(names, broker.owner)), "")]
+
+
+async def retention(settings: Settings, broker: AtBroker, clock: Callable[[], float]) -> Result:
+    """Whether the ledger still knows the requests whose letters wait."""
+    dead = Names(settings.prefix).dead
+    if settings.retention is None:
+        return ok("retention", "off: the ledger forgets nothing")
+    found = broker.queue(dead)
+    if found is None or found.trouble:
+        return skipped("retention", f"queue {dead} must be there first, and this user must be able to see it")
+    kept = durations.text(settings.retention)
+    if not found.messages:
+        return ok("retention", f"{kept}, and no dead letter waits")
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            oldest = await _oldest(settings)
+    except TimeoutError:
+        return at_a_loss("retention", "the broker")
+    except (LinkLostError, TopologyError) as error:
+        return skipped("retention", f"the oldest dead letter cannot be read: {error}")
+    age = clock() - oldest.timestamp() if oldest else 0.0
+    if age <= settings.retention:
+        return ok("retention", f"{kept}; the oldest dead letter is {durations.text(max(age, 0.0))} old")
+    return warning(
+        "retention",
+        f"the oldest dead letter on {dead} is {durations.text(age)} old, and the ledger forgets requests "
+        f"{kept} after their end: a replay may not find it",
+        "replay or purge letters in time, or set a longer SESSION_WORKER_RETENTION; "
+        "`session-worker dead replay --unknown` sends what was forgotten as new requests",
+    )
+
+
+async def _oldest(settings: Settings) -> datetime | None:
+    """When the oldest letter was written. It is handed back; a queue with the right arguments lets one look
+    at a letter as often as one likes."""
+    async with ParkingLot.open(settings) as lot:
+        lot.count = min(lot.count, 1)
+        async for page in lot.pages():
+            return page[0].failed_at
+    return None

@@ -1,0 +1,247 @@
+"""One attempt: the handler is called, with immediate retries, until it returns, refuses or fails."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pydantic
+import pydantic_core
+
+from session_contracts import ErrorCode
+from session_contracts.types import JsonObject
+from session_worker.messages.identifiers import storable
+from session_worker.operations.handlers import PermanentError, Rejected
+from session_worker.requests import retry
+from session_worker.requests.reply import OUR_FACTS
+from session_worker.telemetry import values
+from session_worker.telemetry.trace import current_trace
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from types import CodeType, FrameType, TracebackType
+
+    from session_contracts import CreateSessionRequest
+    from session_worker.operations.handlers import Context, Handler
+
+MAX_RESULT_BYTES = 65_536
+MAX_STACKTRACE = 8_192
+MAX_FRAMES = 3
+CANCEL_SECONDS = 3.0
+"""How long a handler that was cut off may take to clean up before the worker goes on without it. Shorter than
+what a shutdown gives to handing back, so that a handler that never ends is handed back too."""
+
+
+_METADATA: pydantic.TypeAdapter[JsonObject] = pydantic.TypeAdapter(JsonObject)
+
+
+class InvalidResultError(PermanentError):
+    """What the handler returned cannot be part of an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Success:
+    """The handler returned; ``metadata`` is what it adds to the answer, as plain JSON values."""
+
+    metadata: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The attempt failed. ``error`` is for the log and the parked copy, never for the requester."""
+
+    code: ErrorCode
+    error: BaseException
+    transient: bool
+
+    @property
+    def message(self) -> str:
+        return storable(values.title(self.error))
+
+    @property
+    def detail(self) -> str:
+        """The message and the innermost frames: for the history, which has no room for a stack trace."""
+        places = (_place(frame.f_code, line) for frame, line in reversed(_innermost(self.error)))
+        return storable("; ".join((self.message, *places)), 2000)
+
+    @property
+    def stacktrace(self) -> str:
+        return storable(values.stack_trace(self.error)[-MAX_STACKTRACE:], MAX_STACKTRACE)
+
+
+async def run(
+    handler: Handler, request: CreateSessionRequest, context: Context, timeout: float
+) -> Success | Failure | Rejected:
+    """Run one attempt of at most ``timeout`` seconds.
+
+    The handler runs in a task of its own: what it does to its task (cancel it, leave by ``SystemExit``) fails
+    the attempt and nothing else. When the caller is cancelled, the handler is cancelled with it.
+    """
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(_call(handler, request, context))
+    # What asyncio.wait does for one task, at a third of its price.
+    over = loop.create_future()
+    timer = loop.call_later(timeout, _set, over)
+    task.add_done_callback(lambda _: _set(over))
+    try:
+        await over
+    except asyncio.CancelledError:
+        await _cut_off(task)
+        raise
+    finally:
+        timer.cancel()
+    if not task.done():
+        error = TimeoutError(f"no result within {timeout:g} s")
+        error.__cause__ = await _cut_off(task)
+        return Failure(ErrorCode.HANDLER_TIMEOUT, error, transient=True)
+    if task.cancelled():
+        return Failure(
+            ErrorCode.HANDLER_FAILED, asyncio.CancelledError("the handler cancelled itself"), transient=True
+        )
+    return task.result()
+
+
+async def _call(
+    handler: Handler, request: CreateSessionRequest, context: Context
+) -> Success | Failure | Rejected:
+    current_trace.get().enter()
+
+    failed: list[Exception] = []
+
+    async def again() -> Success | Rejected:
+        # The first try was made: whoever succeeds at once has nothing to do with retrying.
+        if failed:
+            raise failed.pop()
+        return await _once(handler, request, context)
+
+    try:
+        try:
+            return await _once(handler, request, context)
+        except Exception as error:  # noqa: BLE001 - what is worth another try is decided in retry.py
+            failed.append(error)
+        return await _tried(again)
+    except Rejected as rejected:
+        return rejected
+    except InvalidResultError as error:
+        return Failure(ErrorCode.HANDLER_RESULT_INVALID, error, transient=False)
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:  # noqa: BLE001 - SystemExit too is the handler's failure, not the worker's end
+        return Failure(ErrorCode.HANDLER_FAILED, error, transient=retry.is_transient(error))
+
+
+async def _once(handler: Handler, request: CreateSessionRequest, context: Context) -> Success | Rejected:
+    try:
+        return Success(_plain(await handler(request, context)))
+    except ExceptionGroup as group:
+        if rejection := _rejection(group):
+            return rejection
+        raise
+
+
+def _rejection(group: ExceptionGroup[Exception]) -> Rejected | None:
+    """The rejection in a group that holds nothing else: what a handler's TaskGroup makes of one."""
+    rejections, others = group.split(Rejected)
+    found: Any = rejections
+    while isinstance(found, ExceptionGroup):
+        found = found.exceptions[0]
+    return None if others else found
+
+
+async def _tried(call: Callable[[], Awaitable[Success | Rejected]]) -> Success | Rejected:
+    """Call with immediate retries."""
+    try:
+        return await retry.immediate()(call)
+    except BaseException as error:
+        _release(error)
+        raise
+
+
+def _release(error: BaseException) -> None:
+    """Leave the error the handler's own frames.
+
+    tenacity's frames and the error hold each other, and with them all of the request, until somebody searches
+    for cycles; and the handler's frames lead back to those that called them.
+    """
+    frames, error.__traceback__ = error.__traceback__, _beyond_this_file(error.__traceback__)
+    while frames is not error.__traceback__ and frames is not None:
+        with suppress(RuntimeError):  # some still run
+            frames.tb_frame.clear()
+        frames = frames.tb_next
+
+
+def _place(code: CodeType, line: int) -> str:
+    file = "/".join(Path(code.co_filename).parts[-2:])
+    return f"in {code.co_name[:80]} ({file[-120:]}:{line})"
+
+
+def _innermost(error: BaseException) -> list[tuple[FrameType, int]]:
+    """Where the error, or the one that it stands for, was raised: the frame and the line, innermost last."""
+    while isinstance(error, BaseExceptionGroup) and error.exceptions[0].__traceback__ is not None:
+        error = error.exceptions[0]
+    if _beyond_this_file(error.__traceback__) is None and error.__cause__ is not None:
+        error = error.__cause__
+    return list(traceback.walk_tb(_beyond_this_file(error.__traceback__)))[-MAX_FRAMES:]
+
+
+def _beyond_this_file(frames: TracebackType | None) -> TracebackType | None:
+    """The handler's own frames: those that tell why."""
+    beyond = frames
+    while frames is not None:
+        if frames.tb_frame.f_code.co_filename == __file__:
+            beyond = frames.tb_next
+        frames = frames.tb_next
+    return beyond
+
+
+def _plain(result: object) -> dict[str, Any]:
+    """The handler's result as JSON values, as they will read in the answer."""
+    if result is None:
+        return {}
+    if not isinstance(result, dict) or not all(isinstance(key, str) for key in result):
+        raise InvalidResultError(
+            f"the handler must return None or a dict with string keys, not {type(result).__name__}"
+        )
+    try:
+        data = pydantic_core.to_json(result)
+        plain: dict[str, Any] = pydantic_core.from_json(data, allow_inf_nan=False)
+        _METADATA.validate_python(plain | OUR_FACTS)
+    except pydantic.ValidationError as error:
+        rule = error.errors(include_url=False, include_input=False)[0]["msg"]
+        raise InvalidResultError(f"the handler's result does not fit into an answer: it {rule}") from None
+    except (ValueError, RecursionError) as error:
+        raise InvalidResultError(f"the handler's result cannot be written as JSON: {error}"[:500]) from error
+    if len(data) > MAX_RESULT_BYTES:
+        raise InvalidResultError(
+            f"the handler's result takes {len(data)} bytes as JSON; at most {MAX_RESULT_BYTES} fit"
+        )
+    return plain
+
+
+def _set(over: asyncio.Future[None]) -> None:
+    if not over.done():
+        over.set_result(None)
+
+
+async def _cut_off(task: asyncio.Task[Success | Failure | Rejected]) -> BaseException | None:
+    """End the attempt; the error, if there is one, says by its traceback where the handler was."""
+    task.cancel()
+    await asyncio.wait({task}, timeout=CANCEL_SECONDS)
+    if not task.done():
+        task.add_done_callback(_ignore)
+        return None
+    try:
+        result = task.result()
+    except asyncio.CancelledError as cancelled:
+        cancelled.__traceback__ = _beyond_this_file(cancelled.__traceback__)
+        return cancelled
+    return result.error if isinstance(result, Failure) else None
+
+
+def _ignore(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()

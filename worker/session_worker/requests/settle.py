@@ -1,0 +1,316 @@
+"""What is done about an outcome: publish, wait for the confirm, acknowledge. In this order, here alone.
+
+Every case ends in exactly one settlement. What cannot be acknowledged any more is left alone: the broker
+delivers it again, and the ledger knows what is left to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from session_contracts import amqp
+from session_worker.messages.delivery import CUT_BYTES, NO_HEADERS, Cut
+from session_worker.messages.errors import (
+    LinkLostError,
+    NackedError,
+    PublishError,
+    RefusedError,
+    TooLongError,
+    UnconfirmedError,
+    UnreachableError,
+    UnroutableError,
+)
+from session_worker.messages.headers import TRACEPARENT, TRACESTATE
+from session_worker.messages.identifiers import storable
+from session_worker.messages.message import Message, Properties
+from session_worker.requests.outcome import (
+    Busy,
+    Completed,
+    Declined,
+    Exhausted,
+    Expired,
+    Interrupted,
+    Refused,
+    Replayed,
+    RetryLater,
+    subject,
+)
+from session_worker.requests.reply import timestamp
+from session_worker.requests.request import NIL_ID, age, id_from_properties
+from session_worker.telemetry.events import (
+    CopyNotTaken,
+    DeliveryLeft,
+    ParkingLotRefused,
+    ReplyConfirmed,
+    ReplyUndeliverable,
+    RequestFinished,
+    RequestParked,
+)
+from session_worker.telemetry.trace import current_trace
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
+    from uuid import UUID
+
+    from session_worker.ledger.base import Ledger
+    from session_worker.messages.delivery import Delivery
+    from session_worker.requests.outcome import Letter, Outcome, Reply
+    from session_worker.telemetry.events import Emit
+
+REPLY_TRIES = 3
+SPARE_BYTES = 512
+"""Room in a frame, for a dead letter that was too long, for what the broker may add to its headers."""
+MAX_TRACE = 512
+"""Characters of a trace header that a copy takes along: https://www.w3.org/TR/trace-context asks no more."""
+
+
+class Settler:
+    """Settles deliveries. ``stuck`` counts the copies that the broker does not take at the moment: the worker
+    is not ready meanwhile."""
+
+    def __init__(
+        self,
+        publish: Callable[[Message], Awaitable[None]],
+        ledger: Ledger,
+        names: amqp.Names,
+        *,
+        worker_id: str,
+        slowest_retry: int,
+        emit: Emit,
+    ) -> None:
+        self._publish = publish
+        self._ledger = ledger
+        self._names = names
+        self._worker_id = worker_id
+        self._slowest = slowest_retry
+        self._emit = emit
+        self.stuck = 0
+
+    async def settle(self, delivery: Delivery, outcome: Outcome) -> None:
+        """Settle one delivery, unless its link is gone."""
+        try:
+            await self._settle(delivery, outcome)
+        except LinkLostError as lost:
+            self._emit(DeliveryLeft(*subject(outcome), type(outcome).__name__, str(lost)))
+
+    async def _settle(self, delivery: Delivery, outcome: Outcome) -> None:
+        match outcome:
+            case Completed(reply=reply) | Declined(reply=reply) | Expired(reply=reply):
+                await self._reply(delivery, outcome, reply)
+            case RetryLater(request_id=request_id, delay=delay, attempt=attempt):
+                await self._copy(delivery, delay, request_id, attempt)
+            case Busy(request_id=request_id, delay=delay, lap=lap):
+                known = request_id or id_from_properties(delivery)
+                await self._copy(delivery, delay, known, 0, {amqp.BUSY_LAPS: lap})
+            case Replayed(reply=reply, letter=letter, error_code=code):
+                await self._reply(delivery, outcome, reply)
+                self._emit(RequestFinished(reply.request_id, reply.attempt, "replayed", code))
+                if letter is not None:
+                    await self._park(delivery, outcome, letter)
+            case Exhausted(reply=reply, letter=letter):
+                await self._reply(delivery, outcome, reply)
+                await self._park(delivery, outcome, letter)
+            case Refused():
+                await self._refuse(delivery, outcome)
+            case Interrupted():
+                delivery.receipt.requeue()
+                _tell_trace("nack", outcome)
+                return
+        delivery.receipt.ack()
+        _tell_trace("ack", outcome)
+
+    async def _refuse(self, delivery: Delivery, refused: Refused) -> None:
+        if refused.reply is not None:
+            await self._reply(delivery, refused, refused.reply)
+        letter = refused.letter
+        if await self._park(delivery, refused, letter):
+            self._emit(RequestFinished(*subject(refused), "refused", letter.code, letter.message))
+
+    async def _send(self, delivery: Delivery, message: Message) -> None:
+        """Publish, unless the delivery can no longer be acknowledged: then it comes again, and so would this.
+
+        Asked before every try: between two of them the link may have been rebuilt.
+        """
+        if not delivery.receipt.valid:
+            raise LinkLostError("the connection it came by was lost")
+        with current_trace.get().sending(message):
+            await self._publish(message)
+
+    # ------------------------------------------------------------------------------------ replies
+
+    async def _reply(self, delivery: Delivery, outcome: Outcome, reply: Reply) -> None:
+        """Deliver an answer, or record that it cannot be delivered; never fail."""
+        message = _reply_message(reply)
+        for tries in itertools.count(1):
+            try:
+                await self._send(delivery, message)
+            except (NackedError, UnconfirmedError) as error:
+                if tries == REPLY_TRIES:
+                    return await self._undeliverable(outcome, reply, error)
+                await asyncio.sleep(0.1 * 2**tries)
+            except (UnroutableError, UnreachableError, RefusedError) as error:
+                return await self._undeliverable(outcome, reply, error)
+            else:
+                break
+        critical = None if reply.published is None else age(reply.published)
+        self._emit(ReplyConfirmed(*subject(outcome), critical))
+        if reply.request_id is not None and reply.token is not None and message.mandatory:
+            self._ledger.note_sent(reply.request_id, reply.token)
+        return None
+
+    async def _undeliverable(self, outcome: Outcome, reply: Reply, error: PublishError) -> None:
+        self._emit(ReplyUndeliverable(*subject(outcome), reply.reply_to, str(error)))
+        if reply.request_id is not None and reply.token is not None:
+            await self._ledger.note_undeliverable(reply.request_id, reply.token)
+
+    # ------------------------------------------------------------------------------------- copies
+
+    async def _copy(
+        self,
+        delivery: Delivery,
+        delay: int,
+        request_id: UUID | None,
+        attempt: int,
+        headers: Mapping[str, Any] = NO_HEADERS,
+    ) -> None:
+        """Publish a copy of the delivery that comes back, however long the broker does not take it.
+
+        Should the request have no id, the copy says so: else its ``message_id`` would be taken for one.
+        """
+        queue = self._names.retry(delay)
+        message = copy_message(delivery, queue, {amqp.REQUEST_ID: str(request_id or NIL_ID), **headers})
+        stuck = False
+        try:
+            for pause in _pauses():
+                try:
+                    return await self._send(delivery, message)
+                except PublishError as error:
+                    if not stuck:
+                        stuck = True
+                        self.stuck += 1
+                        self._emit(CopyNotTaken(request_id, attempt, queue, str(error)))
+                    await asyncio.sleep(pause)
+        finally:
+            self.stuck -= stuck
+
+    async def _park(
+        self, delivery: Delivery, outcome: Refused | Replayed | Exhausted, letter: Letter
+    ) -> bool:
+        """Put a copy on the parking lot, and note it; whether it is there.
+
+        When the lot is full, nobody else's answer waits for it: the copy goes round by the slowest retry
+        queue, comes back as a duplicate and is parked then.
+        """
+        headers = self._explanation(delivery, letter)
+        refused = isinstance(outcome, Refused)
+        token = None if outcome.reply is None else outcome.reply.token
+        try:
+            await self._send_letter(delivery, headers, cut=refused)
+        except PublishError as error:
+            self._emit(ParkingLotRefused(*subject(outcome), self._names.dead, str(error)))
+            # Its requester was told no. The copy may lack what was wrong, and settings and ledger may change.
+            headers = {amqp.REFUSED: letter.code.value} if refused else {}
+            await self._copy(delivery, self._slowest, letter.request_id, letter.attempts, headers)
+            return False
+        self._emit(RequestParked(*subject(outcome), letter.code, letter.message))
+        if letter.request_id is not None and token is not None:
+            await self._ledger.note_parked(letter.request_id, token)
+        return True
+
+    async def _send_letter(self, delivery: Delivery, headers: dict[str, Any], *, cut: bool) -> None:
+        try:
+            await self._send(delivery, copy_message(delivery, self._names.dead, headers, cut=cut))
+        except TooLongError as error:
+            shorter = _shortened(headers, error.excess + SPARE_BYTES)
+            await self._send(delivery, copy_message(delivery, self._names.dead, shorter, cut=cut))
+
+    def _explanation(self, delivery: Delivery, letter: Letter) -> dict[str, Any]:
+        headers = {
+            amqp.REQUEST_ID: None if letter.request_id in (None, NIL_ID) else str(letter.request_id),
+            amqp.ERROR_CODE: letter.code.value,
+            amqp.EXCEPTION_TYPE: letter.exception_type,
+            amqp.EXCEPTION_MESSAGE: storable(letter.message),
+            amqp.EXCEPTION_STACKTRACE: letter.stacktrace,
+            amqp.ORIGINAL_QUEUE: delivery.queue,
+            amqp.FAILED_AT: timestamp(datetime.now(UTC)),
+            amqp.ATTEMPTS: letter.attempts,
+            amqp.FIRST_SEEN_AT: None if letter.first_seen_at is None else timestamp(letter.first_seen_at),
+            amqp.WORKER_ID: self._worker_id,
+        }
+        return {name: value for name, value in headers.items() if value is not None}
+
+
+def _tell_trace(method: str, outcome: Outcome) -> None:
+    trace = current_trace.get()
+    trace.about(*subject(outcome))
+    trace.settled(method, type(outcome).__name__)
+
+
+def _shortened(headers: Mapping[str, Any], excess: int) -> dict[str, Any]:
+    """Shorten headers by ``excess`` bytes: cut the beginning of the stack trace, whose end says most, and if
+    that is not enough the end of the message."""
+    trace = str(headers.get(amqp.EXCEPTION_STACKTRACE, "")).encode()
+    message = str(headers.get(amqp.EXCEPTION_MESSAGE, "")).encode()
+    rest = max(excess - len(trace), 0)
+    return {
+        **headers,
+        amqp.EXCEPTION_STACKTRACE: trace[excess:].decode(errors="ignore"),
+        amqp.EXCEPTION_MESSAGE: message[: max(len(message) - rest, 0)].decode(errors="ignore"),
+    }
+
+
+def _reply_message(reply: Reply) -> Message:
+    properties = Properties(
+        content_type=amqp.CONTENT_TYPE,
+        correlation_id=reply.correlation_id,
+        type=amqp.RESPONSE_TYPE,
+        timestamp=int(time.time()),
+        persistent=True,
+        headers={amqp.IDEMPOTENT_REPLAYED: True} if reply.replayed else None,
+    )
+    # The broker reports every direct reply as unroutable, or none, depending on its version.
+    return Message(
+        reply.reply_to, reply.body, properties, mandatory=not amqp.is_direct_reply_to(reply.reply_to)
+    )
+
+
+def copy_message(delivery: Delivery, queue: str, headers: dict[str, Any], *, cut: bool = False) -> Message:
+    """A copy takes over what is listed here alone: no ``expiration``, ``user_id``, ``x-death`` or CC."""
+    body = delivery.body
+    known = delivery.cut
+    if cut and known is None and len(body) > CUT_BYTES:
+        known = Cut(len(body), hashlib.sha256(body).hexdigest())
+    if known is not None:
+        headers = headers | {amqp.BODY_BYTES: known.size, amqp.BODY_SHA256: known.sha256}
+        body = body[:CUT_BYTES]
+    kept: dict[str, Any] = {
+        name: value
+        for name in (TRACEPARENT, TRACESTATE)
+        if isinstance(value := delivery.headers.get(name), str)
+        and value.isascii()
+        and len(value) <= MAX_TRACE
+    }
+    if delivery.replays:
+        kept[amqp.REPLAY_COUNT] = delivery.replays
+    properties = Properties(
+        content_type=delivery.content_type,
+        correlation_id=delivery.correlation_id,
+        reply_to=delivery.reply_to,
+        type=delivery.type,
+        persistent=True,
+        headers=kept | headers,
+    )
+    return Message(queue, body, properties)
+
+
+def _pauses() -> Iterator[float]:
+    """Seconds between the tries of a copy: 0.1, 0.2, 0.4 … at most 5."""
+    pause = 0.1
+    while True:
+        yield pause
+        pause = min(pause * 2, 5.0)

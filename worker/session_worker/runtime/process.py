@@ -1,0 +1,119 @@
+"""A worker as a process of its own: its event loop, its signals, its ops port."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from typing import TYPE_CHECKING, Any
+
+from session_worker.ledger.base import LedgerError
+from session_worker.loop import new_event_loop
+from session_worker.operations.handlers import HandlerNotFoundError
+from session_worker.runtime import ops
+from session_worker.runtime.health import Board, Reporter
+from session_worker.runtime.service import Service
+from session_worker.runtime.stopping import StartError, Stop, exit_now
+from session_worker.settings.model import unknown_variables
+from session_worker.telemetry import foreign
+from session_worker.telemetry import log as telemetry_log
+from session_worker.telemetry.log import say
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from session_worker.runtime.health import Report
+    from session_worker.settings.model import Settings
+
+ran = threading.Event()
+"""Whether a worker has run in this process."""
+COLLECT_AFTER = 50_000
+"""Objects beyond those that were freed, after which cycles are searched for."""
+
+
+def run(settings: Settings, see: Callable[[Report], object] = lambda _: None) -> int:
+    """A worker that is a process of its own, with an ops port if the settings name one; its exit code.
+
+    ``see`` gets every report.
+    """
+    telemetry_log.configure(settings.log_level)
+    for name, nearest in unknown_variables().items():
+        say("warning", "unknown setting", variable=name, nearest=nearest)
+    board = Board(1)
+
+    def tell(report: Report) -> None:
+        board.put(1, report)
+        see(report)
+
+    reporter = Reporter(tell)
+    board.ask = reporter.ask
+    with ops.serving(settings.ops_host, settings.ops_port, board):
+        return run_loop(settings, reporter, lambda _: None)
+
+
+def run_loop(
+    settings: Settings, reporter: Reporter, obey: Callable[[Stop], None], *, patient: bool = False
+) -> int:
+    """``serve`` on the fastest event loop there is; what handlers print meanwhile goes to the log."""
+    ran.set()
+    with foreign.gathered(), asyncio.Runner(loop_factory=new_event_loop) as runner:
+        try:
+            code = runner.run(serve(settings, reporter, obey, patient=patient))
+        except StartError:
+            raise
+        except BaseException as error:  # noqa: BLE001
+            # A task of a handler's left the loop (sys.exit, loop.stop). The runner would now cancel all that
+            # runs, and it would be handed back, time and again: so it counts as what it is, a crash.
+            say("error", "event loop ended", exc_info=error)
+            exit_now("the event loop ended without an order to stop")
+        if runner.run(_stubborn()):
+            # Their requests were handed back, and everything is closed: waiting for them would have no end.
+            exit_now("some handlers do not end", code)
+    return code
+
+
+async def serve(
+    settings: Settings, reporter: Reporter, obey: Callable[[Stop], None], *, patient: bool
+) -> int:
+    """Run a worker until a signal to stop; the process's exit code. ``obey`` may have it stop otherwise.
+
+    Raises:
+        StartError: it cannot start; a sentence for people.
+    """
+    asyncio.get_running_loop().set_exception_handler(_log_stray_error)
+    stop = Stop(settings.shutdown_grace)
+    try:
+        service = Service(settings, stop.asked, up=reporter.ask)
+    except (HandlerNotFoundError, LedgerError) as error:
+        raise StartError(str(error)) from error
+    telemetry_log.identify(service.worker_id)
+    stop.listen()
+    obey(stop)
+    _relax_collector()
+    reporting = asyncio.create_task(reporter.run(service.report), name="reporter")
+    try:
+        await service.run(patient=patient)
+    finally:
+        reporting.cancel()
+        await asyncio.wait({reporting})
+    return 0
+
+
+def _relax_collector() -> None:
+    """What a request needs is freed by its reference counts. By default the search for cycles starts after a
+    few requests, and takes an eighth of their time; what was built until now is not searched at all."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER)
+
+
+async def _stubborn() -> bool:
+    """Whether tasks are left that go on although they were cancelled."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    return bool(left) and bool((await asyncio.wait(left, timeout=1))[1])
+
+
+def _log_stray_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    say("error", "unexpected", what=context.get("message"), exc_info=context.get("exception"))

@@ -1,0 +1,218 @@
+"""``run --processes N``: worker processes, each replaced when it dies, and one place that answers for all.
+
+All load their program at once, but the first one begins alone. What is wrong with the settings it says once,
+and what is to be declared or upgraded is there before the others begin. Settings go to a process by a socket
+pair, never by its arguments or its environment, which others can read. The pair is also how a process learns
+that its supervisor is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from session_worker.runtime import ops
+from session_worker.runtime.health import Board, Report
+from session_worker.runtime.stopping import Stop
+from session_worker.settings.model import unknown_variables
+from session_worker.telemetry import log as telemetry_log
+from session_worker.telemetry.log import say
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from session_worker.settings.model import Settings
+
+STEADY_SECONDS = 30.0
+"""A process that lived so long did not die of its start: the next one comes at once."""
+LONGEST_PAUSE = 30.0
+LAST_SECONDS = 5.0
+"""How long the supervisor waits beyond the time in which its processes end by themselves."""
+REPORT_BYTES = 1_048_576
+TOLD = (0, -signal.SIGTERM)
+"""Exit codes of a process that was told to stop; the second one if it was so before it could listen."""
+
+
+class _Process:
+    """One worker process, and our end of its pipe."""
+
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        self._process = process
+        self._reader = reader
+        self._writer = writer
+        self._knows = False
+
+    @classmethod
+    async def start(cls) -> _Process:
+        """A process that loads its program and waits for its settings. Raises OSError."""
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    *command("session_worker.cli.child", str(theirs.fileno())),
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    start_new_session=True,  # Ctrl-C does not reach it
+                )
+        except BaseException:
+            ours.close()
+            raise
+        reader, writer = await asyncio.open_connection(sock=ours, limit=REPORT_BYTES)
+        return cls(process, reader, writer)
+
+    def hand_over(self, settings: Settings, *, again: bool) -> None:
+        """Let it begin. ``again``: another one was in its place before."""
+        given = {"settings": settings.revealed(), "path": sys.path, "again": again}
+        self._writer.write(json.dumps(given).encode() + b"\n")
+        self._knows = True
+
+    async def listen(self, put: Callable[[Report], None]) -> int:
+        """Hand on its reports until it ends; its exit code, or minus the signal that killed it."""
+        ended = asyncio.create_task(self._ended(), name="process end")
+        with suppress(OSError):
+            while (line := await self._reader.readline()).endswith(b"\n"):  # it may die in the middle of one
+                put(Report.decode(line))
+        return await ended
+
+    async def _ended(self) -> int:
+        # Its end of the pipe may outlive it, in what a handler forked.
+        code = await self._process.wait()
+        self._writer.transport.abort()
+        return code
+
+    def ask(self) -> None:
+        if self._knows and self._writer.transport.get_write_buffer_size() == 0:
+            self._writer.write(b"report\n")
+
+    def release(self) -> None:
+        """Have it stop in order; it can be asked no more."""
+        self._knows = False
+        self._writer.write_eof()
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):  # it has ended
+            self._process.kill()
+
+
+def command(module: str, *arguments: str) -> list[str]:
+    """What starts a module of ours as a process of its own."""
+    # Without -P a folder named `worker` where this process was started would be taken for ours.
+    safe = [] if sys.path[0] == str(Path.cwd()) else ["-P"]
+    return [sys.executable, *safe, "-m", module, *arguments]
+
+
+class Supervisor:
+    """Keeps the processes and has them report to ``board``. Made in the event loop."""
+
+    def __init__(self, settings: Settings, board: Board) -> None:
+        self._settings = settings
+        self._board = board
+        self._stop = Stop(settings.shutdown_grace + LAST_SECONDS, self._kill)
+        self._processes: dict[int, _Process] = {}
+        self._first_is_up = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._code = 0
+
+    async def run(self) -> int:
+        """Until it is time to stop, or the first process cannot start; the exit code."""
+        self._stop.listen()
+        self._board.ask = self._ask
+        places = range(1, self._settings.processes + 1)
+        keeping = [asyncio.create_task(self._keep(place), name=f"process {place}") for place in places]
+        asked = asyncio.create_task(self._stop.asked.wait(), name="stop watcher")
+        await asyncio.wait({asked, *keeping}, return_when=asyncio.FIRST_COMPLETED)
+        self._stop.ask()  # a defect of ours ends all as well
+        self._stop.asked.set()
+        self._board.stop()
+        self._first_is_up.set()
+        for process in self._processes.values():
+            process.release()
+        await asyncio.gather(*keeping)
+        return self._code
+
+    async def _keep(self, place: int) -> None:
+        """Have a process in this place for as long as we work."""
+        again, in_vain = False, 0
+        while not self._stop.asked.is_set():
+            began = time.monotonic()
+            code = await self._run_one(place, again=again)
+            if self._stop.asked.is_set():
+                self._code = self._code or int(code not in TOLD)
+            elif not self._first_is_up.is_set():
+                if code < 0:  # else it has said why
+                    say("error", "process was killed before it was up", process=place, signal=-code)
+                self._code = code if code >= 0 else 1
+                self._stop.ask()
+            else:
+                in_vain = 0 if time.monotonic() - began > STEADY_SECONDS else in_vain + 1
+                pause = random.uniform(0.5, 1) * min(2.0**in_vain, LONGEST_PAUSE) if in_vain > 1 else 0.0  # noqa: S311
+                self._board.gone(place, f"ended with exit code {code}")
+                say("error", "process ended", process=place, exit_code=code, next_in=round(pause, 2))
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._stop.asked.wait(), pause)
+                again = True
+
+    async def _run_one(self, place: int, *, again: bool) -> int:
+        """Start a process and stay with it to its end; its exit code."""
+        try:
+            process = await _Process.start()
+        except OSError as error:
+            say("error", "process not started", process=place, reason=str(error))
+            return 1
+        self._processes[place] = process
+        if place > 1:
+            await self._first_is_up.wait()
+        if self._stop.asked.is_set():
+            process.release()
+        else:
+            process.hand_over(self._settings, again=again)
+
+        def put(report: Report) -> None:
+            self._board.put(place, report)
+            if report.started:
+                self._first_is_up.set()
+
+        try:
+            return await process.listen(put)
+        finally:
+            del self._processes[place]
+
+    def _ask(self) -> None:
+        def ask_all() -> None:
+            for process in self._processes.values():
+                process.ask()
+
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(ask_all)
+
+    def _kill(self) -> None:
+        for process in tuple(self._processes.values()):  # from a thread, it may be
+            process.kill()
+
+
+def run(settings: Settings) -> int:
+    """Run ``settings.processes`` workers until told to stop; the exit code."""
+    telemetry_log.configure(settings.log_level)
+    for name, nearest in unknown_variables().items():
+        say("warning", "unknown setting", variable=name, nearest=nearest)
+    board = Board(settings.processes)
+
+    async def supervise() -> int:
+        return await Supervisor(settings, board).run()
+
+    with ops.serving(settings.ops_host, settings.ops_port, board):
+        return asyncio.run(supervise())

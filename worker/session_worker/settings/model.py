@@ -1,0 +1,366 @@
+"""Every setting of the worker, in one place.
+
+Read once, at the entry point. Each field is also an environment variable, ``SESSION_WORKER_`` and the name
+in capitals; a flag of ``session-worker run``; and a file of that name in ``/run/secrets`` (or the folder
+named by ``SESSION_WORKER_SECRETS_DIR``), which is the place for URLs with passwords.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from session_client.net.urls import broker_urls, web_url
+from session_contracts.amqp import DEFAULT_REPLY_TO_ALLOW
+from session_contracts.errors import rule
+from session_contracts.types import Rule
+from session_worker.settings import durations, given, places, postgresql_url
+from session_worker.settings.given import RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+CONSUMER_TIMEOUT = 1800.0
+"""Seconds after which RabbitMQ takes an unacknowledged message away, by default (``consumer_timeout``)."""
+
+
+def _duration(value: object) -> object:
+    return durations.seconds(value) if isinstance(value, str) else value
+
+
+def _unless_off(value: object) -> object:
+    return None if value == "off" else value
+
+
+def _duration_or_off(value: object) -> object:
+    return None if value == "off" else _duration(value)
+
+
+class Settings(BaseSettings):
+    """The worker's settings. Durations are in seconds (or have a unit where it says so), sizes in bytes."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=given.PREFIX,
+        frozen=True,
+        extra="ignore",
+        validate_default=True,
+        hide_input_in_errors=True,  # URLs hold passwords
+    )
+
+    amqp_url: SecretStr = Field(
+        default=SecretStr("amqp://guest:guest@localhost:5672/"),
+        description="URL of the broker: `amqp://user:password@host:port/vhost?heartbeat=10`, or `amqps://`. "
+        "For a cluster, the URLs of all nodes separated by commas.",
+    )
+    ledger_url: SecretStr = Field(
+        default_factory=lambda: SecretStr(places.default_ledger_url()),
+        description="URL of the ledger: `sqlite:////folder/file.db` or "
+        "`postgresql://user:password@host/database`. Default: `ledger.db` in the state folder, which is "
+        "`~/.local/state/session-worker`, for root and services `/var/lib/session-worker`.",
+    )
+    prefix: Annotated[
+        str,
+        StringConstraints(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}$"),
+        Rule("must be 1 to 64 letters, digits, dots, underscores or hyphens; the first a letter or digit"),
+    ] = Field(
+        default="session",
+        description="Prefix of the names of the exchange and of all queues.",
+    )
+    concurrency: int = Field(
+        default=256,
+        ge=1,
+        le=10_000,
+        description="Requests handled concurrently; also the prefetch count.",
+    )
+    handler: str = Field(
+        default="session_worker.operations.create_session:create_session",
+        description="Your handler: `package.module:function`, an `async def function(request, context)`.",
+    )
+    handler_timeout: float = Field(
+        default=30.0,
+        gt=0,
+        le=86_400,
+        description="Time limit for one attempt, including its immediate retries.",
+    )
+    processes: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Number of worker processes, each with its own `concurrency` and connections. "
+        "More than one needs a PostgreSQL ledger.",
+    )
+    max_attempts: int = Field(
+        default=6,
+        ge=1,
+        le=1000,
+        description="Attempts after which a request is answered `failed` and parked.",
+    )
+    max_crashes: int = Field(
+        default=3,
+        ge=2,
+        le=100,
+        description="Worker crashes after which the request being handled is answered `failed` and parked.",
+    )
+    holder_timeout: float = Field(
+        default=15.0,
+        ge=1,
+        le=3600,
+        description="A worker that has not renewed its registration in the ledger for this long is "
+        "considered dead.",
+    )
+    retry_delays: Annotated[
+        tuple[int, ...], NoDecode, Rule("must be whole seconds separated by commas, for example 1,5,30")
+    ] = Field(
+        default=(1, 5, 30, 120, 600),
+        description="Delays between attempts in whole seconds, separated by commas. Each has a queue of its "
+        "own.",
+    )
+    max_body_bytes: int = Field(
+        default=262_144, ge=1024, le=16_777_216, description="Larger requests are refused without being read."
+    )
+    reply_to_allow: str = Field(
+        default=DEFAULT_REPLY_TO_ALLOW,
+        description="Regular expression that `reply_to` must match. The worker's own queues are never "
+        "allowed.",
+    )
+    shutdown_grace: float = Field(
+        default=20.0, ge=0, le=3600, description="Time that running requests get to finish after SIGTERM."
+    )
+    declare: bool = Field(
+        default=True,
+        description="Declare the exchange and the queues at start. Off: only check that they exist, which "
+        "needs no `configure` permission.",
+    )
+    migrate: bool = Field(
+        default=False,
+        description="Upgrade the schema of a PostgreSQL ledger at start. SQLite is always upgraded.",
+    )
+    retention: Annotated[float | None, BeforeValidator(_duration_or_off)] = Field(
+        default=None,
+        description="Workers delete requests that finished longer ago than this, for example `30d`, in small "
+        "batches; their sessions are kept. `off`: nothing is deleted.",
+    )
+    dedupe_window: Annotated[float, BeforeValidator(_duration)] = Field(
+        default="7d",  # type: ignore[assignment]
+        ge=86_400,  # longer than a copy may wait in a retry queue
+        description="Minimum time a request id is remembered after its request finished, for example `7d`. "
+        "`retention` cannot be shorter.",
+    )
+    ops_port: int = Field(
+        default=0,
+        ge=0,
+        le=65_535,
+        description="HTTP port of `/livez`, `/readyz` and `/metrics`. 0: off.",
+    )
+    ops_host: str = Field(
+        default="127.0.0.1",
+        min_length=1,
+        description="Address that `ops_port` listens on. `0.0.0.0`: open to everyone who can reach this "
+        "machine; `::`: the same by IPv6 and IPv4.",
+    )
+    management_url: Annotated[SecretStr | None, BeforeValidator(_unless_off)] = Field(
+        default=None,
+        description="URL of the broker's management interface, `http://host:15672`, where `doctor` looks for "
+        "policies that void the promise; with user and password if they are not those of `amqp_url`.",
+    )
+    traces: bool = Field(
+        default=False,
+        description="Send traces to the collector named by OpenTelemetry's own variables "
+        "(`OTEL_EXPORTER_OTLP_ENDPOINT`, …). Needs `session-worker[otel]`.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Lowest level that is logged: debug, info, warning or error."
+    )
+
+    @field_validator("prefix")
+    @classmethod
+    def _check_prefix(cls, value: str) -> str:
+        if value.startswith("amq."):
+            raise ValueError("must not begin with amq., which is the broker's own; choose another one")
+        return value
+
+    @field_validator("amqp_url")
+    @classmethod
+    def _check_amqp_url(cls, value: SecretStr) -> SecretStr:
+        broker_urls(value.get_secret_value())
+        return value
+
+    @field_validator("management_url")
+    @classmethod
+    def _check_management_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            web_url(value.get_secret_value())
+        return value
+
+    @field_validator("ledger_url")
+    @classmethod
+    def _check_ledger_url(cls, value: SecretStr) -> SecretStr:
+        url = value.get_secret_value()
+        if not url.startswith(("sqlite:///", "postgresql://", "postgres://")):
+            raise ValueError("write sqlite:///path.db or postgresql://user:password@host/database")
+        if "\n" in url:  # what follows would be taken for a part of the file's name, and printed
+            raise ValueError("must be one line; remove what follows the URL")
+        if not url.startswith("sqlite:"):
+            postgresql_url.read(url)
+        return value
+
+    @field_validator("retry_delays", mode="before")
+    @classmethod
+    def _split_delays(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("retry_delays")
+    @classmethod
+    def _check_delays(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or len(value) > 20 or any(not 1 <= delay <= 86_400 for delay in value):
+            raise ValueError("give 1 to 20 delays of 1 to 86400 seconds, for example 1,5,30")
+        if list(value) != sorted(set(value)):
+            raise ValueError("give each delay once, the shortest first, for example 1,5,30")
+        return value
+
+    @field_validator("reply_to_allow")
+    @classmethod
+    def _check_pattern(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except (re.error, OverflowError) as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+        return value
+
+    @field_validator("handler")
+    @classmethod
+    def _check_handler(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", value):
+            raise ValueError("write it as package.module:function")
+        return value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _trim(cls, value: object) -> object:
+        """A file ends with a line break, and so may a variable that was read from one. This is the first
+        validator to run, since pydantic begins with the last one that is defined."""
+        if isinstance(value, str):
+            value = value.strip()
+            if not value:
+                raise ValueError("is empty; give it a value, or remove it")
+        return value
+
+    @model_validator(mode="after")
+    def _check_times(self) -> Settings:
+        if self.handler_timeout + self.shutdown_grace >= CONSUMER_TIMEOUT:
+            raise ValueError(
+                f"handler_timeout plus shutdown_grace must stay under {CONSUMER_TIMEOUT:.0f} s, after which "
+                "the broker takes an unfinished request away"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_retention(self) -> Settings:
+        if self.retention is not None and self.retention < self.dedupe_window:
+            raise ValueError(
+                f"retention ({durations.text(self.retention)}) must not be shorter than dedupe_window "
+                f"({durations.text(self.dedupe_window)}), within which a request that is sent again gets the "
+                "answer it had"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_processes(self) -> Settings:
+        if self.processes > 1 and self.ledger_url.get_secret_value().startswith("sqlite:"):
+            raise ValueError(
+                "processes above 1 need a PostgreSQL ledger (ledger_url): a SQLite file takes one writer at "
+                "a time, and more of them only wait for each other"
+            )
+        return self
+
+    def revealed(self) -> dict[str, Any]:
+        """All values as plain data, passwords included."""
+        secrets = {name: value.get_secret_value() for name, value in self if isinstance(value, SecretStr)}
+        return self.model_dump(mode="json") | secrets
+
+    @property
+    def amqp_urls(self) -> tuple[str, ...]:
+        return broker_urls(self.amqp_url.get_secret_value())
+
+
+def load(**flags: object) -> Settings:
+    """Settings from flags (those not None), environment and secret files, in this order of precedence.
+
+    Raises:
+        RefusedError: a value is refused, cannot be read, or is missing although it is needed.
+    """
+    return _read(_given(flags))
+
+
+def load_only(**flags: object) -> Settings:
+    """Like ``load``, but of settings that are not among ``flags`` (None: not given) the defaults.
+
+    For a command that uses a few of them: what is wrong with the others is not its affair.
+    """
+    unused = {
+        name: field.get_default(call_default_factory=True, validated_data={})
+        for name, field in Settings.model_fields.items()
+        if name not in flags
+    }
+    return _read(_given(flags), unused)
+
+
+def _given(flags: Mapping[str, object]) -> dict[str, Any]:
+    return {name: value for name, value in flags.items() if value is not None}
+
+
+def _read(flags: Mapping[str, Any], unused: Mapping[str, Any] = MappingProxyType({})) -> Settings:
+    variables = given.variables()
+    files = {
+        name: path
+        for name, path in given.files().items()
+        if name in Settings.model_fields and name not in {*flags, *unused, *variables}
+    }
+    secrets = {name: given.secret(name, path) for name, path in files.items()}
+    try:
+        loaded = Settings(**{**unused, **secrets, **flags})
+    except ValidationError as error:
+        origins = {name: f"the file {path}" for name, path in files.items()}
+        origins |= {name: given.origin(variable) for name, variable in variables.items()}
+        origins |= {name: f"--{name.replace('_', '-')}" for name in flags}
+        raise RefusedError(*_sentences(error, origins)) from error
+    if "ledger_url" not in loaded.model_fields_set and os.path.exists(places.FORMER):  # noqa: PTH110 - raises nothing
+        former, new = places.sqlite_url(places.FORMER.absolute()), places.default_ledger_url()
+        raise RefusedError(
+            f"ledger_url: not set, and this folder has a ledger {places.FORMER} of an earlier release. "
+            f"Set SESSION_WORKER_LEDGER_URL={former} to go on with that one, or "
+            f"SESSION_WORKER_LEDGER_URL={new} for one in the new default place."
+        )
+    return loaded
+
+
+def _sentences(error: ValidationError, origins: Mapping[str, str]) -> Iterator[str]:
+    """One for each refused setting, naming where its value came from; never the value, it may be a secret."""
+    for problem in error.errors(include_input=False, include_url=False):
+        own = problem["msg"].removeprefix("Value error, ")  # a sentence from above
+        text = own if problem["type"] == "value_error" else rule(problem)
+        if problem["loc"]:
+            name = str(problem["loc"][0])
+            yield f"{name}: {text}. It is given by {origins.get(name, 'nobody, which is a defect')}."
+        else:
+            yield f"The settings do not fit together: {text}."
+
+
+def unknown_variables() -> dict[str, str]:
+    """See ``given.unread``."""
+    return given.unread(Settings.model_fields)

@@ -1,0 +1,258 @@
+"""The worker's numbers: counted here without a library, written as Prometheus's text when somebody asks.
+
+``Metrics.snapshot()`` is plain data that fits into JSON. Whoever serves ``/metrics`` asks each process for
+one and answers ``render(merge(snapshots))``. What a process counted stays in the sum when it is gone: go on
+merging ``counted(its last snapshot)``, which is the snapshot without the gauges.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Literal
+
+from session_contracts.errors import ERRORS
+from session_worker.telemetry.events import (
+    AttemptEnded,
+    LedgerCommitted,
+    ReplyConfirmed,
+    ReplyUndeliverable,
+    RequestFinished,
+    RequestParked,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from prometheus_client.core import Metric as Family
+
+    from session_worker.telemetry.events import Listeners
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+"""Of what ``render`` gives."""
+
+Snapshot = dict[str, list[tuple[list[str], list[float]]]]
+"""By metric: label values, and numbers that are summed over processes. A counter or gauge has one number; a
+histogram has the count of each bucket, the last one for all that is larger, then the sum of what it saw."""
+
+QUICK = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+PATIENT = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0)
+STEPS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric as Prometheus sees it. ``bounds`` are the upper ends of a histogram's buckets."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    meaning: str
+    labels: tuple[str, ...] = ()
+    bounds: tuple[float, ...] = ()
+
+
+REQUESTS = Metric(
+    "session_worker_requests_total",
+    "counter",
+    "Requests that ended, by outcome and by the error code that was answered (empty: completed).",
+    ("outcome", "error_code"),
+)
+CRITICAL_TIME = Metric(
+    "session_worker_critical_time_seconds",
+    "histogram",
+    "From publishing a request to the broker's confirm of its answer; without refusals and stored answers.",
+    bounds=PATIENT,
+)
+QUEUE_WAIT = Metric(
+    "session_worker_queue_wait_seconds",
+    "histogram",
+    "From publishing a request to its first attempt; only of requests that bear a time.",
+    bounds=PATIENT,
+)
+HANDLER = Metric(
+    "session_worker_handler_seconds",
+    "histogram",
+    "The handler's time in one attempt, its immediate retries included.",
+    bounds=QUICK,
+)
+ATTEMPTS = Metric("session_worker_attempts_total", "counter", "Attempts in which the handler ran to its end.")
+REPLAYED = Metric("session_worker_replayed_total", "counter", "Duplicates that got the stored answer.")
+DEAD_LETTERED = Metric(
+    "session_worker_dead_lettered_total",
+    "counter",
+    "Copies put on the parking lot, by error code.",
+    ("reason",),
+)
+UNDELIVERABLE = Metric(
+    "session_worker_replies_undeliverable_total", "counter", "Answers that could not be delivered."
+)
+COMMIT = Metric(
+    "session_worker_ledger_commit_seconds",
+    "histogram",
+    "The time of one of the ledger's transactions, with the outages that it waited out.",
+    bounds=QUICK,
+)
+BATCH = Metric(
+    "session_worker_ledger_batch_size", "histogram", "Steps that shared one transaction.", bounds=STEPS
+)
+INFLIGHT = Metric("session_worker_inflight", "gauge", "Deliveries in hand: come, and not settled yet.")
+CONNECTED = Metric("session_worker_broker_connected", "gauge", "Processes with a link to the broker.")
+CONSUMING = Metric("session_worker_consumer_active", "gauge", "Processes that ask for deliveries.")
+
+METRICS = (
+    *(REQUESTS, CRITICAL_TIME, QUEUE_WAIT, HANDLER, ATTEMPTS, REPLAYED, DEAD_LETTERED, UNDELIVERABLE),
+    *(COMMIT, BATCH, INFLIGHT, CONNECTED, CONSUMING),
+)
+
+
+class Histogram:
+    """Counts by bucket."""
+
+    __slots__ = ("_bounds", "_counts", "_sum")
+
+    def __init__(self, metric: Metric) -> None:
+        self._bounds = metric.bounds
+        self._counts = [0] * (len(metric.bounds) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    @property
+    def numbers(self) -> list[float]:
+        return [*self._counts, self._sum]
+
+
+class Metrics:
+    """One process's numbers. A gauge is not counted but asked for, when a snapshot is taken."""
+
+    def __init__(
+        self,
+        *,
+        inflight: Callable[[], float],
+        broker_connected: Callable[[], float],
+        consumer_active: Callable[[], float],
+    ) -> None:
+        self._gauges = {INFLIGHT: inflight, CONNECTED: broker_connected, CONSUMING: consumer_active}
+        self._requests: dict[tuple[str, str | None], int] = {}
+        self._parked: dict[str, int] = {code.value: 0 for code, info in ERRORS.items() if info.parked}
+        self._attempts = self._replayed = self._undeliverable = 0
+        self._critical, self._wait, self._handler = map(Histogram, (CRITICAL_TIME, QUEUE_WAIT, HANDLER))
+        self._commit, self._batch = Histogram(COMMIT), Histogram(BATCH)
+
+    @property
+    def listeners(self) -> Listeners:
+        return {
+            RequestFinished: self._finished,
+            AttemptEnded: self._attempted,
+            ReplyConfirmed: self._confirmed,
+            ReplyUndeliverable: self._not_delivered,
+            RequestParked: self._park,
+            LedgerCommitted: self._committed,
+        }
+
+    def snapshot(self) -> Snapshot:
+        """All numbers, as they are now."""
+        requests: list[tuple[list[str], list[float]]] = [
+            ([outcome, code or ""], [count]) for (outcome, code), count in self._requests.items()
+        ]
+        return {
+            REQUESTS.name: requests,
+            DEAD_LETTERED.name: [([reason], [count]) for reason, count in self._parked.items()],
+            ATTEMPTS.name: [([], [self._attempts])],
+            REPLAYED.name: [([], [self._replayed])],
+            UNDELIVERABLE.name: [([], [self._undeliverable])],
+            CRITICAL_TIME.name: [([], self._critical.numbers)],
+            QUEUE_WAIT.name: [([], self._wait.numbers)],
+            HANDLER.name: [([], self._handler.numbers)],
+            COMMIT.name: [([], self._commit.numbers)],
+            BATCH.name: [([], self._batch.numbers)],
+            **{gauge.name: [([], [float(now())])] for gauge, now in self._gauges.items()},
+        }
+
+    def _finished(self, event: RequestFinished) -> None:
+        key = (event.outcome, event.error_code)
+        self._requests[key] = self._requests.get(key, 0) + 1
+        if event.outcome == "replayed":
+            self._replayed += 1
+
+    def _attempted(self, event: AttemptEnded) -> None:
+        self._attempts += 1
+        self._handler.observe(event.seconds)
+        if event.queue_wait is not None:
+            self._wait.observe(event.queue_wait)
+
+    def _confirmed(self, event: ReplyConfirmed) -> None:
+        if event.critical_seconds is not None:
+            self._critical.observe(event.critical_seconds)
+
+    def _not_delivered(self, _: ReplyUndeliverable) -> None:
+        self._undeliverable += 1
+
+    def _park(self, event: RequestParked) -> None:
+        self._parked[event.error_code] += 1
+
+    def _committed(self, event: LedgerCommitted) -> None:
+        self._commit.observe(event.seconds)
+        self._batch.observe(event.steps)
+
+
+def merge(snapshots: Iterable[Snapshot]) -> Snapshot:
+    """The sum of several processes' numbers, gauges included."""
+    merged: dict[str, dict[tuple[str, ...], list[float]]] = {}
+    for snapshot in snapshots:
+        for name, rows in snapshot.items():
+            sums = merged.setdefault(name, {})
+            for labels, numbers in rows:
+                before = sums.get(tuple(labels), [0.0] * len(numbers))
+                sums[tuple(labels)] = [old + new for old, new in zip(before, numbers, strict=True)]
+    return {name: [(list(labels), sums) for labels, sums in rows.items()] for name, rows in merged.items()}
+
+
+def counted(snapshot: Snapshot) -> Snapshot:
+    """What of a process's numbers still holds when it is gone: all but the gauges."""
+    gauges = {metric.name for metric in METRICS if metric.kind == "gauge"}
+    return {name: rows for name, rows in snapshot.items() if name not in gauges}
+
+
+def render(snapshot: Snapshot) -> bytes:
+    """The numbers as Prometheus's text (``CONTENT_TYPE``)."""
+    from prometheus_client import CollectorRegistry, generate_latest
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Collector(snapshot))
+    return generate_latest(registry)
+
+
+class _Collector:
+    """The snapshot as prometheus_client wants it."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+
+    def collect(self) -> Iterable[Family]:
+        return [_family(metric, self._snapshot.get(metric.name, [])) for metric in METRICS]
+
+    def describe(self) -> Iterable[Family]:
+        return ()
+
+
+def _family(metric: Metric, rows: Iterable[tuple[list[str], list[float]]]) -> Family:
+    from prometheus_client import core
+
+    kinds: dict[str, Any] = {
+        "counter": core.CounterMetricFamily,
+        "gauge": core.GaugeMetricFamily,
+        "histogram": core.HistogramMetricFamily,
+    }
+    family: Family = kinds[metric.kind](metric.name, metric.meaning, labels=metric.labels)
+    for labels, numbers in rows:
+        if metric.kind == "histogram":
+            ends = [*map(str, metric.bounds), "+Inf"]
+            buckets = list(zip(ends, accumulate(numbers[:-1]), strict=True))
+            family.add_metric(labels, buckets=buckets, sum_value=numbers[-1])  # type: ignore[attr-defined]
+        else:
+            family.add_metric(labels, numbers[0])  # type: ignore[attr-defined]
+    return family

@@ -1,0 +1,137 @@
+"""The trace that a delivery belongs to, by the W3C's trace context: taken from it, kept, and sent on.
+
+Nothing here makes spans (``traces.py`` does, where it is asked for): a trace that others follow must not end
+here, and the lines of the log name it.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from session_worker.messages.headers import TRACEPARENT, TRACESTATE
+from session_worker.messages.values import value
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from uuid import UUID
+
+    from session_worker.messages.delivery import Delivery
+    from session_worker.messages.message import Message
+
+SAMPLED, RANDOM = 1, 2
+"""Flags: spans are made; the trace's id is random as a whole."""
+MAX_STATE = 512
+"""Characters of ``tracestate`` that are sent on; a longer one is left out, as the W3C allows."""
+_TRACEPARENT = re.compile(
+    r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?"
+)
+_STATE = re.compile(r"[\x20-\x7e]*")
+
+
+@value
+class TraceContext:
+    """Where in which trace something belongs: under the span ``span_id``. Ids are hexadecimal. Of the flags
+    those are kept that have a meaning."""
+
+    trace_id: str
+    span_id: str
+    flags: int
+    state: str = ""
+
+    @classmethod
+    def read(cls, headers: Mapping[str, Any]) -> TraceContext | None:
+        """What the headers say; None when they say nothing, or anything that is not a trace context."""
+        found = cls.parse(headers.get(TRACEPARENT))
+        state = headers.get(TRACESTATE)
+        if found is None or not isinstance(state, str) or not state:
+            return found
+        fits = len(state) <= MAX_STATE and _STATE.fullmatch(state)
+        return replace(found, state=state) if fits else found
+
+    @classmethod
+    def parse(cls, traceparent: object) -> TraceContext | None:
+        """A ``traceparent``, of this version of the standard or of a later one; else None."""
+        if not isinstance(traceparent, str) or not 55 <= len(traceparent) <= 255:
+            return None
+        match = _TRACEPARENT.fullmatch(traceparent)
+        if match is None or (match[1] == "00" and match[5]):
+            return None
+        return cls(match[2], match[3], int(match[4], 16) & (SAMPLED | RANDOM))
+
+    @property
+    def traceparent(self) -> str:
+        return self._with(self.span_id)
+
+    def _with(self, span_id: str) -> str:
+        return f"00-{self.trace_id}-{span_id}-0{self.flags}"
+
+    def put(self, message: Message, span_id: str = "") -> None:
+        """Have the message carry it; with ``span_id``, that of another span of the same trace."""
+        own = {TRACEPARENT: self._with(span_id or self.span_id)}
+        if self.state:
+            own[TRACESTATE] = self.state
+        properties = message.properties
+        if properties.headers:
+            own = {name: value for name, value in properties.headers.items() if name != TRACESTATE} | own
+        properties.headers = own
+
+
+class Trace:
+    """What is done about a delivery's trace. Here, where no spans are made, it is sent on unchanged."""
+
+    __slots__ = ("context",)
+
+    def __init__(self, context: TraceContext | None) -> None:
+        self.context = context
+
+    @property
+    def traceparent(self) -> str | None:
+        """What the ledger shall keep with the request if this is its first claim."""
+        return None if self.context is None else self.context.traceparent
+
+    def known(self, traceparent: str | None) -> None:
+        """What the ledger keeps with the request."""
+
+    def enter(self) -> None:
+        """Make it the current one for the task, which is the handler's."""
+
+    def happened(self, what: bytes) -> None:
+        """Something did, now; as ``spans.event`` has it."""
+
+    def about(self, request_id: UUID | None, attempt: int) -> None:
+        """Which request this is about, as far as is known."""
+
+    def failed(self, kind: str, text: str) -> None:
+        """What was to be done was not."""
+
+    def sending(self, message: Message) -> AbstractContextManager[None]:
+        """The block in which a message is published."""
+        if self.context is not None and TRACEPARENT not in (message.properties.headers or ()):
+            self.context.put(message)
+        return _NOTHING
+
+    def settled(self, method: str, outcome: str) -> None:
+        """The delivery was settled by ``method`` (ack, nack) with the outcome of that name."""
+
+    def end(self) -> None:
+        """Nothing more is done about the delivery."""
+
+
+_NOTHING = nullcontext()
+NO_TRACE = Trace(None)
+current_trace: ContextVar[Trace] = ContextVar("trace", default=NO_TRACE)
+"""The trace of the delivery that this task is about."""
+
+
+def begin(delivery: Delivery) -> Trace:
+    """Follow the delivery's trace, if it has one, in this task."""
+    context = TraceContext.read(delivery.headers) if TRACEPARENT in delivery.headers else None
+    if context is None:
+        return NO_TRACE
+    trace = Trace(context)
+    current_trace.set(trace)
+    return trace
