@@ -19,11 +19,11 @@ FAILED_AT = "x-failed-at"
 ATTEMPTS = "x-attempts"
 FIRST_SEEN_AT = "x-first-seen-at"
 WORKER_ID = "x-worker-id"
-BUSY_LAPS = "x-busy-laps"
+REQUEUE_COUNT = "x-requeue-count"
 BODY_SHA256 = "x-body-sha256"
 BODY_BYTES = "x-body-bytes"
 REFUSED = "x-refused"
-REPLAY_COUNT = "x-replay-count"
+REDRIVE_COUNT = "x-redrive-count"
 
 
 @dataclass(frozen=True, slots=True)

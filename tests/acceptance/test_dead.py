@@ -69,15 +69,15 @@ def test_letters_are_seen_grouped_shown_tried_replayed_and_gone(
     (document,) = cli("dead", "show", group["example"], "--json", **place).documents
     assert document["entry"]["status"] == "failed"
 
-    foreseen = cli("dead", "replay", "--dry-run", "--json", **place).documents[0]
+    foreseen = cli("dead", "redrive", "--dry-run", "--json", **place).documents[0]
     assert (foreseen["reopened"], foreseen["dry_run"]) == (3, True)
     assert cli("dead", "purge", "--dry-run", **place).out == "3 letters would be dropped.\n"
 
     (tmp_path / "mended").touch()
-    tried = cli("dead", "replay", "--request-id", group["example"], **place)
+    tried = cli("dead", "redrive", "--request-id", group["example"], **place)
     assert (tried.code, tried.out.split(":")[0]) == (0, "1 letter re-opened and sent again")
     soon(lambda: cli("status", group["example"], "--json", **place).documents[0]["status"] == "completed")
-    assert cli("dead", "replay", "--yes", "--json", **place).documents[0]["reopened"] == 2
+    assert cli("dead", "redrive", "--yes", "--json", **place).documents[0]["reopened"] == 2
     soon(lambda: len(cli("requests", "--status", "completed", "--json", **place).documents) == 3)
     assert "No such letters" in cli("dead", "list", **place).err
 
@@ -104,20 +104,20 @@ def test_a_replay_of_all_letters_wants_a_yes(cli: Cli, amqp_url: str, sqlite_url
     cli("ledger", "upgrade", ledger_url=sqlite_url)
 
     for option in ("", "--limit=1", "--unknown"):
-        refused = cli("dead", "replay", *filter(None, [option]), **place)
+        refused = cli("dead", "redrive", *filter(None, [option]), **place)
         assert (refused.code, "--yes" in refused.err) == (2, True)
     for option in ("--yes", "--dry-run", "--code=internal_error", "--since=1h"):
-        assert cli("dead", "replay", option, **place).code == 0
+        assert cli("dead", "redrive", option, **place).code == 0
 
 
 @pytest.mark.parametrize(
     ("command", "key", "code", "left"),
     [
-        ("replay", "\n", 1, 2),
-        ("replay", "n\n", 1, 2),
-        ("replay", "\x03", 130, 2),
-        ("replay", "\x04", 1, 2),
-        ("replay", "y\n", 0, 0),
+        ("redrive", "\n", 1, 2),
+        ("redrive", "n\n", 1, 2),
+        ("redrive", "\x03", 130, 2),
+        ("redrive", "\x04", 1, 2),
+        ("redrive", "y\n", 0, 0),
         ("purge", "\n", 1, 2),
         ("purge", "y\n", 0, 0),
     ],
@@ -153,7 +153,7 @@ def test_what_cannot_be_done_is_said_in_a_sentence(cli: Cli, amqp_url: str, sqli
     id_ = uuid4()
     nobody = cli("dead", "show", id_, amqp_url=amqp_url, ledger_url=sqlite_url)
     assert (nobody.code, f"No letter {id_}" in nobody.err) == (1, True)
-    no_ledger = cli("dead", "replay", "--yes", amqp_url=amqp_url, ledger_url=sqlite_url)
+    no_ledger = cli("dead", "redrive", "--yes", amqp_url=amqp_url, ledger_url=sqlite_url)
     assert no_ledger.code == 1
     assert "there is no ledger file" in no_ledger.err
     assert "cannot be reached" in cli("dead", "list", amqp_url="amqp://localhost:1/").err
@@ -177,7 +177,7 @@ def test_who_may_not_read_or_publish_is_told_so_and_re_opens_nothing(
     unread = cli("dead", "list", amqp_url=blind)
     assert unread.code == 1
     assert f"user blind-{vhost} has no read permission on queue session.create.dead" in unread.err
-    unsent = cli("dead", "replay", "--yes", amqp_url=mute, ledger_url=sqlite_url)
+    unsent = cli("dead", "redrive", "--yes", amqp_url=mute, ledger_url=sqlite_url)
     assert unsent.code == 1
     assert f"user mute-{vhost} has no write permission on exchange amq.default" in unsent.err
     assert "secret" not in unread.err + unsent.err

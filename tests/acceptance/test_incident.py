@@ -91,7 +91,7 @@ def test_a_thousand_failed_requests_are_seen_mended_and_answered(
     ledger_url: str,
     tmp_path: Path,
 ) -> None:
-    """Of ten requesters. The replay of all is killed half-way and run again; nothing is done twice."""
+    """Of ten requesters. The redrive of all is killed half-way and run again; nothing is done twice."""
     handler = tmp_path / "shop" / "sessions.py"
     handler.parent.mkdir()
     handler.write_text(BUGGY)
@@ -115,12 +115,12 @@ def test_a_thousand_failed_requests_are_seen_mended_and_answered(
         soon(lambda: letters() == ALL, 30)
 
         metric, groups, listed, failed, shown = map(operator.run, operator.commands("Dead letters"))
-        assert re.search(r'dead_lettered_total\{reason="handler_failed"\} 1000\.0', metric)
+        assert re.search(r'parked_total\{reason="handler_failed"\} 1000\.0', metric)
         assert re.search(rf"^ *{ALL:,} +handler_failed +KeyError ", groups, re.MULTILINE)
         assert listed.count("KeyError: 'ada@example.com'") == failed.count("failed: handler_failed") == 50
         assert "PLANS[request.user_id]" in shown
 
-        restart, foresee, try_one, look, replay, check = operator.commands("When the cause is fixed")
+        restart, foresee, try_one, look, redrive, check = operator.commands("When the cause is fixed")
         assert restart == "systemctl restart session-worker"
         handler.write_text(MENDED)
         worker.terminate()
@@ -130,14 +130,14 @@ def test_a_thousand_failed_requests_are_seen_mended_and_answered(
         assert operator.run(try_one).startswith("1 letter re-opened and sent again")
         soon(lambda: re.search(r"^status +completed", operator.run(look), re.MULTILINE))
 
-        killed = operator.begin(replay)
+        killed = operator.begin(redrive)
         soon(lambda: letters() < ALL * 3 / 4, 30)
         killed.send_signal(signal.SIGKILL)
         assert killed.communicate()[0] == ""
         assert killed.returncode == -signal.SIGKILL
         half = letters()
         assert 0 < half < ALL - 1
-        assert "sent again" in operator.run(replay)
+        assert "sent again" in operator.run(redrive)
         assert "No such letters." in operator.run(check)
 
         for requester in requesters:

@@ -23,7 +23,7 @@ from session_worker.operators.dead import Fate, ParkingLot, Sender, Wanted
 from session_worker.operators.dead.lot import PAGE
 from session_worker.settings.model import load
 from tests.broker.lab import ROOT, answer, code_of, request
-from tests.faults.crashing_replay import STEPS
+from tests.faults.crashing_redrive import STEPS
 from tests.support.waiting import soon
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def look(lab: Lab, wanted: Wanted = ALL, limit: int | None = None) -> list[dict[
     return asyncio.run(work())
 
 
-def replay(
+def redrive(
     lab: Lab, wanted: Wanted = ALL, limit: int | None = None, *, unknown: bool = False
 ) -> Counter[Fate]:
     async def work() -> Counter[Fate]:
@@ -66,10 +66,10 @@ def replay(
         await ledger.open()
         try:
             async with Sender.open(load(amqp_url=lab.url)) as sender, parking_lot(lab) as lot:
-                replaying = dead.replay(
+                redriving = dead.redrive(
                     lot, wanted, limit, unheard, ledger=ledger, sender=sender, unknown=unknown
                 )
-                return Counter([fate async for fate in replaying])
+                return Counter([fate async for fate in redriving])
         finally:
             await ledger.close()
 
@@ -77,11 +77,11 @@ def replay(
 
 
 def finish(lab: Lab) -> Counter[Fate]:
-    """Replay until nothing is left: the broker may still be about to give back what a killed one held."""
+    """Redrive until nothing is left: the broker may still be about to give back what a killed one held."""
     fates: Counter[Fate] = Counter()
 
     def empty() -> bool:
-        fates.update(replay(lab))
+        fates.update(redrive(lab))
         return lab.depth(DEAD) == 0
 
     soon(empty)
@@ -137,7 +137,7 @@ def test_a_replayed_request_gets_a_new_round_and_its_requester_a_new_answer(lab_
         )
         lab.holds(DEAD, 1)
         defect.unlink()
-        assert replay(lab) == {Fate.REOPENED: 1}
+        assert redrive(lab) == {Fate.REOPENED: 1}
         new = requester.collect(2)[1]
         assert (code_of(new), new.properties.correlation_id) == (None, "first")
         assert not new.headers.get("x-idempotent-replayed")
@@ -153,20 +153,20 @@ def test_a_replayed_request_gets_a_new_round_and_its_requester_a_new_answer(lab_
 
 
 def test_what_fails_again_comes_back_once_and_the_replay_ends(lab: Lab) -> None:
-    """More letters than a page. Those parked anew while it runs stay outside it, and count replays."""
+    """More letters than a page. Those parked anew while it runs stay outside it, and count redrives."""
     lab.worker(max_attempts=1)
     defect = bug(lab)
     with lab.requester() as requester:
         ids = fail(lab, requester, PAGE + 20, bug=str(defect))
         for count in (1, 2):
-            assert replay(lab) == {Fate.REOPENED: len(ids)}
+            assert redrive(lab) == {Fate.REOPENED: len(ids)}
             lab.quiet(DEAD)
             soon(lambda: len(look(lab)) == len(ids))
             parked = look(lab)
             assert sorted(letter["request_id"] for letter in parked) == sorted(ids)
-            assert {letter["replays"] for letter in parked} == {count}
+            assert {letter["redrives"] for letter in parked} == {count}
         defect.unlink()
-        assert replay(lab) == {Fate.REOPENED: len(ids)}
+        assert redrive(lab) == {Fate.REOPENED: len(ids)}
         completed(requester, ids)
     lab.quiet()
     assert lab.sessions() == len(ids)
@@ -174,7 +174,7 @@ def test_what_fails_again_comes_back_once_and_the_replay_ends(lab: Lab) -> None:
 
 
 def test_looking_a_hundred_times_changes_nothing(lab: Lab) -> None:
-    """Neither the letters nor their order, nor what a replay does; the queue has no limit to wear out."""
+    """Neither the letters nor their order, nor what a redrive does; the queue has no limit to wear out."""
     lab.worker(max_attempts=1)
     defect = bug(lab)
     with lab.requester() as requester:
@@ -187,7 +187,7 @@ def test_looking_a_hundred_times_changes_nothing(lab: Lab) -> None:
         lab.holds(DEAD, 3)
         assert look(lab) == first
         defect.unlink()
-        assert replay(lab) == {Fate.REOPENED: 3}
+        assert redrive(lab) == {Fate.REOPENED: 3}
         completed(requester, ids)
 
 
@@ -311,11 +311,11 @@ def test_a_letter_that_was_refused_re_opens_nothing(lab: Lab) -> None:
         lab.holds(DEAD, 2)
         lab.noted(request_id, "sent")
         before = lab.entry(request_id)
-        assert replay(lab, Wanted(code="idempotency_conflict")) == {Fate.RESENT: 1}
+        assert redrive(lab, Wanted(code="idempotency_conflict")) == {Fate.RESENT: 1}
         assert code_of(requester.collect(3)[2]) == "idempotency_conflict"
         lab.holds(DEAD, 2)
     assert lab.entry(request_id) == before
-    assert [letter["replays"] for letter in look(lab)] == [0, 1]
+    assert [letter["redrives"] for letter in look(lab)] == [0, 1]
 
 
 def test_a_letter_refused_for_a_setting_completes_once_that_is_changed(lab: Lab) -> None:
@@ -330,7 +330,7 @@ def test_a_letter_refused_for_a_setting_completes_once_that_is_changed(lab: Lab)
         strict.terminate()
         strict.wait()
         lab.worker()
-        assert replay(lab) == {Fate.RESENT: 2}
+        assert redrive(lab) == {Fate.RESENT: 2}
         completed(requester, [request_id])
         lab.holds(DEAD, 1)
     [letter] = look(lab)
@@ -351,12 +351,12 @@ def test_what_cannot_be_replayed_stays_and_is_counted(lab: Lab) -> None:
             ledger.execute("UPDATE requests SET fingerprint = x'00' WHERE request_id = ?", (taken,))
         defect.unlink()
         before = look(lab)
-        assert replay(lab) == {Fate.CUT: 1, Fate.UNKNOWN: 1, Fate.CONFLICT: 1}
+        assert redrive(lab) == {Fate.CUT: 1, Fate.UNKNOWN: 1, Fate.CONFLICT: 1}
         assert look(lab) == before
-        assert replay(lab, Wanted(letter=UUID(pruned)), unknown=True) == {Fate.RESENT: 1}
+        assert redrive(lab, Wanted(letter=UUID(pruned)), unknown=True) == {Fate.RESENT: 1}
         completed(requester, [pruned])
     assert lab.entry(taken).status is RequestStatus.FAILED
-    assert [letter["replay"] for letter in look(lab)] == ["reopened", "cut"]
+    assert [letter["redrive"] for letter in look(lab)] == ["reopened", "cut"]
 
 
 def test_letters_that_the_broker_parked_itself_are_letters_too(lab: Lab) -> None:
@@ -364,17 +364,17 @@ def test_letters_that_the_broker_parked_itself_are_letters_too(lab: Lab) -> None
     lab.declare()
     request_id = str(uuid4())
     with lab.requester() as requester:
-        headers = {"x-death": "forged", "x-attempts": -1, "x-replay-count": 2**62, "x-failed-at": "whenever"}
+        headers = {"x-death": "forged", "x-attempts": -1, "x-redrive-count": 2**62, "x-failed-at": "whenever"}
         requester.send(request(request_id), routing_key=DEAD, headers=headers)
         [letter] = look(lab)
-        assert (letter["error_code"], letter["request_id"], letter["replay"]) == (None, None, "resent")
+        assert (letter["error_code"], letter["request_id"], letter["redrive"]) == (None, None, "resent")
         lab.worker()
-        assert replay(lab) == {Fate.RESENT: 1}
+        assert redrive(lab) == {Fate.RESENT: 1}
         completed(requester, [request_id])
 
 
 def test_a_copy_that_is_sent_twice_is_done_once(lab: Lab) -> None:
-    """No worker is up: killed before it dropped the letters, the replay sends second copies."""
+    """No worker is up: killed before it dropped the letters, the redrive sends second copies."""
     defect = bug(lab)
     first = lab.worker(max_attempts=1)
     with lab.requester() as requester:
@@ -441,9 +441,9 @@ def test_a_letter_keeps_its_body_whole(lab: Lab, size: int) -> None:
 
 
 def crash(lab: Lab, step: str, count: int) -> int:
-    """The exit code of a replay that kills itself at a step of its `count`th letter."""
+    """The exit code of a redrive that kills itself at a step of its `count`th letter."""
     return subprocess.run(
-        [sys.executable, "-m", "tests.faults.crashing_replay", "--at", step, "--count", str(count)],
+        [sys.executable, "-m", "tests.faults.crashing_redrive", "--at", step, "--count", str(count)],
         env={
             "PYTHONPATH": str(ROOT),
             "SESSION_WORKER_AMQP_URL": lab.url,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pika
 
 from session_contracts import RequestStatus
-from session_contracts.amqp import BUSY_LAPS
+from session_contracts.amqp import REQUEUE_COUNT
 from tests.broker.lab import answer, code_of, request, send
 from tests.support.waiting import soon
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from tests.broker.lab import Lab
 
 
-def laps(lab: Lab) -> int:
-    """The laps of the copy that waits in the retry queue; 0 when none waits."""
+def requeues(lab: Lab) -> int:
+    """The requeues of the copy that waits in the retry queue; 0 when none waits."""
     with closing(pika.BlockingConnection(pika.URLParameters(lab.url))) as connection:
         # While somebody holds it the copy does not come round: it is left alone most of the time.
         time.sleep(0.5)
         _, properties, _ = connection.channel().basic_get("session.create.retry.1s")
-        return 0 if properties is None else int(properties.headers.get(BUSY_LAPS, 0))
+        return 0 if properties is None else int(properties.headers.get(REQUEUE_COUNT, 0))
 
 
 def test_a_duplicate_goes_round_while_another_worker_runs_the_request(lab: Lab) -> None:
-    """Lap by lap, for longer than a dead holder would be trusted; then it gets the stored answer."""
+    """Time and again, for longer than a dead holder would be trusted; then it gets the stored answer."""
     for _ in range(2):
         lab.worker(concurrency=1)
     body = request(gate=str(lab.gate))
@@ -36,7 +36,7 @@ def test_a_duplicate_goes_round_while_another_worker_runs_the_request(lab: Lab) 
         requester.send(body)
         lab.running(1)
         requester.send(body)
-        soon(lambda: laps(lab) >= 3, 40)
+        soon(lambda: requeues(lab) >= 3, 40)
         lab.open_gate()
         first, again = requester.collect(2)
     assert first.body == again.body

@@ -72,7 +72,7 @@ def test_without_reply_to_the_answer_goes_to_the_default_reply_queue(served: Lab
 
 
 def test_direct_reply_to_is_answered(served: Lab) -> None:
-    """Also after a retry. The second answer is a replay, and says so."""
+    """Also after a retry. The second answer is a redrive, and says so."""
     body = request(fails=1)
     with served.requester(replies_to="amq.rabbitmq.reply-to") as requester:
         first, again = requester.ask(body), requester.ask(body)

@@ -40,11 +40,11 @@ HANDLED: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Ended:
-    """How one of them ended; `parked` is its copy on the parking lot, `replay` what asking again gave."""
+    """How one of them ended; `parked` is its copy on the parking lot, `redrive` what asking again gave."""
 
     body: bytes
     reply: RawReply
-    replay: RawReply
+    redrive: RawReply
     entry: Entry
     runs: int
     parked: list[RawReply]
@@ -67,7 +67,7 @@ def ended(served: Lab) -> dict[str, Ended]:
         replies = {reply.properties.correlation_id: reply for reply in requester.collect(len(bodies), 30)}
         parked = served.take("session.create.dead", len(parked_ones))
         served.quiet()
-        replays = {name: requester.ask(body) for name, body in bodies.items()}
+        redrives = {name: requester.ask(body) for name, body in bodies.items()}
     for request_id in ids.values():
         served.noted(request_id, "sent")
     served.quiet()
@@ -76,7 +76,7 @@ def ended(served: Lab) -> dict[str, Ended]:
         name: Ended(
             body,
             replies[name],
-            replays[name],
+            redrives[name],
             served.entry(ids[name]),
             served.runs()[ids[name]],
             [copy for copy in parked if copy.headers["x-request-id"] == ids[name]],
@@ -98,8 +98,8 @@ def test_completed_requests_have_a_session_and_no_parked_copy(ended: dict[str, E
 def test_asking_again_gives_the_same_bytes_marked_as_replayed(ended: dict[str, Ended], name: str) -> None:
     """Whatever the outcome was; and the handler does not run for it."""
     one = ended[name]
-    assert one.replay.body == one.reply.body
-    assert one.replay.headers == {"x-idempotent-replayed": True}
+    assert one.redrive.body == one.reply.body
+    assert one.redrive.headers == {"x-idempotent-replayed": True}
     assert one.reply.properties.headers is None
     assert one.entry.reply == "sent"
 

@@ -113,8 +113,8 @@ def test_a_property_that_nobody_needs_refuses_no_request(served: Lab) -> None:
         {"x-death": "garbage", "x-first-death-queue": 1, "x-last-death-reason": None},
         {"x-delivery-count": 99, "x-acquired-count": -1},
         {"x-request-id": str(uuid4()), "x-error-code": "rejected", "x-attempts": 99},
-        {"x-busy-laps": 2**62, "x-idempotent-replayed": True},
-        {"x-busy-laps": -1, "traceparent": ["no", "text"]},
+        {"x-requeue-count": 2**62, "x-idempotent-replayed": True},
+        {"x-requeue-count": -1, "traceparent": ["no", "text"]},
         {"traceparent": "x" * 100_000},
     ],
 )

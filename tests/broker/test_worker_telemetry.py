@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 SECRET_TITLE = "a title that nobody else may read"
 ENDS = {
     ("completed", ""): 4,  # two plain ones, one after a failed attempt, one whose answer nobody takes
-    ("declined", "rejected"): 1,
+    ("rejected", "rejected"): 1,
     ("expired", "expired"): 1,
-    ("exhausted", "handler_failed"): 1,
-    ("exhausted", "handler_timeout"): 1,
+    ("failed", "handler_failed"): 1,
+    ("failed", "handler_timeout"): 1,
     ("refused", "unreadable"): 1,
     ("refused", "idempotency_conflict"): 1,
     ("replayed", ""): 2,
@@ -169,7 +169,7 @@ def test_what_was_parked_is_counted_by_its_reason(day: Day) -> None:
     counted = {
         dict(labels)["reason"]: value
         for (name, labels), value in day.samples.items()
-        if name == "session_worker_dead_lettered_total" and value
+        if name == "session_worker_parked_total" and value
     }
     parked = ("handler_failed", "handler_timeout", "unreadable", "idempotency_conflict")
     assert counted == dict.fromkeys(parked, 1)

@@ -10,7 +10,7 @@ import pytest
 
 from session_worker.sandbox.workspace import free_port
 from tests.broker.lab import ROOT, answer, code_of, request
-from tests.broker.test_dead_letters import replay
+from tests.broker.test_dead_letters import redrive
 from tests.support.collector import Collector
 from tests.support.waiting import soon
 
@@ -142,11 +142,11 @@ def test_an_operators_replay_continues_the_trace(lab: Lab, collector: Collector)
         requester.collect(1)
         lab.holds("session.create.dead", 1)
         bug.unlink()
-        assert sum(replay(lab).values()) == 1
+        assert sum(redrive(lab).values()) == 1
         assert code_of(requester.collect(2)[1]) is None
     failed, completed = collector.wait(PROCESS, 2)
     assert (failed.trace_id, failed.parent) == (completed.trace_id, completed.parent) == (TRACE, SPAN)
-    assert failed.attributes["session_worker.outcome"] == "exhausted"
+    assert failed.attributes["session_worker.outcome"] == "failed"
     assert failed.attributes["error.type"] == "handler_failed"
     (parked,) = collector.wait("send session.create.dead")
     assert parked.parent == failed.span_id

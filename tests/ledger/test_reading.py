@@ -210,7 +210,7 @@ async def test_a_look_sees_current_activity(ledger_url: str) -> None:
 
 
 async def test_a_look_tells_a_request_that_was_replayed(ledger_url: str) -> None:
-    """From one that only failed on the way, or whose handler speaks of a replay."""
+    """From one that only failed on the way, or whose handler speaks of a redrive."""
     async with worker(ledger_url) as ledger:
         dead, late = [await take(ledger) for _ in range(2)]
         await ledger.finish(failed(dead))

@@ -29,7 +29,7 @@ async def run(url: str, statement: str) -> None:
 
 
 async def test_the_worker_takes_every_step(secured: Secured) -> None:
-    """With the register's and those that an operator's replay takes."""
+    """With the register's and those that an operator's redrive takes."""
     async with worker(secured.ledger_url("worker")) as ledger:
         assert await ledger.finish(completed(await take(ledger))) is Step.APPLIED
         done = await take(ledger)

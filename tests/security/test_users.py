@@ -167,7 +167,7 @@ def test_the_worker_may_not(secured: Secured, what: str) -> None:
 def test_the_operator_checks_sends_and_works_on_dead_letters(
     lab: Lab, secured: Secured, start: Callable[..., WorkerProcess], cli: Cli, tmp_path: Path
 ) -> None:
-    """Sees them, replays them and drops them."""
+    """Sees them, redrives them and drops them."""
     start()
     where = {"amqp_url": secured.amqp_url("operator"), "ledger_url": lab.ledger_url}
     assert cli("topology", "check", amqp_url=where["amqp_url"]).code == 0
@@ -179,7 +179,7 @@ def test_the_operator_checks_sends_and_works_on_dead_letters(
         assert code_of(requester.ask(b"no request", correlation_id=str(uuid4()))) is not None
         assert len(cli("dead", "list", "--json", **where).documents) == 2
         bug.unlink()
-        assert cli("dead", "replay", "--code", "handler_failed", **where).code == 0
+        assert cli("dead", "redrive", "--code", "handler_failed", **where).code == 0
         assert code_of(requester.collect(3)[-1]) is None
     assert cli("dead", "purge", "--yes", amqp_url=where["amqp_url"]).code == 0
     lab.quiet()

@@ -49,7 +49,7 @@ def test_help_breaks_no_word_and_goes_beyond_no_edge_but_with_one(
     run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, columns: int
 ) -> None:
     """However narrow the terminal is; no program's name is split at its hyphen, and no URL."""
-    for command in ("run", "send", "demo", "dead replay", "ledger copy", "doctor"):
+    for command in ("run", "send", "demo", "dead redrive", "ledger copy", "doctor"):
         monkeypatch.setenv("COLUMNS", "1000")
         _, whole, _ = run(*command.split(), "--help")
         monkeypatch.setenv("COLUMNS", str(columns))

@@ -41,7 +41,7 @@ REQUEST_ID = UUID(int=7)
 
 def test_an_event_is_one_line_with_its_fields(pipe: Pipe, logging: Callable[[str], Emit]) -> None:
     emit = logging("info")
-    emit(RequestFinished(REQUEST_ID, 2, "declined", ErrorCode.REJECTED, None, 0.25))
+    emit(RequestFinished(REQUEST_ID, 2, "rejected", ErrorCode.REJECTED, None, 0.25))
     emit(AttemptEnded(REQUEST_ID, 2, 0.1, None))  # for those who debug
     (line,) = pipe.lines()
     assert line.pop("timestamp").endswith("Z")
@@ -51,7 +51,7 @@ def test_an_event_is_one_line_with_its_fields(pipe: Pipe, logging: Callable[[str
         "worker_id": "host-1",
         "request_id": str(REQUEST_ID),
         "attempt": 2,
-        "outcome": "declined",
+        "outcome": "rejected",
         "error_code": "rejected",
         "error": None,
         "seconds": 0.25,
@@ -137,7 +137,7 @@ def test_a_line_of_any_length_goes_out_in_one_piece(
     """Several processes share a pipe. A text too long loses its middle, and no secret comes to light."""
     secret = "amqp://ada:" + "s3cret" * 1000 + "@host/"
     emit = logging("info")
-    emit(RequestFinished(REQUEST_ID, 6, "exhausted", ErrorCode.HANDLER_FAILED, text + secret + text, 0.5))
+    emit(RequestFinished(REQUEST_ID, 6, "failed", ErrorCode.HANDLER_FAILED, text + secret + text, 0.5))
     line = pipe.read()
     assert len(line) <= stderr.PIPE_BUF
     error = json.loads(line)["error"]
@@ -187,7 +187,7 @@ def test_what_a_terminal_would_obey_is_spelled_out(
     monkeypatch.setattr(pipe, "isatty", lambda: True)
     emit = logging("info")
     for error in ("evil\x1b]0;owned\x07", "evil\u202e", "evil\nline"):
-        emit(RequestFinished(REQUEST_ID, 1, "exhausted", ErrorCode.HANDLER_FAILED, error, 0.1))
+        emit(RequestFinished(REQUEST_ID, 1, "failed", ErrorCode.HANDLER_FAILED, error, 0.1))
         assert f"error={error!r}" in (text := readable(pipe))
         assert len(text.splitlines()) == 1
 
@@ -199,7 +199,7 @@ def test_nothing_in_a_line_commands_a_terminal(
     """Neither a value nor its name, the event, or an exception: in JSON too, which is looked at as well."""
     monkeypatch.setattr(pipe, "isatty", lambda: terminal)
     emit = logging("info")
-    emit(RequestFinished(REQUEST_ID, 1, "exhausted", ErrorCode.HANDLER_FAILED, HOSTILE, 0.1))
+    emit(RequestFinished(REQUEST_ID, 1, "failed", ErrorCode.HANDLER_FAILED, HOSTILE, 0.1))
     emit(OutcomeNotRecorded(REQUEST_ID, 1, ValueError(HOSTILE)))
     with foreign.gathered():
         structlog.get_logger().info(HOSTILE, **{HOSTILE: HOSTILE, "a": [HOSTILE], "b": {HOSTILE: HOSTILE}})

@@ -55,7 +55,7 @@ def _busy_day() -> Snapshot:
         emit(RequestFinished(REQUEST_ID, 1, "completed", None))
         emit(ReplyConfirmed(REQUEST_ID, 1, seconds * 3))
     emit(AttemptEnded(REQUEST_ID, 2, 99.0, None))
-    emit(RequestFinished(REQUEST_ID, 2, "exhausted", ErrorCode.HANDLER_FAILED))
+    emit(RequestFinished(REQUEST_ID, 2, "failed", ErrorCode.HANDLER_FAILED))
     emit(RequestParked(REQUEST_ID, 2, ErrorCode.HANDLER_FAILED, "why"))
     emit(RequestFinished(REQUEST_ID, 1, "replayed", None))
     emit(ReplyConfirmed(REQUEST_ID, 1, None))
@@ -68,12 +68,12 @@ def test_each_event_counts_where_it_belongs() -> None:
     text = metrics.render(_busy_day())
     total = "session_worker_requests_total"
     assert _sample(text, total, outcome="completed", error_code="") == 2
-    assert _sample(text, total, outcome="exhausted", error_code="handler_failed") == 1
+    assert _sample(text, total, outcome="failed", error_code="handler_failed") == 1
     assert _sample(text, total, outcome="replayed", error_code="") == 1
     assert _sample(text, "session_worker_replayed_total") == 1
     assert _sample(text, "session_worker_attempts_total") == 3
-    assert _sample(text, "session_worker_dead_lettered_total", reason="handler_failed") == 1
-    assert _sample(text, "session_worker_dead_lettered_total", reason="unreadable") == 0
+    assert _sample(text, "session_worker_parked_total", reason="handler_failed") == 1
+    assert _sample(text, "session_worker_parked_total", reason="unreadable") == 0
     assert _sample(text, "session_worker_replies_undeliverable_total") == 1
     assert _sample(text, "session_worker_handler_seconds_bucket", le="0.005") == 1
     assert _sample(text, "session_worker_handler_seconds_bucket", le="60.0") == 2

@@ -1,4 +1,4 @@
-"""Dead letters without a broker: what their headers say, and the order of a replay."""
+"""Dead letters without a broker: what their headers say, and the order of a redrive."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def letter(headers: dict[str, Any] = HEADERS, body: bytes = BODY, **properties: 
     return DeadLetter.of(Delivery(body, Receipt([]), headers=headers, **properties))
 
 
-class Replaying:
-    """A replay of one letter; ``steps`` tells what was done, in order."""
+class Redriving:
+    """A redrive of one letter; ``steps`` tells what was done, in order."""
 
     def __init__(self, answer: Reopened = Reopened.REOPENED, failure: Exception | None = None) -> None:
         self.steps: list[str] = []
@@ -78,27 +78,27 @@ class Replaying:
 
     async def run(self, letter: DeadLetter, *, unknown: bool = False) -> list[Fate]:
         self.letter = letter
-        replaying: Any = dead.replay(
+        redriving: Any = dead.redrive(
             *(self, Wanted(), None, lambda _: None),  # type: ignore[arg-type]
             ledger=self,  # type: ignore[arg-type]
             sender=self,  # type: ignore[arg-type]
             unknown=unknown,
         )
-        return [fate async for fate in replaying]
+        return [fate async for fate in redriving]
 
 
 async def test_a_letter_is_dropped_after_its_copy_is_confirmed_and_that_is_sent_after_the_commit() -> None:
-    replaying = Replaying()
-    assert await replaying.run(letter()) == [Fate.REOPENED]
-    assert replaying.steps == ["re-opened", "confirmed", "dropped"]
+    redriving = Redriving()
+    assert await redriving.run(letter()) == [Fate.REOPENED]
+    assert redriving.steps == ["re-opened", "confirmed", "dropped"]
 
 
 async def test_a_letter_whose_copy_is_not_confirmed_is_kept() -> None:
-    """The entry is open by then; the next replay goes on."""
-    replaying = Replaying(failure=NackedError("full"))
+    """The entry is open by then; the next redrive goes on."""
+    redriving = Redriving(failure=NackedError("full"))
     with pytest.raises(NackedError):
-        await replaying.run(letter())
-    assert replaying.steps == ["re-opened"]
+        await redriving.run(letter())
+    assert redriving.steps == ["re-opened"]
 
 
 @pytest.mark.parametrize(
@@ -113,29 +113,29 @@ async def test_a_letter_whose_copy_is_not_confirmed_is_kept() -> None:
 async def test_what_is_open_or_answered_is_sent_again_and_what_is_foreign_stays(
     answer: Reopened, fate: Fate, steps: list[str]
 ) -> None:
-    replaying = Replaying(answer)
-    assert await replaying.run(letter()) == [fate]
-    assert replaying.steps == steps
+    redriving = Redriving(answer)
+    assert await redriving.run(letter()) == [fate]
+    assert redriving.steps == steps
 
 
 async def test_what_the_ledger_does_not_know_is_sent_as_new_when_the_operator_says_so() -> None:
-    replaying = Replaying(Reopened.UNKNOWN)
-    assert await replaying.run(letter(), unknown=True) == [Fate.RESENT]
-    assert replaying.steps == ["re-opened", "confirmed", "dropped"]
+    redriving = Redriving(Reopened.UNKNOWN)
+    assert await redriving.run(letter(), unknown=True) == [Fate.RESENT]
+    assert redriving.steps == ["re-opened", "confirmed", "dropped"]
 
 
 async def test_the_ledger_is_not_asked_for_what_was_refused() -> None:
-    replaying = Replaying()
+    redriving = Redriving()
     refused = letter({**HEADERS, amqp.ATTEMPTS: 0, amqp.ERROR_CODE: "idempotency_conflict"})
-    assert await replaying.run(refused) == [Fate.RESENT]
-    assert replaying.steps == ["confirmed", "dropped"]
+    assert await redriving.run(refused) == [Fate.RESENT]
+    assert redriving.steps == ["confirmed", "dropped"]
 
 
 async def test_a_letter_of_a_request_that_was_claimed_is_re_opened_though_no_attempt_counts() -> None:
     """Its worker died, the next one handed it back, and then its time was over."""
-    replaying = Replaying(Reopened.REOPENED)
+    redriving = Redriving(Reopened.REOPENED)
     claimed = letter({**HEADERS, amqp.ATTEMPTS: 0, amqp.FIRST_SEEN_AT: "2026-01-02T03:04:05+00:00"})
-    assert await replaying.run(claimed) == [Fate.REOPENED]
+    assert await redriving.run(claimed) == [Fate.REOPENED]
 
 
 @pytest.mark.parametrize(
@@ -146,9 +146,9 @@ async def test_a_letter_of_a_request_that_was_claimed_is_re_opened_though_no_att
     ],
 )
 async def test_what_cannot_be_sent_is_left_alone(given: DeadLetter, fate: Fate) -> None:
-    replaying = Replaying()
-    assert await replaying.run(given) == [fate]
-    assert replaying.steps == []
+    redriving = Redriving()
+    assert await redriving.run(given) == [fate]
+    assert redriving.steps == []
 
 
 def test_the_id_of_a_copys_own_message_is_not_the_requests() -> None:

@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from session_contracts import CreateSessionRequest, ErrorCode, RequestStatus
-from session_contracts.amqp import BUSY_LAPS, REPLAY_COUNT
+from session_contracts.amqp import REDRIVE_COUNT, REQUEUE_COUNT
 from session_contracts.errors import ERRORS
 from session_worker.ledger.base import (
     Claim,
@@ -37,8 +37,8 @@ from session_worker.requests.outcome import (
     Busy,
     Completed,
     Declined,
-    Exhausted,
     Expired,
+    Failed,
     Interrupted,
     Outcome,
     Refused,
@@ -232,7 +232,7 @@ async def test_whatever_a_handler_does_to_its_request_the_answer_is_right(then: 
 
     ledger = ScriptedLedger(parts.claimed(attempt=99))
     outcome = await _outcome(_flow(ledger, handle))
-    assert isinstance(outcome, Exhausted if then else Completed)
+    assert isinstance(outcome, Failed if then else Completed)
     answer = json.loads(outcome.reply.body)
     assert answer["payload"]["casefile_id"] == parts.CASEFILE_ID
     assert answer["metadata"].get("error_code") == (ErrorCode.HANDLER_FAILED if then else None)
@@ -286,7 +286,7 @@ async def test_last_attempt_that_fails_is_answered_and_parked(attempt: int) -> N
     outcome = await _outcome(
         _flow(ScriptedLedger(parts.claimed(attempt)), CountingHandler(PassingError("secret")), max_attempts=6)
     )
-    assert isinstance(outcome, Exhausted)
+    assert isinstance(outcome, Failed)
     answer = json.loads(outcome.reply.body)
     assert (answer["metadata"]["error_code"], answer["metadata"]["attempts"]) == ("handler_failed", attempt)
     assert b"secret" not in outcome.reply.body
@@ -307,7 +307,7 @@ async def test_last_attempt_that_fails_is_answered_and_parked(attempt: int) -> N
 async def test_failure_that_lasts_spends_no_further_attempts(result: object, code: ErrorCode) -> None:
     ledger = ScriptedLedger(parts.claimed(attempt=1))
     outcome = await _outcome(_flow(ledger, CountingHandler(result)))
-    assert isinstance(outcome, Exhausted)
+    assert isinstance(outcome, Failed)
     assert (outcome.letter.code, ledger.names) == (code, ["Claim", "Finish"])
 
 
@@ -323,7 +323,7 @@ async def test_failure_that_leaves_no_time_for_another_attempt_is_the_outcome() 
     """It is not the requester's fault: it is answered as what it was, and parked for people."""
     ledger = ScriptedLedger(Step.OVERDUE)
     outcome = await _outcome(_flow(ledger, CountingHandler(PassingError("secret"))))
-    assert isinstance(outcome, Exhausted)
+    assert isinstance(outcome, Failed)
     assert json.loads(outcome.reply.body)["metadata"]["error_code"] == "handler_failed"
     assert ledger.names == ["Claim", "Postpone", "Finish"]
     finish = ledger.steps[-1]
@@ -339,7 +339,7 @@ async def test_failure_that_leaves_no_time_for_another_attempt_is_the_outcome() 
 async def test_handler_that_never_ends_in_time_is_answered_as_that() -> None:
     ledger = ScriptedLedger(Step.OVERDUE)
     outcome = await _outcome(_flow(ledger, Gate(), handler_timeout=0.01))
-    assert isinstance(outcome, Exhausted)
+    assert isinstance(outcome, Failed)
     assert outcome.letter.code is ErrorCode.HANDLER_TIMEOUT
     assert outcome.letter.stacktrace is not None
     assert "await self.open.wait()" in outcome.letter.stacktrace, "where it was"
@@ -366,14 +366,14 @@ async def test_request_whose_time_is_over_ends_by_the_attempts_that_it_had(
     handler, events = CountingHandler(), list[Event]()
     claimed = dataclasses.replace(parts.claimed(expired=True), **claim)
     outcome = await _outcome(_flow(ScriptedLedger(claimed), handler, events.append))
-    assert isinstance(outcome, Exhausted)
+    assert isinstance(outcome, Failed)
     assert json.loads(outcome.reply.body)["metadata"]["error_code"] == code
     assert (outcome.letter.code, message in outcome.letter.message) == (code, True)
     assert outcome.letter.first_seen_at == parts.RECEIVED_AT
     assert handler.calls == []
     (finished,) = events
     assert isinstance(finished, RequestFinished)
-    assert finished.outcome == "exhausted"
+    assert finished.outcome == "failed"
 
 
 @pytest.mark.parametrize(("crashes", "runs"), [(0, 1), (2, 1), (3, 0), (9, 0)])
@@ -381,8 +381,8 @@ async def test_request_that_ended_its_workers_is_not_run_again(crashes: int, run
     handler = CountingHandler()
     outcome = await _outcome(_flow(ScriptedLedger(parts.claimed(crashes=crashes)), handler, max_crashes=3))
     assert len(handler.calls) == runs
-    assert isinstance(outcome, Completed if runs else Exhausted)
-    if isinstance(outcome, Exhausted):
+    assert isinstance(outcome, Completed if runs else Failed)
+    if isinstance(outcome, Failed):
         assert outcome.letter.code is ErrorCode.CRASHED_WORKER
 
 
@@ -414,27 +414,27 @@ async def test_finished_request_is_parked_by_whoever_finds_that_it_was_not(
 
 async def test_request_that_another_worker_is_just_parking_is_asked_for_again_soon() -> None:
     flow = _flow(ScriptedLedger(_finished(ErrorCode.HANDLER_FAILED, settling=True)), retry_delays=(2, 9))
-    assert await _outcome(flow, headers={BUSY_LAPS: 3}) == Busy(REQUEST_ID, 2, 4)
+    assert await _outcome(flow, headers={REQUEUE_COUNT: 3}) == Busy(REQUEST_ID, 2, 4)
 
 
 @pytest.mark.parametrize(
-    ("running", "laps", "delay"), [(True, 0, 1), (True, 2, 5), (False, 0, 30), (False, 9, 30)]
+    ("running", "requeues", "delay"), [(True, 0, 1), (True, 2, 5), (False, 0, 30), (False, 9, 30)]
 )
 async def test_request_in_other_hands_stays_away_and_counts_its_laps(
-    running: bool, laps: int, delay: int
+    running: bool, requeues: int, delay: int
 ) -> None:
     flow = _flow(ScriptedLedger(InOtherHands(15.0, running)), retry_delays=(1, 5, 30))
-    headers = {BUSY_LAPS: laps} if laps else {}
-    assert await _outcome(flow, headers=headers) == Busy(REQUEST_ID, delay, laps + 1)
+    headers = {REQUEUE_COUNT: requeues} if requeues else {}
+    assert await _outcome(flow, headers=headers) == Busy(REQUEST_ID, delay, requeues + 1)
 
 
-@pytest.mark.parametrize("laps", [-1, "7", None, [1], 10**30, 0.5, b"1"])
-async def test_forged_laps_do_no_harm(laps: object) -> None:
+@pytest.mark.parametrize("requeues", [-1, "7", None, [1], 10**30, 0.5, b"1"])
+async def test_forged_laps_do_no_harm(requeues: object) -> None:
     outcome = await _outcome(
-        _flow(ScriptedLedger(InOtherHands(15.0, running=True))), headers={BUSY_LAPS: laps}
+        _flow(ScriptedLedger(InOtherHands(15.0, running=True))), headers={REQUEUE_COUNT: requeues}
     )
     assert isinstance(outcome, Busy)
-    assert 1 <= outcome.lap <= 1001
+    assert 1 <= outcome.requeues <= 1001
 
 
 async def test_conflicting_request_is_refused_and_shown_nothing() -> None:
@@ -471,7 +471,7 @@ async def test_outcome_that_cannot_be_recorded_is_recorded_as_failed(error: Exce
     ledger.ends = [error]
     events: list[Event] = []
     outcome = await _outcome(_flow(ledger, emit=events.append))
-    assert isinstance(outcome, Exhausted)
+    assert isinstance(outcome, Failed)
     assert (outcome.letter.code, ledger.names) == (ErrorCode.INTERNAL_ERROR, ["Claim", "Finish", "Finish"])
     assert OutcomeNotRecorded(REQUEST_ID, 1, error) in events
     assert b'response"' not in outcome.reply.body
@@ -597,15 +597,17 @@ async def test_suspect_that_waited_too_long_goes_round_and_gives_its_place_away(
     assert isinstance(third.result(), Completed)
 
 
-@pytest.mark.parametrize(("laps", "delay"), [(0, 1), (1, 5), (2, 30), (1000, 30)])
+@pytest.mark.parametrize(("requeues", "delay"), [(0, 1), (1, 5), (2, 30), (1000, 30)])
 async def test_suspect_without_a_place_stays_away_longer_each_lap_but_never_for_long(
-    laps: int, delay: int
+    requeues: int, delay: int
 ) -> None:
     suspects = [REQUEST_ID, uuid4()]
     gate, ledger = Gate(), HauntedLedger(suspects)
     flow = _flow(ledger, gate, concurrency=2, retry_delays=(1, 5, 30, 120, 600))
     async with _serving(flow, suspects[1:]):
-        assert await _outcome(flow, headers={BUSY_LAPS: laps}) == Busy(REQUEST_ID, delay, laps + 1)
+        assert await _outcome(flow, headers={REQUEUE_COUNT: requeues}) == Busy(
+            REQUEST_ID, delay, requeues + 1
+        )
         gate.open.set()
     limits = [step.suspect_after for step in ledger.steps if isinstance(step, Claim)]
     assert limits == [2, None, 2]
@@ -627,7 +629,7 @@ async def test_suspect_waits_no_longer_than_the_broker_leaves_it_time_to_run() -
 
 
 async def test_second_delivery_of_a_running_request_waits_and_finds_the_outcome() -> None:
-    """It is not claimed meanwhile: no second run, no lap through a retry queue."""
+    """It is not claimed meanwhile: no second run, no requeues through a retry queue."""
     gate, ledger = Gate(), ScriptedLedger(parts.claimed(), _finished())
     async with _serving(_flow(ledger, gate), [REQUEST_ID, REQUEST_ID]) as (first, second):
         assert ledger.names == ["Claim"]
@@ -713,7 +715,7 @@ def _rounded(event: Event) -> Event:
             Rejected("no"),
             [
                 AttemptEnded(REQUEST_ID, 3, 0.0, None),
-                RequestFinished(REQUEST_ID, 3, "declined", ErrorCode.REJECTED, None, 0.0),
+                RequestFinished(REQUEST_ID, 3, "rejected", ErrorCode.REJECTED, None, 0.0),
             ],
         ),
         (
@@ -737,7 +739,7 @@ def _rounded(event: Event) -> Event:
                 RequestFinished(
                     REQUEST_ID,
                     1,
-                    "exhausted",
+                    "failed",
                     ErrorCode.HANDLER_FAILED,
                     "session_worker.operations.handlers.PermanentError: bug",
                     0.0,
@@ -747,7 +749,7 @@ def _rounded(event: Event) -> Event:
         (
             [parts.claimed(crashes=99)],
             None,
-            [RequestFinished(REQUEST_ID, 1, "exhausted", ErrorCode.CRASHED_WORKER, None, 0.0)],
+            [RequestFinished(REQUEST_ID, 1, "failed", ErrorCode.CRASHED_WORKER, None, 0.0)],
         ),
         (
             [Step.FENCED, parts.claimed(attempt=2)],
@@ -762,7 +764,7 @@ def _rounded(event: Event) -> Event:
         ([InOtherHands(5, running=True)], None, []),
         ([Mismatch()], None, []),
     ],
-    ids=["completed", "declined", "expired", "exhausted", "crashed", "taken over", "busy", "conflict"],
+    ids=["completed", "rejected", "expired", "failed", "crashed", "taken over", "busy", "conflict"],
 )
 async def test_each_end_of_a_claimed_request_is_told_once(
     ledger: list[Any], result: object, told: list[Event]
@@ -810,7 +812,7 @@ async def test_each_failed_attempt_is_told_with_its_traceback(
         (parts.body(REQUEST_ID), {}, 60.0, None),
         (parts.body(REQUEST_ID, timestamp="2099-01-02T03:04:00Z"), {}, 0.0, 0.0),
         (parts.body(REQUEST_ID, timestamp="0001-01-01T00:00:00Z"), {}, MAX_AGE, MAX_AGE),
-        (STAMPED, {"headers": {REPLAY_COUNT: 1}}, 0.0, 0.0),
+        (STAMPED, {"headers": {REDRIVE_COUNT: 1}}, 0.0, 0.0),
     ],
     ids=["body", "property", "no offset", "unknown", "future", "ancient", "replayed by an operator"],
 )

@@ -1,4 +1,4 @@
-"""When to try again: delays, laps and the tries within one attempt."""
+"""When to try again: delays, requeues and the tries within one attempt."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -50,38 +50,38 @@ def test_links_that_are_lost_early_follow_each_other_more_and_more_slowly(
     assert (pause == 0) == (lost_early == 0)
 
 
-@given(wait=st.floats(0, 1e6), delays=DELAYS, lap=st.integers(0, 1000))
+@given(wait=st.floats(0, 1e6), delays=DELAYS, requeues=st.integers(0, 1000))
 def test_request_that_is_not_due_is_left_alone_for_the_shortest_delay_that_reaches_its_time(
-    wait: float, delays: tuple[int, ...], lap: int
+    wait: float, delays: tuple[int, ...], requeues: int
 ) -> None:
-    delay = retry.busy_delay(wait, delays, running=False, lap=lap)
+    delay = retry.busy_delay(wait, delays, running=False, requeues=requeues)
     assert delay in delays
     assert delay >= wait or delay == delays[-1]
     assert not [shorter for shorter in delays if wait <= shorter < delay]
 
 
-@given(wait=st.floats(0, 1e6), delays=DELAYS, lap=st.integers(0, 1000))
+@given(wait=st.floats(0, 1e6), delays=DELAYS, requeues=st.integers(0, 1000))
 def test_running_request_is_asked_again_before_its_holder_could_be_gone(
-    wait: float, delays: tuple[int, ...], lap: int
+    wait: float, delays: tuple[int, ...], requeues: int
 ) -> None:
-    delay = retry.busy_delay(wait, delays, running=True, lap=lap)
+    delay = retry.busy_delay(wait, delays, running=True, requeues=requeues)
     assert delay in delays
     assert delay <= wait or delay == delays[0]
-    assert delay <= delays[min(lap, len(delays) - 1)]
+    assert delay <= delays[min(requeues, len(delays) - 1)]
 
 
-@given(wait=st.floats(0, 1e6), delays=DELAYS, lap=st.integers(0, 999))
+@given(wait=st.floats(0, 1e6), delays=DELAYS, requeues=st.integers(0, 999))
 def test_each_lap_round_a_running_request_is_at_least_as_long_as_the_one_before(
-    wait: float, delays: tuple[int, ...], lap: int
+    wait: float, delays: tuple[int, ...], requeues: int
 ) -> None:
-    now = retry.busy_delay(wait, delays, running=True, lap=lap)
-    later = retry.busy_delay(wait, delays, running=True, lap=lap + 1)
+    now = retry.busy_delay(wait, delays, running=True, requeues=requeues)
+    later = retry.busy_delay(wait, delays, running=True, requeues=requeues + 1)
     assert later >= now
 
 
-def test_laps_round_a_running_request_grow_along_the_table() -> None:
-    laps = [retry.busy_delay(100, (1, 5, 30, 120), running=True, lap=lap) for lap in range(5)]
-    assert laps == [1, 5, 30, 30, 30]
+def test_delays_of_a_running_request_grow_along_the_table() -> None:
+    delays = [retry.busy_delay(100, (1, 5, 30, 120), running=True, requeues=times) for times in range(5)]
+    assert delays == [1, 5, 30, 30, 30]
 
 
 async def _tries(error: BaseException, each: Callable[[], None] = lambda: None) -> int:

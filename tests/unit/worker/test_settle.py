@@ -25,8 +25,8 @@ from session_worker.requests.outcome import (
     Busy,
     Completed,
     Declined,
-    Exhausted,
     Expired,
+    Failed,
     Interrupted,
     Letter,
     Outcome,
@@ -67,14 +67,14 @@ REFUSED = Letter(ErrorCode.UNREADABLE, "body: is not JSON", NIL_ID)
 
 OUTCOMES: dict[str, tuple[Outcome, list[str]]] = {
     "completed": (Completed(REPLY), ["app.reply", "sent", "ack"]),
-    "declined": (Declined(REPLY), ["app.reply", "sent", "ack"]),
+    "rejected": (Declined(REPLY), ["app.reply", "sent", "ack"]),
     "expired": (Expired(REPLY), ["app.reply", "sent", "ack"]),
     "replayed": (Replayed(REPLY), ["app.reply", "sent", "ack"]),
     "replayed, not parked": (
         Replayed(REPLY, LETTER),
         ["app.reply", "sent", "session.create.dead", "parked", "ack"],
     ),
-    "exhausted": (Exhausted(REPLY, LETTER), ["app.reply", "sent", "session.create.dead", "parked", "ack"]),
+    "failed": (Failed(REPLY, LETTER), ["app.reply", "sent", "session.create.dead", "parked", "ack"]),
     "refused": (Refused(REFUSAL, REFUSED), ["app.reply", "session.create.dead", "ack"]),
     "refused, unanswerable": (Refused(None, REFUSED), ["session.create.dead", "ack"]),
     "retry": (RetryLater(REQUEST_ID, 5, 1), ["session.create.retry.5s", "ack"]),
@@ -243,7 +243,7 @@ async def test_reply_that_can_never_be_taken_is_undeliverable_at_once(error: Pub
 
 async def test_undeliverable_reply_does_not_keep_the_request_from_the_parking_lot() -> None:
     bench = Bench(app_reply=[UnroutableError("gone")])
-    steps = await bench.settle(Exhausted(REPLY, LETTER))
+    steps = await bench.settle(Failed(REPLY, LETTER))
     assert steps == ["app.reply", "undeliverable", "session.create.dead", "parked", "ack"]
 
 
@@ -271,7 +271,7 @@ HOSTILE = {
         "CC": ["victim"],
         "BCC": ["victim"],
         "x-request-id": "forged",
-        "x-busy-laps": 99,
+        "x-requeue-count": 99,
         "anything": 1,
     },
 }
@@ -281,8 +281,8 @@ HOSTILE = {
     ("outcome", "ours"),
     [
         (RetryLater(REQUEST_ID, 5, 1), {"x-request-id": str(REQUEST_ID)}),
-        (Busy(REQUEST_ID, 5, 3), {"x-request-id": str(REQUEST_ID), "x-busy-laps": 3}),
-        (Busy(None, 5, 0), {"x-request-id": str(NIL_ID), "x-busy-laps": 0}),
+        (Busy(REQUEST_ID, 5, 3), {"x-request-id": str(REQUEST_ID), "x-requeue-count": 3}),
+        (Busy(None, 5, 0), {"x-request-id": str(NIL_ID), "x-requeue-count": 0}),
     ],
 )
 async def test_copy_takes_over_what_is_listed_and_nothing_else(
@@ -362,7 +362,7 @@ async def test_copy_is_tried_until_it_is_taken_and_the_worker_is_not_ready_meanw
 
 async def test_parked_copy_holds_the_body_and_explains_itself() -> None:
     bench = Bench()
-    await bench.settle(Exhausted(REPLY, LETTER), b"x" * (CUT_BYTES + 1))
+    await bench.settle(Failed(REPLY, LETTER), b"x" * (CUT_BYTES + 1))
     parked = bench.messages[1]
     assert parked.body == b"x" * (CUT_BYTES + 1)
     headers = cast("dict[str, Any]", parked.properties.headers)
@@ -395,7 +395,7 @@ async def test_dead_letter_that_no_frame_holds_loses_what_says_least(
     """First the beginning of the stack trace, then the end of the message."""
     bench = Bench(session_create_dead=[TooLongError("too long", excess)])
     letter = dataclasses.replace(LETTER, stacktrace="é" * 4000 + "end", message="short é")
-    steps = await bench.settle(Exhausted(REPLY, letter))
+    steps = await bench.settle(Failed(REPLY, letter))
     assert steps == ["app.reply", "sent", "session.create.dead", "session.create.dead", "parked", "ack"]
     whole, shorter = (cast("dict[str, Any]", each.properties.headers) for each in bench.messages[1:])
     saved = sum(
@@ -425,7 +425,7 @@ async def test_large_body_of_a_refused_request_is_cut_and_named_by_its_digest(si
 async def test_full_parking_lot_sends_the_whole_copy_round_by_the_slowest_queue() -> None:
     """It is acknowledged and not noted as parked: it comes back as a duplicate and is parked then."""
     bench = Bench(session_create_dead=[NackedError("full")])
-    steps = await bench.settle(Exhausted(REPLY, LETTER), b"x" * 5000)
+    steps = await bench.settle(Failed(REPLY, LETTER), b"x" * 5000)
     assert steps == ["app.reply", "sent", "session.create.dead", "session.create.retry.600s", "ack"]
     round_trip = bench.messages[-1]
     assert round_trip.body == b"x" * 5000
@@ -474,7 +474,7 @@ async def test_hostile_message_of_an_exception_fits_into_a_header() -> None:
             [ReplyConfirmed(REQUEST_ID, 2, 5.0)],
         ),
         (
-            Exhausted(dataclasses.replace(REPLY, attempt=6, published=PUBLISHED), LETTER),
+            Failed(dataclasses.replace(REPLY, attempt=6, published=PUBLISHED), LETTER),
             [
                 ReplyConfirmed(REQUEST_ID, 6, 5.0),
                 RequestParked(REQUEST_ID, 6, LETTER.code, LETTER.message),
@@ -497,7 +497,7 @@ async def test_hostile_message_of_an_exception_fits_into_a_header() -> None:
         ),
         (RetryLater(REQUEST_ID, 5, 1), []),
     ],
-    ids=["completed", "exhausted", "replayed", "refused", "retry"],
+    ids=["completed", "failed", "replayed", "refused", "retry"],
 )
 async def test_what_was_done_is_told(
     outcome: Outcome, told: list[Event], monkeypatch: pytest.MonkeyPatch

@@ -73,8 +73,8 @@ ledger = typer.Typer(
     no_args_is_help=True,
 )
 dead = typer.Typer(
-    help="Inspect, replay and delete dead letters. A dead letter is the parked copy of a request that failed "
-    "permanently.",
+    help="Inspect, redrive and delete dead letters. A dead letter is the parked copy of a request that "
+    "failed permanently.",
     rich_markup_mode=None,
     no_args_is_help=True,
 )
@@ -344,8 +344,8 @@ def dead_show(
     raise typer.Exit(show_one(request_id, Place(amqp_url, prefix, ledger_url), json=json))
 
 
-@dead.command("replay")
-def dead_replay(
+@dead.command("redrive")
+def dead_redrive(
     code: Code = None,
     exception: ExceptionType = None,
     since: FailedSince = None,
@@ -367,11 +367,11 @@ def dead_replay(
 
     Without a filter, it asks first. Exits with 1 if some letters cannot be replayed; these stay where they
     are."""
-    from session_worker.cli.dead import Choice, Place, replay
+    from session_worker.cli.dead import Choice, Place, redrive
 
     choice = Choice(code, exception, since, user, request_id)
     place = Place(amqp_url, prefix, ledger_url)
-    raise typer.Exit(replay(choice, limit, place, unknown=unknown, yes=yes, dry_run=dry_run, json=json))
+    raise typer.Exit(redrive(choice, limit, place, unknown=unknown, yes=yes, dry_run=dry_run, json=json))
 
 
 @dead.command("purge")

@@ -162,7 +162,7 @@ def show_one(text: str, place: Place, *, json: bool) -> int:
     return 0
 
 
-def replay(
+def redrive(
     choice: Choice,
     limit: int | None,
     place: Place,
@@ -192,10 +192,10 @@ def replay(
             sender = await stack.enter_async_context(Sender.open(loaded))
             sender.wire.watchers.append(lambda: _say_blocked(blocked=sender.wire.blocked))
             lot, on_read = await stack.enter_async_context(_reading(loaded, shown=not json))
-            replaying = dead.replay(
+            redriving = dead.redrive(
                 lot, wanted, limit, on_read, ledger=ledger, sender=sender, unknown=unknown
             )
-            async for fate in replaying:
+            async for fate in redriving:
                 fates[fate] += 1
 
     try:

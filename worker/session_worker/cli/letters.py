@@ -44,7 +44,7 @@ def document(letter: DeadLetter) -> dict[str, Any]:
         "exception_type": letter.exception_type,
         "message": letter.message,
         "attempts": letter.attempts,
-        "replays": letter.replays,
+        "redrives": letter.redrives,
         "user_id": letter.user_id,
         "reply_to": letter.delivery.reply_to,
         "correlation_id": letter.delivery.correlation_id,
@@ -53,7 +53,7 @@ def document(letter: DeadLetter) -> dict[str, Any]:
         "worker_id": letter.worker_id,
         "queue": letter.queue,
         "body_bytes": letter.size,
-        "replay": str(outlook(letter)),
+        "redrive": str(outlook(letter)),
     }
 
 
@@ -127,8 +127,8 @@ def _facts(letter: DeadLetter) -> Iterable[tuple[str, str | None]]:
     yield "user", letter.user_id
     yield "answer to", letter.delivery.reply_to or "the default reply queue"
     yield "correlation", letter.delivery.correlation_id
-    yield "replayed", f"{letter.replays} times before" if letter.replays else None
-    yield "a replay", OUTLOOKS[outlook(letter)]
+    yield "replayed", f"{letter.redrives} times before" if letter.redrives else None
+    yield "a redrive", OUTLOOKS[outlook(letter)]
     yield "body", f"{letter.size:,} bytes" + (f", {len(letter.delivery.body):,} kept" if letter.cut else "")
 
 

@@ -8,7 +8,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from session_contracts.amqp import BUSY_LAPS, REPLAY_COUNT
+from session_contracts.amqp import REDRIVE_COUNT, REQUEUE_COUNT
 from session_worker.messages.headers import DEATH, DELIVERY_COUNT
 from session_worker.messages.values import value
 
@@ -107,14 +107,14 @@ class Delivery:
         return lost and self.redelivered and self.lane is Lane.SLOW and not self.expired
 
     @property
-    def laps(self) -> int:
+    def requeues(self) -> int:
         """How often its request was in other hands, by our own header; a forged one does no harm."""
-        return _count(self.headers.get(BUSY_LAPS), 1000)
+        return _count(self.headers.get(REQUEUE_COUNT), 1000)
 
     @property
-    def replays(self) -> int:
+    def redrives(self) -> int:
         """How often an operator replayed it, by our own header."""
-        return _count(self.headers.get(REPLAY_COUNT), 1_000_000)
+        return _count(self.headers.get(REDRIVE_COUNT), 1_000_000)
 
 
 def _count(value: object, limit: int) -> int:

@@ -41,11 +41,11 @@ _USED = _by_name(
     amqp.ATTEMPTS,
     amqp.FIRST_SEEN_AT,
     amqp.WORKER_ID,
-    amqp.BUSY_LAPS,
+    amqp.REQUEUE_COUNT,
     amqp.BODY_SHA256,
     amqp.BODY_BYTES,
     amqp.REFUSED,
-    amqp.REPLAY_COUNT,
+    amqp.REDRIVE_COUNT,
 )
 _USED_OF_DEATH = _by_name("reason", "queue", "time", "original-expiration")
 

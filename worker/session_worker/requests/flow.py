@@ -33,8 +33,8 @@ from session_worker.requests.outcome import (
     Busy,
     Completed,
     Declined,
-    Exhausted,
     Expired,
+    Failed,
     Interrupted,
     Letter,
     Refused,
@@ -71,7 +71,7 @@ if TYPE_CHECKING:
 
 ENDINGS: Mapping[ErrorCode | None, Ending] = {
     None: "completed",
-    ErrorCode.REJECTED: "declined",
+    ErrorCode.REJECTED: "rejected",
     ErrorCode.EXPIRED: "expired",
 }
 """What the outcome of a claimed request is called, by its error code; with any other it is exhausted."""
@@ -115,7 +115,7 @@ class Flow:
             await settle(delivery, self._refuse(request))
             return
         async with self._turns.take(request.request_id):
-            await settle(delivery, await self._decide(request, delivery.laps))
+            await settle(delivery, await self._decide(request, delivery.requeues))
 
     async def _known(self, delivery: Delivery) -> bool:
         """Whether the delivery's request got as far as a claim. Then the ledger says what killed its workers,
@@ -123,17 +123,17 @@ class Flow:
         request_id = probable_id(delivery)
         return request_id is not None and await self._ledger.knows(request_id)
 
-    async def _decide(self, request: Request, laps: int) -> Outcome:
+    async def _decide(self, request: Request, requeues: int) -> Outcome:
         async with self.slots.take() as ours:
             if not ours:  # treated like a suspect that finds no place
-                return self._not_ours(request, laps, InOtherHands(SUSPECT_SECONDS, running=True))
+                return self._not_ours(request, requeues, InOtherHands(SUSPECT_SECONDS, running=True))
             while True:
                 try:
-                    return await self._claim(request, laps)
+                    return await self._claim(request, requeues)
                 except FencedError as fenced:
                     self._emit(RequestTakenOver(request.request_id, fenced.attempt))
 
-    async def _claim(self, request: Request, laps: int, *, alone: bool = False) -> Outcome:
+    async def _claim(self, request: Request, requeues: int, *, alone: bool = False) -> Outcome:
         token = identifiers.new_token()
         step = claim_step(request, token, suspect_after=None if alone else self._suspect_after)
         try:
@@ -146,32 +146,36 @@ class Flow:
             case Claimed():
                 return await self._handle(Hold(request, token, answer))
             case Suspect():
-                return await self._claim_alone(request, laps)
+                return await self._claim_alone(request, requeues)
             case _:
-                return self._not_ours(request, laps, answer)
+                return self._not_ours(request, requeues, answer)
 
-    async def _claim_alone(self, request: Request, laps: int) -> Outcome:
+    async def _claim_alone(self, request: Request, requeues: int) -> Outcome:
         """Claim a suspect when no other one runs here.
 
         Who waits for that keeps a slot and a place in the prefetch from the others. So suspects wait in half
         of the slots at most, and not for long; for those without a place it is as if others had the request.
 
         Each gets its turn. Whoever goes before it is answered or has an attempt or a crash less to spend:
-        there are ever fewer to lose a place to. And however many laps it has behind it, it does not stay away
+        there are ever fewer to lose a place to. And however often it was requeued, it does not stay away
         longer than others wait in here (or the shortest retry).
         """
         async with self._suspects.turn() as ours:
             if ours:
-                return await self._claim(request, laps, alone=True)
-        return self._not_ours(request, laps, InOtherHands(SUSPECT_SECONDS, running=True))
+                return await self._claim(request, requeues, alone=True)
+        return self._not_ours(request, requeues, InOtherHands(SUSPECT_SECONDS, running=True))
 
-    def _not_ours(self, request: Request, laps: int, answer: Finished | InOtherHands | Mismatch) -> Outcome:
+    def _not_ours(
+        self, request: Request, requeues: int, answer: Finished | InOtherHands | Mismatch
+    ) -> Outcome:
         match answer:
             case Finished():
-                return self._replay(request, laps, answer)
+                return self._replay(request, requeues, answer)
             case InOtherHands(wait=wait, running=running):
-                delay = retry.busy_delay(wait, self._settings.retry_delays, running=running, lap=laps)
-                return Busy(request.request_id, delay, laps + 1)
+                delay = retry.busy_delay(
+                    wait, self._settings.retry_delays, running=running, requeues=requeues
+                )
+                return Busy(request.request_id, delay, requeues + 1)
             case Mismatch():
                 return self._refuse(request.refused(ErrorCode.IDEMPOTENCY_CONFLICT))
 
@@ -258,7 +262,7 @@ class Flow:
             attempts=hold.claimed.attempt,
             first_seen_at=hold.claimed.received_at,
         )
-        return Exhausted(reply, letter)
+        return Failed(reply, letter)
 
     async def _postpone(self, hold: Hold, failure: Failure) -> Outcome:
         """The due time is committed before the copy is published, so a copy never comes early."""
@@ -293,12 +297,12 @@ class Flow:
         self._emit(RequestHandedBack(hold.request.request_id, hold.claimed.attempt))
         return Interrupted()
 
-    def _replay(self, request: Request, laps: int, finished: Finished) -> Outcome:
+    def _replay(self, request: Request, requeues: int, finished: Finished) -> Outcome:
         code = finished.error_code
         letter = None
         if code is not None and ERRORS[code].parked and not finished.parked:
             if finished.settling:
-                return Busy(request.request_id, self._settings.retry_delays[0], laps + 1)
+                return Busy(request.request_id, self._settings.retry_delays[0], requeues + 1)
             letter = Letter(
                 code=code,
                 message=finished.detail or finished.error or "",
@@ -362,7 +366,7 @@ class Flow:
         if step is Step.FENCED:
             raise FencedError(hold)
         number = hold.claimed.attempt
-        ending = ENDINGS.get(code, "exhausted")
+        ending = ENDINGS.get(code, "failed")
         self._emit(RequestFinished(request_id, number, ending, code, detail, round(hold.seconds, 6)))
         return Reply(
             body,

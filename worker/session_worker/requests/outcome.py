@@ -74,15 +74,15 @@ class RetryLater:
 
 @value
 class Busy:
-    """The request is in other hands, not due yet, or a suspect whose turn it is not. ``lap`` counts how often
-    that was so.
+    """The request is in other hands, not due yet, or a suspect whose turn it is not.
+    ``requeues`` counts how often that was so.
 
     ``request_id`` is None after a defect of ours, when nothing could be decided.
     """
 
     request_id: UUID | None
     delay: int
-    lap: int
+    requeues: int
 
 
 @value
@@ -108,7 +108,7 @@ class Refused:
 
 
 @value
-class Exhausted:
+class Failed:
     """Attempts or crashes are spent, or trying again cannot help."""
 
     reply: Reply
@@ -120,7 +120,7 @@ class Interrupted:
     """Shutdown while it ran: the entry is ``pending`` again and the attempt is not counted."""
 
 
-Outcome = Completed | Replayed | RetryLater | Busy | Declined | Expired | Refused | Exhausted | Interrupted
+Outcome = Completed | Replayed | RetryLater | Busy | Declined | Expired | Refused | Failed | Interrupted
 
 
 def subject(outcome: Outcome) -> tuple[UUID | None, int]:
@@ -128,7 +128,7 @@ def subject(outcome: Outcome) -> tuple[UUID | None, int]:
     match outcome:
         case Completed(reply=reply) | Declined(reply=reply) | Expired(reply=reply):
             return reply.request_id, reply.attempt
-        case Replayed(reply=reply) | Exhausted(reply=reply):
+        case Replayed(reply=reply) | Failed(reply=reply):
             return reply.request_id, reply.attempt
         case Refused(letter=letter):
             return (None if letter.request_id == NIL_ID else letter.request_id), 0

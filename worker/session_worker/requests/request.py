@@ -12,7 +12,7 @@ import pydantic
 import pydantic_core
 
 from session_contracts import CreateSessionRequest, ErrorCode, fingerprint
-from session_contracts.amqp import REFUSED, REPLAY_COUNT, REQUEST_ID
+from session_contracts.amqp import REDRIVE_COUNT, REFUSED, REQUEST_ID
 from session_contracts.errors import ERRORS, problems
 from session_worker.messages.headers import MAX_FIELDS
 from session_worker.messages.values import value
@@ -256,8 +256,8 @@ def age(published: float) -> float:
 
 def _published(model: CreateSessionRequest, delivery: Delivery) -> float | None:
     """The body's time, if it has an offset; else the property, which knows whole seconds only. What an
-    operator replays is published by the operator: now."""
-    if REPLAY_COUNT in delivery.headers:
+    operator redrives is published by the operator: now."""
+    if REDRIVE_COUNT in delivery.headers:
         return time.time()
     if "timestamp" in model.model_fields_set:
         moment = datetime.fromisoformat(model.timestamp)

@@ -37,16 +37,16 @@ def attempt_delays(attempt: int, delays: Sequence[int], chance: float) -> Sequen
     return delays[: nominal if chance < 0.5 else max(nominal - 1, 1)]
 
 
-def busy_delay(wait: float, delays: Sequence[int], *, running: bool, lap: int) -> int:
+def busy_delay(wait: float, delays: Sequence[int], *, running: bool, requeues: int) -> int:
     """The time, in seconds, a delivery stays away from a request that is not to be had for ``wait`` seconds.
 
     A request that is due at a known time: the shortest delay that reaches it. One that a live worker is
-    running may be over at any moment: ask again soon at first, later each lap, never later than the moment
+    running may be over at any moment: ask again soon at first, later each time, never later than the moment
     its worker could be known to be gone.
     """
     if not running:
         return next((delay for delay in delays if delay >= wait), delays[-1])
-    patient = delays[min(lap, len(delays) - 1)]
+    patient = delays[min(requeues, len(delays) - 1)]
     within = [delay for delay in delays if delay <= wait]
     return min(patient, within[-1] if within else delays[0])
 

@@ -32,8 +32,8 @@ from session_worker.requests.outcome import (
     Busy,
     Completed,
     Declined,
-    Exhausted,
     Expired,
+    Failed,
     Interrupted,
     Refused,
     Replayed,
@@ -104,15 +104,15 @@ class Settler:
                 await self._reply(delivery, outcome, reply)
             case RetryLater(request_id=request_id, delay=delay, attempt=attempt):
                 await self._copy(delivery, delay, request_id, attempt)
-            case Busy(request_id=request_id, delay=delay, lap=lap):
+            case Busy(request_id=request_id, delay=delay, requeues=requeues):
                 known = request_id or id_from_properties(delivery)
-                await self._copy(delivery, delay, known, 0, {amqp.BUSY_LAPS: lap})
+                await self._copy(delivery, delay, known, 0, {amqp.REQUEUE_COUNT: requeues})
             case Replayed(reply=reply, letter=letter, error_code=code):
                 await self._reply(delivery, outcome, reply)
                 self._emit(RequestFinished(reply.request_id, reply.attempt, "replayed", code))
                 if letter is not None:
                     await self._park(delivery, outcome, letter)
-            case Exhausted(reply=reply, letter=letter):
+            case Failed(reply=reply, letter=letter):
                 await self._reply(delivery, outcome, reply)
                 await self._park(delivery, outcome, letter)
             case Refused():
@@ -198,9 +198,7 @@ class Settler:
         finally:
             self.stuck -= stuck
 
-    async def _park(
-        self, delivery: Delivery, outcome: Refused | Replayed | Exhausted, letter: Letter
-    ) -> bool:
+    async def _park(self, delivery: Delivery, outcome: Refused | Replayed | Failed, letter: Letter) -> bool:
         """Put a copy on the parking lot, and note it; whether it is there.
 
         When the lot is full, nobody else's answer waits for it: the copy goes round by the slowest retry
@@ -295,8 +293,8 @@ def copy_message(delivery: Delivery, queue: str, headers: dict[str, Any], *, cut
         and value.isascii()
         and len(value) <= MAX_TRACE
     }
-    if delivery.replays:
-        kept[amqp.REPLAY_COUNT] = delivery.replays
+    if delivery.redrives:
+        kept[amqp.REDRIVE_COUNT] = delivery.redrives
     properties = Properties(
         content_type=delivery.content_type,
         correlation_id=delivery.correlation_id,

@@ -23,7 +23,7 @@ T = TypeVar("T")
 class Slots:
     """``count`` slots, given in the order in which they were asked for.
 
-    ``changed`` is called when ``exhausted`` may have changed.
+    ``changed`` is called when ``failed`` may have changed.
     """
 
     def __init__(self, count: int) -> None:

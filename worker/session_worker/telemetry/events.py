@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from session_contracts import ErrorCode
 
-Ending = Literal["completed", "declined", "expired", "exhausted", "refused", "replayed"]
+Ending = Literal["completed", "rejected", "expired", "failed", "refused", "replayed"]
 """How a request ends."""
 
 
@@ -54,7 +54,7 @@ class AttemptFailed(Event):
 
 @dataclass(frozen=True, slots=True)
 class RequestFinished(Event):
-    """A request ended: its outcome is in the ledger (`completed`, `declined`, `expired`, `exhausted`), or a
+    """A request ended: its outcome is in the ledger (`completed`, `rejected`, `expired`, `failed`), or a
     stored answer went out again (`replayed`), or what cannot be handled was answered and parked (`refused`).
     `seconds` is the time from the claim to the outcome."""
 

@@ -78,8 +78,8 @@ HANDLER = Metric(
 )
 ATTEMPTS = Metric("session_worker_attempts_total", "counter", "Attempts in which the handler ran to its end.")
 REPLAYED = Metric("session_worker_replayed_total", "counter", "Duplicates that got the stored answer.")
-DEAD_LETTERED = Metric(
-    "session_worker_dead_lettered_total",
+PARKED = Metric(
+    "session_worker_parked_total",
     "counter",
     "Copies put on the parking lot, by error code.",
     ("reason",),
@@ -101,7 +101,7 @@ CONNECTED = Metric("session_worker_broker_connected", "gauge", "Processes with a
 CONSUMING = Metric("session_worker_consumer_active", "gauge", "Processes that ask for deliveries.")
 
 METRICS = (
-    *(REQUESTS, CRITICAL_TIME, QUEUE_WAIT, HANDLER, ATTEMPTS, REPLAYED, DEAD_LETTERED, UNDELIVERABLE),
+    *(REQUESTS, CRITICAL_TIME, QUEUE_WAIT, HANDLER, ATTEMPTS, REPLAYED, PARKED, UNDELIVERABLE),
     *(COMMIT, BATCH, INFLIGHT, CONNECTED, CONSUMING),
 )
 
@@ -160,7 +160,7 @@ class Metrics:
         ]
         return {
             REQUESTS.name: requests,
-            DEAD_LETTERED.name: [([reason], [count]) for reason, count in self._parked.items()],
+            PARKED.name: [([reason], [count]) for reason, count in self._parked.items()],
             ATTEMPTS.name: [([], [self._attempts])],
             REPLAYED.name: [([], [self._replayed])],
             UNDELIVERABLE.name: [([], [self._undeliverable])],

@@ -211,7 +211,7 @@ def _on_failure(event: AttemptFailed) -> None:
 
 
 def _on_finished(event: RequestFinished) -> None:
-    if event.error_code is not None and event.outcome in ("exhausted", "refused"):
+    if event.error_code is not None and event.outcome in ("failed", "refused"):
         current_trace.get().failed(event.error_code.value, event.error or "")
 
 

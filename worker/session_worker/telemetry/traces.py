@@ -54,8 +54,8 @@ ATTRIBUTES: Mapping[str, str] = {
     "server.port": "its port",
     "session_worker.request_id": "the request's id",
     "session_worker.attempt": "as in the log",
-    "session_worker.outcome": "`completed`, `replayed`, `retry_later`, `busy`, `declined`, `expired`, "
-    "`refused`, `exhausted` or `interrupted`",
+    "session_worker.outcome": "`completed`, `replayed`, `retry_later`, `busy`, `rejected`, `expired`, "
+    "`refused`, `failed` or `interrupted`",
     "error.type": "an error code, or what an exception is called; only if it failed",
 }
 """What a span's attributes mean."""

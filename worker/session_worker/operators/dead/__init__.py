@@ -6,7 +6,7 @@ A *dead letter* is a parked copy of a request. Looking at one takes nothing away
 given back, also when the one who looks is killed.
 """
 
-from session_worker.operators.dead.actions import Fate, Group, groups, matching, outlook, purge, replay
+from session_worker.operators.dead.actions import Fate, Group, groups, matching, outlook, purge, redrive
 from session_worker.operators.dead.letters import DeadLetter, Wanted
 from session_worker.operators.dead.lot import ParkingLot, Sender
 
@@ -21,5 +21,5 @@ __all__ = [
     "matching",
     "outlook",
     "purge",
-    "replay",
+    "redrive",
 ]

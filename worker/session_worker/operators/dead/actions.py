@@ -1,4 +1,4 @@
-"""Groups of dead letters, their replay, and their end."""
+"""Groups of dead letters, their redrive, and their end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Fate(StrEnum):
-    """What a replay does with a letter. All but the first two stay on the parking lot."""
+    """What a redrive does with a letter. All but the first two stay on the parking lot."""
 
     REOPENED = "reopened"
     """Its request has a new round: attempts count from 0."""
@@ -84,7 +84,7 @@ async def groups(lot: ParkingLot, wanted: Wanted, on_read: Callable[[int], None]
     return sorted(found.values(), key=lambda group: -group.count)
 
 
-async def replay(
+async def redrive(
     lot: ParkingLot,
     wanted: Wanted,
     limit: int | None,
@@ -97,8 +97,8 @@ async def replay(
     """Send the oldest ``limit`` letters wanted through the flow again; yields what became of each.
 
     For each its entry is re-opened and that committed, then its copy published and confirmed, then it is
-    dropped. Killed in between, it is still on the parking lot, and the next replay goes on: of a copy that is
-    there twice the second one finds its request waiting, running or finished. ``unknown``: also those that
+    dropped. Killed in between, it is still on the parking lot, and the next redrive goes on: of a copy that
+    is there twice the second one finds its request waiting, running or finished. ``unknown``: also those that
     the ledger does not know, as new requests.
 
     Raises:
@@ -107,7 +107,7 @@ async def replay(
     # Limits are the worker's business: here it is only to be found out which request it is.
     parser = RequestParser(sender.names, max_body_bytes=sys.maxsize, reply_to_allow="(?s:.*)")
 
-    async def replay_one(letter: DeadLetter) -> Fate:
+    async def redrive_one(letter: DeadLetter) -> Fate:
         fate = outlook(letter)
         if fate is Fate.REOPENED:
             fate = await _reopen(letter, parser, ledger)
@@ -119,7 +119,7 @@ async def replay(
         return fate
 
     async for page in matching(lot, wanted, limit, on_read):
-        results = await asyncio.gather(*map(replay_one, page), return_exceptions=True)
+        results = await asyncio.gather(*map(redrive_one, page), return_exceptions=True)
         for fate in results:
             if isinstance(fate, Fate):
                 yield fate
@@ -129,7 +129,7 @@ async def replay(
 
 
 def outlook(letter: DeadLetter) -> Fate:
-    """What a replay will do with the letter, as far as can be said without the ledger."""
+    """What a redrive will do with the letter, as far as can be said without the ledger."""
     if letter.delivery.illegible:
         return Fate.ILLEGIBLE
     if letter.cut:

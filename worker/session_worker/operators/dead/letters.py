@@ -35,7 +35,7 @@ class DeadLetter:
     first_seen_at: datetime | None
     worker_id: str | None
     queue: str | None
-    replays: int
+    redrives: int
     size: int
 
     @classmethod
@@ -61,7 +61,7 @@ class DeadLetter:
             first_seen_at=_moment(headers.get(amqp.FIRST_SEEN_AT)),
             worker_id=_text(headers.get(amqp.WORKER_ID)),
             queue=_text(headers.get(amqp.ORIGINAL_QUEUE)) or _text(death.get("queue")),
-            replays=delivery.replays,
+            redrives=delivery.redrives,
             size=max(size, len(delivery.body), delivery.cut.size if delivery.cut else 0),
         )
 

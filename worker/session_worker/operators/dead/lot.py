@@ -71,7 +71,7 @@ class ParkingLot:
     async def pages(self) -> AsyncIterator[list[DeadLetter]]:
         """The letters in the order of the queue, the oldest first, each once.
 
-        Those that are parked meanwhile stay outside, so a replay never meets what it made itself. Each page
+        Those that are parked meanwhile stay outside, so a redrive never meets what it made itself. Each page
         has a consumer of its own: the letters of the pages before may stay unacknowledged, however many.
         """
         left = self.count
@@ -146,7 +146,7 @@ class Sender:
             return await Wire.open(settings.amqp_urls, purpose)
 
         names = Names(settings.prefix)
-        wire = await open_wire("replay")
+        wire = await open_wire("redrive")
         publisher = Publisher(wire, open_wire)
         sweeper = asyncio.create_task(publisher.run(), name="confirm sweeper")
         try:
@@ -166,7 +166,7 @@ class Sender:
         """
         headers = {
             amqp.REQUEST_ID: str(letter.request_id or NIL_ID),
-            amqp.REPLAY_COUNT: letter.replays + 1,
+            amqp.REDRIVE_COUNT: letter.redrives + 1,
         }
         await self._publisher.publish(copy_message(letter.delivery, self.names.work, headers))
 

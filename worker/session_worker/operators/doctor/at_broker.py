@@ -175,7 +175,7 @@ def _part(found: Found, dead: str) -> Result:
         return warning(
             found.part,
             f"{count.replace('message', 'dead letter')} for an operator{note}",
-            "see why with `session-worker dead groups`, then `session-worker dead replay` or `purge`",
+            "see why with `session-worker dead groups`, then `session-worker dead redrive` or `purge`",
         )
     return ok(found.part, f"{count}{note}")
 

@@ -82,9 +82,9 @@ async def retention(settings: Settings, broker: AtBroker, clock: Callable[[], fl
     return warning(
         "retention",
         f"the oldest dead letter on {dead} is {durations.text(age)} old, and the ledger forgets requests "
-        f"{kept} after their end: a replay may not find it",
-        "replay or purge letters in time, or set a longer SESSION_WORKER_RETENTION; "
-        "`session-worker dead replay --unknown` sends what was forgotten as new requests",
+        f"{kept} after their end: a redrive may not find it",
+        "redrive or purge letters in time, or set a longer SESSION_WORKER_RETENTION; "
+        "`session-worker dead redrive --unknown` sends what was forgotten as new requests",
     )
 
 

@@ -1,6 +1,6 @@
-"""`session-worker dead replay` that kills itself at one step of a letter; see `crashing_worker`.
+"""`session-worker dead redrive` that kills itself at one step of a letter; see `crashing_worker`.
 
-python -m tests.faults.crashing_replay --at confirmed --count 17
+python -m tests.faults.crashing_redrive --at confirmed --count 17
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1)
     given = parser.parse_args()
     STEPS[given.at](Fuse(given.count))
-    sys.argv[1:] = ["dead", "replay", "--yes"]
+    sys.argv[1:] = ["dead", "redrive", "--yes"]
     cli.main()
 
 
