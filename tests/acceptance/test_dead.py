@@ -43,7 +43,7 @@ def buggy(
 
 
 @pytest.mark.usefixtures("buggy")
-def test_letters_are_seen_grouped_shown_tried_replayed_and_gone(
+def test_letters_are_seen_grouped_shown_tried_redriven_and_gone(
     cli: Cli, amqp_url: str, sqlite_url: str, tmp_path: Path
 ) -> None:
     """The way through an incident, on the command line alone."""
@@ -97,7 +97,7 @@ def test_dropping_letters_wants_a_yes(cli: Cli, amqp_url: str) -> None:
     assert len(cli("dead", "list", "--json", amqp_url=amqp_url).documents) == 1
 
 
-def test_a_replay_of_all_letters_wants_a_yes(cli: Cli, amqp_url: str, sqlite_url: str) -> None:
+def test_a_redrive_of_all_letters_wants_a_yes(cli: Cli, amqp_url: str, sqlite_url: str) -> None:
     """Where nobody can be asked it must be given, unless a filter says which ones are meant."""
     place = {"amqp_url": amqp_url, "ledger_url": sqlite_url}
     cli("topology", "apply", amqp_url=amqp_url)

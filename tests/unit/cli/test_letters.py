@@ -67,7 +67,7 @@ def test_a_moment_that_the_readers_calendar_does_not_have_is_left_out(moment: st
     assert "handler_failed" in shown(letters.sheet(strange), 200)
 
 
-def test_a_sheet_says_in_words_what_happened_and_what_a_replay_would_do() -> None:
+def test_a_sheet_says_in_words_what_happened_and_what_a_redrive_would_do() -> None:
     text = shown(letters.sheet(letter(b'{"user_id": "ada"}')), 200)
     assert "handler_failed: The handler failed on every attempt" in text
     assert "re-opens the request and sends it again" in text

@@ -213,6 +213,17 @@ def test_another_programs_database_is_a_sentence_from_every_command(
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
 
 
+def test_the_old_name_of_redrive_does_the_same_and_says_the_new_one(run: Run) -> None:
+    """With the same options: neither names a broker that answers."""
+    nowhere = ("--code", "handler_failed", "--yes", "--amqp-url", "amqp://127.0.0.1:1/")
+    code, out, err = run("dead", "redrive", *nowhere)
+    told = "session-worker: `dead replay` is now called `dead redrive`.\n"
+
+    assert code == 1
+    assert run("dead", "replay", *nowhere) == (code, out, told + err)
+    assert "replay" not in run("dead", "--help")[1]
+
+
 @pytest.mark.parametrize("name", ["stdin", "stdout", "stderr"])
 def test_an_output_that_the_caller_closed_is_no_mistake(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["session-worker", "schema", "request"])

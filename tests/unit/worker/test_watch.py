@@ -44,7 +44,7 @@ def test_only_what_finished_in_a_window_has_a_rate_and_a_latency() -> None:
     assert (found.waiting, found.failed, found.failed_more, found.workers) == (2, 1, False, ["one"])
 
 
-def test_a_replayed_request_has_a_rate_and_no_latency() -> None:
+def test_a_redriven_request_has_a_rate_and_no_latency() -> None:
     """The time that it lay dead says nothing of the worker's."""
     replayed = replace(seen(DONE, 3000, 2999), replayed=True)
 

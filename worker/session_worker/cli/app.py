@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -365,13 +366,21 @@ def dead_redrive(
 ) -> None:
     """Send requests to the workers again. If it is interrupted or killed, run it again.
 
-    Without a filter, it asks first. Exits with 1 if some letters cannot be replayed; these stay where they
-    are."""
+    Without a filter, it asks first. Exits with 1 if some letters cannot be sent; these are left in place."""
     from session_worker.cli.dead import Choice, Place, redrive
 
     choice = Choice(code, exception, since, user, request_id)
     place = Place(amqp_url, prefix, ledger_url)
     raise typer.Exit(redrive(choice, limit, place, unknown=unknown, yes=yes, dry_run=dry_run, json=json))
+
+
+@dead.command("replay", hidden=True)
+@functools.wraps(dead_redrive)
+def dead_replay(**options: Any) -> None:
+    from session_worker.cli import console
+
+    console.complain("`dead replay` is now called `dead redrive`.")
+    dead_redrive(**options)
 
 
 @dead.command("purge")

@@ -127,7 +127,7 @@ def _facts(letter: DeadLetter) -> Iterable[tuple[str, str | None]]:
     yield "user", letter.user_id
     yield "answer to", letter.delivery.reply_to or "the default reply queue"
     yield "correlation", letter.delivery.correlation_id
-    yield "replayed", f"{letter.redrives} times before" if letter.redrives else None
+    yield "redriven", f"{letter.redrives} times before" if letter.redrives else None
     yield "a redrive", OUTLOOKS[outlook(letter)]
     yield "body", f"{letter.size:,} bytes" + (f", {len(letter.delivery.body):,} kept" if letter.cut else "")
 

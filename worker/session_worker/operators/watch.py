@@ -57,7 +57,7 @@ class Depth:
 @dataclass(frozen=True, slots=True)
 class Finished:
     """What finished in the last ``seconds``. ``rates``: requests per second, by ``completed`` or error code;
-    ``p50`` and ``p95``: seconds from their first claim to their outcome, without those that were replayed,
+    ``p50`` and ``p95``: seconds from their first claim to their outcome, without those that were redriven,
     which lay dead in between (None: there were none)."""
 
     seconds: float
