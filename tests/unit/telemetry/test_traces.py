@@ -265,10 +265,10 @@ async def test_an_answer_that_nobody_takes_is_a_failed_send_of_a_good_request(
 async def test_a_defect_is_in_the_span_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     async with bench(monkeypatch, tmp_path) as worker:
 
-        async def settled(*_: object) -> None:
+        async def decide(*_: object) -> None:
             raise ZeroDivisionError("a defect")
 
-        monkeypatch.setattr(worker.service._flow, "settled", settled)
+        monkeypatch.setattr(worker.service._flow, "decide", decide)
         process = (await worker.deliver(parts.body(uuid4())))[PROCESS]
     assert facts(process)["error.type"] == "ZeroDivisionError"
     assert facts(process)["session_worker.outcome"] == Busy.__name__.lower()

@@ -29,7 +29,7 @@ from session_worker.ledger.base import (
     Step,
     Suspect,
 )
-from session_worker.messages.delivery import Delivery, Lane
+from session_worker.messages.delivery import Lane
 from session_worker.operations.handlers import Context, Handler, PermanentError, Rejected
 from session_worker.requests.flow import LOST_IN_A_CRASH, Flow
 from session_worker.requests.hold import Hold
@@ -134,14 +134,7 @@ def _flow(
 
 async def _outcome(flow: Flow, content: bytes | None = None, **fields: Any) -> Outcome:
     delivery = parts.delivery(parts.body(REQUEST_ID) if content is None else content, **fields)
-    outcomes: list[Outcome] = []
-
-    async def settle(_: Delivery, outcome: Outcome) -> None:
-        outcomes.append(outcome)
-
-    await flow.settled(delivery, settle)
-    (outcome,) = outcomes
-    return outcome
+    return await flow.decide(await flow.parse(delivery))
 
 
 def _finished(code: ErrorCode | None = None, *, parked: bool = False, settling: bool = False) -> Finished:
@@ -626,17 +619,6 @@ async def test_suspect_waits_no_longer_than_the_broker_leaves_it_time_to_run() -
     async with _serving(flow, suspects) as (_, second):
         assert isinstance(await asyncio.wait_for(second, 5), Busy)
         gate.open.set()
-
-
-async def test_second_delivery_of_a_running_request_waits_and_finds_the_outcome() -> None:
-    """It is not claimed meanwhile: no second run, no requeues through a retry queue."""
-    gate, ledger = Gate(), ScriptedLedger(parts.claimed(), _finished())
-    async with _serving(_flow(ledger, gate), [REQUEST_ID, REQUEST_ID]) as (first, second):
-        assert ledger.names == ["Claim"]
-        gate.open.set()
-    assert isinstance(first.result(), Completed)
-    assert isinstance(second.result(), Replayed)
-    assert gate.most == 1
 
 
 async def _cancel(task: asyncio.Task[Outcome]) -> None:

@@ -115,6 +115,34 @@ async def test_links_that_are_lost_at_once_are_not_built_without_a_pause(
     assert pauses == [backoff.link_delay(early, 0.0) for early in (1, 2, 3, 0, 1)]
 
 
+async def test_second_delivery_of_a_running_request_waits_and_gets_the_same_response(
+    service: Service, published: "list[Message]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not claimed meanwhile: no second run, no round through a retry queue."""
+    calls, go_on = list[object](), asyncio.Event()
+
+    async def handle(*call: object) -> None:
+        calls.append(call)
+        await go_on.wait()
+
+    monkeypatch.setattr(service._flow, "_handler", handle)
+    deliveries = [parts.delivery(parts.body(REQUEST_ID)) for _ in range(2)]
+    await service._ledger.open()
+    try:
+        async with asyncio.timeout(10), asyncio.TaskGroup() as serving:
+            for delivery in deliveries:
+                serving.create_task(service._serve(delivery))
+            while not calls:
+                await asyncio.sleep(0.01)
+            go_on.set()
+    finally:
+        await service._ledger.close()
+    first, second = published
+    assert (len(calls), first.body) == (1, second.body)
+    assert [message.properties.headers for message in published] == [None, {amqp.IDEMPOTENT_REPLAYED: True}]
+    assert [cast("CountingReceipt", each.receipt).settled for each in deliveries] == [["ack"], ["ack"]]
+
+
 async def test_sampler_that_fails_leaves_no_delivery_unsettled(
     service: Service, published: "list[Message]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,7 +167,7 @@ async def test_defect_of_ours_sends_the_delivery_round_instead_of_losing_it(
 
     told: list[Event] = []
     monkeypatch.setattr(service, "_emit", told.append)
-    monkeypatch.setattr(service._flow, "settled", fail)
+    monkeypatch.setattr(service._flow, "decide", fail)
     receipt = CountingReceipt()
     await service._serve(parts.delivery(parts.body(), receipt=receipt, message_id=str(REQUEST_ID)))
     (copy,) = published

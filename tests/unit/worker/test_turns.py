@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from session_worker.requests.request import Refusal
 from session_worker.requests.turns import OneByOne, Turns
+from tests.unit.worker import parts
 
 
 class Visitor:
@@ -20,7 +22,7 @@ class Visitor:
         self.task = asyncio.ensure_future(self._visit(turns, request_id, log, number))
 
     async def _visit(self, turns: Turns, request_id: UUID, log: list[int], number: int) -> None:
-        async with turns.take(request_id):
+        async with turns.take(parts.request(content=parts.body(request_id))):
             log.append(number)
             self.inside = True
             try:
@@ -53,6 +55,17 @@ async def test_requests_do_not_wait_for_one_another() -> None:
     for visitor in visitors:
         visitor.task.cancel()
     await asyncio.wait([visitor.task for visitor in visitors])
+    assert turns._waiting == {}
+
+
+async def test_a_refusal_does_not_wait_for_the_request_whose_id_it_bears() -> None:
+    turns, request_id = Turns(), uuid4()
+    refusal = parts.parser().parse(parts.delivery(parts.body(request_id, operation="delete")))
+    assert isinstance(refusal, Refusal)
+    assert refusal.request_id == request_id
+    async with asyncio.timeout(5):
+        async with turns.take(parts.request(content=parts.body(request_id))), turns.take(refusal):
+            pass
     assert turns._waiting == {}
 
 

@@ -45,7 +45,7 @@ from session_worker.requests.outcome import (
 from session_worker.requests.reply import ReplyBuilder, sentence
 from session_worker.requests.request import Refusal, Request, RequestParser, probable_id
 from session_worker.requests.slots import Slots
-from session_worker.requests.turns import OneByOne, Turns
+from session_worker.requests.turns import OneByOne
 from session_worker.settings.model import CONSUMER_TIMEOUT
 from session_worker.telemetry.events import (
     AttemptEnded,
@@ -58,7 +58,7 @@ from session_worker.telemetry.events import (
 from session_worker.telemetry.trace import current_trace
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Mapping
 
     from session_worker.ledger.base import Ledger
     from session_worker.messages.delivery import Delivery
@@ -66,8 +66,6 @@ if TYPE_CHECKING:
     from session_worker.requests.outcome import Outcome
     from session_worker.settings.model import Settings
     from session_worker.telemetry.events import Emit, Ending
-
-    Settle = Callable[[Delivery, Outcome], Awaitable[None]]
 
 ENDINGS: Mapping[ErrorCode | None, Ending] = {
     None: "completed",
@@ -100,7 +98,6 @@ class Flow:
         self._settings = settings
         self._emit = emit
         self._suspect_after = min(2, settings.max_crashes - 1)
-        self._turns = Turns()
         self.stopping = False
         """Whether what is cancelled from now on was interrupted by the worker's shutdown."""
         self.slots = Slots(settings.concurrency)
@@ -108,14 +105,22 @@ class Flow:
         spare = CONSUMER_TIMEOUT - settings.handler_timeout - settings.shutdown_grace
         self._suspects = OneByOne(max(settings.concurrency // 2, 1), min(SUSPECT_SECONDS, spare))
 
-    async def settled(self, delivery: Delivery, settle: Settle) -> None:
-        """Decide what becomes of a delivery and have it settled; then its request's next one has its turn."""
-        request = self._parser.parse(delivery, trusted=delivery.deadly and await self._known(delivery))
+    async def parse(self, delivery: Delivery) -> Request | Refusal:
+        """Read a delivery; never raises for what a requester sent."""
+        return self._parser.parse(delivery, trusted=delivery.deadly and await self._known(delivery))
+
+    async def decide(self, request: Request | Refusal) -> Outcome:
+        """Decide what becomes of the delivery that the request was read from."""
         if isinstance(request, Refusal):
-            await settle(delivery, self._refuse(request))
-            return
-        async with self._turns.take(request.request_id):
-            await settle(delivery, await self._decide(request, delivery.requeues))
+            return self._refuse(request)
+        async with self.slots.take() as ours:
+            if not ours:  # treated like a suspect that finds no place
+                return self._not_ours(request, InOtherHands(SUSPECT_SECONDS, running=True))
+            while True:
+                try:
+                    return await self._claim(request)
+                except FencedError as fenced:
+                    self._emit(RequestTakenOver(request.request_id, fenced.attempt))
 
     async def _known(self, delivery: Delivery) -> bool:
         """Whether the delivery's request got as far as a claim. Then the ledger says what killed its workers,
@@ -123,17 +128,7 @@ class Flow:
         request_id = probable_id(delivery)
         return request_id is not None and await self._ledger.knows(request_id)
 
-    async def _decide(self, request: Request, requeues: int) -> Outcome:
-        async with self.slots.take() as ours:
-            if not ours:  # treated like a suspect that finds no place
-                return self._not_ours(request, requeues, InOtherHands(SUSPECT_SECONDS, running=True))
-            while True:
-                try:
-                    return await self._claim(request, requeues)
-                except FencedError as fenced:
-                    self._emit(RequestTakenOver(request.request_id, fenced.attempt))
-
-    async def _claim(self, request: Request, requeues: int, *, alone: bool = False) -> Outcome:
+    async def _claim(self, request: Request, *, alone: bool = False) -> Outcome:
         token = identifiers.new_token()
         step = claim_step(request, token, suspect_after=None if alone else self._suspect_after)
         try:
@@ -146,11 +141,11 @@ class Flow:
             case Claimed():
                 return await self._handle(Hold(request, token, answer))
             case Suspect():
-                return await self._claim_alone(request, requeues)
+                return await self._claim_alone(request)
             case _:
-                return self._not_ours(request, requeues, answer)
+                return self._not_ours(request, answer)
 
-    async def _claim_alone(self, request: Request, requeues: int) -> Outcome:
+    async def _claim_alone(self, request: Request) -> Outcome:
         """Claim a suspect when no other one runs here.
 
         Who waits for that keeps a slot and a place in the prefetch from the others. So suspects wait in half
@@ -162,20 +157,18 @@ class Flow:
         """
         async with self._suspects.turn() as ours:
             if ours:
-                return await self._claim(request, requeues, alone=True)
-        return self._not_ours(request, requeues, InOtherHands(SUSPECT_SECONDS, running=True))
+                return await self._claim(request, alone=True)
+        return self._not_ours(request, InOtherHands(SUSPECT_SECONDS, running=True))
 
-    def _not_ours(
-        self, request: Request, requeues: int, answer: Finished | InOtherHands | Mismatch
-    ) -> Outcome:
+    def _not_ours(self, request: Request, answer: Finished | InOtherHands | Mismatch) -> Outcome:
         match answer:
             case Finished():
-                return self._replay(request, requeues, answer)
+                return self._replay(request, answer)
             case InOtherHands(wait=wait, running=running):
                 delay = retry.busy_delay(
-                    wait, self._settings.retry_delays, running=running, requeues=requeues
+                    wait, self._settings.retry_delays, running=running, requeues=request.requeues
                 )
-                return Busy(request.request_id, delay, requeues + 1)
+                return Busy(request.request_id, delay, request.requeues + 1)
             case Mismatch():
                 return self._refuse(request.refused(ErrorCode.IDEMPOTENCY_CONFLICT))
 
@@ -297,12 +290,12 @@ class Flow:
         self._emit(RequestHandedBack(hold.request.request_id, hold.claimed.attempt))
         return Interrupted()
 
-    def _replay(self, request: Request, requeues: int, finished: Finished) -> Outcome:
+    def _replay(self, request: Request, finished: Finished) -> Outcome:
         code = finished.error_code
         letter = None
         if code is not None and ERRORS[code].parked and not finished.parked:
             if finished.settling:
-                return Busy(request.request_id, self._settings.retry_delays[0], requeues + 1)
+                return Busy(request.request_id, self._settings.retry_delays[0], request.requeues + 1)
             letter = Letter(
                 code=code,
                 message=finished.detail or finished.error or "",

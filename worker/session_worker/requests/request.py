@@ -46,6 +46,7 @@ class Request:
     correlation_id: str
     patience: float | None
     published: float | None
+    requeues: int
 
     def refused(self, code: ErrorCode) -> Refusal:
         """It was understood, and is refused all the same."""
@@ -126,6 +127,7 @@ class RequestParser:
             correlation_id=delivery.correlation_id or str(request_id),
             patience=_patience(delivery),
             published=_published(model, delivery),
+            requeues=delivery.requeues,
         )
 
     def _check_envelope(self, delivery: Delivery) -> None:

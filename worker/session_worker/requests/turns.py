@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING
+
+from session_worker.requests.request import Refusal, Request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -22,8 +24,9 @@ class Turns:
     def __init__(self) -> None:
         self._waiting: dict[UUID, deque[asyncio.Future[None]]] = {}
 
-    def take(self, request_id: UUID) -> Turn:
-        return Turn(self, request_id)
+    def take(self, request: Request | Refusal) -> Turn | nullcontext[None]:
+        """The block in which it is the request's turn. A refusal claims nothing and waits for nobody."""
+        return nullcontext() if isinstance(request, Refusal) else Turn(self, request.request_id)
 
     async def begin(self, request_id: UUID) -> None:
         queue = self._waiting.get(request_id)

@@ -24,6 +24,7 @@ from session_worker.requests.reply import ReplyBuilder
 from session_worker.requests.request import RequestParser, id_from_properties
 from session_worker.requests.settle import Settler
 from session_worker.requests.slots import HandlerThreads
+from session_worker.requests.turns import Turns
 from session_worker.runtime.health import STARTING, TOLD_TO_STOP, Report
 from session_worker.runtime.stopping import StartError
 from session_worker.telemetry import log as telemetry_log
@@ -123,6 +124,7 @@ class Service:
         self._no_link = self._no_ledger = STARTING
         self._started = False
         self._serving: set[asyncio.Task[None]] = set()
+        self._turns = Turns()
         self._gate_changed = asyncio.Event()
         self._flow.slots.changed = self._gate_changed.set
         self._drained = False
@@ -385,7 +387,10 @@ class Service:
         following = trace.NO_TRACE
         try:
             following = self._begin(delivery)
-            await self._flow.settled(delivery, self._settler.settle)
+            request = await self._flow.parse(delivery)
+            async with self._turns.take(request):
+                outcome = await self._flow.decide(request)
+                await self._settler.settle(delivery, outcome)
         except Exception as error:  # noqa: BLE001
             # Ours to fix. Until then the message goes round slowly, and the worker lives.
             self._emit(DeliveryFailed(id_from_properties(delivery), 0, error))
