@@ -91,6 +91,20 @@ def test_a_worker_that_lacks_a_channel_takes_no_request(lab: Lab, user: str) -> 
     assert not (waiting.properties.headers or {}).get("x-delivery-count")
 
 
+def test_a_worker_that_may_not_read_the_undelivered_takes_no_request(lab: Lab, user: str) -> None:
+    """Its link fails again and again until somebody grants the permission."""
+    lab.declare()
+    url = lab.broker.add_user(user, "secret", lab.vhost, "^$", ".*", r"^session\.create$")
+    send(lab, 1)
+
+    worker = lab.worker(wait=False, amqp_url=url, declare="false")
+    assert worker.wait(60) == 1
+
+    assert "has no read permission on queue session.create.undelivered" in worker.output[-1]
+    (waiting,) = lab.take("session.create")
+    assert not (waiting.properties.headers or {}).get("x-delivery-count")
+
+
 @pytest.fixture
 def narrow(own_rabbitmq: RabbitMQ, sqlite_url: str, tmp_path: Path) -> Iterator[Lab]:
     """A lab on a broker that allows two channels on a connection."""

@@ -118,16 +118,17 @@ class Link:
         Raises:
             LinkLostError: a queue is missing, or the broker went away.
         """
+        # The work comes last: requests that are delivered before the other consumer is refused go back
+        # with their delivery counted, once for each link that is tried.
         for lane, queue, prefetch in (
-            (Lane.WORK, names.work, settings.concurrency),
             (Lane.SLOW, names.undelivered, 1),
+            (Lane.WORK, names.work, settings.concurrency),
         ):
             channel = await self._consuming.channel(ConsumeChannel, vital=True)
             channel.lane, channel.queue, channel.deliver = lane, queue, deliver
             channel.max_body_bytes = settings.max_body_bytes
             await self._consuming.unless_lost(channel.subscribe(prefetch, consuming=False))
             self._lanes.append(channel)
-        # Only now: what was delivered before a channel is refused would come back, once more for each link.
         if consuming:
             await self._consuming.unless_lost(self.resume())
 
