@@ -15,7 +15,7 @@ import pytest
 from session_worker.cli import program
 from session_worker.cli.dev import _Guide
 from session_worker.runtime.health import Report
-from session_worker.settings.model import load
+from session_worker.settings import load
 from tests.acceptance.conftest import environment
 from tests.acceptance.test_interrupts import processes_of, started, temporary_folder
 from tests.support.waiting import soon

@@ -20,7 +20,7 @@ import pytest
 from session_worker.runtime.stopping import SHUTDOWN_SECONDS
 from session_worker.runtime.supervisor import LAST_SECONDS
 from session_worker.sandbox.workspace import free_port
-from session_worker.settings.model import Settings
+from session_worker.settings import Settings
 from tests.broker.lab import answer, code_of, lock_ledger, request
 from tests.support import stand_ins
 from tests.support.ops import Ops

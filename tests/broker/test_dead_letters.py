@@ -21,7 +21,7 @@ from session_worker.ledger import open_ledger
 from session_worker.operators import dead
 from session_worker.operators.dead import Fate, ParkingLot, Sender, Wanted
 from session_worker.operators.dead.lot import PAGE
-from session_worker.settings.model import load
+from session_worker.settings import load
 from tests.broker.lab import ROOT, answer, code_of, request
 from tests.faults.crashing_redrive import STEPS
 from tests.support.waiting import soon

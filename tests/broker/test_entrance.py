@@ -14,7 +14,7 @@ from session_contracts import Names
 from session_worker.broker import link
 from session_worker.broker.link import Link
 from session_worker.broker.topology import Topology
-from session_worker.settings.model import Settings
+from session_worker.settings import Settings
 from session_worker.telemetry.events import EntranceNotKept, unheard
 from tests.support.waiting import eventually
 

@@ -17,7 +17,7 @@ from session_worker.broker.topology import Topology
 from session_worker.operators.doctor import at_management
 from session_worker.operators.doctor.result import State
 from session_worker.sandbox import RabbitMQ
-from session_worker.settings.model import Settings, load
+from session_worker.settings import Settings, load
 from tests.support.waiting import soon
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from session_worker.operations import handlers
 from session_worker.requests import request
 from session_worker.requests.request import RequestParser
 from session_worker.runtime import process
-from session_worker.settings.model import load
+from session_worker.settings import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,7 +19,7 @@ from session_worker.ledger.postgresql.ledger import PostgreSQLLedger
 from session_worker.ledger.sqlite.ledger import SQLiteLedger
 from session_worker.operations import handlers
 from session_worker.runtime import process
-from session_worker.settings.model import load
+from session_worker.settings import load
 
 if TYPE_CHECKING:
     from session_worker.messages.message import Message

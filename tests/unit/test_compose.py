@@ -18,7 +18,7 @@ import yaml
 from session_worker.cli import healthcheck
 from session_worker.runtime.stopping import SHUTDOWN_SECONDS
 from session_worker.runtime.supervisor import LAST_SECONDS
-from session_worker.settings.model import Settings
+from session_worker.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

@@ -15,7 +15,7 @@ from session_worker.messages.headers import MAX_FIELDS
 from session_worker.requests.outcome import Reply
 from session_worker.requests.request import NIL_ID, Refusal, Request
 from session_worker.requests.settle import _reply_message
-from session_worker.settings.model import Settings
+from session_worker.settings import Settings
 from tests.support.pages import blocks
 from tests.unit.worker import parts
 

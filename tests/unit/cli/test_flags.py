@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from session_worker.cli.flags import command
-from session_worker.settings.model import Settings
+from session_worker.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -29,7 +29,7 @@ def test_help_loads_no_library_that_does_the_work(arguments: list[str]) -> None:
 
 def test_a_supervisor_loads_nothing_that_serves_requests() -> None:
     """Its own memory and its start are all it adds to those of its processes."""
-    found = loaded("import session_worker.runtime.supervisor, session_worker.settings.model")
+    found = loaded("import session_worker.runtime.supervisor, session_worker.settings")
     assert "session_worker.runtime.ops" in found
     assert not found & SERVING
 

@@ -10,7 +10,7 @@ from session_worker.ledger.base import Claimed
 from session_worker.messages.delivery import Delivery
 from session_worker.operations.handlers import Context
 from session_worker.requests.request import Request, RequestParser
-from session_worker.settings.model import Settings
+from session_worker.settings import Settings
 
 NAMES = Names()
 RECEIVED_AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -17,7 +17,7 @@ from session_worker.operators.doctor.at_home import holder_timeout, known_settin
 from session_worker.operators.doctor.at_ledger import LARGE_BYTES, clock_skew, file_system, size
 from session_worker.operators.doctor.at_postgresql import server
 from session_worker.operators.doctor.result import failed, folded, ok, refused
-from session_worker.settings.model import load
+from session_worker.settings import load
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ from session_worker.requests.outcome import (
 )
 from session_worker.requests.reply import ReplyBuilder
 from session_worker.requests.request import MAX_AGE, age
-from session_worker.settings.model import CONSUMER_TIMEOUT
+from session_worker.settings import CONSUMER_TIMEOUT
 from session_worker.telemetry.events import (
     AttemptEnded,
     AttemptFailed,

@@ -15,7 +15,7 @@ from session_worker.broker import backoff
 from session_worker.messages.errors import ConnectError, LinkLostError
 from session_worker.runtime.service import HEALTHY_SECONDS, Service
 from session_worker.runtime.stopping import StartError
-from session_worker.settings.model import load
+from session_worker.settings import load
 from session_worker.telemetry.events import DeliveryFailed
 from tests.unit.worker import parts
 from tests.unit.worker.parts import CountingReceipt

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from session_worker.ledger.base import Opened
     from session_worker.messages.delivery import Delivery
     from session_worker.messages.message import Message
-    from session_worker.settings.model import Settings
+    from session_worker.settings import Settings
     from session_worker.telemetry.events import Emit
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from session_worker.broker.marker import Ledger
     from session_worker.broker.topology import Topology
     from session_worker.operators.doctor.result import Result
-    from session_worker.settings.model import Settings
+    from session_worker.settings import Settings
 
 T = TypeVar("T")
 

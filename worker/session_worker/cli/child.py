@@ -89,7 +89,7 @@ def main() -> None:
 def _run(pipe: Pipe) -> int:
     from session_worker.runtime.health import Reporter
     from session_worker.runtime.process import run_loop
-    from session_worker.settings.model import Settings
+    from session_worker.settings import Settings
     from session_worker.telemetry import log
 
     line = pipe.first_line()

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
 
     from session_worker.ledger.base import Entry, Ledger
-    from session_worker.settings.model import Settings
+    from session_worker.settings import Settings
 
 T = TypeVar("T")
 

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from session_worker import settings
 from session_worker.cli import console, interrupts, program
 from session_worker.cli.demo import show
 from session_worker.operations import handlers
 from session_worker.runtime import process
 from session_worker.sandbox import RabbitMQ
-from session_worker.settings import model as settings
 from session_worker.settings import places
 from session_worker.telemetry import foreign, log
 
 if TYPE_CHECKING:
     from session_worker.runtime.health import Report
-    from session_worker.settings.model import Settings
+    from session_worker.settings import Settings
 
 OWN = ("SESSION_WORKER_AMQP_URL", "SESSION_WORKER_LEDGER_URL")
 

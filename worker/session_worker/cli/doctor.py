@@ -7,12 +7,12 @@ from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from session_worker import settings
 from session_worker.cli import console, interrupts
 from session_worker.loop import PlainLoop
 from session_worker.operators.doctor import Result, State, examine
 from session_worker.operators.doctor.result import folded
-from session_worker.settings import model as settings
-from session_worker.settings.given import RefusedError
+from session_worker.settings import InvalidSettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +30,7 @@ def doctor(*, json: bool, **flags: str | None) -> int:
     """Print what was found, one line a check; 1 when a check failed, 2 when the settings are refused."""
     try:
         loaded = settings.load(**flags)
-    except RefusedError as refused:
+    except InvalidSettingsError as refused:
         fix = "correct it; docs/settings.md has them all"
         _show(
             [Result("settings", State.FAILED, text, fix) for text in refused.sentences],

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import SecretStr
 
-from session_worker.settings import model as settings
-from session_worker.settings.model import Settings
+from session_worker import settings
+from session_worker.settings import Settings
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo

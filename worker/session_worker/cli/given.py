@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import cache
 
+from session_worker import settings
 from session_worker.cli import console
-from session_worker.settings import model as settings
 
 
 def load_only(**flags: object) -> settings.Settings:

@@ -12,8 +12,8 @@ from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-from session_worker.settings import model as settings
-from session_worker.settings.given import RefusedError
+from session_worker import settings
+from session_worker.settings import InvalidSettingsError
 
 ANSWER_SECONDS = 4.0
 LOCAL = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not listened on
@@ -28,7 +28,7 @@ def main(command: Path = Path("/proc/1/cmdline")) -> int:
     given, _ = options.parse_known_args(command.read_text(errors="replace").split("\0"))
     try:
         loaded = settings.load_only(ops_port=given.ops_port, ops_host=given.ops_host)
-    except RefusedError as error:
+    except InvalidSettingsError as error:
         return _said(1, " ".join(error.sentences))
     if loaded.ops_port == 0:
         return _said(0, "The ops port is off: there is nothing to ask.")

@@ -20,9 +20,9 @@ def report(error: Exception) -> int:
 
 
 def _explain(error: Exception) -> tuple[int, list[str]]:
-    from session_worker.settings.given import RefusedError
+    from session_worker.settings import InvalidSettingsError
 
-    if isinstance(error, RefusedError):
+    if isinstance(error, InvalidSettingsError):
         return 2, list(error.sentences)
     if isinstance(error, UnicodeError):
         return 2, [f"A name, a variable or a file has something that is not UTF-8 text: {error}."]

@@ -15,7 +15,7 @@ from session_worker.loop import PlainLoop
 from session_worker.settings import durations
 
 if TYPE_CHECKING:
-    from session_worker.settings.model import Settings
+    from session_worker.settings import Settings
 
 _OLDER_THAN = "--older-than"
 

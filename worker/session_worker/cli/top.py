@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from session_worker.ledger.base import Entry
     from session_worker.operators.watch import Depth, Finished, Look, Traffic
-    from session_worker.settings.model import Settings
+    from session_worker.settings import Settings
 
 
 @dataclass(slots=True)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from session_worker.ledger.base import Entry, LedgerReader, Recent
-    from session_worker.settings.model import Settings
+    from session_worker.settings import Settings
 
 LOOK_SECONDS = 10.0
 LATELY_SECONDS = 5.0

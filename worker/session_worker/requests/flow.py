@@ -46,7 +46,7 @@ from session_worker.requests.reply import ReplyBuilder, sentence
 from session_worker.requests.request import Refusal, Request, RequestParser, probable_id
 from session_worker.requests.slots import Slots
 from session_worker.requests.turns import OneByOne
-from session_worker.settings.model import CONSUMER_TIMEOUT
+from session_worker.settings import CONSUMER_TIMEOUT
 from session_worker.telemetry.events import (
     AttemptEnded,
     AttemptFailed,
@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from session_worker.messages.delivery import Delivery
     from session_worker.operations.handlers import Handler
     from session_worker.requests.outcome import Outcome
-    from session_worker.settings.model import Settings
+    from session_worker.settings import Settings
     from session_worker.telemetry.events import Emit, Ending
 
 ENDINGS: Mapping[ErrorCode | None, Ending] = {

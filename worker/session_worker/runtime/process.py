@@ -14,7 +14,7 @@ from session_worker.runtime import ops
 from session_worker.runtime.health import Board, Reporter
 from session_worker.runtime.service import Service
 from session_worker.runtime.stopping import StartError, Stop, exit_now
-from session_worker.settings.model import unknown_variables
+from session_worker.settings import unknown_variables
 from session_worker.telemetry import foreign
 from session_worker.telemetry import log as telemetry_log
 from session_worker.telemetry.log import say
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from session_worker.runtime.health import Report
-    from session_worker.settings.model import Settings
+    from session_worker.settings import Settings
 
 ran = threading.Event()
 """Whether a worker has run in this process."""

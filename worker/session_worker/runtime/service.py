@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
     from session_worker.messages.delivery import Delivery
     from session_worker.messages.message import Message
-    from session_worker.settings.model import Settings
+    from session_worker.settings import Settings
     from session_worker.telemetry.traces import Traces
 
 START_SECONDS = 10.0

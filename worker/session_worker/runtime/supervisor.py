@@ -23,14 +23,14 @@ from typing import TYPE_CHECKING
 from session_worker.runtime import ops
 from session_worker.runtime.health import Board, Report
 from session_worker.runtime.stopping import Stop
-from session_worker.settings.model import unknown_variables
+from session_worker.settings import unknown_variables
 from session_worker.telemetry import log as telemetry_log
 from session_worker.telemetry.log import say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from session_worker.settings.model import Settings
+    from session_worker.settings import Settings
 
 STEADY_SECONDS = 30.0
 """A process that lived so long did not die of its start: the next one comes at once."""

@@ -27,8 +27,8 @@ from session_client.net.urls import broker_urls, web_url
 from session_contracts.amqp import DEFAULT_REPLY_TO_ALLOW
 from session_contracts.errors import rule
 from session_contracts.types import Rule
-from session_worker.settings import durations, given, places, postgresql_url
-from session_worker.settings.given import RefusedError
+from session_worker.settings import durations, places, postgresql_url, sources
+from session_worker.settings.sources import InvalidSettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -53,7 +53,7 @@ class Settings(BaseSettings):
     """The worker's settings. Durations are in seconds (or have a unit where it says so), sizes in bytes."""
 
     model_config = SettingsConfigDict(
-        env_prefix=given.PREFIX,
+        env_prefix=sources.PREFIX,
         frozen=True,
         extra="ignore",
         validate_default=True,
@@ -302,7 +302,7 @@ def load(**flags: object) -> Settings:
     """Settings from flags (those not None), environment and secret files, in this order of precedence.
 
     Raises:
-        RefusedError: a value is refused, cannot be read, or is missing although it is needed.
+        InvalidSettingsError: a value is refused, cannot be read, or is missing although it is needed.
     """
     return _read(_given(flags))
 
@@ -325,23 +325,23 @@ def _given(flags: Mapping[str, object]) -> dict[str, Any]:
 
 
 def _read(flags: Mapping[str, Any], unused: Mapping[str, Any] = MappingProxyType({})) -> Settings:
-    variables = given.variables()
+    variables = sources.variables()
     files = {
         name: path
-        for name, path in given.files().items()
+        for name, path in sources.files().items()
         if name in Settings.model_fields and name not in {*flags, *unused, *variables}
     }
-    secrets = {name: given.secret(name, path) for name, path in files.items()}
+    secrets = {name: sources.secret(name, path) for name, path in files.items()}
     try:
         loaded = Settings(**{**unused, **secrets, **flags})
     except ValidationError as error:
         origins = {name: f"the file {path}" for name, path in files.items()}
-        origins |= {name: given.origin(variable) for name, variable in variables.items()}
+        origins |= {name: sources.origin(variable) for name, variable in variables.items()}
         origins |= {name: f"--{name.replace('_', '-')}" for name in flags}
-        raise RefusedError(*_sentences(error, origins)) from error
+        raise InvalidSettingsError(*_sentences(error, origins)) from error
     if "ledger_url" not in loaded.model_fields_set and os.path.exists(places.FORMER):  # noqa: PTH110 - raises nothing
         former, new = places.sqlite_url(places.FORMER.absolute()), places.default_ledger_url()
-        raise RefusedError(
+        raise InvalidSettingsError(
             f"ledger_url: not set, and this folder has a ledger {places.FORMER} of an earlier release. "
             f"Set SESSION_WORKER_LEDGER_URL={former} to go on with that one, or "
             f"SESSION_WORKER_LEDGER_URL={new} for one in the new default place."
@@ -362,5 +362,5 @@ def _sentences(error: ValidationError, origins: Mapping[str, str]) -> Iterator[s
 
 
 def unknown_variables() -> dict[str, str]:
-    """See ``given.unread``."""
-    return given.unread(Settings.model_fields)
+    """See ``sources.unread``."""
+    return sources.unread(Settings.model_fields)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from session_contracts.amqp import Names
     from session_worker.messages.delivery import Delivery
-    from session_worker.settings.model import Settings
+    from session_worker.settings import Settings
 
 ATTRIBUTES: Mapping[str, str] = {
     "messaging.system": "`rabbitmq`",

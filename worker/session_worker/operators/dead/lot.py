@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from session_worker.messages.delivery import Delivery
-    from session_worker.settings.model import Settings
+    from session_worker.settings import Settings
 
 PAGE = 100
 """Letters that are read at a time: bounds the bodies that are in memory, here and at the broker."""

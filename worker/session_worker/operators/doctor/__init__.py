@@ -15,7 +15,7 @@ from session_worker.operators.doctor.result import Result, State
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from session_worker.settings.model import Settings
+    from session_worker.settings import Settings
 
 __all__ = ["Result", "State", "examine"]
 

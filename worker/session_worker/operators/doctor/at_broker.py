@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from session_worker.broker.topology import Found
-    from session_worker.settings.model import Settings
+    from session_worker.settings import Settings
 
 OLDEST, NEWEST = (3, 10), (4, 99)
 TRAPS = (

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from session_worker.operators.doctor.result import CHECK_SECONDS, failed, ok, refused, warning
 from session_worker.runtime import ops
-from session_worker.settings.model import CONSUMER_TIMEOUT, unknown_variables
+from session_worker.settings import CONSUMER_TIMEOUT, unknown_variables
 
 if TYPE_CHECKING:
     from session_worker.operators.doctor.result import Result
-    from session_worker.settings.model import Settings
+    from session_worker.settings import Settings
 
 HASTY_SECONDS = 5.0
 SLUGGISH_SECONDS = 300.0

@@ -45,7 +45,7 @@ from session_worker.settings import durations
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from session_worker.settings.model import Settings
+    from session_worker.settings import Settings
 
 SKEW_SECONDS = 2.0
 PROBE_BYTES = 1024**2

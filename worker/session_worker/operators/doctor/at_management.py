@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from session_worker.broker.topology import Queue
     from session_worker.operators.doctor.result import Result
-    from session_worker.settings.model import Settings
+    from session_worker.settings import Settings
 
 ANSWER_BYTES = 1_048_576
 _KEYS = ("policy", "operator_policy", "effective_policy_definition")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from session_worker.operators.doctor.at_ledger import AtLedger
     from session_worker.operators.doctor.result import Result
-    from session_worker.settings.model import Settings
+    from session_worker.settings import Settings
 
 _SERVER = """
 SELECT current_setting('server_version') AS version, current_database() AS database,

@@ -10,9 +10,7 @@ import pytest
 
 from session_worker.ledger import LedgerError, upgrade
 from session_worker.ledger.sqlite.file import path_of
-from session_worker.settings import places
-from session_worker.settings.given import RefusedError
-from session_worker.settings.model import load, load_only
+from session_worker.settings import InvalidSettingsError, load, load_only, places
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,7 +105,7 @@ def test_where_an_earlier_release_made_a_ledger_none_is_chosen_silently(
     """Nobody's data is left behind: both are named, each with the setting to write."""
     (tmp_path / "session-worker.db").touch()
 
-    with pytest.raises(RefusedError) as refused:
+    with pytest.raises(InvalidSettingsError) as refused:
         read()
 
     state = tmp_path / ".local/state"

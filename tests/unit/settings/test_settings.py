@@ -10,8 +10,14 @@ import pydantic
 import pytest
 
 from session_worker.cli.flags import default_text
-from session_worker.settings.given import RefusedError
-from session_worker.settings.model import CONSUMER_TIMEOUT, Settings, load, load_only, unknown_variables
+from session_worker.settings import (
+    CONSUMER_TIMEOUT,
+    InvalidSettingsError,
+    Settings,
+    load,
+    load_only,
+    unknown_variables,
+)
 
 PASSWORD = "hunter2"
 
@@ -26,7 +32,7 @@ def _empty_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _refused(**flags: Any) -> str:
     """The only sentence with which these flags are refused."""
-    with pytest.raises(RefusedError) as refused:
+    with pytest.raises(InvalidSettingsError) as refused:
         load(**flags)
     (sentence,) = refused.value.sentences
     assert sentence.startswith(("The settings do not fit together", f"{next(iter(flags))}: "))
@@ -242,7 +248,7 @@ def test_ledger_url_whose_password_cuts_it_in_two_is_refused(cut: str) -> None:
 
 
 def test_refusal_prints_no_password() -> None:
-    with pytest.raises(RefusedError) as refused:
+    with pytest.raises(InvalidSettingsError) as refused:
         load(amqp_url=f"http://u:{PASSWORD}@h/", ledger_url=f"mysql://u:{PASSWORD}@h/d")
     assert PASSWORD not in str(refused.value) + repr(refused.value)
 
@@ -291,7 +297,7 @@ def test_a_secrets_folder_that_is_named_and_cannot_be_read_is_refused(
     (tmp_path / "file").touch()
     named = str(tmp_path / folder) if folder else ""
     monkeypatch.setenv("SESSION_WORKER_SECRETS_DIR", named)
-    with pytest.raises(RefusedError, match=r"^SESSION_WORKER_SECRETS_DIR: ") as refused:
+    with pytest.raises(InvalidSettingsError, match=r"^SESSION_WORKER_SECRETS_DIR: ") as refused:
         load()
     assert named in str(refused.value)
     assert f"uid {os.geteuid()}" in str(refused.value) or not folder
@@ -301,13 +307,13 @@ def test_a_secret_that_is_a_folder_is_refused(tmp_path: Path) -> None:
     """Docker makes one where the source of a mount is missing."""
     (tmp_path / "session_worker_ledger_url").mkdir()
     said = f"ledger_url: the secret file {tmp_path}/session_worker_ledger_url is a folder (Docker makes one"
-    with pytest.raises(RefusedError, match=re.escape(said)):
+    with pytest.raises(InvalidSettingsError, match=re.escape(said)):
         load()
 
 
 def test_a_secret_that_nobody_may_ever_write_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "session_worker_ledger_url")
-    with pytest.raises(RefusedError, match="is no regular file"):
+    with pytest.raises(InvalidSettingsError, match="is no regular file"):
         load()
 
 
@@ -315,7 +321,7 @@ def test_two_secret_files_for_one_setting_are_refused(tmp_path: Path) -> None:
     """One of them would be ignored silently."""
     for name in ("session_worker_ledger_url", "SESSION_WORKER_LEDGER_URL"):
         (tmp_path / name).write_text(f"sqlite:///{name}.db")
-    with pytest.raises(RefusedError, match="two secret files give it") as refused:
+    with pytest.raises(InvalidSettingsError, match="two secret files give it") as refused:
         load()
     for path in tmp_path.iterdir():
         assert str(path) in str(refused.value)
@@ -324,7 +330,7 @@ def test_two_secret_files_for_one_setting_are_refused(tmp_path: Path) -> None:
 def test_a_secret_that_may_not_be_read_is_refused_with_file_and_user(tmp_path: Path) -> None:
     path = tmp_path / "session_worker_ledger_url"
     path.symlink_to(tmp_path / "gone")
-    with pytest.raises(RefusedError) as refused:
+    with pytest.raises(InvalidSettingsError) as refused:
         load()
     reason = f"cannot be read by uid {os.geteuid()} (No such file or directory); let it, or remove it."
     assert str(refused.value) == f"ledger_url: the secret file {path} {reason}"
@@ -344,7 +350,7 @@ def test_a_secret_that_holds_nothing_of_use_is_refused_with_its_file(
 ) -> None:
     path = tmp_path / "session_worker_ledger_url"
     path.write_bytes(content)
-    with pytest.raises(RefusedError) as refused:
+    with pytest.raises(InvalidSettingsError) as refused:
         load()
     assert said in str(refused.value)
     assert str(path) in str(refused.value)
@@ -396,7 +402,7 @@ def test_white_space_around_a_value_is_no_part_of_it_whatever_the_setting(
 def test_an_empty_variable_is_no_default_but_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """As an unset variable of the shell leaves one."""
     monkeypatch.setenv(f"SESSION_WORKER_{name.upper()}", "")
-    with pytest.raises(RefusedError) as refused:
+    with pytest.raises(InvalidSettingsError) as refused:
         load()
     assert f"{name}: is empty; give it a value, or remove it. It is given by SESSION_WORKER_" in str(
         refused.value
@@ -407,7 +413,7 @@ def test_one_setting_with_two_values_is_refused(monkeypatch: pytest.MonkeyPatch)
     """Variables that differ in case alone."""
     monkeypatch.setenv("SESSION_WORKER_PREFIX", "one")
     monkeypatch.setenv("session_worker_prefix", "two")
-    with pytest.raises(RefusedError, match=r"^prefix: .* give it two values; remove one of them"):
+    with pytest.raises(InvalidSettingsError, match=r"^prefix: .* give it two values; remove one of them"):
         load()
     monkeypatch.setenv("session_worker_prefix", "one")
     assert load().prefix == "one"
@@ -431,7 +437,7 @@ def test_a_variable_that_kubernetes_made_is_told_as_that(monkeypatch: pytest.Mon
 
 
 def _refused_by_load() -> str:
-    with pytest.raises(RefusedError) as refused:
+    with pytest.raises(InvalidSettingsError) as refused:
         load()
     return str(refused.value)
 
@@ -463,6 +469,31 @@ def test_a_secret_file_that_nothing_reads_is_found_too(tmp_path: Path) -> None:
     (tmp_path / "session_worker_ledger").write_text("postgresql://ledger/")
     (tmp_path / "of_another_program").write_text("x")
     assert unknown_variables() == {f"{tmp_path}/session_worker_ledger": "session_worker_ledger_url"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["ledger_url", "LEDGER-URL", "session-worker-ledger-url", "session.worker.ledger.url", "ledgerurl"],
+)
+def test_a_secret_file_without_the_prefix_or_with_hyphens_is_told_with_the_name_it_needs(
+    tmp_path: Path, name: str
+) -> None:
+    """Nothing reads it: the worker would begin an empty ledger in the default place."""
+    (tmp_path / name).write_text("postgresql://ledger/")
+    (tmp_path / "amqp_user").write_text("of another program")
+    assert unknown_variables() == {f"{tmp_path}/{name}": "session_worker_ledger_url"}
+
+
+def test_a_secret_that_is_too_large_is_not_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "session_worker_ledger_url"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(
+        InvalidSettingsError, match=rf"^ledger_url: the secret file {path} is larger than 1048576"
+    ):
+        load()
+    path.write_bytes(b"sqlite:////ledger.db".ljust(1 << 20))
+    assert load().ledger_url.get_secret_value() == "sqlite:////ledger.db"
 
 
 def test_a_second_line_of_a_ledgers_url_is_refused_and_not_shown(
