@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from session_contracts import CreateSessionRequest
-    from session_worker.operations.handlers import Context
+    from session_worker.operations.handler import Context
 
 
 async def wait(request: CreateSessionRequest, context: Context) -> None:  # noqa: ARG001 -- the signature asked for

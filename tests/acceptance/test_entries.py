@@ -25,7 +25,7 @@ FIELDS = (
     "reply, received_at, finished_at, next_attempt_at, history"
 )
 HANDLER = """
-from session_worker.operations.handlers import Rejected
+from session_worker.operations.handler import Rejected
 
 async def handle(request, context):
     if request.user_id == "nobody":

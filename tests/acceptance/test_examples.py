@@ -38,7 +38,7 @@ HANDLER = """
 import asyncio
 from pathlib import Path
 
-from session_worker.operations.handlers import Rejected
+from session_worker.operations.handler import Rejected
 
 async def handle(request, context):
     if request.user_id == "nobody":

@@ -8,7 +8,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from session_worker.operations.handlers import Context
+from session_worker.operations.handler import Context
 from tests.support.pages import blocks, follow, mentions
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from session_contracts import CreateSessionRequest
-    from session_worker.operations.handlers import Context
+    from session_worker.operations.handler import Context
 
 
 def _wait_for(file: str) -> None:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from session_worker.operations.handlers import Context, PermanentError, Rejected
+from session_worker.operations.handler import Context, PermanentError, Rejected
 
 if TYPE_CHECKING:
     from session_contracts import CreateSessionRequest

@@ -12,7 +12,7 @@ import structlog
 
 if TYPE_CHECKING:
     from session_contracts import CreateSessionRequest
-    from session_worker.operations.handlers import Context
+    from session_worker.operations.handler import Context
 
 # As modules do that were written for programs of their own.
 logging.basicConfig(level=logging.DEBUG, format="%(message)s")

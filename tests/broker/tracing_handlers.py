@@ -10,7 +10,7 @@ from tests.broker.handlers_for_tests import scripted
 
 if TYPE_CHECKING:
     from session_contracts import CreateSessionRequest
-    from session_worker.operations.handlers import Context
+    from session_worker.operations.handler import Context
 
 tracer = trace.get_tracer("handlers")
 

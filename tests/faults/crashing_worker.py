@@ -18,7 +18,7 @@ from session_worker.broker.consumer import ConsumeChannel, _Receipt
 from session_worker.broker.publisher import Publisher
 from session_worker.ledger.postgresql.ledger import PostgreSQLLedger
 from session_worker.ledger.sqlite.ledger import SQLiteLedger
-from session_worker.operations import handlers
+from session_worker.operations import loading
 from session_worker.requests import request
 from session_worker.requests.request import RequestParser
 from session_worker.runtime import process
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from session_worker.messages.message import Message
-    from session_worker.operations.handlers import Handler
+    from session_worker.operations.handler import Handler
 
 LEDGERS = (SQLiteLedger, PostgreSQLLedger)
 PARSER_KILLER = b"kills the parser"
@@ -110,7 +110,7 @@ def sent_step(queues: str) -> Callable[[Fuse], None]:
 
 
 def in_handler(fuse: Fuse) -> None:
-    real = handlers.load
+    real = loading.load
 
     def load_wrapped(path: str) -> Handler:
         handler = real(path)
@@ -121,7 +121,7 @@ def in_handler(fuse: Fuse) -> None:
 
         return handle
 
-    handlers.load = load_wrapped
+    loading.load = load_wrapped
 
 
 def before_ack(fuse: Fuse) -> None:

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 from session_worker.broker.publisher import Publisher
 from session_worker.ledger.postgresql.ledger import PostgreSQLLedger
 from session_worker.ledger.sqlite.ledger import SQLiteLedger
-from session_worker.operations import handlers
+from session_worker.operations import loading
 from session_worker.runtime import process
 from session_worker.settings import load
 
 if TYPE_CHECKING:
     from session_worker.messages.message import Message
-    from session_worker.operations.handlers import Handler
+    from session_worker.operations.handler import Handler
 
 STEPS = ("before-claim", "in-handler", "before-commit", "before-publish", "before-ack")
 
@@ -51,7 +51,7 @@ def wrap(halts: Halts) -> None:
     for ledger in (SQLiteLedger, PostgreSQLLedger):
         _before(ledger, "claim", lambda step: halts.at("before-claim", step.request_id))
         _before(ledger, "finish", lambda step: halts.at("before-commit", step.request_id))
-    publish, find = Publisher.publish, handlers.load
+    publish, find = Publisher.publish, loading.load
 
     async def halting_publish(self: Publisher, message: Message) -> None:
         await halts.at("before-publish", message.properties.correlation_id)
@@ -68,7 +68,7 @@ def wrap(halts: Halts) -> None:
         return handle
 
     setattr(Publisher, "publish", halting_publish)  # noqa: B010
-    handlers.load = load_halting
+    loading.load = load_halting
 
 
 def _before(owner: type, name: str, halt: Any) -> None:

@@ -8,7 +8,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
-from session_worker.operations.handlers import Context, PermanentError, Rejected
+from session_worker.operations.handler import Context, PermanentError, Rejected
 
 if TYPE_CHECKING:
     from session_contracts import CreateSessionRequest

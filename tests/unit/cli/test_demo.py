@@ -25,7 +25,7 @@ from session_worker.cli.demo.performance import _noted
 from session_worker.cli.demo.plan import FAILS_TWICE, Plan
 from session_worker.cli.demo.requester import RawAnswer
 from session_worker.cli.demo.script import Script
-from session_worker.operations.handlers import Context
+from session_worker.operations.handler import Context
 from tests.unit.cli.test_words import entry
 
 if TYPE_CHECKING:

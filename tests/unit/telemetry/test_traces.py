@@ -17,7 +17,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from pydantic import SecretStr
 
 from session_worker.messages.errors import UnroutableError
-from session_worker.operations.handlers import PermanentError
+from session_worker.operations.handler import PermanentError
 from session_worker.requests.outcome import Busy
 from session_worker.runtime.service import Service
 from session_worker.telemetry import traces
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from session_contracts import CreateSessionRequest
     from session_worker.broker.link import Link
     from session_worker.messages.message import Message
-    from session_worker.operations.handlers import Context
+    from session_worker.operations.handler import Context
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 HEADERS = {"traceparent": f"00-{TRACE}-{SPAN}-01"}
@@ -95,7 +95,7 @@ async def bench(
 
     monkeypatch.setattr("session_worker.telemetry.outbox.PAUSE_SECONDS", 0.001)
     monkeypatch.setattr("session_worker.telemetry.traces.start", start)
-    monkeypatch.setattr("session_worker.operations.handlers.load", lambda _: handle)
+    monkeypatch.setattr("session_worker.operations.loading.load", lambda _: handle)
     settings = parts.worker_settings(
         ledger_url=SecretStr(f"sqlite:///{folder}/ledger.db"), traces=True, max_attempts=2
     )

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from session_contracts import CreateSessionRequest, ErrorCode
-from session_worker.operations.handlers import Context, Handler, PermanentError, Rejected
+from session_worker.operations.handler import Context, Handler, PermanentError, Rejected
 from session_worker.requests import attempt, retry
 from session_worker.requests.attempt import Failure, Success
 from session_worker.requests.reply import OUR_FACTS, ReplyBuilder

@@ -30,7 +30,7 @@ from session_worker.ledger.base import (
     Suspect,
 )
 from session_worker.messages.delivery import Lane
-from session_worker.operations.handlers import Context, Handler, PermanentError, Rejected
+from session_worker.operations.handler import Context, Handler, PermanentError, Rejected
 from session_worker.requests.flow import LOST_IN_A_CRASH, Flow
 from session_worker.requests.hold import Hold
 from session_worker.requests.outcome import (
@@ -714,7 +714,7 @@ def _rounded(event: Event) -> Event:
                     REQUEST_ID,
                     1,
                     ErrorCode.HANDLER_FAILED,
-                    "session_worker.operations.handlers.PermanentError: bug",
+                    "session_worker.operations.handler.PermanentError: bug",
                     None,
                     "Traceback",
                 ),
@@ -723,7 +723,7 @@ def _rounded(event: Event) -> Event:
                     1,
                     "failed",
                     ErrorCode.HANDLER_FAILED,
-                    "session_worker.operations.handlers.PermanentError: bug",
+                    "session_worker.operations.handler.PermanentError: bug",
                     0.0,
                 ),
             ],

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from session_worker.broker import backoff
-from session_worker.operations.handlers import PermanentError, Rejected
+from session_worker.operations.handler import PermanentError, Rejected
 from session_worker.requests import retry
 
 DELAYS = st.lists(st.integers(1, 86_400), min_size=1, max_size=20, unique=True).map(

@@ -14,7 +14,7 @@ from rich.text import Text
 from session_worker import settings
 from session_worker.cli import console, interrupts, program
 from session_worker.cli.demo import show
-from session_worker.operations import handlers
+from session_worker.operations import loading
 from session_worker.runtime import process
 from session_worker.sandbox import RabbitMQ
 from session_worker.settings import places
@@ -41,7 +41,7 @@ def dev(handler: str | None) -> int:
     loaded = _load(handler, "amqp://127.0.0.1/", "sqlite:///ledger.db")
     log.configure(loaded.log_level)
     with foreign.gathered():  # as where the worker loads it: how it sets up logging adds no lines
-        handlers.load(loaded.handler)
+        loading.load(loaded.handler)
     with ExitStack() as stack:
         with show.step("a private RabbitMQ", "it takes about ten seconds"):
             node = stack.enter_context(RabbitMQ())

@@ -45,7 +45,7 @@ def _expected() -> tuple[type[Exception], ...]:
     from session_worker.broker.topology import TopologyError
     from session_worker.ledger.base import LedgerError
     from session_worker.messages.errors import LinkLostError
-    from session_worker.operations.handlers import HandlerNotFoundError
+    from session_worker.operations.loading import HandlerNotFoundError
     from session_worker.runtime.ops import OpsPortError
     from session_worker.runtime.stopping import StartError
     from session_worker.sandbox import SandboxError

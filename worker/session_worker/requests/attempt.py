@@ -15,7 +15,7 @@ import pydantic_core
 from session_contracts import ErrorCode
 from session_contracts.types import JsonObject
 from session_worker.messages.identifiers import storable
-from session_worker.operations.handlers import PermanentError, Rejected
+from session_worker.operations.handler import PermanentError, Rejected
 from session_worker.requests import retry
 from session_worker.requests.reply import OUR_FACTS
 from session_worker.telemetry import values
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from types import CodeType, FrameType, TracebackType
 
     from session_contracts import CreateSessionRequest
-    from session_worker.operations.handlers import Context, Handler
+    from session_worker.operations.handler import Context, Handler
 
 MAX_RESULT_BYTES = 65_536
 MAX_STACKTRACE = 8_192

@@ -25,7 +25,7 @@ from session_worker.ledger.base import (
     Suspect,
 )
 from session_worker.messages import identifiers
-from session_worker.operations.handlers import Context, Rejected
+from session_worker.operations.handler import Context, Rejected
 from session_worker.requests import attempt, retry
 from session_worker.requests.attempt import Failure, Success
 from session_worker.requests.hold import FencedError, Hold, claim_step
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 
     from session_worker.ledger.base import Ledger
     from session_worker.messages.delivery import Delivery
-    from session_worker.operations.handlers import Handler
+    from session_worker.operations.handler import Handler
     from session_worker.requests.outcome import Outcome
     from session_worker.settings import Settings
     from session_worker.telemetry.events import Emit, Ending

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import tenacity
 
-from session_worker.operations.handlers import PermanentError
+from session_worker.operations.handler import PermanentError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

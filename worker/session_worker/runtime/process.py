@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from session_worker.ledger.base import LedgerError
 from session_worker.loop import new_event_loop
-from session_worker.operations.handlers import HandlerNotFoundError
+from session_worker.operations.loading import HandlerNotFoundError
 from session_worker.runtime import ops
 from session_worker.runtime.health import Board, Reporter
 from session_worker.runtime.service import Service

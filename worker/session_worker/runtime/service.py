@@ -17,7 +17,7 @@ from session_worker.broker.topology import Topology, TopologyError
 from session_worker.ledger import open_ledger, open_pruner, prune
 from session_worker.ledger.base import LedgerError, Opened
 from session_worker.messages.errors import LinkLostError, UnroutableError
-from session_worker.operations import handlers
+from session_worker.operations import loading
 from session_worker.requests.flow import Flow
 from session_worker.requests.outcome import Busy
 from session_worker.requests.reply import ReplyBuilder
@@ -103,7 +103,7 @@ class Service:
         self._loop.set_default_executor(HandlerThreads(settings.concurrency))
         self._flow = Flow(
             ledger=self._ledger,
-            handler=handlers.load(settings.handler),
+            handler=loading.load(settings.handler),
             parser=RequestParser(
                 self._names, max_body_bytes=settings.max_body_bytes, reply_to_allow=settings.reply_to_allow
             ),

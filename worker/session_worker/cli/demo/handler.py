@@ -8,7 +8,7 @@ from session_worker.cli.demo.plan import FAILS_TWICE
 
 if TYPE_CHECKING:
     from session_contracts import CreateSessionRequest
-    from session_worker.operations.handlers import Context
+    from session_worker.operations.handler import Context
 
 
 async def handle(request: CreateSessionRequest, context: Context) -> None:

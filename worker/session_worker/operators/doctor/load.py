@@ -8,7 +8,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from session_worker.operations import handlers
+from session_worker.operations import loading
 
 
 def main(path: str) -> None:
@@ -17,8 +17,8 @@ def main(path: str) -> None:
     os.dup2(2, 1)
     sys.path.insert(0, str(Path.cwd()))
     try:
-        handlers.load(path)
-    except handlers.HandlerNotFoundError as error:
+        loading.load(path)
+    except loading.HandlerNotFoundError as error:
         os.write(answer, f"{error}{_where(error.__cause__)}".encode())
     os._exit(0)  # whatever the module has started
 
@@ -33,4 +33,4 @@ def _where(cause: BaseException | None) -> str:
 
 
 def _is_somebodys(file: str) -> bool:
-    return not file.startswith("<frozen ") and file not in {handlers.__file__, importlib.__file__}
+    return not file.startswith("<frozen ") and file not in {loading.__file__, importlib.__file__}

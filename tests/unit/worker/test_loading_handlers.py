@@ -10,7 +10,8 @@ import pytest
 
 from session_contracts import CreateSessionRequest
 from session_worker.operations.create_session import create_session
-from session_worker.operations.handlers import Context, HandlerNotFoundError, Rejected, load
+from session_worker.operations.handler import Context, Rejected
+from session_worker.operations.loading import HandlerNotFoundError, load
 
 MODULE = "handlers_under_test"
 SOURCE = """

@@ -14,13 +14,10 @@ least once: use ``context.request_id`` as the idempotency key.
 
 from __future__ import annotations
 
-import importlib
-import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from session_client.net.trouble import words
 from session_contracts import CreateSessionRequest
 
 if TYPE_CHECKING:
@@ -59,38 +56,3 @@ class Rejected(PermanentError):  # noqa: N818 - an answer, not an error
 
 
 Handler = Callable[[CreateSessionRequest, Context], Awaitable[dict[str, Any] | None]]
-
-
-class HandlerNotFoundError(Exception):
-    """The handler setting does not lead to an async function of two arguments; the message says why."""
-
-
-def load(path: str) -> Handler:
-    """The handler at ``package.module:function``.
-
-    Raises:
-        HandlerNotFoundError: with the reason, in a sentence.
-    """
-    module_name, _, name = path.partition(":")
-    try:
-        target: Any = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:
-        raise HandlerNotFoundError(
-            f"handler {path}: module {module_name} cannot be imported ({words(error)})"
-        ) from error
-    for part in name.split("."):
-        target = getattr(target, part, None)
-    if target is None:
-        raise HandlerNotFoundError(f"handler {path}: module {module_name} has no {name}")
-    if not callable(target):
-        raise HandlerNotFoundError(f"handler {path}: {name} is not a function")
-    if not inspect.iscoroutinefunction(target):
-        raise HandlerNotFoundError(f"handler {path}: write it as `async def {name}(request, context)`")
-    try:
-        inspect.signature(target).bind(None, None)
-    except TypeError:
-        raise HandlerNotFoundError(
-            f"handler {path}: it must take two arguments, (request, context), "
-            f"but is {name}{inspect.signature(target)}"
-        ) from None
-    return target  # type: ignore[no-any-return]
