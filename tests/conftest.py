@@ -182,8 +182,8 @@ def worker_process(tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
     """Starts workers and returns each when it is up; `wait=False`: at once. They are gone after the test."""
     workers: list[WorkerProcess] = []
 
-    def start(*, wait: bool = True, env: dict[str, str] | None = None, **settings: Any) -> WorkerProcess:
-        worker = WorkerProcess(env=env, folder=tmp_path, **settings)
+    def start(*, wait: bool = True, **arguments: Any) -> WorkerProcess:
+        worker = WorkerProcess(**({"folder": tmp_path} | arguments))
         workers.append(worker)
         if wait:
             worker.wait_up()

@@ -2,9 +2,13 @@
 
 import ast
 import re
+import shutil
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -18,6 +22,14 @@ DISTRIBUTIONS = {
 """The folder of each package."""
 OPTIONAL = {"session_client": {"opentelemetry"}, "session_worker": set[str]()}
 """What a package imports only where somebody else has installed it."""
+CIRCLES: set[frozenset[str]] = {
+    frozenset({"session_worker.broker.connection", "session_worker.broker.transport"}),
+    frozenset({"session_worker.cli.console", "session_worker.cli.screen"}),
+    frozenset({"session_worker.operators.doctor.at_ledger", "session_worker.operators.doctor.at_postgresql"}),
+    frozenset({"session_worker.requests.reply", "session_worker.requests.request"}),
+    frozenset({"session_worker.telemetry.span_trace", "session_worker.telemetry.traces"}),
+}
+"""Files that still import each other; nothing is added here."""
 SETTLING = {"ack", "nack", "reject", "requeue", "basic_ack", "basic_nack", "basic_reject"}
 
 
@@ -82,6 +94,71 @@ def test_what_requesters_install_never_imports_the_worker_not_even_for_types(pac
     """import-linter looks only at what is imported when the program runs."""
     importing = [path for path, module in _modules(package) if "session_worker" in _imported(module)]
     assert importing == []
+
+
+@cache
+def _files() -> dict[str, set[str]]:
+    """The modules that each file of ours imports, by the dotted names of both, imports for types included."""
+    trees = {
+        f"{package}/{path}".removesuffix(".py").removesuffix("/__init__").replace("/", "."): tree
+        for package in DISTRIBUTIONS
+        for path, tree in _modules(package)
+    }
+    found: dict[str, set[str]] = {}
+    for name, tree in trees.items():
+        imported = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                parts = {f"{node.module}.{alias.name}" for alias in node.names}
+                imported |= parts if parts <= trees.keys() else {node.module or "", *parts}
+        found[name] = (imported & trees.keys()) - {name}
+    return found
+
+
+def _circles(imports: dict[str, set[str]]) -> set[frozenset[str]]:
+    left = {name: set(imported) for name, imported in imports.items()}
+    found = set()
+    while True:
+        try:
+            tuple(TopologicalSorter(left).static_order())
+        except CycleError as error:
+            circle = error.args[1]
+            found.add(frozenset(circle))
+            left[circle[1]].discard(circle[0])
+        else:
+            return found
+
+
+def test_no_two_files_import_each_other_be_it_by_way_of_others_or_for_types_only() -> None:
+    assert _circles({"a": {"b"}, "b": {"c"}, "c": {"a"}}) == {frozenset("abc")}
+    assert all(_files()[package] for package in DISTRIBUTIONS), "the imports are not found"
+    assert _circles(_files()) <= CIRCLES
+
+
+def test_an_import_against_the_layers_is_found(tmp_path: Path) -> None:
+    """In a copy of the packages, with the rules as they are: they must be able to fail."""
+    pytest.importorskip("importlinter", reason="import-linter is not installed in this environment")
+    for package, folder in DISTRIBUTIONS.items():
+        shutil.copytree(ROOT / folder / package, tmp_path / package)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+
+    def checked() -> subprocess.CompletedProcess[str]:
+        command = [
+            sys.executable,
+            "-c",
+            "from importlinter import cli; cli.lint_imports_command()",
+            "--no-cache",
+        ]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert checked().returncode == 0
+    with (tmp_path / "session_worker" / "broker" / "topology.py").open("a") as file:
+        file.write("from session_worker.requests import settle\n")
+    broken = checked()
+    assert broken.returncode != 0
+    assert "session_worker.broker.topology -> session_worker.requests.settle" in broken.stdout
 
 
 def test_only_settle_acknowledges_requests() -> None:
