@@ -9,7 +9,7 @@ import pytest
 
 from session_worker.broker import transport
 from session_worker.broker.connection import Wire
-from session_worker.messages.errors import ConnectError
+from session_worker.broker.failures import ConnectError
 
 pytestmark = pytest.mark.faults
 

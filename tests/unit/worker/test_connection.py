@@ -17,8 +17,9 @@ from pamqp.body import ContentBody
 from pamqp.heartbeat import Heartbeat
 
 from session_worker.broker.connection import Wire
+from session_worker.broker.failures import ConnectError, broker_errors
 from session_worker.broker.transport import FrameReader
-from session_worker.messages.errors import ConnectError, LinkLostError, broker_errors
+from session_worker.messages.errors import LinkLostError
 
 if TYPE_CHECKING:
     from yarl import URL

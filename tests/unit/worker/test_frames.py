@@ -16,6 +16,7 @@ from pamqp.header import ContentHeader
 
 from session_worker.broker import frames
 from session_worker.messages import headers as headers_module
+from session_worker.messages.errors import TooLongError
 from session_worker.messages.message import Properties
 
 USED = [name.decode() for name in headers_module._USED if name != b"x-death"]
@@ -240,14 +241,14 @@ def test_what_nobody_needs_is_left_out_when_it_cannot_be_decoded(odd: bytes) -> 
     )
 
 
-def test_a_property_that_does_not_fit_is_refused() -> None:
+def test_a_property_that_does_not_fit_is_not_sent() -> None:
     """Instead of a frame that would cost the connection."""
     with pytest.raises(ValueError, match="255"):
         frames.publish(7, "q" * 256, Properties(), b"", mandatory=True, max_frame=4096)
 
 
-def test_properties_that_no_frame_holds_are_refused() -> None:
+def test_properties_that_no_frame_holds_are_not_sent() -> None:
     """The broker closes the connection over a larger frame, whoever else's messages are on it."""
     properties = Properties(headers={"x-exception-stacktrace": "x" * 5000})
-    with pytest.raises(ValueError, match="properties"):
+    with pytest.raises(TooLongError, match="properties"):
         frames.publish(7, "q", properties, b"", mandatory=True, max_frame=4096)

@@ -15,17 +15,17 @@ from pamqp.header import ContentHeader
 
 from session_worker.broker import backoff, confirms, frames, publisher
 from session_worker.broker.confirms import ChannelLostError, PublishChannel
+from session_worker.broker.failures import ConnectError
 from session_worker.broker.publisher import Publisher
 from session_worker.messages.errors import (
-    ConnectError,
     LinkLostError,
     NackedError,
+    NotConnectedError,
     PublishError,
-    RefusedError,
     TooLongError,
     UnconfirmedError,
-    UnreachableError,
     UnroutableError,
+    UnsendableError,
 )
 from session_worker.messages.message import Message, Properties
 from tests.unit.worker.wire import FakeWire, as_wire, breathe, feed, open_channel
@@ -36,7 +36,7 @@ TAKEN: dict[Fate, type[PublishError] | None] = {
     "ack": None,
     "nack": NackedError,
     "unroutable": UnroutableError,
-    "unencodable": RefusedError,
+    "unencodable": UnsendableError,
 }
 
 
@@ -112,7 +112,7 @@ def test_each_message_gets_its_own_fate_in_whatever_order_and_bulk_the_broker_co
                 sent.append(
                     channel.send(_message(correlation_id="x" * (256 if fate == "unencodable" else 1)))
                 )
-            except RefusedError as error:
+            except UnsendableError as error:
                 sent.append(type(error))
         await breathe()
         await Broker(channel, wire, [fate for fate in fates if fate != "unencodable"]).confirm(plan)
@@ -134,9 +134,9 @@ def test_each_message_gets_its_own_fate_in_whatever_order_and_bulk_the_broker_co
     ],
     ids=["queue", "surrogate", "long text", "object", "long number", "number for text"],
 )
-async def test_message_that_cannot_be_encoded_is_refused_and_takes_no_tag(message: Message) -> None:
+async def test_a_message_that_cannot_be_encoded_takes_no_delivery_tag(message: Message) -> None:
     channel, wire = _open()
-    with pytest.raises(RefusedError, match="cannot be encoded"):
+    with pytest.raises(UnsendableError, match="cannot be encoded"):
         channel.send(message)
     confirmed = channel.send(_message())
     await breathe()
@@ -146,7 +146,7 @@ async def test_message_that_cannot_be_encoded_is_refused_and_takes_no_tag(messag
 
 
 @pytest.mark.parametrize("more", [0, 1, 5000])
-async def test_properties_that_no_frame_holds_are_refused_with_what_is_too_much(more: int) -> None:
+async def test_properties_that_no_frame_holds_are_not_sent_and_told_by_how_much(more: int) -> None:
     channel, wire = _open()
     wire.max_frame = 4096
     # Sizes and flags, the id that each message gets, a table with one header.
@@ -428,7 +428,7 @@ async def test_direct_replies_have_a_connection_of_their_own() -> None:
     await breathe()
     (alone,) = setup.opened["suspects"]
     _channel_of(alone)._lose(ChannelLostError("541", accused=True))
-    with pytest.raises(RefusedError, match="541"):
+    with pytest.raises(UnsendableError, match="541"):
         await asyncio.wait_for(direct, 5)
     assert not setup.link.lost.done()
 
@@ -457,7 +457,7 @@ async def test_only_the_message_that_closes_the_channel_again_is_refused() -> No
                         else:
                             await _confirm(channel, tag)
     assert sent_alone == 3
-    assert [await _outcome(task) for task in tasks] == [None, RefusedError, None]
+    assert [await _outcome(task) for task in tasks] == [None, UnsendableError, None]
     again = setup.publish(_message())
     await breathe()
     await _confirm(_channel_of(setup.link, 1), 1)
@@ -571,7 +571,7 @@ async def test_who_waits_too_long_for_a_connection_of_our_own_is_told(
     await breathe()
     if way == "suspects":
         _channel_of(setup.link)._lose(ChannelLostError("403", accused=True))
-    with pytest.raises(UnreachableError, match="too many connections"):
+    with pytest.raises(NotConnectedError, match="too many connections"):
         await asyncio.wait_for(task, 5)
     assert (setup.tries > 1, setup.publisher.trouble) == (True, ""), "nobody waits for it any more"
 

@@ -12,7 +12,8 @@ from pydantic import SecretStr
 
 from session_contracts import amqp
 from session_worker.broker import backoff
-from session_worker.messages.errors import ConnectError, LinkLostError
+from session_worker.broker.failures import ConnectError
+from session_worker.messages.errors import LinkLostError
 from session_worker.runtime.service import HEALTHY_SECONDS, Service
 from session_worker.runtime.stopping import StartError
 from session_worker.settings import load

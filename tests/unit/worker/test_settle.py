@@ -15,10 +15,10 @@ from session_worker.messages.errors import (
     LinkLostError,
     NackedError,
     PublishError,
-    RefusedError,
     TooLongError,
     UnconfirmedError,
     UnroutableError,
+    UnsendableError,
 )
 from session_worker.messages.message import Message
 from session_worker.requests.outcome import (
@@ -234,7 +234,7 @@ async def test_reply_that_is_taken_at_the_third_try_is_sent() -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [UnroutableError("gone"), RefusedError("403")], ids=["unroutable", "refused"]
+    "error", [UnroutableError("gone"), UnsendableError("403")], ids=["unroutable", "refused"]
 )
 async def test_reply_that_can_never_be_taken_is_undeliverable_at_once(error: PublishError) -> None:
     bench = Bench(app_reply=[error])
@@ -346,7 +346,7 @@ async def test_copy_is_tried_until_it_is_taken_and_the_worker_is_not_ready_meanw
         NackedError("full"),
         UnroutableError("deleted"),
         UnconfirmedError("late"),
-        RefusedError("403"),
+        UnsendableError("403"),
     ] * 3
     bench = Bench(session_create_retry_5s=cast("list[Exception]", errors))
     seen: list[int] = []

@@ -15,10 +15,9 @@ from session_worker.broker.transport import RawChannel
 from session_worker.messages.errors import (
     LinkLostError,
     NackedError,
-    RefusedError,
-    TooLongError,
     UnconfirmedError,
     UnroutableError,
+    UnsendableError,
 )
 from session_worker.messages.identifiers import new_message_id
 
@@ -72,7 +71,7 @@ class PublishChannel(RawChannel):
 
         Raises:
             ChannelLostError: the channel is gone already.
-            RefusedError: the message cannot be encoded.
+            UnsendableError: the message cannot be encoded.
         """
         if self._gone is not None:
             raise ChannelLostError(str(self._gone), accused=False)
@@ -121,10 +120,8 @@ class PublishChannel(RawChannel):
                 mandatory=message.mandatory,
                 max_frame=self.wire.max_frame,
             )
-        except frames.TooLongError as error:
-            raise TooLongError(f"the message cannot be encoded: {error}", error.excess) from error
         except (ValueError, TypeError, AttributeError, struct.error) as error:
-            raise RefusedError(f"the message cannot be encoded: {error}") from error
+            raise UnsendableError(f"the message cannot be encoded: {error}") from error
 
     def _flush(self) -> None:
         if self._gone is not None or not self._outbox:

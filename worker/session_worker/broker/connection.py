@@ -16,17 +16,17 @@ import aiormq.connection
 from yarl import URL
 
 from session_client.net import dial, tls
-from session_worker.broker.transport import Connection, RawChannel, Transport
-from session_worker.messages.errors import (
+from session_worker.broker.failures import (
     CONNECT_SECONDS,
     ConnectError,
     ForbiddenError,
-    LinkLostError,
     broker_errors,
     connect_error,
     lost_by,
     port_of,
 )
+from session_worker.broker.transport import Connection, RawChannel, Transport
+from session_worker.messages.errors import LinkLostError
 
 if TYPE_CHECKING:
     import socket

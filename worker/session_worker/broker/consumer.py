@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from session_contracts.amqp import BODY_BYTES, BODY_SHA256
 from session_worker.broker import frames
 from session_worker.broker.connection import SETUP_SECONDS
+from session_worker.broker.failures import broker_errors
 from session_worker.broker.transport import RawChannel
 from session_worker.messages.delivery import CUT_BYTES, NO_HEADERS, Cut, Delivery, Lane, newest_death
-from session_worker.messages.errors import LinkLostError, broker_errors
+from session_worker.messages.errors import LinkLostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

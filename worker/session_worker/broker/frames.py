@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pamqp.encode
 
 from session_worker.messages import headers
+from session_worker.messages.errors import TooLongError
 from session_worker.messages.message import Properties
 
 if TYPE_CHECKING:
@@ -39,14 +40,6 @@ _LATEST_TIMESTAMP = 253_402_300_799
 """The last second of the year 9999."""
 
 
-class TooLongError(ValueError):
-    """The properties take ``excess`` bytes more than fit into a frame, the one that cannot be split."""
-
-    def __init__(self, size: int, room: int) -> None:
-        super().__init__(f"the properties take {size} bytes; at most {room} fit into a frame")
-        self.excess = size - room
-
-
 def frame_at(buffer: bytes, position: int) -> tuple[int, int, int] | None:
     """Type, channel and end position of the frame that starts here; None when it is not all there."""
     if len(buffer) - position < _FRAME.size:
@@ -65,12 +58,16 @@ def publish(
     """The frames that send a message to ``queue`` by the default exchange.
 
     Raises:
+        TooLongError: the properties together do not fit into a frame.
         ValueError, TypeError: a property is too long, or of a kind that AMQP has no type for.
     """
     content = _content(properties, len(body))
     room = max_frame - OVERHEAD
     if len(content) > room:  # the broker would close the connection
-        raise TooLongError(len(content), room)
+        raise TooLongError(
+            f"the message's properties take {len(content)} bytes; at most {room} fit into a frame",
+            excess=len(content) - room,
+        )
     parts = [_publish(channel, queue, mandatory), _FRAME.pack(HEADER, channel, len(content)), content, _END]
     for start in range(0, len(body), room):
         piece = body[start : start + room]

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import aiormq
 
 from session_worker.broker.connection import SETUP_SECONDS
-from session_worker.messages.errors import LinkLostError, broker_errors
+from session_worker.broker.failures import broker_errors
+from session_worker.messages.errors import LinkLostError
 from session_worker.messages.values import value
 
 if TYPE_CHECKING:

@@ -15,13 +15,13 @@ from session_client.net.objections import Kind, objection
 from session_contracts.amqp import is_direct_reply_to
 from session_worker.broker import backoff
 from session_worker.broker.confirms import ChannelLostError, PublishChannel
+from session_worker.broker.failures import ForbiddenError
 from session_worker.messages.errors import (
-    ForbiddenError,
     LinkLostError,
+    NotConnectedError,
     PublishError,
-    RefusedError,
     UnconfirmedError,
-    UnreachableError,
+    UnsendableError,
 )
 from session_worker.messages.message import Message, Properties
 
@@ -131,7 +131,7 @@ class Publisher:
         """Return when the broker has confirmed the message.
 
         Raises:
-            UnroutableError, NackedError, UnconfirmedError, UnreachableError, RefusedError: it did not.
+            UnroutableError, NackedError, UnconfirmedError, NotConnectedError, UnsendableError: it did not.
             LinkLostError: the link is gone; nothing is known about the message.
         """
         pipe = self._direct if is_direct_reply_to(message.queue) else self._queues
@@ -175,7 +175,7 @@ class Publisher:
             if self._wire.lost.done():
                 raise LinkLostError(self._wire.lost.result()) from lost
             # The link lives: its delivery must be settled.
-            kind = UnconfirmedError if pipe is self._queues else UnreachableError
+            kind = UnconfirmedError if pipe is self._queues else NotConnectedError
             raise kind(f"there is no channel to send it on: {lost}") from lost
         try:
             await channel.send(message)
@@ -193,7 +193,7 @@ class Publisher:
                 await self._send(self._alone, message)
             except ChannelLostError as lost:
                 if lost.accused:
-                    raise RefusedError(f"the broker refused the message: {lost}") from lost
+                    raise UnsendableError(f"the broker refused the message: {lost}") from lost
                 raise UnconfirmedError(
                     f"the connection was lost while the message was sent: {lost}"
                 ) from lost

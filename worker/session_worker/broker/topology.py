@@ -11,8 +11,9 @@ from pamqp import commands as spec
 
 from session_client.net.objections import Kind, objection
 from session_worker.broker.connection import SETUP_SECONDS
+from session_worker.broker.failures import broker_errors
 from session_worker.messages.delivery import SLOW_LANE_LIMIT
-from session_worker.messages.errors import LinkLostError, broker_errors
+from session_worker.messages.errors import LinkLostError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence

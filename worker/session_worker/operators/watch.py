@@ -16,8 +16,9 @@ import aiormq
 from session_client.net.objections import Kind
 from session_contracts import Names, RequestStatus
 from session_worker.broker.connection import Wire
+from session_worker.broker.failures import broker_errors
 from session_worker.ledger import LedgerError, open_reader
-from session_worker.messages.errors import LinkLostError, broker_errors
+from session_worker.messages.errors import LinkLostError
 from session_worker.settings.durations import percentile
 
 if TYPE_CHECKING:

@@ -18,12 +18,12 @@ from session_worker.messages.delivery import CUT_BYTES, NO_HEADERS, Cut
 from session_worker.messages.errors import (
     LinkLostError,
     NackedError,
+    NotConnectedError,
     PublishError,
-    RefusedError,
     TooLongError,
     UnconfirmedError,
-    UnreachableError,
     UnroutableError,
+    UnsendableError,
 )
 from session_worker.messages.headers import TRACEPARENT, TRACESTATE
 from session_worker.messages.identifiers import storable
@@ -153,7 +153,7 @@ class Settler:
                 if tries == REPLY_TRIES:
                     return await self._undeliverable(outcome, reply, error)
                 await asyncio.sleep(0.1 * 2**tries)
-            except (UnroutableError, UnreachableError, RefusedError) as error:
+            except (UnroutableError, NotConnectedError, UnsendableError) as error:
                 return await self._undeliverable(outcome, reply, error)
             else:
                 break

@@ -12,10 +12,11 @@ from session_client.net.objections import Kind
 from session_contracts import Names, amqp
 from session_worker.broker.connection import SETUP_SECONDS, Wire
 from session_worker.broker.consumer import ConsumeChannel
+from session_worker.broker.failures import broker_errors
 from session_worker.broker.publisher import Publisher
 from session_worker.broker.topology import TopologyError
 from session_worker.messages.delivery import Lane
-from session_worker.messages.errors import LinkLostError, broker_errors
+from session_worker.messages.errors import LinkLostError
 from session_worker.operators.dead.letters import DeadLetter
 from session_worker.requests.request import NIL_ID
 from session_worker.requests.settle import copy_message

@@ -18,16 +18,10 @@ from session_client.net.objections import Kind, objection
 from session_contracts import Names
 from session_worker.broker import marker
 from session_worker.broker.connection import Wire
+from session_worker.broker.failures import ConnectError, ForbiddenError, broker_errors, port_of, vhost_of
 from session_worker.broker.publisher import Publisher
 from session_worker.broker.topology import NotPermittedError, Topology, TopologyError
-from session_worker.messages.errors import (
-    ConnectError,
-    ForbiddenError,
-    LinkLostError,
-    broker_errors,
-    port_of,
-    vhost_of,
-)
+from session_worker.messages.errors import LinkLostError
 from session_worker.operators.doctor.result import (
     CHECK_SECONDS,
     Result,

@@ -16,8 +16,8 @@ from yarl import URL
 from session_client.net.threads import in_own_thread
 from session_client.net.trouble import network_trouble, tls_trouble, why_lost
 from session_contracts import Names
+from session_worker.broker.failures import vhost_of
 from session_worker.broker.topology import Topology
-from session_worker.messages.errors import vhost_of
 from session_worker.operators.doctor.result import CHECK_SECONDS, at_a_loss, failed, ok, skipped, warning
 
 if TYPE_CHECKING:
