@@ -11,7 +11,7 @@ import pytest
 import uvloop
 
 from session_client import SessionClient
-from session_worker.ledger.postgresql.line import connect, hang_up
+from session_worker.ledger.postgresql.connection import connect, hang_up
 from session_worker.loop import PlainLoop, new_event_loop
 from tests.broker.lab import code_of, send
 from tests.support import addresses

@@ -13,8 +13,8 @@ import asyncpg
 
 from session_contracts import ErrorCode, RequestStatus
 from session_worker.ledger import open_ledger, open_reader
-from session_worker.ledger.base import Claim, Claimed, Entry, Finish, Ledger, Postpone, Release
-from session_worker.ledger.sqlite.file import path_of
+from session_worker.ledger.protocol import Claim, Claimed, Entry, Finish, Ledger, Postpone, Release
+from session_worker.ledger.sqlite.database import path_of
 from session_worker.telemetry.events import unheard
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from session_contracts import ErrorCode, RequestStatus
-from session_worker.ledger.base import Claimed, Finished, InOtherHands, Mismatch, Step
+from session_worker.ledger.protocol import Claimed, Finished, InOtherHands, Mismatch, StepResult
 from tests.ledger.support import (
     a_claim,
     completed,
@@ -135,7 +135,7 @@ async def test_a_finished_request_is_answered_with_what_was_stored(
         claimed = await ledger.claim(claim)
         assert isinstance(claimed, Claimed)
         finish = failed(claim, code) if code else completed(claim)
-        assert await ledger.finish(finish) is Step.APPLIED
+        assert await ledger.finish(finish) is StepResult.APPLIED
         answer = await ledger.claim(a_claim(claim.request_id))
     assert answer == Finished(
         token=claim.token,
@@ -174,7 +174,7 @@ async def test_a_request_that_comes_too_late_is_claimed_as_expired(ledger_url: s
         assert isinstance(answer, Claimed)
         assert (answer.expired, answer.attempt) == (True, 0)
         assert await ledger.claim(claim) == answer
-        assert await ledger.finish(failed(claim, ErrorCode.EXPIRED)) is Step.APPLIED
+        assert await ledger.finish(failed(claim, ErrorCode.EXPIRED)) is StepResult.APPLIED
     found = await entry(ledger_url, claim.request_id)
     assert [each["status"] for each in found.history] == ["pending", "failed"]
 
@@ -193,7 +193,7 @@ async def test_a_request_that_expires_while_it_waits_is_claimed_as_expired(ledge
         assert (answer.expired, answer.attempt) == (True, 1)
         assert (answer.error_code, answer.detail) == (ErrorCode.HANDLER_FAILED, "ValueError: no")
         assert await ledger.claim(again) == answer
-        assert await ledger.finish(failed(again, ErrorCode.HANDLER_FAILED)) is Step.APPLIED
+        assert await ledger.finish(failed(again, ErrorCode.HANDLER_FAILED)) is StepResult.APPLIED
     found = await entry(ledger_url, claim.request_id)
     assert [each["status"] for each in found.history] == ["pending", "processing", "pending", "failed"]
 
@@ -203,8 +203,8 @@ async def test_an_expired_claim_that_was_left_lying_is_taken_by_the_next(ledger_
     async with worker(ledger_url) as ledger, worker(ledger_url) as other:
         first = await take(ledger, patience=0)
         second = await take(other, first.request_id)
-        assert await ledger.finish(failed(first, ErrorCode.EXPIRED)) is Step.FENCED
-        assert await other.finish(failed(second, ErrorCode.EXPIRED)) is Step.APPLIED
+        assert await ledger.finish(failed(first, ErrorCode.EXPIRED)) is StepResult.FENCED
+        assert await other.finish(failed(second, ErrorCode.EXPIRED)) is StepResult.APPLIED
 
 
 async def test_patience_is_noted_at_the_first_claim_only(ledger_url: str) -> None:
@@ -249,7 +249,7 @@ async def test_more_claims_than_fit_into_a_batch_are_all_answered(ledger_url: st
         answers = await asyncio.gather(*map(ledger.claim, claims))
         steps = await asyncio.gather(*(ledger.finish(completed(claim)) for claim in claims))
     assert [getattr(answer, "session_id", None) for answer in answers] == [each.session_id for each in claims]
-    assert set(steps) == {Step.APPLIED}
+    assert set(steps) == {StepResult.APPLIED}
     assert (await sql(ledger_url, "SELECT count(*) FROM sessions")) == [(1200,)]
 
 

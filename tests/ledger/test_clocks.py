@@ -12,8 +12,8 @@ import pytest
 
 from session_contracts import RequestStatus
 from session_worker.ledger import open_reader
-from session_worker.ledger.base import Claimed, Finished, InOtherHands, Step
-from session_worker.ledger.membership import Membership, Watch
+from session_worker.ledger.protocol import Claimed, Finished, InOtherHands, StepResult
+from session_worker.ledger.registration import Registration, StandstillWatch
 from tests.ledger.support import (
     a_claim,
     becomes,
@@ -92,7 +92,7 @@ async def test_nobody_waits_for_longer_than_a_requester_did_before_the_clock_was
         claim, hopeless = await take(ledger, patience=20), await take(ledger, patience=3)
         await step(ledger_url, -back)
         assert await ledger.postpone(postponed(claim, 1, 5, 30, 120)) == 5
-        assert await ledger.postpone(postponed(hopeless, 30, 120)) is Step.OVERDUE
+        assert await ledger.postpone(postponed(hopeless, 30, 120)) is StepResult.OVERDUE
 
 
 @BACK
@@ -144,7 +144,7 @@ async def test_a_living_holder_is_not_taken_for_gone_when_the_clock_steps(
         renewed = f"SELECT count(*) FROM workers WHERE {_BOTH_RENEWED}"
         await becomes(ledger_url, renewed.format(now=_now(ledger_url)), [(2,)])
         assert isinstance(await other.claim(a_claim(claim.request_id)), InOtherHands)
-        assert await living.finish(completed(claim)) is Step.APPLIED
+        assert await living.finish(completed(claim)) is StepResult.APPLIED
 
 
 _BOTH_RENEWED = "gone_at > {now} AND renewed_at <= {now} AND steady_since <= {now}"
@@ -209,7 +209,7 @@ async def test_what_was_received_before_the_clock_was_put_back_ends_as_ever(
     async with worker(ledger_url) as ledger:
         claim = await take(ledger)
         await step(ledger_url, -back)
-        assert await ledger.finish(completed(claim)) is Step.APPLIED
+        assert await ledger.finish(completed(claim)) is StepResult.APPLIED
     found = await entry(ledger_url, claim.request_id)
     assert found.status is RequestStatus.COMPLETED
     assert found.finished_at is not None
@@ -219,8 +219,8 @@ async def test_what_was_received_before_the_clock_was_put_back_ends_as_ever(
 # -------------------------------------------------------------------------------------------- the watch
 
 
-def _watch() -> Watch:
-    return Watch(Membership("me", holder_timeout=10.0, takeover_grace=10.0))
+def _watch() -> StandstillWatch:
+    return StandstillWatch(Registration("me", holder_timeout=10.0, takeover_grace=10.0))
 
 
 def test_who_renews_is_never_found() -> None:

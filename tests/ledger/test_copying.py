@@ -9,12 +9,12 @@ import pytest
 
 from session_contracts import ErrorCode
 from session_worker.ledger import LedgerError, open_reader
-from session_worker.ledger.base import Claimed, Finished, Mismatch
 from session_worker.ledger.copy import BATCH, copy
+from session_worker.ledger.protocol import Claimed, Finished, Mismatch
 from tests.ledger.support import a_claim, completed, entry, failed, postponed, released, sql, take, worker
 
 if TYPE_CHECKING:
-    from session_worker.ledger.base import Claim
+    from session_worker.ledger.protocol import Claim
 
 COLUMNS = {
     "sqlite": "SELECT name FROM pragma_table_info('{}')",

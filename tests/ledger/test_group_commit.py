@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from session_worker.ledger import group_commit
-from session_worker.ledger.base import EntryRejectedError, LedgerError
-from session_worker.ledger.group_commit import GroupCommit, RefusedError
+from session_worker.ledger.group_commit import GroupCommit
+from session_worker.ledger.protocol import LedgerError, UnstorableError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +50,7 @@ class Database:
         await asyncio.sleep(0)
         self.busy = False
         if any(ask.bad for ask in batch):
-            raise RefusedError("bad data")
+            raise UnstorableError("bad data")
         self.committed += batch
         return [ask.number for ask in batch]
 
@@ -81,7 +81,7 @@ def test_every_caller_gets_its_own_answer(plan: list[tuple[int, bool, int, bool]
         await group.close(10)
         for ask, answer in zip(asks, answers, strict=True):
             if not isinstance(answer, asyncio.CancelledError):
-                assert isinstance(answer, EntryRejectedError) if ask.bad else answer == ask.number
+                assert isinstance(answer, UnstorableError) if ask.bad else answer == ask.number
         for request in range(9):
             order = [ask.number for ask in database.committed if ask.request_id.int == request]
             assert order == sorted(set(order))

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from session_contracts import RequestStatus
-from session_worker.ledger.base import Claimed, Finished, InOtherHands, Suspect
+from session_worker.ledger.protocol import Claimed, Finished, InOtherHands, Suspect
 from tests.ledger.support import (
     a_claim,
     becomes,

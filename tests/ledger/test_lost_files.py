@@ -15,17 +15,17 @@ from uuid import UUID
 import pytest
 
 from session_worker.ledger import LedgerError, open_pruner, prune
-from session_worker.ledger.base import Claimed, Step
-from session_worker.ledger.sqlite.file import path_of
+from session_worker.ledger.protocol import Claimed, StepResult
+from session_worker.ledger.sqlite.database import path_of
 from session_worker.ledger.sqlite.ledger import SQLiteLedger
-from session_worker.ledger.sqlite.writer import Writer
+from session_worker.ledger.sqlite.writer_thread import WriterThread
 from tests.ledger.support import DEADLINE, a_claim, completed, take, worker
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from session_worker.ledger.base import Ledger
+    from session_worker.ledger.protocol import Ledger
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,14 +47,14 @@ def after_a_crash(path: Path, copy: Path) -> set[UUID]:
 
 def damage_each_batch(monkeypatch: pytest.MonkeyPatch, damage: Callable[[], None]) -> None:
     """Between its commit and its answers."""
-    commit = Writer._commit
+    commit = WriterThread._commit
 
-    def commit_and_damage(self: Writer) -> None:
+    def commit_and_damage(self: WriterThread) -> None:
         commit(self)
         if self._thread.ident is not None:  # the worker has started
             damage()
 
-    monkeypatch.setattr(Writer, "_commit", commit_and_damage)
+    monkeypatch.setattr(WriterThread, "_commit", commit_and_damage)
 
 
 def delete(*paths: Path) -> None:
@@ -102,7 +102,7 @@ async def test_what_is_answered_survives_the_loss_of_the_files_beside_the_ledger
                 claim = await take(ledger)
                 answered.add(claim.request_id)
                 assert answered <= after_a_crash(path, tmp_path / f"claim-{number}")
-                assert await ledger.finish(completed(claim)) is Step.APPLIED
+                assert await ledger.finish(completed(claim)) is StepResult.APPLIED
                 assert answered <= after_a_crash(path, tmp_path / f"finish-{number}")
     async with worker(sqlite_url) as ledger:
         assert all([await ledger.knows(request_id) for request_id in answered])
@@ -375,7 +375,7 @@ async def test_pruning_beside_a_worker_keeps_neither_from_new_files(sqlite_url: 
     path = path_of(sqlite_url)
     async with worker(sqlite_url) as ledger:
         for _ in range(3):
-            assert await ledger.finish(completed(await take(ledger))) is Step.APPLIED
+            assert await ledger.finish(completed(await take(ledger))) is StepResult.APPLIED
         pruner = open_pruner(sqlite_url)
         await pruner.open(0)
         delete(beside(path, "-wal"), beside(path, "-shm"))

@@ -19,10 +19,11 @@ import asyncpg
 import pytest
 
 from session_worker.ledger import LedgerError, open_ledger, open_pruner, open_reader, upgrade
-from session_worker.ledger.migrate import migrations
-from session_worker.ledger.postgresql.line import connect, hang_up, sentence
-from session_worker.ledger.sqlite import file as sqlite_file
-from session_worker.ledger.sqlite.file import path_of
+from session_worker.ledger.migrations import migrations
+from session_worker.ledger.postgresql.connection import connect, hang_up
+from session_worker.ledger.postgresql.errors import sentence
+from session_worker.ledger.sqlite import database as sqlite_database
+from session_worker.ledger.sqlite.database import path_of
 from tests.ledger.support import becomes, sql, take, worker
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ async def test_sqlite_paths_may_be_relative_or_absolute_and_quoted(
 async def test_sqlite_commits_survive_a_power_cut(sqlite_url: str) -> None:
     """Write-ahead log, and every commit is flushed to the disk."""
     await upgrade(sqlite_url)
-    with closing(sqlite_file.connect(path_of(sqlite_url), "rw")) as database:
+    with closing(sqlite_database.connect(path_of(sqlite_url), "rw")) as database:
         assert tuple(database.execute("PRAGMA journal_mode").fetchone()) == ("wal",)
         assert tuple(database.execute("PRAGMA synchronous").fetchone()) == (2,)
 
@@ -229,8 +230,8 @@ async def test_sqlite_refuses_a_file_that_stays_locked(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch, lock: str
 ) -> None:
     """It waits a while for the other process, and then says so."""
-    monkeypatch.setattr(sqlite_file, "BUSY_TIMEOUT", 0.05)
-    monkeypatch.setattr(sqlite_file, "OPEN_TIMEOUT", 0.2)
+    monkeypatch.setattr(sqlite_database, "BUSY_TIMEOUT", 0.05)
+    monkeypatch.setattr(sqlite_database, "OPEN_TIMEOUT", 0.2)
     with closing(sqlite3.connect(path_of(sqlite_url), isolation_level=None)) as other:
         other.execute("PRAGMA journal_mode = WAL")
         other.execute(lock)
@@ -243,7 +244,7 @@ async def test_sqlite_waits_at_start_for_a_file_that_is_locked_for_a_moment(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another process may be upgrading it."""
-    monkeypatch.setattr(sqlite_file, "BUSY_TIMEOUT", 0.05)
+    monkeypatch.setattr(sqlite_database, "BUSY_TIMEOUT", 0.05)
     with closing(sqlite3.connect(path_of(sqlite_url), isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         opening = asyncio.create_task(upgrade(sqlite_url))

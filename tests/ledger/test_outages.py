@@ -11,8 +11,8 @@ from uuid import uuid4
 import pytest
 
 from session_contracts import RequestStatus
-from session_worker.ledger.base import Claimed, Ledger, LedgerError, Step
-from session_worker.ledger.postgresql.line import Line
+from session_worker.ledger.postgresql.pool import ReconnectingConnection
+from session_worker.ledger.protocol import Claimed, Ledger, LedgerError, StepResult
 from session_worker.ledger.sqlite.ledger import SQLiteLedger
 from tests.ledger.support import (
     DEADLINE,
@@ -46,9 +46,9 @@ def lose_next_answer(ledger: Ledger, monkeypatch: pytest.MonkeyPatch, *, committ
 
         monkeypatch.setattr(writer, "_commit", broken_commit)
         return
-    fetch = Line._fetch
+    fetch = ReconnectingConnection._fetch
 
-    async def broken_fetch(line: Line, sql: str, values: tuple[Any, ...]) -> Any:
+    async def broken_fetch(line: ReconnectingConnection, sql: str, values: tuple[Any, ...]) -> Any:
         broken = next(armed, False)
         records = await fetch(line, sql, values) if committed or not broken else None
         if broken:
@@ -58,7 +58,7 @@ def lose_next_answer(ledger: Ledger, monkeypatch: pytest.MonkeyPatch, *, committ
             raise ConnectionResetError
         return records
 
-    monkeypatch.setattr(Line, "_fetch", broken_fetch)
+    monkeypatch.setattr(ReconnectingConnection, "_fetch", broken_fetch)
 
 
 LOST = pytest.mark.parametrize("committed", [False, True], ids=["before the commit", "after the commit"])
@@ -97,7 +97,7 @@ async def test_a_lost_outcome_is_found_out(
         good, bad = await take(ledger), await take(ledger)
         lose_next_answer(ledger, monkeypatch, committed=committed)
         steps = await asyncio.gather(ledger.finish(completed(good)), ledger.finish(failed(bad)))
-    assert set(steps) == {Step.APPLIED}
+    assert set(steps) == {StepResult.APPLIED}
     assert await sql(ledger_url, "SELECT count(*) FROM sessions") == [(1,)]
     for claim, status in ((good, RequestStatus.COMPLETED), (bad, RequestStatus.FAILED)):
         found = await entry(ledger_url, claim.request_id)
@@ -116,7 +116,7 @@ async def test_a_lost_postponement_or_release_is_found_out(
             lose_next_answer(ledger, patch, committed=committed)
             assert await ledger.postpone(postponed(one, 1, 5, 30)) == 5
         lose_next_answer(ledger, monkeypatch, committed=committed)
-        assert await ledger.release(released(two)) is Step.APPLIED
+        assert await ledger.release(released(two)) is StepResult.APPLIED
     assert [(await entry(ledger_url, each.request_id)).attempt for each in (one, two)] == [1, 0]
     assert [len((await entry(ledger_url, each.request_id)).history) for each in (one, two)] == [3, 3]
 
@@ -180,7 +180,7 @@ async def test_what_waits_when_the_ledger_is_closed_while_it_is_away_is_told(
                 if isinstance(ledger, SQLiteLedger):
                     patch.setattr(ledger._writer, "_commit", unreachable)
                 else:
-                    patch.setattr(Line, "_fetch", unreachable)
+                    patch.setattr(ReconnectingConnection, "_fetch", unreachable)
                 tasks = [asyncio.create_task(ledger.claim(a_claim())) for _ in range(700)]
                 ledger.note_sent(uuid4(), uuid4())
                 await eventually(lambda: not ledger.availability.up)

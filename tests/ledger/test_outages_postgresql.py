@@ -11,9 +11,10 @@ import asyncpg
 import pytest
 
 from session_worker.ledger import open_ledger, upgrade
-from session_worker.ledger.base import Claimed, Finished, InOtherHands, LedgerError, Step
-from session_worker.ledger.postgresql import line as postgresql_line
+from session_worker.ledger.postgresql import connection as postgresql_connection
+from session_worker.ledger.postgresql import pool as postgresql_pool
 from session_worker.ledger.postgresql.ledger import PostgreSQLLedger
+from session_worker.ledger.protocol import Claimed, Finished, InOtherHands, LedgerError, StepResult
 from session_worker.sandbox import PostgreSQL
 from tests.ledger.support import DEADLINE, a_claim, becomes, completed, released, sql, take, worker
 from tests.support.tcp_proxy import TcpProxy
@@ -49,7 +50,7 @@ async def test_postgresql_calls_wait_for_a_stopped_server(own_postgresql: Postgr
         assert not finish.done()
         await asyncio.to_thread(own_postgresql.start)
         async with asyncio.timeout(DEADLINE):
-            assert await finish is Step.APPLIED
+            assert await finish is StepResult.APPLIED
             assert all(isinstance(answer, Claimed) for answer in await asyncio.gather(*claims))
         await eventually(lambda: ledger.availability.up)
         steady = "SELECT count(*) FROM workers WHERE steady_since > now() - interval '1 minute'"
@@ -91,7 +92,7 @@ async def test_postgresql_resumes_after_its_backends_were_terminated(postgresql_
             answers = await asyncio.gather(*tasks)
             assert all(isinstance(answer, Claimed) and answer.attempt == 1 for answer in answers)
             steps = await asyncio.gather(*(ledger.finish(completed(claim)) for claim in claims))
-            assert set(steps) == {Step.APPLIED}
+            assert set(steps) == {StepResult.APPLIED}
         assert isinstance(await ledger.claim(a_claim(claims[0].request_id)), Finished)
 
 
@@ -105,7 +106,7 @@ async def test_postgresql_connections_that_ended_unused_are_nobodys_outage(postg
         )
         changes: list[bool] = []
         ledger.availability.watch(changes.append)
-        lines = [line._connection for line in ledger._lines._all if line._connection is not None]
+        lines = [line._connection for line in ledger._pool._all if line._connection is not None]
         assert len(lines) == 3, "all were needed at the same time"
         for connection in lines:
             await sql(postgresql_url, f"SELECT pg_terminate_backend({connection.get_server_pid()})")
@@ -119,8 +120,8 @@ async def test_postgresql_notices_a_network_that_swallows_packets(
     postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The connections stay, nothing arrives: that is an outage, over when a new connection gets through."""
-    monkeypatch.setattr(postgresql_line, "COMMAND_TIMEOUT", 0.3)
-    monkeypatch.setattr(postgresql_line, "CONNECT_TIMEOUT", 0.3)
+    monkeypatch.setattr(postgresql_connection, "COMMAND_TIMEOUT", 0.3)
+    monkeypatch.setattr(postgresql_connection, "CONNECT_TIMEOUT", 0.3)
     async with TcpProxy(postgresql_url) as proxy, worker(proxy.url) as ledger:
         claim = await take(ledger)
         proxy.mode = "stall"
@@ -128,7 +129,7 @@ async def test_postgresql_notices_a_network_that_swallows_packets(
         await eventually(lambda: not ledger.availability.up)
         assert "does not answer" in ledger.availability.reason
         proxy.mode = "pass"
-        assert await asyncio.wait_for(waiting, DEADLINE) is Step.APPLIED
+        assert await asyncio.wait_for(waiting, DEADLINE) is StepResult.APPLIED
 
 
 async def test_postgresql_commit_whose_answer_never_arrives_is_found_out(postgresql_url: str) -> None:
@@ -175,7 +176,7 @@ async def test_postgresql_takes_nothing_from_a_worker_that_came_while_it_waited(
                     claim = await take(newcomer, second)
                     await blocker.execute("ROLLBACK; BEGIN")
                     answers = await asyncio.wait_for(claims, DEADLINE)
-                    assert await newcomer.finish(completed(claim)) is Step.APPLIED
+                    assert await newcomer.finish(completed(claim)) is StepResult.APPLIED
         finally:
             await blocker.close()
     assert isinstance(answers[0], Claimed)
@@ -217,7 +218,7 @@ async def test_a_defect_after_an_outage_is_no_outage(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE query LIKE '%INTO requests%' AND pid <> pg_backend_pid()",
         )
-        monkeypatch.setattr(postgresql_line, "connect", connect)
+        monkeypatch.setattr(postgresql_pool, "connect", connect)
         with pytest.raises(IndexError):
             async with asyncio.timeout(DEADLINE):
                 await ledger.claim(a_claim())

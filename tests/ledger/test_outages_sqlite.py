@@ -9,9 +9,9 @@ from contextlib import closing
 import pytest
 
 from session_worker.ledger import LedgerError
-from session_worker.ledger.base import Claimed, Step
-from session_worker.ledger.sqlite import file as sqlite_file
-from session_worker.ledger.sqlite.file import path_of
+from session_worker.ledger.protocol import Claimed, StepResult
+from session_worker.ledger.sqlite import database as sqlite_database
+from session_worker.ledger.sqlite.database import path_of
 from session_worker.ledger.sqlite.ledger import SQLiteLedger
 from tests.ledger.support import DEADLINE, a_claim, completed, take, worker
 from tests.support.waiting import eventually
@@ -21,7 +21,7 @@ async def test_sqlite_waits_for_a_file_locked_by_another(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The ledger is away while another process holds the lock, says so, and goes on when it is released."""
-    monkeypatch.setattr(sqlite_file, "BUSY_TIMEOUT", 0.1)
+    monkeypatch.setattr(sqlite_database, "BUSY_TIMEOUT", 0.1)
     async with worker(sqlite_url) as ledger:
         claim = await take(ledger)
         with closing(sqlite3.connect(path_of(sqlite_url), isolation_level=None)) as other:
@@ -31,7 +31,7 @@ async def test_sqlite_waits_for_a_file_locked_by_another(
             assert "locked" in ledger.availability.reason
             assert not waiting.done()
             other.execute("ROLLBACK")
-        assert await asyncio.wait_for(waiting, DEADLINE) is Step.APPLIED
+        assert await asyncio.wait_for(waiting, DEADLINE) is StepResult.APPLIED
         await eventually(lambda: ledger.availability.up)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from session_worker.ledger import upgrade
 from session_worker.ledger.postgresql import statements as postgresql_statements
-from session_worker.ledger.postgresql.line import connect
+from session_worker.ledger.postgresql.connection import connect
 
 if TYPE_CHECKING:
     import asyncpg

@@ -13,12 +13,12 @@ import pytest
 
 from session_contracts import RequestStatus
 from session_worker.ledger import LedgerError, open_pruner, prune, upgrade
-from session_worker.ledger.base import Claimed, EntryRejectedError, Finished, InOtherHands, Step
 from session_worker.ledger.postgresql.pruner import PostgreSQLPruner
+from session_worker.ledger.protocol import Claimed, Finished, InOtherHands, StepResult, UnstorableError
 from session_worker.ledger.prune import in_batches
-from session_worker.ledger.sqlite import file as sqlite_file
+from session_worker.ledger.sqlite import database as sqlite_database
 from session_worker.ledger.sqlite import pruner as sqlite_pruner
-from session_worker.ledger.sqlite.file import path_of
+from session_worker.ledger.sqlite.database import path_of
 from session_worker.telemetry.events import LedgerNotPruned, LedgerPruned
 from tests.ledger.support import (
     DEADLINE,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from session_worker.ledger.base import Claim, Ledger
+    from session_worker.ledger.protocol import Claim, Ledger
     from session_worker.ledger.prune import Pruner
     from session_worker.telemetry.events import Event
 
@@ -78,7 +78,9 @@ async def age(url: str, days: float, *columns: str, where: str = "true") -> None
 async def done(ledger: Ledger, count: int = 1) -> list[Claim]:
     """Requests that are completed."""
     claims = await asyncio.gather(*(take(ledger) for _ in range(count)))
-    assert set(await asyncio.gather(*(ledger.finish(completed(claim)) for claim in claims))) == {Step.APPLIED}
+    assert set(await asyncio.gather(*(ledger.finish(completed(claim)) for claim in claims))) == {
+        StepResult.APPLIED
+    }
     return claims
 
 
@@ -163,11 +165,11 @@ async def test_a_forgotten_request_is_a_new_one_and_a_created_session_stays_the_
         assert await pruned(ledger_url, 0) == [2]
 
         again = await take(ledger, failure.request_id)
-        assert await ledger.finish(completed(again)) is Step.APPLIED
+        assert await ledger.finish(completed(again)) is StepResult.APPLIED
         twice = await take(ledger, success.request_id)
-        with pytest.raises(EntryRejectedError):
+        with pytest.raises(UnstorableError):
             await ledger.finish(completed(twice))
-        assert await ledger.finish(failed(twice)) is Step.APPLIED
+        assert await ledger.finish(failed(twice)) is StepResult.APPLIED
 
     sessions = await sql(ledger_url, "SELECT session_id FROM sessions")
     assert {row[0] for row in sessions} == {success.session_id, again.session_id}
@@ -250,7 +252,7 @@ async def test_a_batch_that_is_cut_off_is_whole_or_nothing(postgresql_url: str) 
 
 async def test_a_turn_to_write_is_waited_for(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process holds the file longer than SQLite itself waits; not for ever."""
-    monkeypatch.setattr(sqlite_file, "BUSY_TIMEOUT", 0.05)
+    monkeypatch.setattr(sqlite_database, "BUSY_TIMEOUT", 0.05)
     async with worker(sqlite_url) as ledger:
         await done(ledger, 3)
     with closing(sqlite3.connect(path_of(sqlite_url), isolation_level=None)) as other:

@@ -12,8 +12,8 @@ import pytest
 
 from session_contracts import ErrorCode, RequestStatus
 from session_worker.ledger import LedgerError, open_reader, upgrade
-from session_worker.ledger.base import Claimed, Entry
-from session_worker.ledger.sqlite.file import path_of
+from session_worker.ledger.protocol import Claimed, Entry
+from session_worker.ledger.sqlite.database import path_of
 from session_worker.ledger.sqlite.reader import SQLiteReader
 from tests.ledger.support import (
     DEADLINE,

@@ -9,8 +9,8 @@ from uuid import uuid4
 import pytest
 
 from session_contracts import ErrorCode, RequestStatus, check_move
-from session_worker.ledger.base import Claimed, Finished, Mismatch, Reopened, Step
-from session_worker.ledger.notes import LAZY
+from session_worker.ledger.protocol import Claimed, Finished, Mismatch, Reopened, StepResult
+from session_worker.ledger.reply_notes import LAZY
 from tests.ledger.support import (
     FINGERPRINT,
     a_claim,
@@ -117,7 +117,7 @@ async def test_what_waits_or_runs_is_open_already(ledger_url: str) -> None:
             before = await entry(ledger_url, claim.request_id)
             assert await ledger.reopen(claim.request_id, FINGERPRINT) is Reopened.OPEN
             assert await entry(ledger_url, claim.request_id) == before
-        assert await ledger.finish(completed(running)) is Step.APPLIED
+        assert await ledger.finish(completed(running)) is StepResult.APPLIED
 
 
 @pytest.mark.parametrize("code", [None, ErrorCode.REJECTED, ErrorCode.EXPIRED])
@@ -145,7 +145,7 @@ async def test_late_steps_of_the_old_round_do_not_reach_into_the_new_one(ledger_
         await ledger.finish(late)
         await ledger.reopen(claim.request_id, FINGERPRINT)
         before = await entry(ledger_url, claim.request_id)
-        assert await ledger.finish(late) is Step.FENCED
+        assert await ledger.finish(late) is StepResult.FENCED
         await ledger.note_parked(claim.request_id, claim.token)
         assert await entry(ledger_url, claim.request_id) == before
         again = await take(ledger, claim.request_id)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from session_contracts import ErrorCode, RequestStatus, check_move
-from session_worker.ledger.base import Claimed, Finish, Finished, Postpone, Release, Step
+from session_worker.ledger.protocol import Claimed, Finish, Finished, Postpone, Release, StepResult
 from session_worker.telemetry.events import LedgerCommitted
 from tests.ledger.support import (
     FINGERPRINT,
@@ -30,10 +30,10 @@ from tests.ledger.support import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from session_worker.ledger.base import Claim, Entry, Ledger
+    from session_worker.ledger.protocol import Claim, Entry, Ledger
 
 
-async def do(ledger: Ledger, step: Finish | Postpone | Release) -> int | Step:
+async def do(ledger: Ledger, step: Finish | Postpone | Release) -> int | StepResult:
     match step:
         case Finish():
             return await ledger.finish(step)
@@ -51,7 +51,7 @@ async def test_completing_creates_the_session_with_the_time_of_the_first_claim(l
     async with worker(ledger_url) as ledger:
         claim = await take(ledger)
         assert await sql(ledger_url, "SELECT count(*) FROM sessions") == [(0,)]
-        assert await ledger.finish(completed(claim)) is Step.APPLIED
+        assert await ledger.finish(completed(claim)) is StepResult.APPLIED
     found = await entry(ledger_url, claim.request_id)
     assert found.status is RequestStatus.COMPLETED
     assert found.finished_at is not None
@@ -70,7 +70,7 @@ async def test_failing_creates_no_session_and_keeps_the_reason(ledger_url: str) 
     """Code and sentence are for everyone; the detail stands in the history."""
     async with worker(ledger_url) as ledger:
         claim = await take(ledger)
-        assert await ledger.finish(failed(claim, ErrorCode.HANDLER_TIMEOUT)) is Step.APPLIED
+        assert await ledger.finish(failed(claim, ErrorCode.HANDLER_TIMEOUT)) is StepResult.APPLIED
     found = await entry(ledger_url, claim.request_id)
     assert (found.status, found.error_code, found.error) == (
         RequestStatus.FAILED,
@@ -88,7 +88,7 @@ async def test_a_step_repeated_under_its_token_is_applied_once(
     """After a commit of unknown outcome the step is sent again: it answers the same and writes nothing."""
     async with worker(ledger_url) as ledger:
         step = step_for(await take(ledger))
-        answer = 60 if isinstance(step, Postpone) else Step.APPLIED
+        answer = 60 if isinstance(step, Postpone) else StepResult.APPLIED
         assert await do(ledger, step) == answer
         before = await entry(ledger_url, step.request_id)
         assert await do(ledger, step) == answer
@@ -105,7 +105,7 @@ async def test_a_step_of_a_fenced_holder_is_dropped(
         await bury(ledger_url, "zombie")
         await take(heir, claim.request_id)
         before = await entry(ledger_url, claim.request_id)
-        assert await do(zombie, step_for(claim)) is Step.FENCED
+        assert await do(zombie, step_for(claim)) is StepResult.FENCED
     assert await entry(ledger_url, claim.request_id) == before
 
 
@@ -115,7 +115,7 @@ async def test_a_step_for_an_unknown_request_is_fenced(
 ) -> None:
     """Nothing was claimed, so nothing is written."""
     async with worker(ledger_url) as ledger:
-        assert await do(ledger, step_for(a_claim())) is Step.FENCED
+        assert await do(ledger, step_for(a_claim())) is StepResult.FENCED
     assert await sql(ledger_url, "SELECT count(*) FROM requests") == [(0,)]
 
 
@@ -126,7 +126,7 @@ async def test_an_outcome_is_final_even_under_its_own_token(ledger_url: str) -> 
         await ledger.finish(completed(good))
         await ledger.finish(failed(bad))
         for step in (failed(good), completed(bad), postponed(good), released(bad)):
-            assert await do(ledger, step) is Step.FENCED
+            assert await do(ledger, step) is StepResult.FENCED
     assert (await entry(ledger_url, good.request_id)).status is RequestStatus.COMPLETED
     assert (await entry(ledger_url, bad.request_id)).status is RequestStatus.FAILED
 
@@ -135,7 +135,7 @@ async def test_an_expired_request_cannot_complete(ledger_url: str) -> None:
     """pending → completed is no move: nobody gets a session for which nobody waits."""
     async with worker(ledger_url) as ledger:
         claim = await take(ledger, patience=0)
-        assert await ledger.finish(completed(claim)) is Step.FENCED
+        assert await ledger.finish(completed(claim)) is StepResult.FENCED
     assert await sql(ledger_url, "SELECT count(*) FROM sessions") == [(0,)]
 
 
@@ -172,7 +172,7 @@ async def test_a_request_is_not_postponed_beyond_its_requesters_patience(ledger_
     async with worker(ledger_url) as ledger:
         claim = await take(ledger, patience=30)
         before = await entry(ledger_url, claim.request_id)
-        assert await ledger.postpone(postponed(claim, 31, 120)) is Step.OVERDUE
+        assert await ledger.postpone(postponed(claim, 31, 120)) is StepResult.OVERDUE
         assert await entry(ledger_url, claim.request_id) == before
 
 
@@ -204,7 +204,7 @@ async def test_releasing_takes_the_attempt_back_and_makes_it_claimable_at_once(l
     """Shutdown spends no attempt."""
     async with worker(ledger_url) as ledger:
         claim = await take(ledger)
-        assert await ledger.release(released(claim)) is Step.APPLIED
+        assert await ledger.release(released(claim)) is StepResult.APPLIED
         found = await entry(ledger_url, claim.request_id)
         assert (found.status, found.attempt) == (RequestStatus.PENDING, 0)
         answer = await ledger.claim(a_claim(claim.request_id))

@@ -10,8 +10,8 @@ import pytest
 
 from session_worker.ledger import LedgerError, open_ledger, open_pruner, open_reader, upgrade
 from session_worker.ledger.copy import copy
-from session_worker.ledger.migrate import migrations, tables
-from session_worker.ledger.sqlite.file import path_of
+from session_worker.ledger.migrations import migrations, tables
+from session_worker.ledger.sqlite.database import path_of
 from tests.ledger.support import sql, take, worker
 
 if TYPE_CHECKING:

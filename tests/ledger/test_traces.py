@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from session_worker.ledger.base import Claimed, Finished, InOtherHands, Mismatch
+from session_worker.ledger.protocol import Claimed, Finished, InOtherHands, Mismatch
 from tests.ledger.support import FINGERPRINT, a_claim, bury, completed, failed, postponed, take, worker
 
 FIRST = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"

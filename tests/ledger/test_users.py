@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from session_worker.ledger import LedgerError, open_pruner, open_reader, upgrade
-from session_worker.ledger.sqlite.file import path_of
+from session_worker.ledger.sqlite.database import path_of
 from tests.ledger.support import DEADLINE, entry, take, worker
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ import asyncio, os, sys
 from session_worker.ledger.sqlite import ledger, pruner, reader  # while it may
 from tests.ledger.support import take, worker
 from session_worker.ledger import open_pruner, open_reader
-from session_worker.ledger.migrate import migrations
+from session_worker.ledger.migrations import migrations
 migrations("sqlite")
 url = sys.argv[1]
 os.setgroups([])

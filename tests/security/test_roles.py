@@ -11,7 +11,7 @@ import pytest
 
 from session_contracts import RequestStatus
 from session_worker.ledger import open_ledger, open_reader
-from session_worker.ledger.base import LedgerError, Step
+from session_worker.ledger.protocol import LedgerError, StepResult
 from tests.ledger.support import completed, entry, failed, postponed, released, take, worker
 from tests.support.waiting import eventually
 
@@ -31,13 +31,13 @@ async def run(url: str, statement: str) -> None:
 async def test_the_worker_takes_every_step(secured: Secured) -> None:
     """With the register's and those that an operator's redrive takes."""
     async with worker(secured.ledger_url("worker")) as ledger:
-        assert await ledger.finish(completed(await take(ledger))) is Step.APPLIED
+        assert await ledger.finish(completed(await take(ledger))) is StepResult.APPLIED
         done = await take(ledger)
-        assert await ledger.finish(failed(done)) is Step.APPLIED
+        assert await ledger.finish(failed(done)) is StepResult.APPLIED
         await ledger.note_undeliverable(done.request_id, done.token)
         await ledger.note_parked(done.request_id, done.token)
         assert await ledger.postpone(postponed(await take(ledger))) == 60
-        assert await ledger.release(released(await take(ledger))) is Step.APPLIED
+        assert await ledger.release(released(await take(ledger))) is StepResult.APPLIED
     assert (await entry(secured.ledger_url("reader"), done.request_id)).reply == "undeliverable"
 
 
@@ -137,4 +137,4 @@ async def test_a_grant_that_is_withdrawn_is_waited_for(secured: Secured) -> None
             assert not finishing.done()
         finally:
             secured.sql("GRANT INSERT ON sessions TO session_worker")
-        assert await finishing is Step.APPLIED
+        assert await finishing is StepResult.APPLIED

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from session_client import ConnectionFailed, SessionClient
 from session_worker.ledger import open_reader
-from session_worker.ledger.base import LedgerError
+from session_worker.ledger.protocol import LedgerError
 from session_worker.sandbox import PostgreSQL
 from tests.broker.lab import Lab, send
 from tests.security.conftest import VHOST, Authority

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from session_contracts import RequestStatus
 from session_worker.cli import views
-from session_worker.ledger.base import Entry
+from session_worker.ledger.protocol import Entry
 from session_worker.settings import durations
 
 NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)

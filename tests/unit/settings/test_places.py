@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from session_worker.ledger import LedgerError, upgrade
-from session_worker.ledger.sqlite.file import path_of
+from session_worker.ledger.sqlite.database import path_of
 from session_worker.settings import InvalidSettingsError, load, load_only, places
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from session_contracts import DEFAULT_REPLY_TO_ALLOW, CreateSessionPayload, CreateSessionRequest, Names
-from session_worker.ledger.base import Claimed
+from session_worker.ledger.protocol import Claimed
 from session_worker.messages.delivery import Delivery
 from session_worker.operations.handler import Context
 from session_worker.requests.request import Request, RequestParser

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from session_contracts import Names, amqp
-from session_worker.ledger.base import Reopened
+from session_worker.ledger.protocol import Reopened
 from session_worker.messages.delivery import Delivery
 from session_worker.messages.errors import NackedError
 from session_worker.operators import dead

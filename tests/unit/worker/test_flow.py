@@ -15,10 +15,9 @@ import pytest
 from session_contracts import CreateSessionRequest, ErrorCode, RequestStatus
 from session_contracts.amqp import REDRIVE_COUNT, REQUEUE_COUNT
 from session_contracts.errors import ERRORS
-from session_worker.ledger.base import (
+from session_worker.ledger.protocol import (
     Claim,
     ClaimAnswer,
-    EntryRejectedError,
     Finish,
     Finished,
     InOtherHands,
@@ -26,8 +25,9 @@ from session_worker.ledger.base import (
     Mismatch,
     Postpone,
     Release,
-    Step,
+    StepResult,
     Suspect,
+    UnstorableError,
 )
 from session_worker.messages.delivery import Lane
 from session_worker.operations.handler import Context, Handler, PermanentError, Rejected
@@ -69,10 +69,10 @@ LedgerStep = Claim | Finish | Postpone | Release
 class ScriptedLedger:
     """Gives the answers it was told to give, then the friendliest one; remembers every step."""
 
-    def __init__(self, *answers: ClaimAnswer | int | Step | Exception) -> None:
-        self.claims = [answer for answer in answers if not isinstance(answer, int | Step)]
-        self.ends: list[int | Step | Exception] = [
-            answer for answer in answers if isinstance(answer, int | Step)
+    def __init__(self, *answers: ClaimAnswer | int | StepResult | Exception) -> None:
+        self.claims = [answer for answer in answers if not isinstance(answer, int | StepResult)]
+        self.ends: list[int | StepResult | Exception] = [
+            answer for answer in answers if isinstance(answer, int | StepResult)
         ]
         self.steps: list[LedgerStep] = []
         self.known = False
@@ -89,10 +89,10 @@ class ScriptedLedger:
             raise answer
         return answer
 
-    async def _end(self, step: LedgerStep) -> int | Step:
+    async def _end(self, step: LedgerStep) -> int | StepResult:
         self.steps.append(step)
         await asyncio.sleep(0)
-        friendly = step.delays[-1] if isinstance(step, Postpone) else Step.APPLIED
+        friendly = step.delays[-1] if isinstance(step, Postpone) else StepResult.APPLIED
         answer = self.ends.pop(0) if self.ends else friendly
         if isinstance(answer, Exception):
             raise answer
@@ -314,7 +314,7 @@ async def test_request_whose_patience_is_over_is_answered_without_being_handled(
 
 async def test_failure_that_leaves_no_time_for_another_attempt_is_the_outcome() -> None:
     """It is not the requester's fault: it is answered as what it was, and parked for people."""
-    ledger = ScriptedLedger(Step.OVERDUE)
+    ledger = ScriptedLedger(StepResult.OVERDUE)
     outcome = await _outcome(_flow(ledger, CountingHandler(PassingError("secret"))))
     assert isinstance(outcome, Failed)
     assert json.loads(outcome.reply.body)["metadata"]["error_code"] == "handler_failed"
@@ -330,7 +330,7 @@ async def test_failure_that_leaves_no_time_for_another_attempt_is_the_outcome() 
 
 
 async def test_handler_that_never_ends_in_time_is_answered_as_that() -> None:
-    ledger = ScriptedLedger(Step.OVERDUE)
+    ledger = ScriptedLedger(StepResult.OVERDUE)
     outcome = await _outcome(_flow(ledger, Gate(), handler_timeout=0.01))
     assert isinstance(outcome, Failed)
     assert outcome.letter.code is ErrorCode.HANDLER_TIMEOUT
@@ -451,13 +451,13 @@ async def test_refusal_asks_the_ledger_nothing() -> None:
 
 
 async def test_entry_that_the_database_rejects_at_the_claim_is_refused() -> None:
-    outcome = await _outcome(_flow(ScriptedLedger(EntryRejectedError("title"))))
+    outcome = await _outcome(_flow(ScriptedLedger(UnstorableError("title"))))
     assert isinstance(outcome, Refused)
     assert outcome.letter.code is ErrorCode.INTERNAL_ERROR
     assert "title" in outcome.letter.message
 
 
-@pytest.mark.parametrize("error", [EntryRejectedError("response"), RuntimeError("a bug of ours")])
+@pytest.mark.parametrize("error", [UnstorableError("response"), RuntimeError("a bug of ours")])
 async def test_outcome_that_cannot_be_recorded_is_recorded_as_failed(error: Exception) -> None:
     """Left as it is, the entry would stay ``processing`` under a live worker, and nobody would answer."""
     ledger = ScriptedLedger()
@@ -476,7 +476,7 @@ async def test_outcome_that_cannot_be_recorded_is_recorded_as_failed(error: Exce
 async def test_result_of_a_worker_that_was_overtaken_is_dropped_and_the_request_claimed_anew(
     result: object,
 ) -> None:
-    ledger = ScriptedLedger(parts.claimed(), _finished(), Step.FENCED)
+    ledger = ScriptedLedger(parts.claimed(), _finished(), StepResult.FENCED)
     outcome = await _outcome(_flow(ledger, CountingHandler(result)))
     assert isinstance(outcome, Replayed)
     first, last = ledger.steps[0], ledger.steps[-1]
@@ -734,7 +734,7 @@ def _rounded(event: Event) -> Event:
             [RequestFinished(REQUEST_ID, 1, "failed", ErrorCode.CRASHED_WORKER, None, 0.0)],
         ),
         (
-            [Step.FENCED, parts.claimed(attempt=2)],
+            [StepResult.FENCED, parts.claimed(attempt=2)],
             None,
             [
                 AttemptEnded(REQUEST_ID, 1, 0.0, 0.0),
@@ -754,7 +754,7 @@ async def test_each_end_of_a_claimed_request_is_told_once(
     """What is refused, or has its answer already, is told by whoever settles it."""
     events: list[Event] = []
     flow = _flow(
-        ScriptedLedger(parts.claimed(), *ledger) if Step.FENCED in ledger else ScriptedLedger(*ledger),
+        ScriptedLedger(parts.claimed(), *ledger) if StepResult.FENCED in ledger else ScriptedLedger(*ledger),
         CountingHandler(result),
         events.append,
     )
@@ -766,12 +766,12 @@ async def test_each_end_of_a_claimed_request_is_told_once(
     ("answer", "ending", "next_attempt_in"),
     [
         (7, [], 7),
-        (Step.OVERDUE, [RequestFinished], None),
-        (Step.FENCED, [RequestTakenOver, AttemptEnded, AttemptFailed], None),
+        (StepResult.OVERDUE, [RequestFinished], None),
+        (StepResult.FENCED, [RequestTakenOver, AttemptEnded, AttemptFailed], None),
     ],
 )
 async def test_each_failed_attempt_is_told_with_its_traceback(
-    answer: int | Step, ending: list[type[Event]], next_attempt_in: int | None
+    answer: int | StepResult, ending: list[type[Event]], next_attempt_in: int | None
 ) -> None:
     """Whatever becomes of its request: nobody has to wait for the last attempt to see why."""
     events: list[Event] = []

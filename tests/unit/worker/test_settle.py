@@ -52,7 +52,7 @@ from tests.unit.worker.parts import CountingReceipt
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from session_worker.ledger.base import Ledger
+    from session_worker.ledger.protocol import Ledger
 
 REQUEST_ID = UUID(int=7)
 TOKEN = UUID(int=8)

@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from session_contracts import RequestStatus
-from session_worker.ledger.base import Glimpse, Recent
+from session_worker.ledger.protocol import Glimpse, Recent
 from session_worker.operators.watch import FAILURES, SAMPLE, failed_last, traffic
 
 DONE, BAD, RUNNING = RequestStatus.COMPLETED, RequestStatus.FAILED, RequestStatus.PROCESSING

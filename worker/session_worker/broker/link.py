@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from session_worker.broker.topology import Topology
-    from session_worker.ledger.base import Opened
+    from session_worker.ledger.protocol import Opened
     from session_worker.messages.delivery import Delivery
     from session_worker.messages.message import Message
     from session_worker.settings import Settings

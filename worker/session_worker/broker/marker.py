@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from session_contracts.amqp import Names
     from session_worker.broker.connection import Wire
-    from session_worker.ledger.base import Opened
+    from session_worker.ledger.protocol import Opened
 
 ARGUMENTS: dict[str, Any] = {"x-queue-type": "stream"}
 READ_SECONDS = 0.5

@@ -21,7 +21,7 @@ from session_worker.cli import console, given, interrupts, letters, views
 from session_worker.cli.problems import Failure
 from session_worker.cli.progress import Progress
 from session_worker.ledger import open_ledger, open_reader
-from session_worker.ledger.base import LedgerError
+from session_worker.ledger.protocol import LedgerError
 from session_worker.loop import PlainLoop
 from session_worker.messages.errors import LinkLostError, PublishError
 from session_worker.operators import dead
@@ -31,7 +31,7 @@ from session_worker.settings import durations
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
 
-    from session_worker.ledger.base import Entry, Ledger
+    from session_worker.ledger.protocol import Entry, Ledger
     from session_worker.settings import Settings
 
 T = TypeVar("T")

@@ -19,7 +19,7 @@ from session_worker.settings import durations
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from session_worker.ledger.base import Entry, LedgerReader
+    from session_worker.ledger.protocol import Entry, LedgerReader
 
 
 def status(request_id: str, *, ledger_url: str | None, json: bool) -> int:

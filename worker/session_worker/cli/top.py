@@ -19,7 +19,7 @@ from rich.text import Text
 
 from session_worker.cli import console, given, interrupts, views
 from session_worker.cli.listing import Listing, facts
-from session_worker.ledger.base import COUNTED
+from session_worker.ledger.protocol import COUNTED
 from session_worker.loop import PlainLoop
 from session_worker.operators.watch import FAILURES, BrokerWatch, LedgerWatch, Unreachable
 from session_worker.settings import durations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console, RenderableType
 
-    from session_worker.ledger.base import Entry
+    from session_worker.ledger.protocol import Entry
     from session_worker.operators.watch import Depth, Finished, Look, Traffic
     from session_worker.settings import Settings
 

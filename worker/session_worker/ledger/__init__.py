@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from session_client.net.threads import in_own_thread
-from session_worker.ledger.base import LedgerError
-from session_worker.ledger.membership import Membership
+from session_worker.ledger.protocol import LedgerError
+from session_worker.ledger.registration import Registration
 from session_worker.settings.places import sqlite_url
 from session_worker.telemetry.events import unheard
 
 if TYPE_CHECKING:
-    from session_worker.ledger.base import Ledger, LedgerReader
+    from session_worker.ledger.protocol import Ledger, LedgerReader
     from session_worker.ledger.prune import Pruner
     from session_worker.telemetry.events import Emit
 
@@ -37,21 +37,21 @@ def open_ledger(
         LedgerError: the URL is not one of a ledger.
     """
     grace = holder_timeout if takeover_grace is None else takeover_grace
-    membership = Membership(worker_id, holder_timeout, grace)
+    registration = Registration(worker_id, holder_timeout, grace)
     if _is_sqlite(url):
-        from session_worker.ledger.sqlite.file import path_of
+        from session_worker.ledger.sqlite.database import path_of
         from session_worker.ledger.sqlite.ledger import SQLiteLedger
 
-        return SQLiteLedger(path_of(url), membership, emit)
+        return SQLiteLedger(path_of(url), registration, emit)
     from session_worker.ledger.postgresql.ledger import PostgreSQLLedger
 
-    return PostgreSQLLedger(url, membership, emit, migrate=migrate)
+    return PostgreSQLLedger(url, registration, emit, migrate=migrate)
 
 
 def open_reader(url: str) -> LedgerReader:
     """How an operator asks the ledger at ``url``, not yet opened. Raises LedgerError like ``open_ledger``."""
     if _is_sqlite(url):
-        from session_worker.ledger.sqlite.file import path_of
+        from session_worker.ledger.sqlite.database import path_of
         from session_worker.ledger.sqlite.reader import SQLiteReader
 
         return SQLiteReader(path_of(url))
@@ -63,7 +63,7 @@ def open_reader(url: str) -> LedgerReader:
 def open_pruner(url: str) -> Pruner:
     """Who forgets old entries of the ledger at ``url``, not yet opened. Raises LedgerError as above."""
     if _is_sqlite(url):
-        from session_worker.ledger.sqlite.file import path_of
+        from session_worker.ledger.sqlite.database import path_of
         from session_worker.ledger.sqlite.pruner import SQLitePruner
 
         return SQLitePruner(path_of(url))
@@ -75,7 +75,7 @@ def open_pruner(url: str) -> Pruner:
 def name_of(url: str) -> str:
     """The ledger at ``url`` for people: without a password, and wherever it is read. Raises LedgerError."""
     if _is_sqlite(url):
-        from session_worker.ledger.sqlite.file import path_of
+        from session_worker.ledger.sqlite.database import path_of
 
         return sqlite_url(path_of(url).absolute())
     from session_worker.settings.postgresql_url import place_of
@@ -86,7 +86,7 @@ def name_of(url: str) -> str:
 async def upgrade(url: str) -> tuple[int, int]:
     """Bring the schema up to date; its version before (0: there was none) and after. Raises LedgerError."""
     if _is_sqlite(url):
-        from session_worker.ledger.sqlite.file import path_of, upgrade_file
+        from session_worker.ledger.sqlite.database import path_of, upgrade_file
 
         return await in_own_thread(upgrade_file, path_of(url))
     from session_worker.ledger.postgresql.schema import upgrade_database

@@ -8,14 +8,15 @@ from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from session_worker.ledger.base import LedgerError
-from session_worker.ledger.membership import ALIVE
-from session_worker.ledger.migrate import IDENTITY, check_current
-from session_worker.ledger.postgresql.line import AWAY, connect_for_people, hang_up, sentence
+from session_worker.ledger.migrations import IDENTITY, check_current
+from session_worker.ledger.postgresql.connection import connect_for_people, hang_up
+from session_worker.ledger.postgresql.errors import AWAY, sentence
 from session_worker.ledger.postgresql.schema import check_schema
-from session_worker.ledger.sqlite.file import connect, path_of, version_of
-from session_worker.ledger.sqlite.file import sentence as sentence_of_file
-from session_worker.ledger.sqlite.steps import iso
+from session_worker.ledger.protocol import LedgerError
+from session_worker.ledger.registration import ALIVE
+from session_worker.ledger.sqlite.database import connect, path_of, version_of
+from session_worker.ledger.sqlite.database import sentence as sentence_of_file
+from session_worker.ledger.sqlite.transaction import iso
 
 if TYPE_CHECKING:
     import asyncpg

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from session_worker.ledger.base import EntryRejectedError, LedgerError
+from session_worker.ledger.protocol import LedgerError, UnstorableError
 from session_worker.telemetry.events import LedgerCommitted, unheard
 
 if TYPE_CHECKING:
@@ -37,10 +37,6 @@ StepT = TypeVar("StepT", bound=HasRequestId)
 AnswerT = TypeVar("AnswerT")
 _Item = tuple[StepT, asyncio.Future[AnswerT] | None]
 """A step, and where its caller waits for the answer; None where nobody does."""
-
-
-class RefusedError(Exception):
-    """The database refused the data of at least one step, and wrote nothing of the batch; says why."""
 
 
 class GroupCommit(Generic[StepT, AnswerT]):
@@ -74,7 +70,7 @@ class GroupCommit(Generic[StepT, AnswerT]):
         """Have ``step`` committed. Cancelling the caller breaks neither the batch nor the step itself.
 
         Raises:
-            EntryRejectedError: the database refuses this step's data.
+            UnstorableError: the database cannot store the data of this step.
             LedgerError: the ledger was closed first.
         """
         if self._closed:
@@ -158,13 +154,13 @@ class GroupCommit(Generic[StepT, AnswerT]):
             return
         for step, answer in batch:
             if answer is not None and not answer.done():
-                answer.set_exception(_rejected(step, error) if isinstance(error, RefusedError) else error)
+                answer.set_exception(_about(step, error) if isinstance(error, UnstorableError) else error)
 
 
-def _rejected(step: HasRequestId, error: RefusedError) -> EntryRejectedError:
-    rejected = EntryRejectedError(f"the ledger refuses the data of request {step.request_id}: {error}")
-    rejected.__cause__ = error
-    return rejected
+def _about(step: HasRequestId, error: UnstorableError) -> UnstorableError:
+    about = UnstorableError(f"the ledger cannot store the data of request {step.request_id}: {error}")
+    about.__cause__ = error
+    return about
 
 
 def _move(queue: deque[_Item[StepT, AnswerT]], batch: dict[int, _Item[StepT, AnswerT]], limit: int) -> None:

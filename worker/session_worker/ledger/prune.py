@@ -11,7 +11,7 @@ import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from session_worker.ledger.base import LedgerError
+from session_worker.ledger.protocol import LedgerError
 from session_worker.telemetry.events import LedgerNotPruned, LedgerPruned, unheard
 
 if TYPE_CHECKING:

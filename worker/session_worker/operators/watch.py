@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from uuid import UUID
 
-    from session_worker.ledger.base import Entry, LedgerReader, Recent
+    from session_worker.ledger.protocol import Entry, LedgerReader, Recent
     from session_worker.settings import Settings
 
 LOOK_SECONDS = 10.0

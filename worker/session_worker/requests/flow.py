@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Literal
 from session_client.net.trouble import words
 from session_contracts import ErrorCode, RequestStatus
 from session_contracts.errors import ERRORS, known_code
-from session_worker.ledger import base as ledger_steps
-from session_worker.ledger.base import (
+from session_worker.ledger import protocol as ledger_steps
+from session_worker.ledger.protocol import (
     Claimed,
-    EntryRejectedError,
     Finished,
     InOtherHands,
     Mismatch,
-    Step,
+    StepResult,
     Suspect,
+    UnstorableError,
 )
 from session_worker.messages import identifiers
 from session_worker.operations.handler import Context, Rejected
@@ -60,7 +60,7 @@ from session_worker.telemetry.trace import current_trace
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from session_worker.ledger.base import Ledger
+    from session_worker.ledger.protocol import Ledger
     from session_worker.messages.delivery import Delivery
     from session_worker.operations.handler import Handler
     from session_worker.requests.outcome import Outcome
@@ -133,7 +133,7 @@ class Flow:
         step = claim_step(request, token, suspect_after=None if alone else self._suspect_after)
         try:
             answer = await self._ledger.claim(step)
-        except EntryRejectedError as error:
+        except UnstorableError as error:
             return self._refuse(request.refused(ErrorCode.INTERNAL_ERROR), error)
         if isinstance(answer, Claimed | Finished | InOtherHands):
             current_trace.get().known(answer.traceparent)
@@ -264,9 +264,9 @@ class Flow:
         delay = await self._ledger.postpone(
             ledger_steps.Postpone(request_id, hold.token, delays, failure.code, failure.detail)
         )
-        if isinstance(delay, Step):
+        if isinstance(delay, StepResult):
             self._tell(hold, failure)
-            if delay is Step.FENCED:
+            if delay is StepResult.FENCED:
                 raise FencedError(hold)
             return await self._fail_for_good(hold, failure)
         self._tell(hold, failure, delay)
@@ -356,7 +356,7 @@ class Flow:
         step = await self._ledger.finish(
             ledger_steps.Finish(request_id, hold.token, status, body, code, error, detail)
         )
-        if step is Step.FENCED:
+        if step is StepResult.FENCED:
             raise FencedError(hold)
         number = hold.claimed.attempt
         ending = ENDINGS.get(code, "failed")

@@ -6,7 +6,7 @@ import time
 from dataclasses import field
 from typing import TYPE_CHECKING
 
-from session_worker.ledger.base import Claim
+from session_worker.ledger.protocol import Claim
 from session_worker.messages.identifiers import new_session_id, storable
 from session_worker.messages.values import value
 from session_worker.requests.request import age
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from session_contracts import CreateSessionRequest
-    from session_worker.ledger.base import Claimed
+    from session_worker.ledger.protocol import Claimed
     from session_worker.requests.request import Request
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from uuid import UUID
 
-    from session_worker.ledger.base import Claimed
+    from session_worker.ledger.protocol import Claimed
     from session_worker.requests.request import Refusal, Request
 
 OUR_FACTS = dict.fromkeys(("attempts", "worker_id", "processing_ms"))

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
     from uuid import UUID
 
-    from session_worker.ledger.base import Ledger
+    from session_worker.ledger.protocol import Ledger
     from session_worker.messages.delivery import Delivery
     from session_worker.requests.outcome import Letter, Outcome, Reply
     from session_worker.telemetry.events import Emit

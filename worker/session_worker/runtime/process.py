@@ -7,7 +7,7 @@ import gc
 import threading
 from typing import TYPE_CHECKING, Any
 
-from session_worker.ledger.base import LedgerError
+from session_worker.ledger.protocol import LedgerError
 from session_worker.loop import new_event_loop
 from session_worker.operations.loading import HandlerNotFoundError
 from session_worker.runtime import ops

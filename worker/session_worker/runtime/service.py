@@ -15,7 +15,7 @@ from session_worker.broker import backoff
 from session_worker.broker.link import Link
 from session_worker.broker.topology import Topology, TopologyError
 from session_worker.ledger import open_ledger, open_pruner, prune
-from session_worker.ledger.base import LedgerError, Opened
+from session_worker.ledger.protocol import LedgerError, Opened
 from session_worker.messages.errors import LinkLostError, UnroutableError
 from session_worker.operations import loading
 from session_worker.requests.flow import Flow

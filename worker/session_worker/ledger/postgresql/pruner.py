@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from session_worker.ledger.base import LedgerError
-from session_worker.ledger.held import FINISHED
-from session_worker.ledger.postgresql.line import AWAY, connect_for_people, hang_up, sentence
+from session_worker.ledger.postgresql.connection import connect_for_people, hang_up
+from session_worker.ledger.postgresql.errors import AWAY, sentence
 from session_worker.ledger.postgresql.schema import check_schema
+from session_worker.ledger.protocol import LedgerError
 from session_worker.ledger.prune import PrunedElsewhereError
+from session_worker.ledger.rules import FINISHED
 
 if TYPE_CHECKING:
     from datetime import datetime

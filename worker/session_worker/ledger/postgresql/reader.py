@@ -8,12 +8,13 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from session_contracts import RequestStatus
-from session_worker.ledger.base import COUNTED, Entry, Glimpse, LedgerError, Recent
-from session_worker.ledger.held import OF_SESSION, REPLAYED, condition, matching
-from session_worker.ledger.membership import ALIVE
-from session_worker.ledger.migrate import IDENTITY
-from session_worker.ledger.postgresql.line import AWAY, connect_for_people, hang_up, sentence
+from session_worker.ledger.migrations import IDENTITY
+from session_worker.ledger.postgresql.connection import connect_for_people, hang_up
+from session_worker.ledger.postgresql.errors import AWAY, sentence
 from session_worker.ledger.postgresql.schema import check_schema
+from session_worker.ledger.protocol import COUNTED, Entry, Glimpse, LedgerError, Recent
+from session_worker.ledger.registration import ALIVE
+from session_worker.ledger.rules import OF_SESSION, REDRIVEN, condition, matching
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -28,7 +29,7 @@ FROM requests
 _GLIMPSE = f"""
 SELECT request_id, status, extract(epoch FROM now() - received_at)::float8 AS age,
     extract(epoch FROM finished_at - received_at)::float8 AS took, error_code,
-    history @> '[{{"detail": "{REPLAYED}"}}]' AS replayed
+    history @> '[{{"detail": "{REDRIVEN}"}}]' AS replayed
 FROM requests WHERE received_at BETWEEN now() - $1::float8 * interval '1 second' AND now()
 """  # noqa: S608 - made of constants
 _WAITING = f"""

@@ -8,8 +8,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from session_worker.ledger.base import COUNTED, LedgerError, Opened, holds
-from session_worker.ledger.migrate import (
+from session_worker.ledger.migrations import (
     IDENTITY,
     check_current,
     has_version,
@@ -18,11 +17,13 @@ from session_worker.ledger.migrate import (
     stranger,
     tables,
 )
-from session_worker.ledger.postgresql.line import AWAY, connect_for_people, hang_up, sentence
+from session_worker.ledger.postgresql.connection import connect_for_people, hang_up
+from session_worker.ledger.postgresql.errors import AWAY, sentence
+from session_worker.ledger.protocol import COUNTED, LedgerError, Opened, holds
 from session_worker.settings.postgresql_url import place_of
 
 if TYPE_CHECKING:
-    from session_worker.ledger.migrate import Migration
+    from session_worker.ledger.migrations import Migration
 
 NEWEST = migrations("postgresql")[-1].version
 _LOCK = 0x5E55_1035

@@ -8,7 +8,7 @@ it then waited for another worker's, the entry's ``updated_at`` may be later, an
 from __future__ import annotations
 
 from session_contracts import RequestStatus
-from session_worker.ledger.held import FINISHING, REOPENABLE, REPLAYED
+from session_worker.ledger.rules import FINISHING, REDRIVEN, REOPENABLE
 
 _TIME = "greatest(now(), r.updated_at)"
 # An entry was changed before the clock was put back, or on another server that was ahead of this one. Nobody
@@ -129,7 +129,7 @@ REOPEN = f"""
 UPDATE requests r SET status = 'pending', attempt = 0, token = a.token, holder = NULL, crashes = 0,
     next_attempt_at = NULL, expires_at = NULL, finished_at = NULL, error_code = NULL, error = NULL,
     detail = NULL, response = NULL, reply = NULL, parked_at = NULL, updated_at = {_TIME},
-    history = r.history || {_move("'pending'", "0", "$4::text", f"'{REPLAYED}'")}
+    history = r.history || {_move("'pending'", "0", "$4::text", f"'{REDRIVEN}'")}
 FROM unnest($1::uuid[], $2::bytea[], $3::uuid[]) AS a (request_id, fingerprint, token)
 WHERE r.request_id = a.request_id AND r.fingerprint = a.fingerprint AND {REOPENABLE}
 RETURNING r.request_id

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, cast
 
 from session_client.net.threads import in_own_thread
 from session_worker.ledger.availability import Availability
-from session_worker.ledger.base import Claim, Claimed, Look, Opened, Release, Reopen, Reopened, Step
 from session_worker.ledger.group_commit import GroupCommit
-from session_worker.ledger.notes import LazyNotes, Note
-from session_worker.ledger.sqlite.writer import Writer
+from session_worker.ledger.protocol import Claim, Claimed, Look, Opened, Release, Reopen, Reopened, StepResult
+from session_worker.ledger.reply_notes import LazyReplyNotes, ReplyNote
+from session_worker.ledger.sqlite.writer_thread import WriterThread
 from session_worker.messages.identifiers import new_token
 
 if TYPE_CHECKING:
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from pathlib import Path
     from uuid import UUID
 
-    from session_worker.ledger.base import ClaimAnswer, Finish, Postpone
-    from session_worker.ledger.membership import Membership
-    from session_worker.ledger.sqlite.steps import AnyAnswer, AnyStep
+    from session_worker.ledger.protocol import ClaimAnswer, Finish, Postpone
+    from session_worker.ledger.registration import Registration
+    from session_worker.ledger.sqlite.transaction import Answer, Step
     from session_worker.telemetry.events import Emit
 
 CLOSE_TIMEOUT = 5.0
@@ -33,13 +33,13 @@ MIN_NOTES = 64
 class SQLiteLedger:
     """``Ledger`` in a SQLite file. Steps of all kinds share its transactions, written by one thread."""
 
-    def __init__(self, path: Path, membership: Membership, emit: Emit) -> None:
+    def __init__(self, path: Path, registration: Registration, emit: Emit) -> None:
         self.availability = Availability()
-        self._writer = Writer(path, membership, self._changed)
-        self._steps: GroupCommit[AnyStep, AnyAnswer] = GroupCommit(
+        self._writer = WriterThread(path, registration, self._changed)
+        self._steps: GroupCommit[Step, Answer] = GroupCommit(
             self._commit, self._abandoned, emit, min_notes=MIN_NOTES
         )
-        self._notes = LazyNotes(self._steps.note)
+        self._notes = LazyReplyNotes(self._steps.note)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def open(self) -> Opened:
@@ -54,23 +54,23 @@ class SQLiteLedger:
     async def claim(self, claim: Claim) -> ClaimAnswer:
         return cast("ClaimAnswer", await self._steps.do(claim))
 
-    async def finish(self, finish: Finish) -> Step:
-        return cast("Step", await self._steps.do(finish))
+    async def finish(self, finish: Finish) -> StepResult:
+        return cast("StepResult", await self._steps.do(finish))
 
-    async def postpone(self, postpone: Postpone) -> int | Step:
-        return cast("int | Step", await self._steps.do(postpone))
+    async def postpone(self, postpone: Postpone) -> int | StepResult:
+        return cast("int | StepResult", await self._steps.do(postpone))
 
-    async def release(self, release: Release) -> Step:
-        return cast("Step", await self._steps.do(release))
+    async def release(self, release: Release) -> StepResult:
+        return cast("StepResult", await self._steps.do(release))
 
     def note_sent(self, request_id: UUID, token: UUID) -> None:
         self._notes.sent(request_id, token)
 
     async def note_undeliverable(self, request_id: UUID, token: UUID) -> None:
-        await self._steps.do(Note(request_id, token, "undeliverable"))
+        await self._steps.do(ReplyNote(request_id, token, "undeliverable"))
 
     async def note_parked(self, request_id: UUID, token: UUID) -> None:
-        await self._steps.do(Note(request_id, token, "parked"))
+        await self._steps.do(ReplyNote(request_id, token, "parked"))
 
     async def knows(self, request_id: UUID) -> bool:
         return cast("bool", await self._steps.do(Look(request_id)))
@@ -78,10 +78,10 @@ class SQLiteLedger:
     async def reopen(self, request_id: UUID, fingerprint: bytes) -> Reopened:
         return cast("Reopened", await self._steps.do(Reopen(request_id, fingerprint, new_token())))
 
-    async def _commit(self, steps: Sequence[AnyStep]) -> Sequence[AnyAnswer]:
+    async def _commit(self, steps: Sequence[Step]) -> Sequence[Answer]:
         return await asyncio.wrap_future(self._writer.commit(steps))
 
-    def _abandoned(self, step: AnyStep, answer: AnyAnswer) -> None:
+    def _abandoned(self, step: Step, answer: Answer) -> None:
         """Nobody will handle what a cancelled caller took: hand it back."""
         if isinstance(step, Claim) and isinstance(answer, Claimed):
             self._steps.note(Release(step.request_id, step.token))

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, TypeVar
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random
 
 from session_client.net.threads import in_own_thread
-from session_worker.ledger.base import LedgerError
-from session_worker.ledger.held import FINISHED
-from session_worker.ledger.migrate import check_current
-from session_worker.ledger.sqlite.file import check_there, connect, is_busy, sentence, version_of
-from session_worker.ledger.sqlite.open_files import OpenFiles
-from session_worker.ledger.sqlite.steps import iso
+from session_worker.ledger.migrations import check_current
+from session_worker.ledger.protocol import LedgerError
+from session_worker.ledger.rules import FINISHED
+from session_worker.ledger.sqlite.database import check_there, connect, is_busy, sentence, version_of
+from session_worker.ledger.sqlite.file_check import FileCheck
+from session_worker.ledger.sqlite.transaction import iso
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,7 +60,7 @@ class SQLitePruner:
 
     async def delete(self, limit: int) -> int:
         def work(database: sqlite3.Connection) -> list[sqlite3.Row]:
-            files = OpenFiles(self._path)
+            files = FileCheck(self._path)
             files.opened(database)
             database.execute("BEGIN IMMEDIATE")
             files.check_names()  # a worker may have found the files gone, and let go of them

@@ -9,13 +9,13 @@ from uuid import UUID
 
 from session_client.net.threads import in_own_thread
 from session_contracts import RequestStatus
-from session_worker.ledger.base import COUNTED, Entry, Glimpse, Recent
-from session_worker.ledger.held import OF_SESSION, REPLAYED, condition, matching
-from session_worker.ledger.membership import ALIVE
-from session_worker.ledger.migrate import IDENTITY, check_current
-from session_worker.ledger.sqlite.file import check_there, version_of
-from session_worker.ledger.sqlite.reading import Readable
-from session_worker.ledger.sqlite.steps import iso
+from session_worker.ledger.migrations import IDENTITY, check_current
+from session_worker.ledger.protocol import COUNTED, Entry, Glimpse, Recent
+from session_worker.ledger.registration import ALIVE
+from session_worker.ledger.rules import OF_SESSION, REDRIVEN, condition, matching
+from session_worker.ledger.sqlite.database import check_there, version_of
+from session_worker.ledger.sqlite.read_only import ReadOnlyFile
+from session_worker.ledger.sqlite.transaction import iso
 
 if TYPE_CHECKING:
     import sqlite3
@@ -31,7 +31,7 @@ FROM requests
 """
 _GLIMPSE = f"""
 SELECT request_id, status, received_at, finished_at, error_code,
-    instr(history, '"{REPLAYED}"') > 0 AS replayed
+    instr(history, '"{REDRIVEN}"') > 0 AS replayed
 FROM requests WHERE received_at BETWEEN :since AND :now
 """  # noqa: S608 - made of constants
 _WAITING = f"""
@@ -45,7 +45,7 @@ class SQLiteReader:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = Readable(path)
+        self._file = ReadOnlyFile(path)
 
     async def open(self) -> None:
         check_there(self._path)

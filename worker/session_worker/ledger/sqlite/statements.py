@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from session_contracts import RequestStatus
-from session_worker.ledger.held import FINISHING, REOPENABLE, REPLAYED
+from session_worker.ledger.rules import FINISHING, REDRIVEN, REOPENABLE
 
 HELD = """
 SELECT requests.*, its.gone_at AS holder_gone_at, mine.steady_since AS my_steady_since,
@@ -32,7 +32,7 @@ status = {status}, attempt = {attempt}, updated_at = {_TIME}
 
 
 _PENDING = f"'{RequestStatus.PENDING}'"
-_REOPENED = f"'{REPLAYED}'"
+_REOPENED = f"'{REDRIVEN}'"
 TAKE = f"""
 UPDATE requests SET {_move(":attempt")}, token = :token, holder = :worker, crashes = :crashes,
     next_attempt_at = NULL

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from session_worker.ledger.base import Reopened
+from session_worker.ledger.protocol import Reopened
 from session_worker.requests.request import Request, RequestParser
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
-    from session_worker.ledger.base import Ledger
+    from session_worker.ledger.protocol import Ledger
     from session_worker.operators.dead.letters import DeadLetter, Wanted
     from session_worker.operators.dead.lot import ParkingLot, Sender
 

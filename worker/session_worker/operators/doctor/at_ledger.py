@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
 from session_client.net.threads import in_own_thread
-from session_worker.ledger.base import LedgerError
-from session_worker.ledger.membership import ALIVE
-from session_worker.ledger.migrate import IDENTITY, check_current
-from session_worker.ledger.sqlite.file import (
+from session_worker.ledger.migrations import IDENTITY, check_current
+from session_worker.ledger.protocol import LedgerError
+from session_worker.ledger.registration import ALIVE
+from session_worker.ledger.sqlite.database import (
     BUSY_TIMEOUT,
     ESTIMATE,
     check_there,
@@ -28,8 +28,8 @@ from session_worker.ledger.sqlite.file import (
     sentence,
     version_of,
 )
-from session_worker.ledger.sqlite.reading import Readable
-from session_worker.ledger.sqlite.steps import iso
+from session_worker.ledger.sqlite.read_only import ReadOnlyFile
+from session_worker.ledger.sqlite.transaction import iso
 from session_worker.operators.doctor.result import (
     CHECK_SECONDS,
     Result,
@@ -108,7 +108,7 @@ async def examine(settings: Settings, clock: Callable[[], float]) -> AtLedger:
 def _examine_file(path: Path, settings: Settings, here: AtLedger) -> None:
     check_there(path)
     now = iso(datetime.now(UTC))
-    file = Readable(path)
+    file = ReadOnlyFile(path)
     try:
         version = file.ask(version_of)
         check_current("sqlite", version)

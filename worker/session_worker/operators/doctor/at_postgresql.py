@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from session_worker.ledger.base import LedgerError
-from session_worker.ledger.membership import ALIVE
-from session_worker.ledger.migrate import IDENTITY
-from session_worker.ledger.postgresql.line import AWAY, connect, hang_up, sentence
+from session_worker.ledger.migrations import IDENTITY
+from session_worker.ledger.postgresql.connection import connect, hang_up
+from session_worker.ledger.postgresql.errors import AWAY, sentence
 from session_worker.ledger.postgresql.schema import ESTIMATE, check_grants, check_schema
+from session_worker.ledger.protocol import LedgerError
+from session_worker.ledger.registration import ALIVE
 from session_worker.operators.doctor.at_ledger import clock_skew, size
 from session_worker.operators.doctor.result import State, failed, ok, refused, warning
 

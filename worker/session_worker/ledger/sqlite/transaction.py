@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from session_contracts import RequestStatus
-from session_worker.ledger.base import (
+from session_worker.ledger.protocol import (
     Claim,
     ClaimAnswer,
     Claimed,
@@ -19,10 +19,10 @@ from session_worker.ledger.base import (
     Release,
     Reopen,
     Reopened,
-    Step,
+    StepResult,
 )
-from session_worker.ledger.held import Found, Held, not_postponed, reopened, repeated
-from session_worker.ledger.notes import Note
+from session_worker.ledger.reply_notes import ReplyNote
+from session_worker.ledger.rules import EntryState, Found, not_postponed, reopened, repeated
 from session_worker.ledger.sqlite.statements import (
     CREATE_SESSION,
     EXPEL,
@@ -43,7 +43,7 @@ from session_worker.ledger.sqlite.statements import (
 if TYPE_CHECKING:
     import sqlite3
 
-    from session_worker.ledger.membership import Membership, Watch
+    from session_worker.ledger.registration import Registration, StandstillWatch
 
 
 def iso(moment: datetime) -> str:
@@ -51,8 +51,8 @@ def iso(moment: datetime) -> str:
     return moment.isoformat(timespec="microseconds")
 
 
-AnyStep = Claim | Finish | Postpone | Release | Note | Reopen | Look
-AnyAnswer = ClaimAnswer | int | Step | Reopened | bool
+Step = Claim | Finish | Postpone | Release | ReplyNote | Reopen | Look
+Answer = ClaimAnswer | int | StepResult | Reopened | bool
 
 
 class Transaction:
@@ -61,9 +61,9 @@ class Transaction:
     Build it inside the transaction: its clock reading is then never earlier than what is already committed.
     """
 
-    def __init__(self, database: sqlite3.Connection, membership: Membership) -> None:
+    def __init__(self, database: sqlite3.Connection, registration: Registration) -> None:
         self._database = database
-        self._me = membership
+        self._me = registration
         self._clock = datetime.now(UTC)
         self._now = iso(self._clock)
         pending, processing = (
@@ -71,7 +71,7 @@ class Transaction:
                 "status": status,
                 "at": self._now,
                 "attempt": attempt,
-                "worker_id": membership.worker_id,
+                "worker_id": registration.worker_id,
                 "detail": None,
             }
             for attempt, status in enumerate((RequestStatus.PENDING, RequestStatus.PROCESSING))
@@ -79,13 +79,13 @@ class Transaction:
         # How an entry's history begins, by its attempts: without one when it came too late.
         self._histories = (json.dumps([pending]), json.dumps([pending, processing]))
 
-    def apply(self, step: AnyStep) -> AnyAnswer:
+    def apply(self, step: Step) -> Answer:
         match step:
             case Claim():
                 return self._claim(step)
             case Finish():
                 return self._finish(step)
-            case Note():
+            case ReplyNote():
                 return self._note(step)
             case Postpone():
                 return self._postpone(step)
@@ -96,7 +96,7 @@ class Transaction:
             case Look():
                 return self._found(step.request_id) is not None
 
-    def renew(self, watch: Watch, *, gap: bool) -> None:
+    def renew(self, watch: StandstillWatch, *, gap: bool) -> None:
         """Register this worker until one holder timeout from now, and expel those that ``watch`` finds gone;
         ``gap``: the last renewal failed."""
         gone_at = iso(self._clock + timedelta(seconds=self._me.holder_timeout))
@@ -142,7 +142,7 @@ class Transaction:
         held = self._held(row)
         return held.refusal(claim) or self._claim_again(claim, held, row)
 
-    def _claim_again(self, claim: Claim, held: Held, row: sqlite3.Row) -> Claimed:
+    def _claim_again(self, claim: Claim, held: EntryState, row: sqlite3.Row) -> Claimed:
         attempt, crashes = held.attempt, held.crashes
         if held.status == RequestStatus.PROCESSING:
             crashes += 1
@@ -159,40 +159,40 @@ class Transaction:
     ) -> None:
         self._execute(TAKE, claim, status=status, attempt=attempt, crashes=crashes, detail=detail)
 
-    def _finish(self, finish: Finish) -> Step:
+    def _finish(self, finish: Finish) -> StepResult:
         if not self._execute(FINISH, finish):
             return self._repeated(finish)
         if finish.status is RequestStatus.COMPLETED:
             self._execute(CREATE_SESSION, finish)
-        return Step.APPLIED
+        return StepResult.APPLIED
 
-    def _postpone(self, postpone: Postpone) -> int | Step:
+    def _postpone(self, postpone: Postpone) -> int | StepResult:
         for delay in reversed(postpone.delays):
             due = iso(self._clock + timedelta(seconds=delay))
             if self._execute(POSTPONE, postpone, due=due, delay=delay):
                 return delay
         return not_postponed(postpone, self._found(postpone.request_id))
 
-    def _release(self, release: Release) -> Step:
-        return Step.APPLIED if self._execute(RELEASE, release) else self._repeated(release)
+    def _release(self, release: Release) -> StepResult:
+        return StepResult.APPLIED if self._execute(RELEASE, release) else self._repeated(release)
 
     def _reopen(self, reopen: Reopen) -> Reopened:
         written = self._execute(REOPEN, reopen)
         return Reopened.REOPENED if written else reopened(reopen, self._found(reopen.request_id))
 
-    def _repeated(self, step: Finish | Release) -> Step:
+    def _repeated(self, step: Finish | Release) -> StepResult:
         return repeated(step, self._found(step.request_id))
 
     def _found(self, request_id: UUID) -> Found | None:
         row = self._database.execute(FOUND, (str(request_id),)).fetchone()
         return row and Found(UUID(row[0]), row[1], row[2], self._until(row[3]))
 
-    def _note(self, note: Note) -> Step:
+    def _note(self, note: ReplyNote) -> StepResult:
         self._execute(NOTE, note)
-        return Step.APPLIED
+        return StepResult.APPLIED
 
-    def _held(self, row: sqlite3.Row) -> Held:
-        return Held(
+    def _held(self, row: sqlite3.Row) -> EntryState:
+        return EntryState(
             status=row["status"],
             fingerprint=row["fingerprint"],
             token=UUID(row["token"]),
@@ -229,7 +229,7 @@ class Transaction:
     def _until(self, moment: str | None) -> float | None:
         return None if moment is None else _seconds(self._now, moment)
 
-    def _execute(self, sql: str, step: AnyStep | None = None, **more: Any) -> int:
+    def _execute(self, sql: str, step: Step | None = None, **more: Any) -> int:
         """Run ``sql`` with what the step says, this worker's name and the clock reading; count the rows it
         wrote."""
         values = {} if step is None else {name: _plain(getattr(step, name)) for name in step.__slots__}  # type: ignore[union-attr]

@@ -8,7 +8,7 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from session_worker.ledger.base import LedgerError
+from session_worker.ledger.protocol import LedgerError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ VERSION_TABLE = (
 
 
 class Migration(NamedTuple):
-    """One file, ``migrations/<database>/<version>_<name>.sql``: statements that each end a line with ``;``.
+    """One file, ``<database>/migrations/<version>_<name>.sql``: statements that each end a line with ``;``.
 
     They run in one transaction, unless the file says CONCURRENTLY (PostgreSQL forbids that there)."""
 
@@ -36,7 +36,7 @@ class Migration(NamedTuple):
 @cache
 def migrations(database: Literal["sqlite", "postgresql"]) -> Sequence[Migration]:
     """All migrations of ``database``, the oldest first."""
-    folder = resources.files("session_worker.ledger") / "migrations" / database
+    folder = resources.files("session_worker.ledger") / database / "migrations"
     files = sorted((file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda f: f.name)
     return [Migration(int(file.name.split("_")[0]), file.read_text(encoding="utf-8")) for file in files]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from session_contracts import MOVES, RequestStatus
 from session_contracts.errors import ERRORS, known_code
 from session_contracts.status import REASONS
-from session_worker.ledger.base import (
+from session_worker.ledger.protocol import (
     SETTLING_SECONDS,
     Claimed,
     Finish,
@@ -17,7 +17,7 @@ from session_worker.ledger.base import (
     Mismatch,
     Postpone,
     Reopened,
-    Step,
+    StepResult,
     Suspect,
 )
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
-    from session_worker.ledger.base import Claim, ClaimAnswer, Release, Reopen
+    from session_worker.ledger.protocol import Claim, ClaimAnswer, Release, Reopen
 
 FINAL = frozenset({RequestStatus.COMPLETED, RequestStatus.FAILED})
 FINISHED = "status IN ({})".format(", ".join(f"'{status}'" for status in sorted(FINAL)))
@@ -38,7 +38,7 @@ REOPENABLE = "status = 'failed' AND coalesce(error_code, '') NOT IN ({})".format
 keeps PostgreSQL from an index of all failures, by which it would find them in another order than by id."""
 FINISHING = ", ".join(f"('{old}', '{new}')" for old, new in sorted(MOVES, key=str) if old and new in FINAL)
 """The SQL for the moves that end a request, each as the status before and after."""
-REPLAYED = REASONS[RequestStatus.FAILED, RequestStatus.PENDING]
+REDRIVEN = REASONS[RequestStatus.FAILED, RequestStatus.PENDING]
 """What the history says of an entry that was re-opened."""
 
 OF_SESSION = "WHERE request_id = (SELECT request_id FROM sessions WHERE session_id = {})"
@@ -46,7 +46,7 @@ OF_SESSION = "WHERE request_id = (SELECT request_id FROM sessions WHERE session_
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class EntryState:
     """The columns of ``requests`` that a claim looks at; times that remain are seconds by the ledger's clock.
 
     ``due_in``: until its next attempt (None: at once). ``gone_in``: until its holder could be known to be
@@ -131,7 +131,7 @@ class Found(NamedTuple):
     due_in: float | None
 
 
-def repeated(step: Finish | Release, entry: Found | None) -> Step:
+def repeated(step: Finish | Release, entry: Found | None) -> StepResult:
     """How a step ended that wrote nothing.
 
     The token stays until the next claim, so under our own token the status tells whether the step had been
@@ -139,16 +139,16 @@ def repeated(step: Finish | Release, entry: Found | None) -> Step:
     """
     wanted = step.status if isinstance(step, Finish) else RequestStatus.PENDING
     ours = entry is not None and entry.token == step.token and entry.status == wanted
-    return Step.APPLIED if ours else Step.FENCED
+    return StepResult.APPLIED if ours else StepResult.FENCED
 
 
-def not_postponed(step: Postpone, entry: Found | None) -> int | Step:
+def not_postponed(step: Postpone, entry: Found | None) -> int | StepResult:
     """The same for ``Postpone``: how it ended that wrote nothing."""
     if entry is None or entry.token != step.token:
-        return Step.FENCED
+        return StepResult.FENCED
     if entry.status == RequestStatus.PENDING:
         return next((delay for delay in step.delays if delay >= (entry.due_in or 0)), step.delays[-1])
-    return Step.OVERDUE if entry.status == RequestStatus.PROCESSING else Step.FENCED
+    return StepResult.OVERDUE if entry.status == RequestStatus.PROCESSING else StepResult.FENCED
 
 
 def reopened(step: Reopen, entry: Found | None) -> Reopened:

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from session_contracts import RequestStatus
-from session_worker.ledger.base import Claimed, EntryRejectedError, Finished, Step
+from session_worker.ledger.protocol import Claimed, Finished, StepResult, UnstorableError
 from tests.ledger.support import a_claim, completed, entry, failed, sql, take, worker
 
 
@@ -21,7 +21,7 @@ async def test_a_claim_that_cannot_be_stored_fails_alone(ledger_url: str, culpri
         answers = await asyncio.gather(*map(ledger.claim, claims), return_exceptions=True)
         assert ledger.availability.up
     for number, answer in enumerate(answers):
-        assert isinstance(answer, EntryRejectedError if number in culprits else Claimed), answer
+        assert isinstance(answer, UnstorableError if number in culprits else Claimed), answer
     assert await sql(ledger_url, "SELECT count(*) FROM requests") == [(40 - len(culprits),)]
 
 
@@ -33,10 +33,10 @@ async def test_an_outcome_that_breaks_a_constraint_fails_alone(ledger_url: str) 
         steps = await asyncio.gather(
             *(ledger.finish(completed(claim)) for claim in [*claims, twin]), return_exceptions=True
         )
-        assert steps[:10] == [Step.APPLIED] * 10
-        assert isinstance(steps[10], EntryRejectedError)
+        assert steps[:10] == [StepResult.APPLIED] * 10
+        assert isinstance(steps[10], UnstorableError)
         assert (await entry(ledger_url, twin.request_id)).status is RequestStatus.PROCESSING
-        assert await ledger.finish(failed(twin)) is Step.APPLIED
+        assert await ledger.finish(failed(twin)) is StepResult.APPLIED
     assert await sql(ledger_url, "SELECT count(*) FROM sessions") == [(10,)]
 
 
@@ -72,7 +72,7 @@ async def test_an_absurd_patience_fails_alone(ledger_url: str, patience: float) 
         bad, good = await asyncio.gather(
             ledger.claim(a_claim(patience=patience)), ledger.claim(a_claim()), return_exceptions=True
         )
-    assert isinstance(bad, EntryRejectedError)
+    assert isinstance(bad, UnstorableError)
     assert isinstance(good, Claimed)
 
 
@@ -83,8 +83,8 @@ async def test_postgresql_refuses_the_nul_character_for_its_own_request_only(pos
         finishes = [failed(claim) for claim in claims]
         finishes[3] = replace(finishes[3], detail="a\x00b")
         steps = await asyncio.gather(*map(ledger.finish, finishes), return_exceptions=True)
-    assert isinstance(steps.pop(3), EntryRejectedError)
-    assert steps == [Step.APPLIED] * 7
+    assert isinstance(steps.pop(3), UnstorableError)
+    assert steps == [StepResult.APPLIED] * 7
 
 
 async def test_overlapping_batches_of_two_workers_do_not_deadlock(ledger_url: str) -> None:
@@ -102,7 +102,7 @@ async def test_overlapping_batches_of_two_workers_do_not_deadlock(ledger_url: st
                 *(one.finish(completed(claim)) for claim in claims),
                 *(two.finish(completed(claim)) for claim in rivals),
             )
-            assert sum(step is Step.APPLIED for step in steps) == 300
+            assert sum(step is StepResult.APPLIED for step in steps) == 300
             await asyncio.gather(
                 *(
                     ledger.note_parked(claim.request_id, claim.token)

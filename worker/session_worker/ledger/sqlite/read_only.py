@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
-from session_worker.ledger.base import LedgerError
-from session_worker.ledger.sqlite.file import connect, sentence
+from session_worker.ledger.protocol import LedgerError
+from session_worker.ledger.sqlite.database import connect, sentence
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +33,7 @@ _PATIENCE = 2.0
 """Seconds to wait for a worker that is just starting or stopping."""
 
 
-class Readable:
+class ReadOnlyFile:
     """The ledger in ``path``. One question at a time; it may be asked again after ``close``."""
 
     def __init__(self, path: Path) -> None:

@@ -184,7 +184,7 @@ class Mismatch:
 ClaimAnswer = Claimed | InOtherHands | Suspect | Finished | Mismatch
 
 
-class Step(Enum):
+class StepResult(Enum):
     """How a step ended: written; too late because the token is no longer ours; or (``Postpone`` only) not
     written because even after the shortest delay the request would be due too late for its requester."""
 
@@ -206,8 +206,8 @@ class Reopened(Enum):
     UNKNOWN = "unknown"
 
 
-class EntryRejectedError(Exception):
-    """The database refused this one entry's data (never its neighbours' in the same batch)."""
+class UnstorableError(Exception):
+    """The database cannot store the data of this one entry (its neighbours in the batch are not affected)."""
 
 
 class LedgerError(Exception):
@@ -309,12 +309,12 @@ class Ledger(Protocol):
 
     async def claim(self, claim: Claim) -> ClaimAnswer: ...
 
-    async def finish(self, finish: Finish) -> Step: ...
+    async def finish(self, finish: Finish) -> StepResult: ...
 
-    async def postpone(self, postpone: Postpone) -> int | Step:
+    async def postpone(self, postpone: Postpone) -> int | StepResult:
         """The delay that was chosen, or why there is none."""
 
-    async def release(self, release: Release) -> Step: ...
+    async def release(self, release: Release) -> StepResult: ...
 
     # Notes are about the outcome of the claim with this token: once an operator has re-opened the request,
     # they say nothing of its new round.

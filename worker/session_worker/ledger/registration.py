@@ -15,7 +15,7 @@ the clock was put back, and does it again within seconds if it lives."""
 
 
 @dataclass(frozen=True, slots=True)
-class Membership:
+class Registration:
     """``worker_id`` must be new for every process: the entries of a gone worker are taken over, and a process
     under the same name would look like the gone one's being alive. Times in seconds: without renewal the
     worker is taken for gone after ``holder_timeout``; it takes nothing over before it has renewed itself
@@ -31,12 +31,12 @@ class Membership:
         return min(self.holder_timeout / 5, 3.0)
 
 
-class Watch:
+class StandstillWatch:
     """Finds workers whose registration stands still for longer than they promised, by a clock that nobody
     sets: the ledger's own may have been put back since, and would take them for living for as long."""
 
-    def __init__(self, membership: Membership) -> None:
-        self._longest_pause = membership.holder_timeout / 2
+    def __init__(self, registration: Registration) -> None:
+        self._longest_pause = registration.holder_timeout / 2
         self._looked = 0.0
         self._seen: dict[str, tuple[object, float]] = {}
 

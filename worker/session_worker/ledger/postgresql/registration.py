@@ -13,17 +13,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from session_client.net.threads import in_own_thread
-from session_worker.ledger.base import LedgerError
-from session_worker.ledger.membership import Watch
-from session_worker.ledger.postgresql.line import (
-    AWAY,
-    CLOSE_TIMEOUT,
-    COMMAND_TIMEOUT,
-    connect,
-    hang_up,
-    sentence,
-)
+from session_worker.ledger.postgresql.connection import CLOSE_TIMEOUT, COMMAND_TIMEOUT, connect, hang_up
+from session_worker.ledger.postgresql.errors import AWAY, sentence
 from session_worker.ledger.postgresql.statements import EXPEL, LEAVE, OTHERS, RENEW, SWEEP
+from session_worker.ledger.protocol import LedgerError
+from session_worker.ledger.registration import StandstillWatch
 from session_worker.loop import PlainLoop
 
 if TYPE_CHECKING:
@@ -31,13 +25,13 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-    from session_worker.ledger.membership import Membership
+    from session_worker.ledger.registration import Registration
 
 _RETRY = 0.5
 """Seconds between two tries while the ledger is away: the other workers' patience is short."""
 
 
-class Register:
+class RegistrationKeeper:
     """This worker's row in ``workers``; a thread renews it from ``join`` to ``leave``.
 
     The loop of ``join`` hears by ``away`` that renewing goes on failing, by ``here`` that it succeeds again.
@@ -46,15 +40,15 @@ class Register:
     def __init__(
         self,
         url: str,
-        membership: Membership,
-        away: Callable[[Register, str], None],
-        here: Callable[[Register], None],
+        registration: Registration,
+        away: Callable[[RegistrationKeeper, str], None],
+        here: Callable[[RegistrationKeeper], None],
     ) -> None:
         self._url = url
-        self._me = membership
+        self._me = registration
         # So that a renewal that hangs is given up, and another one made, while the others still wait for it.
-        self._patience = min(membership.holder_timeout / 4, COMMAND_TIMEOUT)
-        self._watch = Watch(membership)
+        self._patience = min(registration.holder_timeout / 4, COMMAND_TIMEOUT)
+        self._watch = StandstillWatch(registration)
         self._away = away
         self._here = here
         self._thread = threading.Thread(target=self._run, name="ledger register", daemon=True)
@@ -66,7 +60,7 @@ class Register:
         self._connection: asyncpg.Connection | None = None
 
     async def join(self) -> None:
-        """Register. Raises LedgerError."""
+        """RegistrationKeeper. Raises LedgerError."""
         self._home = asyncio.get_running_loop()
         self._thread.start()
         await asyncio.wrap_future(self._joined)

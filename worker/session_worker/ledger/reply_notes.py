@@ -16,7 +16,7 @@ LAZY = 0.25
 
 
 @value
-class Note:
+class ReplyNote:
     """The reply was sent or cannot be delivered, or the request's copy is on the parking lot."""
 
     request_id: UUID
@@ -24,10 +24,10 @@ class Note:
     kind: Literal["sent", "undeliverable", "parked"]
 
 
-class LazyNotes:
-    """Gathers what was sent and hands each over as one Note, ``LAZY`` seconds after the first."""
+class LazyReplyNotes:
+    """Gathers what was sent and hands each over as one ReplyNote, ``LAZY`` seconds after the first."""
 
-    def __init__(self, write: Callable[[Note], None]) -> None:
+    def __init__(self, write: Callable[[ReplyNote], None]) -> None:
         self._write = write
         self._tokens: dict[UUID, UUID] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -44,4 +44,4 @@ class LazyNotes:
             self._timer = None
         tokens, self._tokens = self._tokens, {}
         for request_id, token in tokens.items():
-            self._write(Note(request_id, token, "sent"))
+            self._write(ReplyNote(request_id, token, "sent"))

@@ -12,8 +12,8 @@ from urllib.parse import quote, unquote
 
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
-from session_worker.ledger.base import COUNTED, LedgerError
-from session_worker.ledger.migrate import VERSION_TABLE, columns, has_version, missing, stranger
+from session_worker.ledger.migrations import VERSION_TABLE, columns, has_version, missing, stranger
+from session_worker.ledger.protocol import COUNTED, LedgerError
 from session_worker.settings.places import state_folder
 
 BUSY_TIMEOUT = 3.0

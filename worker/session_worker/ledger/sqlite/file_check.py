@@ -12,7 +12,7 @@ import time
 from contextlib import closing, suppress
 from pathlib import Path
 
-from session_worker.ledger.sqlite.file import connect
+from session_worker.ledger.sqlite.database import connect
 
 _HEADER = 100
 _MAGIC, _AGE = slice(0, 16), slice(24, 32)
@@ -29,7 +29,7 @@ class LostError(sqlite3.OperationalError):
     """A restart would not open the ``-wal`` or ``-shm`` that is open now."""
 
 
-class OpenFiles:
+class FileCheck:
     """The three files of a ledger, as a connection of this process has them open."""
 
     def __init__(self, path: Path) -> None:

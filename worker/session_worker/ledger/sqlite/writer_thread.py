@@ -14,40 +14,39 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, sleep_us
 
 from session_client.net.trouble import words
 from session_worker.ledger.availability import BACKOFF
-from session_worker.ledger.base import LedgerError, Opened, holds
-from session_worker.ledger.group_commit import RefusedError
-from session_worker.ledger.membership import Watch
-from session_worker.ledger.migrate import IDENTITY
-from session_worker.ledger.sqlite.file import COUNTS, connect, open_upgraded, sentence
-from session_worker.ledger.sqlite.open_files import LostError, OpenFiles
-from session_worker.ledger.sqlite.steps import Transaction
+from session_worker.ledger.migrations import IDENTITY
+from session_worker.ledger.protocol import LedgerError, Opened, UnstorableError, holds
+from session_worker.ledger.registration import StandstillWatch
+from session_worker.ledger.sqlite.database import COUNTS, connect, open_upgraded, sentence
+from session_worker.ledger.sqlite.file_check import FileCheck, LostError
+from session_worker.ledger.sqlite.transaction import Transaction
 from session_worker.settings.places import sqlite_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from session_worker.ledger.membership import Membership
-    from session_worker.ledger.sqlite.steps import AnyAnswer, AnyStep
+    from session_worker.ledger.registration import Registration
+    from session_worker.ledger.sqlite.transaction import Answer, Step
 
 _REFUSALS = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
 
 
-class Writer:
+class WriterThread:
     """Commits batches in a thread of its own; so the worker stays registered while its event loop is blocked.
 
     While the file cannot be written it tries again for ever; ``changed`` hears (in the writer's thread) the
     reason when that starts and None when it is over.
     """
 
-    def __init__(self, path: Path, membership: Membership, changed: Callable[[str | None], None]) -> None:
+    def __init__(self, path: Path, registration: Registration, changed: Callable[[str | None], None]) -> None:
         self._path = path
-        self._membership = membership
-        self._watch = Watch(membership)
+        self._registration = registration
+        self._watch = StandstillWatch(registration)
         self._changed = changed
         self._database: sqlite3.Connection | None = None
-        self._files = OpenFiles(path)
-        self._jobs: queue.SimpleQueue[tuple[Sequence[AnyStep], Future[list[AnyAnswer]]] | None]
+        self._files = FileCheck(path)
+        self._jobs: queue.SimpleQueue[tuple[Sequence[Step], Future[list[Answer]]] | None]
         self._jobs = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ledger writer", daemon=True)
@@ -79,9 +78,9 @@ class Writer:
         self._thread.start()
         return Opened(identity, sqlite_url(self._path.absolute()), holds(*counts))
 
-    def commit(self, steps: Sequence[AnyStep]) -> Future[list[AnyAnswer]]:
-        """Commit ``steps`` together. The future raises RefusedError, or LedgerError once it is stopped."""
-        future: Future[list[AnyAnswer]] = Future()
+    def commit(self, steps: Sequence[Step]) -> Future[list[Answer]]:
+        """Commit ``steps`` together. The future raises UnstorableError, or LedgerError once it is stopped."""
+        future: Future[list[Answer]] = Future()
         self._jobs.put((steps, future))
         return future
 
@@ -109,7 +108,7 @@ class Writer:
                 if job is not None:
                     job[1].cancel()
 
-    def _serve(self, steps: Sequence[AnyStep], future: Future[list[AnyAnswer]]) -> None:
+    def _serve(self, steps: Sequence[Step], future: Future[list[Answer]]) -> None:
         if not future.set_running_or_notify_cancel():
             return
         try:
@@ -123,7 +122,7 @@ class Writer:
             self._here()
             future.set_result(answers)
 
-    def _transact_at_last(self, steps: Sequence[AnyStep]) -> list[AnyAnswer]:
+    def _transact_at_last(self, steps: Sequence[Step]) -> list[Answer]:
         try:
             return self._transact(steps)
         except sqlite3.Error as error:
@@ -144,14 +143,12 @@ class Writer:
             self._lost = False
             self._changed(None)
 
-    def _transact(
-        self, steps: Sequence[AnyStep], *, sweep: bool = False, leave: bool = False
-    ) -> list[AnyAnswer]:
+    def _transact(self, steps: Sequence[Step], *, sweep: bool = False, leave: bool = False) -> list[Answer]:
         try:
             return self._try(steps, sweep=sweep, leave=leave)
         except _REFUSALS as error:
             self._roll_back()
-            raise RefusedError(str(error)) from error
+            raise UnstorableError(str(error)) from error
         except sqlite3.Error as error:
             self._gap = True
             try:
@@ -162,9 +159,9 @@ class Writer:
             raise
         except Exception as error:  # what sqlite3 cannot even bind: lone surrogates, too large numbers
             self._roll_back()
-            raise RefusedError(words(error)) from error
+            raise UnstorableError(words(error)) from error
 
-    def _try(self, steps: Sequence[AnyStep], *, sweep: bool, leave: bool) -> list[AnyAnswer]:
+    def _try(self, steps: Sequence[Step], *, sweep: bool, leave: bool) -> list[Answer]:
         if self._database is None:
             self._database = self._connected()
         else:
@@ -172,7 +169,7 @@ class Writer:
         self._database.execute("BEGIN IMMEDIATE")
         self._files.check_names()  # again: another worker may have found them gone just before
         renewing = time.monotonic() >= self._renew_at
-        transaction = Transaction(self._database, self._membership)
+        transaction = Transaction(self._database, self._registration)
         if sweep:
             transaction.sweep()
         if leave:
@@ -183,7 +180,7 @@ class Writer:
         self._commit()
         self._files.check(self._database)  # before anybody is told
         if renewing:
-            self._renew_at = time.monotonic() + self._membership.interval
+            self._renew_at = time.monotonic() + self._registration.interval
             self._gap = False
         return answers
 

@@ -1,0 +1,109 @@
+"""Connections to a PostgreSQL ledger, and what their errors mean."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+import asyncpg
+
+from session_client.net.trouble import words
+from session_worker.ledger.postgresql.errors import AWAY, UnusableError, sentence
+from session_worker.ledger.protocol import LedgerError
+from session_worker.settings import postgresql_url
+
+CONNECT_TIMEOUT = 5.0
+COMMAND_TIMEOUT = 10.0
+"""Seconds for one statement: then the connection is taken for dead (a network that swallows packets)."""
+CLOSE_TIMEOUT = 2.0
+
+_SERVER_SETTINGS = {
+    "application_name": "session-worker",
+    "timezone": "UTC",  # the times in the history are written by the server
+    "tcp_keepalives_idle": "30",  # a line may be idle for hours, and what lies between forgets it
+    # Every statement finds its rows by key. Plans are made once, often on an empty table, and must hold when
+    # it has grown; and only a nested loop takes its locks in the order of the batch.
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "jit": "off",
+}
+
+
+_YIELDING = {"application_name", "tcp_keepalives_idle"}
+"""Settings of ours that may be others if the URL says so."""
+
+
+async def connect(url: str, *, patience: float | None = None) -> asyncpg.Connection:
+    """A connection for the ledger's own statements. Raises one of AWAY.
+
+    Connecting and each statement may take ``patience`` seconds, and never longer than they usually may.
+    """
+    seconds = min(patience or COMMAND_TIMEOUT, COMMAND_TIMEOUT)
+    settings = {**_SERVER_SETTINGS, "statement_timeout": _milliseconds(seconds)}
+    return await _connect(url, patience, command_timeout=seconds, settings=settings)
+
+
+async def connect_for_people(url: str, *, patience: float | None = None) -> asyncpg.Connection:
+    """A connection for an operator's statements, which may take their time: ``patience`` seconds each, or as
+    long as they need. Raises LedgerError."""
+    settings = {"application_name": "session-worker", "timezone": "UTC"}
+    if patience is not None:
+        settings |= {"statement_timeout": _milliseconds(patience), "tcp_keepalives_idle": "30"}
+    try:
+        return await _connect(url, None, command_timeout=patience, settings=settings)
+    except AWAY as error:
+        raise LedgerError(sentence(error, url)) from error
+
+
+async def _connect(
+    url: str, patience: float | None, *, command_timeout: float | None, settings: dict[str, str]
+) -> asyncpg.Connection:
+    """Raises one of AWAY, whatever the driver raises."""
+    try:
+        target = postgresql_url.read(url)
+    except ValueError as error:
+        raise UnusableError(f"the ledger's URL cannot be used: {error}") from None
+    for name in sorted(target.settings & settings.keys()):
+        if name not in _YIELDING:
+            raise UnusableError(
+                f"the ledger's URL cannot be used: the worker sets {name} itself; leave it out"
+            )
+        del settings[name]
+    usual = target.patience or CONNECT_TIMEOUT
+    try:
+        return await asyncpg.connect(
+            target.url,
+            timeout=min(patience or usual, usual),
+            command_timeout=command_timeout,
+            server_settings=settings,
+        )
+    except Exception as error:
+        if isinstance(error, AWAY) and not (isinstance(error, OSError) and postgresql_url.unnamed_user(url)):
+            raise
+        raise UnusableError(_misread(error, url)) from error
+
+
+def _misread(error: Exception, url: str) -> str:
+    """Say why the driver could not even try."""
+    if postgresql_url.unnamed_user(url):
+        return (
+            f"the ledger's URL names no user, and user id {os.getuid()} has no name on this machine; write "
+            "postgresql://user@host/database, or set PGUSER"
+        )
+    return (
+        "the ledger's URL cannot be used with what PostgreSQL's variables and files (~/.pgpass) say "
+        f"({words(error)}{postgresql_url.variables()}); correct them"
+    )
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(max(1, int(seconds * 1000)))  # 0 would be for ever
+
+
+async def hang_up(connection: asyncpg.Connection) -> None:
+    """Close the connection, politely if the server answers."""
+    with suppress(*AWAY):
+        await connection.close(timeout=CLOSE_TIMEOUT)
+    connection.terminate()

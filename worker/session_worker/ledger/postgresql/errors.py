@@ -1,0 +1,82 @@
+"""What the errors of a PostgreSQL ledger mean, as sentences for people."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from urllib.parse import unquote, urlsplit
+
+import asyncpg
+
+from session_client.net.trouble import tls_trouble, why_lost
+from session_worker.settings import postgresql_url
+
+AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+UNSTORABLE = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
+COLLISIONS = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+
+_NETWORK = (None, errno.EHOSTUNREACH, errno.ENETUNREACH)
+_MEANINGS: dict[type[BaseException], str] = {
+    asyncpg.InvalidAuthorizationSpecificationError: (
+        "refuses the user or the password: correct them in the ledger's URL"
+    ),
+    asyncpg.InvalidCatalogNameError: "has no such database: create it, or correct the ledger's URL",
+    asyncpg.ReadOnlySQLTransactionError: (
+        "is read-only, as a standby is: name the primary in the ledger's URL"
+    ),
+    asyncpg.InternalClientError: "ended the connection: it may be restarting; its log says why",
+    asyncpg.ConnectionDoesNotExistError: "ended the connection: it may be restarting; its log says why",
+    socket.gaierror: "cannot be found: correct the host in the ledger's URL",
+    TimeoutError: "does not answer in time: check the network and the server",
+    OSError: "cannot be reached: check that the server runs, and the host and port in the ledger's URL",
+}
+
+
+class UnusableError(asyncpg.InterfaceError):
+    """The URL, or what PostgreSQL's variables and files add to it, cannot be used; a sentence."""
+
+
+def sentence(error: BaseException, url: str) -> str:
+    """What ``error`` means for the ledger at ``url``, without the password."""
+    if isinstance(error, UnusableError):
+        return str(error)
+    parts, place = urlsplit(url), postgresql_url.place_of(url)
+    if trouble := _about_tls(error, place, url):
+        return trouble
+    if isinstance(error, asyncpg.InsufficientPrivilegeError):
+        user = f"user {unquote(parts.username)}" if parts.username else "this user"
+        what = f"does not permit it to {user} ({error}): docs/security.md has the grants for each role"
+    elif isinstance(error, OSError) and place.startswith("socket "):
+        what = "cannot be reached: check that the server runs, and that its socket is in that folder"
+    else:
+        said = " ".join(str(error).split()) or why_lost(error)
+        what = next(
+            (meaning for kind, meaning in _MEANINGS.items() if isinstance(error, kind)),
+            f"cannot be used: {said}",
+        )
+    return f"the ledger's PostgreSQL at {place} {what}"
+
+
+def _about_tls(error: BaseException, place: str, url: str) -> str | None:
+    if trouble := tls_trouble(error, place, "sslrootcert"):
+        return f"the ledger's PostgreSQL: {trouble}"
+    match error:
+        case asyncpg.ClientConfigurationError():
+            said = str(error).partition("\n")[0]
+            fix = "correct it"
+            if "root certificate" in said:
+                fix = "name the authority's file: ?sslrootcert=/path/ca.pem"
+            return f"the ledger's URL cannot be used: {said}{postgresql_url.variables()}; {fix}"
+        case OSError(errno=number) if (
+            number not in _NETWORK
+            and not isinstance(error, ConnectionError | TimeoutError | socket.gaierror)
+            and not place.startswith("socket ")
+            and (file := postgresql_url.unreadable_file(url))
+        ):
+            return f"a file for TLS with the ledger's PostgreSQL cannot be read: {file}"
+        case ConnectionError() if "rejected SSL" in str(error):
+            return (
+                f"the ledger's PostgreSQL at {place} does not offer TLS: switch it on there (ssl = on), or "
+                "change sslmode in the ledger's URL"
+            )
+    return None

@@ -1,0 +1,118 @@
+"""The connections that carry the steps of a PostgreSQL ledger, and are made again when they are lost."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
+
+from session_worker.ledger.availability import BACKOFF
+from session_worker.ledger.postgresql.connection import connect, hang_up
+from session_worker.ledger.postgresql.errors import AWAY, COLLISIONS, UNSTORABLE, sentence
+from session_worker.ledger.protocol import LedgerError, UnstorableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import asyncpg
+
+
+class ReconnectingConnection:
+    """One connection, for one statement at a time; it is made again, for ever, when it is lost.
+
+    A connection that ended while nobody used it, maybe long ago, is nobody's outage: the next statement makes
+    another one.
+
+    ``away`` hears at every failed try why; ``here`` hears of every success.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        away: Callable[[ReconnectingConnection, str], None],
+        here: Callable[[ReconnectingConnection], None],
+    ) -> None:
+        self._url = url
+        self._away = away
+        self._here = here
+        self._connection: asyncpg.Connection | None = None
+        self._retrying = AsyncRetrying(
+            retry=retry_if_exception_type(AWAY), wait=BACKOFF, before_sleep=self._failed_again, reraise=True
+        )
+
+    async def open(self) -> asyncpg.Connection:
+        """Connect now. Raises LedgerError."""
+        try:
+            self._connection = await connect(self._url)
+        except AWAY as error:
+            raise LedgerError(sentence(error, self._url)) from error
+        return self._connection
+
+    async def close(self) -> None:
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            await hang_up(connection)
+
+    async def fetch(self, sql: str, *values: object) -> list[asyncpg.Record]:
+        """Run a statement that may be repeated: it is, until its answer arrives. Raises UnstorableError."""
+        try:
+            records = await self._fetch(sql, values)
+        except AWAY as error:
+            self._failed(error)
+            records = await self._retrying(self._fetch, sql, values)
+        self._here(self)
+        return records
+
+    async def _fetch(self, sql: str, values: tuple[Any, ...]) -> list[asyncpg.Record]:
+        try:
+            if self._connection is None or self._connection.is_closed():
+                self._connection = await connect(self._url)
+            return await self._connection.fetch(sql, *values)
+        except UNSTORABLE as error:
+            self._here(self)
+            raise UnstorableError(str(error)) from error
+        except COLLISIONS:
+            raise
+        except BaseException as error:
+            if self._connection is not None:
+                self._connection.terminate()
+                self._connection = None
+            if isinstance(error, Exception) and not isinstance(error, AWAY):
+                self._here(self)  # a defect, whoever's, is no outage
+            raise
+
+    def _failed_again(self, state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        if error is not None:
+            self._failed(error)
+
+    def _failed(self, error: BaseException) -> None:
+        if not isinstance(error, COLLISIONS):
+            self._away(self, sentence(error, self._url))
+
+
+class ConnectionPool:
+    """A few connections. The one that was used last is taken first: while one is enough, the server processes
+    of the others sleep, and what it needs next is still in the processor's cache."""
+
+    def __init__(self, connections: Sequence[ReconnectingConnection]) -> None:
+        self._all = tuple(connections)
+        self._free = list(connections)
+        self._turn = asyncio.Semaphore(len(connections))
+
+    async def open(self) -> asyncpg.Connection:
+        """Connect the first of them now. Raises LedgerError."""
+        return await self._free[-1].open()
+
+    async def close(self) -> None:
+        await asyncio.gather(*(each.close() for each in self._all))
+
+    async def fetch(self, sql: str, *values: object) -> list[asyncpg.Record]:
+        """See ``ReconnectingConnection.fetch``; waits for one that is free."""
+        async with self._turn:
+            connection = self._free.pop()
+            try:
+                return await connection.fetch(sql, *values)
+            finally:
+                self._free.append(connection)
