@@ -87,7 +87,7 @@ class _Place:
 
 @dataclass(slots=True)
 class Board:
-    """The last report of each process. Event loops write it, the thread of the ops port reads it.
+    """The last report of each process. Event loops write it, the threads of the ops port read it.
 
     ``ask`` has every process report soon.
     """
@@ -97,36 +97,39 @@ class Board:
     _places: dict[int, _Place] = field(default_factory=dict)
     _past: list[dict[str, Any]] = field(default_factory=list)
     _stopping: bool = False
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _changed: threading.Condition = field(default_factory=threading.Condition)
 
     def __post_init__(self) -> None:
         self._places = {number: _Place() for number in range(1, self.processes + 1)}
 
     def put(self, number: int, report: Report) -> None:
-        """What the process in place ``number`` (from 1) says now."""
-        with self._lock:
+        """Take what the process in place ``number`` (from 1) says now."""
+        with self._changed:
             self._places[number] = _Place("", report, time.monotonic())
+            self._changed.notify_all()
 
     def gone(self, number: int, note: str) -> None:
         """The process in this place has ended; what it counted stays."""
-        with self._lock:
+        with self._changed:
             report = self._places[number].report
             if report is not None:
                 self._past = [metrics.merge([*self._past, metrics.counted(report.metrics)])]
             self._places[number] = _Place(note)
+            self._changed.notify_all()
 
     def stop(self) -> None:
         """From now on nothing is ready any more."""
         self._stopping = True
 
-    async def refresh(self, patience: float) -> None:
-        """Have every process report that can do so within ``patience`` seconds."""
+    def refresh(self, seconds: float) -> None:
+        """Have every process report that can do so within ``seconds``."""
         asked = time.monotonic()
         self.ask()
-        while any(place.report is not None and place.at < asked for place in self._places.values()):
-            if time.monotonic() > asked + patience:
-                return
-            await asyncio.sleep(0.005)
+        with self._changed:
+            self._changed.wait_for(
+                lambda: all(place.report is None or place.at >= asked for place in self._places.values()),
+                seconds,
+            )
 
     def live(self) -> tuple[bool, dict[str, Any]]:
         """Whether every event loop turns. A process that is starting or being replaced is no reason to
@@ -170,9 +173,10 @@ class Board:
 
     def metrics(self) -> bytes:
         """What all processes counted, those that are gone included, as Prometheus reads it."""
-        with self._lock:
+        with self._changed:
             living = [place.report.metrics for place in self._places.values() if place.report is not None]
-            return metrics.render(metrics.merge([*self._past, *living]))
+            past = self._past
+        return metrics.render(metrics.merge([*past, *living]))
 
 
 def _checks(place: _Place, now: float, *, stopping: bool) -> dict[str, str]:

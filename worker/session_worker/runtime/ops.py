@@ -1,20 +1,26 @@
-"""The ops port: ``/livez``, ``/readyz`` and ``/metrics`` by HTTP, from a thread of its own.
+"""The ops port: ``/livez``, ``/readyz`` and ``/metrics`` by HTTP, from threads of its own.
 
 So it answers although the worker's event loop is stuck, and can say so.
 """
 
 from __future__ import annotations
 
-import asyncio
 import errno
+import io
 import json
 import socket
+import sys
 import threading
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
+from http.client import HTTPException
+from http.server import BaseHTTPRequestHandler
+from socketserver import ThreadingTCPServer
 from typing import TYPE_CHECKING, Any
 
 from session_worker.telemetry import metrics
+from session_worker.telemetry.log import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,14 +30,13 @@ if TYPE_CHECKING:
 REQUEST_SECONDS = 5.0
 """For a whole exchange, however slowly the other side sends or reads."""
 REFRESH_SECONDS = 0.5
-HEAD_BYTES = 8192
+HEAD_BYTES = 131_072
+"""How large a request may be: twice the line at which the standard library gives up."""
 LEFT_BYTES = 1_048_576
 """How much of what a visitor sends beyond its request is read and thrown away."""
 CONNECTIONS = 64
-"""How many visitors there are at a time. One more takes the place of the one that has idled longest."""
+"""How many visitors an address has at a time. One more takes the place of the one that has idled longest."""
 JSON = "application/json"
-
-Answer = tuple[HTTPStatus, str, bytes]
 
 
 class OpsPortError(Exception):
@@ -45,20 +50,21 @@ def serving(host: str, port: int, board: Board) -> Iterator[None]:
     Raises:
         OpsPortError: the address cannot be had.
     """
-    if port == 0:
-        yield
-        return
-    server = _Server(listen(host, port), board)
+    servers = [_Server(listener, board) for listener in listen(host, port)] if port else []
+    for server in servers:
+        threading.Thread(target=server.serve_forever, name="ops port", daemon=True).start()
     try:
         yield
     finally:
-        server.close()
+        for server in servers:
+            server.close()
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
     """Listen at each address of ``host``; ``::`` stands for all of IPv4 as well.
 
-    Raises OpsPortError like ``serving``.
+    Raises:
+        OpsPortError: the address cannot be had.
     """
     listeners: list[socket.socket] = []
     failure: Exception | None = None
@@ -100,101 +106,135 @@ def _why_not(host: str, port: int, error: Exception) -> str:
     return f"ops_{name}: {what}. It is set by --ops-{name} or SESSION_WORKER_OPS_{name.upper()}."
 
 
-class _Server:
-    def __init__(self, listeners: list[socket.socket], board: Board) -> None:
-        self._listeners = listeners
-        self._board = board
-        self._idle: dict[asyncio.StreamWriter, None] = {}
-        self._busy: dict[asyncio.StreamWriter, None] = {}
-        self._loop = asyncio.new_event_loop()
-        self._closing = asyncio.Event()
-        self._thread = threading.Thread(target=self._run, name="ops port", daemon=True)
-        self._thread.start()
+class _Server(ThreadingTCPServer):
+    """Serves one address: a thread that accepts, and one for each visitor, ``CONNECTIONS`` at the most."""
+
+    daemon_threads = True
+
+    def __init__(self, listener: socket.socket, board: Board) -> None:
+        super().__init__(listener.getsockname(), _Visit, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listener
+        self.board = board
+        self.asking: set[Any] = set()
+        """The visitors that are being answered."""
+        self._deadlines: dict[Any, float] = {}
+        self._changed = threading.Condition()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Make room for a visitor, then serve it in a thread of its own."""
+        with self._changed:
+            if len(self._deadlines) >= CONNECTIONS:
+                idle = (visitor for visitor in self._deadlines if visitor not in self.asking)
+                _hang_up(next(idle, next(iter(self._deadlines))))
+                self._changed.wait_for(lambda: len(self._deadlines) < CONNECTIONS)
+            self._deadlines[request] = time.monotonic() + REQUEST_SECONDS
+        super().process_request(request, client_address)
+
+    def service_actions(self) -> None:
+        """Hang up on those whose time is over; called twice a second."""
+        with self._changed:
+            for visitor, deadline in self._deadlines.items():
+                if deadline < time.monotonic():
+                    _hang_up(visitor)
+
+    def shutdown_request(self, request: Any) -> None:
+        super().shutdown_request(request)
+        with self._changed:
+            self._deadlines.pop(request, None)
+            self._changed.notify()
+
+    def handle_error(self, *_: object) -> None:
+        """Tell of defects; that a visitor goes away is none."""
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            say("error", "unexpected", what="the ops port failed", exc_info=error)
 
     def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._closing.set)
-        self._thread.join(REFRESH_SECONDS)
+        _hang_up(self.socket)  # wakes the accepting thread
+        self.shutdown()
+        self.server_close()
+        with self._changed:
+            for visitor in self._deadlines:
+                _hang_up(visitor)
 
-    def _run(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self._serve())
 
-    async def _serve(self) -> None:
-        servers = [
-            await asyncio.start_server(self._on_connection, sock=listener, limit=HEAD_BYTES)
-            for listener in self._listeners
-        ]
-        await self._closing.wait()
-        for server in servers:
-            server.close()
+def _hang_up(connection: socket.socket) -> None:
+    """End a connection that another thread reads or writes, which sees it then and closes it."""
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
 
-    async def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._idle) + len(self._busy) >= CONNECTIONS:
-            self._turn_out()
-        self._idle[writer] = None
-        try:
-            async with asyncio.timeout(REQUEST_SECONDS):
-                await self._exchange(reader, writer)
-                await self._see_off(reader, writer)
-        except (OSError, EOFError, TimeoutError, asyncio.CancelledError):  # the last: the port closes
-            writer.transport.abort()
-        finally:
-            self._forget(writer)
-            writer.close()
 
-    def _turn_out(self) -> None:
-        """Disconnect the oldest visitor, preferably one that is not being answered."""
-        oldest = next(iter(self._idle or self._busy))
-        self._forget(oldest)
-        oldest.transport.abort()
+class _Head(io.BufferedReader):
+    """What a visitor sends, as far as it can be a request."""
 
-    def _forget(self, writer: asyncio.StreamWriter) -> None:
-        self._idle.pop(writer, None)
-        self._busy.pop(writer, None)
+    _left = HEAD_BYTES
 
-    async def _see_off(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Read on until the other side closes: with data unread, closing would reset the connection, and the
+    def readline(self, size: int | None = -1, /) -> bytes:
+        line = super().readline(size)
+        self._left -= len(line)
+        if self._left < 0:
+            raise HTTPException(f"more than {HEAD_BYTES} bytes")
+        return line
+
+
+class _Visit(BaseHTTPRequestHandler):
+    """One request and its answer, by the standard library."""
+
+    server: _Server
+    protocol_version = default_request_version = "HTTP/1.1"
+    rbufsize, wbufsize = 0, -1
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile = _Head(self.rfile)
+
+    def do_GET(self) -> None:
+        self.server.asking.add(self.connection)
+        path, board = self.path.partition("?")[0], self.server.board
+        if path not in ("/livez", "/readyz", "/metrics"):
+            self.send_error(HTTPStatus.NOT_FOUND, "there are /livez, /readyz and /metrics")
+            return
+        board.refresh(REFRESH_SECONDS)
+        if path == "/metrics":
+            self._send(HTTPStatus.OK, metrics.CONTENT_TYPE, board.metrics())
+            return
+        well, found = board.live() if path == "/livez" else board.ready()
+        self._send(HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE, JSON, _json(found))
+
+    do_HEAD = do_GET  # noqa: N815 - the standard library's name
+
+    def send_error(self, code: int, message: str | None = None, *_: object) -> None:
+        """Send an error as JSON. The standard library sends 501 for a method that has no ``do_…`` here."""
+        status = HTTPStatus(code)
+        if status is HTTPStatus.NOT_IMPLEMENTED:
+            status, message = HTTPStatus.METHOD_NOT_ALLOWED, "GET and HEAD only"
+        self._send(status, JSON, _json({"error": message or status.phrase}))
+
+    def _send(self, status: HTTPStatus, kind: str, body: bytes) -> None:
+        self.send_response_only(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("Connection", "close")
+        if status is HTTPStatus.METHOD_NOT_ALLOWED:
+            self.send_header("Allow", "GET, HEAD")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def finish(self) -> None:
+        """Read on until the other side closes: closing with data unread would reset the connection, and the
         answer could be lost."""
-        self._forget(writer)
-        self._idle[writer] = None
-        writer.write_eof()
+        super().finish()
+        self.server.asking.discard(self.connection)
+        self.connection.shutdown(socket.SHUT_WR)
         left = LEFT_BYTES
-        while left > 0 and (part := await reader.read(HEAD_BYTES)):
+        while left > 0 and (part := self.connection.recv(8192)):
             left -= len(part)
 
-    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            head = await reader.readuntil(b"\r\n\r\n")
-        except asyncio.LimitOverrunError:
-            head = b""
-        self._forget(writer)
-        self._busy[writer] = None
-        method, _, rest = head.partition(b"\r\n")[0].partition(b" ")
-        target, _, version = rest.partition(b" ")
-        status, kind, body = HTTPStatus.BAD_REQUEST, JSON, _json({"error": "no HTTP request"})
-        if version.startswith(b"HTTP/1."):
-            status, kind, body = await self._answer(method, target.partition(b"?")[0])
-        lines = [
-            f"HTTP/1.1 {status.value} {status.phrase}",
-            f"Content-Type: {kind}",
-            f"Content-Length: {len(body)}",
-            "Cache-Control: no-store",
-            "Connection: close",
-            *(["Allow: GET, HEAD"] if status is HTTPStatus.METHOD_NOT_ALLOWED else []),
-        ]
-        writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + (b"" if method == b"HEAD" else body))
-        await writer.drain()
-
-    async def _answer(self, method: bytes, path: bytes) -> Answer:
-        if method not in (b"GET", b"HEAD"):
-            return HTTPStatus.METHOD_NOT_ALLOWED, JSON, _json({"error": "GET and HEAD only"})
-        if path not in (b"/livez", b"/readyz", b"/metrics"):
-            return HTTPStatus.NOT_FOUND, JSON, _json({"error": "there are /livez, /readyz and /metrics"})
-        await self._board.refresh(REFRESH_SECONDS)
-        if path == b"/metrics":
-            return HTTPStatus.OK, metrics.CONTENT_TYPE, self._board.metrics()
-        well, found = self._board.live() if path == b"/livez" else self._board.ready()
-        return HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE, JSON, _json(found)
+    def log_message(self, *_: object) -> None:
+        """Log no requests."""
 
 
 def _json(found: dict[str, object]) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import http.client
-import json
 import socket
 import threading
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from session_worker.cli.child import Pipe
 from session_worker.runtime import health, ops
 from session_worker.runtime.health import Board, Report, Reporter
 from session_worker.sandbox.workspace import free_port
@@ -122,10 +120,15 @@ def test_the_board_waits_for_what_it_asked_for() -> None:
         (b"GET /livez/../metrics HTTP/1.1\r\n\r\n", 404),
         (b"POST /livez HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc", 405),
         (b"DELETE /metrics HTTP/1.1\r\n\r\n", 405),
-        (b"GET /livez\r\n\r\n", 400),
+        (b"GET /livez\r\n\r\n", 200),
+        (b"POST /livez\r\n\r\n", 400),
+        (b"GET /livez HTTP/2.0\r\n\r\n", 505),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
         (b"AMQP\x00\x00\x09\x01\r\n\r\n", 400),
-        (b"GET /livez HTTP/1.1\r\nX: " + b"x" * 20_000 + b"\r\n\r\n", 400),
+        (b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\n\r\n", 414),
+        (b"GET /livez HTTP/1.1\r\nX: " + b"x" * 70_000 + b"\r\n\r\n", 431),
+        (b"GET /livez HTTP/1.1\r\n" + b"X: " + b"x" * 60_000 + b"\r\nX: " + b"x" * 60_000 + b"\r\n\r\n", 200),
+        (b"GET /livez HTTP/1.1\r\n" + (b"X: " + b"x" * 60_000 + b"\r\n") * 3 + b"\r\n", 431),
     ],
 )
 def test_every_request_gets_its_answer(sent: bytes, status: int) -> None:
@@ -137,6 +140,7 @@ def test_every_request_gets_its_answer(sent: bytes, status: int) -> None:
             answer.begin()
             body = answer.read()
             assert answer.status == status
+            assert answer.getheader("Server") is None, "no version for those who look for weaknesses"
             assert (answer.getheader("Allow") == "GET, HEAD") == (status == 405)
             assert bool(body) != sent.startswith(b"HEAD")
 
@@ -163,12 +167,49 @@ def test_clients_that_dawdle_keep_nobody_from_an_answer(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("sent", [b"", b"GET /livez", b"GET /metrics HTTP/1.1\r\n\r\n"], ids=repr)
 def test_visitors_who_do_not_go_keep_nobody_from_an_answer(sent: bytes) -> None:
     """Whether they ask nothing, half a question, or do not read the answer."""
+    threads = threading.active_count()
     with serving(Board(1)) as port, ExitStack() as stack:
         for _ in range(3 * ops.CONNECTIONS):
             visitor = stack.enter_context(socket.create_connection(("127.0.0.1", port.port), 5))
             visitor.sendall(sent)
+            assert threading.active_count() <= threads + 1 + ops.CONNECTIONS
         for path in ("/livez", "/metrics"):
             assert port.get(path)[0] == 200
+
+
+def test_a_visitor_that_is_being_answered_makes_no_room_for_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ops, "REFRESH_SECONDS", 1.0)
+    board = Board(1)
+    board.put(1, report())
+    asked = threading.Event()
+    board.ask = asked.set
+    with serving(board) as port, ExitStack() as stack:
+
+        def client() -> socket.socket:
+            return stack.enter_context(socket.create_connection(("127.0.0.1", port.port), 5))
+
+        asking = client()
+        asking.sendall(b"GET /livez HTTP/1.1\r\n\r\n")
+        assert asked.wait(5)
+        for _ in range(2 * ops.CONNECTIONS):
+            client()
+        assert asking.recv(15) == b"HTTP/1.1 200 OK"
+
+
+def test_a_visitor_that_sends_without_end_is_cut_off_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often it sends something."""
+    monkeypatch.setattr(ops, "REQUEST_SECONDS", 0.5)
+    with serving(Board(1)) as port, socket.create_connection(("127.0.0.1", port.port), 5) as client:
+        client.settimeout(0.05)
+
+        def cut_off() -> bool:
+            with suppress(TimeoutError):
+                return _hangs_up(client, b"G")
+            return False
+
+        soon(cut_off, 3)
 
 
 @pytest.mark.parametrize(
@@ -261,29 +302,3 @@ def test_the_port_is_free_again_at_once() -> None:
     for _ in range(3):
         with ops.serving("127.0.0.1", port, Board(1)):
             assert Ops(port).live()
-
-
-def test_settings_are_read_from_the_pipe_although_a_report_is_asked_for_already() -> None:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        ours.sendall(json.dumps({"a": 1}).encode() + b"\nreport\nrep")
-        assert json.loads(Pipe(theirs).first_line()) == {"a": 1}
-        ours.sendall(b'{"cut o')
-        ours.close()
-        assert Pipe(theirs).first_line() == b"", "there is no supervisor any more"
-
-
-def test_a_supervisor_that_does_not_read_keeps_nobody_waiting() -> None:
-    """Reports that find no room are left out; what is sent is whole all the same."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        pipe = Pipe(theirs)
-        for number in range(5000):
-            pipe.put(report(number))
-        received = b""
-        while b'"pid": 5001,' not in received:
-            received += ours.recv(1 << 20)
-            pipe.put(report(5001))
-        pids = [Report.decode(line).pid for line in received.splitlines()]
-        assert pids == sorted(pids)
-        assert len(pids) < 5000

@@ -1,16 +1,20 @@
-"""The supervisor's end of a process: what it learns of its reports and its end, whatever that end is like."""
+"""The pipe between the supervisor and a process: settings, reports and the end, whatever that is like."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
+import socket
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from session_worker.cli.child import Pipe
 from session_worker.runtime import supervisor
 from session_worker.runtime.health import Report
 
@@ -75,3 +79,29 @@ async def test_killing_what_has_ended_is_no_error(runs: Callable[[str], None]) -
     process = await supervisor._Process.start()
     await heard(process)
     process.kill()
+
+
+def test_settings_are_read_from_the_pipe_although_a_report_is_asked_for_already() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.sendall(json.dumps({"a": 1}).encode() + b"\nreport\nrep")
+        assert json.loads(Pipe(theirs).first_line()) == {"a": 1}
+        ours.sendall(b'{"cut o')
+        ours.close()
+        assert Pipe(theirs).first_line() == b"", "there is no supervisor any more"
+
+
+def test_a_supervisor_that_does_not_read_keeps_nobody_waiting() -> None:
+    """Reports that find no room are left out; what is sent is whole all the same."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        pipe = Pipe(theirs)
+        for number in range(5000):
+            pipe.put(replace(REPORT, pid=number))
+        received = b""
+        while b'"pid": 5001,' not in received:
+            received += ours.recv(1 << 20)
+            pipe.put(replace(REPORT, pid=5001))
+        pids = [Report.decode(line).pid for line in received.splitlines()]
+        assert pids == sorted(pids)
+        assert len(pids) < 5000
