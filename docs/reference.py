@@ -17,7 +17,7 @@ from session_contracts.amqp import Names
 from session_contracts.errors import ERRORS
 from session_contracts.status import mermaid
 from session_worker.broker.topology import Topology
-from session_worker.cli.flags import LONGEST_DEFAULT, default_text
+from session_worker.cli.run import LONGEST_DEFAULT, default_text
 from session_worker.settings import Settings
 from session_worker.telemetry.events import EVENTS
 from session_worker.telemetry.log import LINES

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from session_worker.cli import program
+from session_worker.cli import program_name
 from session_worker.cli.dev import _Guide
 from session_worker.runtime.health import Report
 from session_worker.settings import load
@@ -92,11 +92,11 @@ def test_the_program_is_named_so_that_it_can_be_typed(
 ) -> None:
     """By its name where the shell finds it, else by its path, which is a short one inside this folder."""
     script = Path(sys.executable).with_name("session-worker")
-    assert program.anywhere() == str(script)
+    assert program_name.anywhere() == str(script)
     monkeypatch.setenv("PATH", f"{script.parent}:{os.environ['PATH']}")
-    assert program.here() == "session-worker"
+    assert program_name.here() == "session-worker"
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    assert program.here() == str(script)
+    assert program_name.here() == str(script)
     monkeypatch.chdir(script.parents[1])
-    assert program.here() == f"{script.parent.name}/session-worker"
+    assert program_name.here() == f"{script.parent.name}/session-worker"

@@ -16,11 +16,11 @@ from uuid import UUID, uuid4
 import pytest
 
 from session_contracts import ErrorCode, RequestStatus
-from session_worker.cli import letters
+from session_worker.cli.views import letters
 from session_worker.ledger import open_ledger
-from session_worker.operators import dead
-from session_worker.operators.dead import Fate, ParkingLot, Sender, Wanted
-from session_worker.operators.dead.lot import PAGE
+from session_worker.operators import dead_letters
+from session_worker.operators.dead_letters import Fate, ParkingLot, Sender, Wanted
+from session_worker.operators.dead_letters.parking_lot import PAGE
 from session_worker.settings import load
 from tests.broker.lab import ROOT, answer, code_of, request
 from tests.faults.crashing_redrive import STEPS
@@ -52,7 +52,7 @@ def look(lab: Lab, wanted: Wanted = ALL, limit: int | None = None) -> list[dict[
 
     async def work() -> list[dict[str, Any]]:
         async with parking_lot(lab) as lot:
-            pages = [page async for page in dead.matching(lot, wanted, limit, unheard)]
+            pages = [page async for page in dead_letters.matching(lot, wanted, limit, unheard)]
         return [letters.whole(letter) for page in pages for letter in page]
 
     return asyncio.run(work())
@@ -66,7 +66,7 @@ def redrive(
         await ledger.open()
         try:
             async with Sender.open(load(amqp_url=lab.url)) as sender, parking_lot(lab) as lot:
-                redriving = dead.redrive(
+                redriving = dead_letters.redrive(
                     lot, wanted, limit, unheard, ledger=ledger, sender=sender, unknown=unknown
                 )
                 return Counter([fate async for fate in redriving])
@@ -263,9 +263,9 @@ def test_the_filters_find_what_they_say(lab: Lab) -> None:
     assert (garbage["request_id"], garbage["body"]) == (None, "{garbage")
     assert look(lab, Wanted(letter=UUID(garbage["letter_id"]))) == [garbage]
 
-    async def grouped() -> list[dead.Group]:
+    async def grouped() -> list[dead_letters.Group]:
         async with parking_lot(lab) as lot:
-            return await dead.groups(lot, ALL, unheard)
+            return await dead_letters.groups(lot, ALL, unheard)
 
     groups = asyncio.run(grouped())
     assert {(group.code, group.exception_type): group.count for group in groups} == {
@@ -291,7 +291,7 @@ def test_a_purge_drops_what_is_wanted_and_nothing_else(lab: Lab) -> None:
 
     async def purge(wanted: Wanted, limit: int | None = None) -> int:
         async with parking_lot(lab) as lot:
-            return await dead.purge(lot, wanted, limit, unheard)
+            return await dead_letters.purge(lot, wanted, limit, unheard)
 
     assert asyncio.run(purge(Wanted(code="unreadable"))) == 1
     assert asyncio.run(purge(Wanted(letter=UUID(ids[2])))) == 1

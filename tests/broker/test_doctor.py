@@ -30,7 +30,7 @@ from session_worker.broker.connection import Wire
 from session_worker.broker.topology import Topology
 from session_worker.ledger import upgrade
 from session_worker.ledger.postgresql.schema import GRANTS
-from session_worker.operators.doctor import Result, State, at_broker, at_home, examine
+from session_worker.operators.doctor import Result, State, broker, examine, local
 from session_worker.runtime import ops
 from session_worker.runtime.health import Board
 from session_worker.sandbox.workspace import free_port
@@ -234,7 +234,7 @@ def test_a_broker_that_swallows_everything_is_given_up(sound: Lab, monkeypatch: 
 
 
 def test_a_broker_that_falls_silent_is_given_up(sound: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(at_broker, "CHECK_SECONDS", 0)
+    monkeypatch.setattr(broker, "CHECK_SECONDS", 0)
     results = ask(sound)
     assert "did not answer" in fault(results, "queues").found
     assert skipped(results) == {"workers"}
@@ -560,7 +560,7 @@ def test_a_handler_that_hangs_when_it_is_imported_is_given_up(
     sound: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(at_home, "CHECK_SECONDS", 0.5)
+    monkeypatch.setattr(local, "CHECK_SECONDS", 0.5)
     (tmp_path / "hanging_handler.py").write_text("import threading; threading.Event().wait()")
     assert "takes more than 0.5 s" in fault(ask(sound, handler="hanging_handler:handle"), "handler").found
 

@@ -12,7 +12,7 @@ from session_client import ConnectionFailed, SessionClient
 from session_contracts import Names
 from session_worker.broker.connection import Wire
 from session_worker.broker.topology import Topology, TopologyError
-from session_worker.operators.doctor.at_broker import difference
+from session_worker.operators.doctor.broker import difference
 from tests.broker.test_worker_setup import last_words
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import pytest
 from session_contracts import Names
 from session_worker.broker.connection import Wire
 from session_worker.broker.topology import Topology
-from session_worker.operators.doctor import at_management
+from session_worker.operators.doctor import management
 from session_worker.operators.doctor.result import State
 from session_worker.sandbox import RabbitMQ
 from session_worker.settings import Settings, load
@@ -62,7 +62,7 @@ def set_policy(node: RabbitMQ, settings: Settings, definition: str, *, operator:
 
 
 def look(settings: Settings) -> list[Result]:
-    return asyncio.run(at_management.examine(settings))
+    return asyncio.run(management.examine(settings))
 
 
 def warned(settings: Settings) -> list[Result]:

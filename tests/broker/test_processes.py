@@ -48,7 +48,7 @@ def up(lab: Lab, ops: Ops) -> Iterator[Up]:
 
     yield start
     for pid in pids:
-        if b"session_worker.cli.child" in _command(pid):
+        if b"session_worker.cli.supervised_worker" in _command(pid):
             os.kill(pid, signal.SIGKILL)
 
 
@@ -201,5 +201,5 @@ def test_secrets_are_in_no_arguments_and_no_environment(lab: Lab, ops: Ops, tmp_
     soon(ops.ready, 30)
     for pid in ops.pids():
         shown = Path(f"/proc/{pid}/cmdline").read_bytes() + Path(f"/proc/{pid}/environ").read_bytes()
-        assert b"session_worker.cli.child" in shown
+        assert b"session_worker.cli.supervised_worker" in shown
         assert not any(scheme in shown for scheme in (b"amqp://", b"postgresql://"))

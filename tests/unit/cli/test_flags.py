@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from session_worker.cli.flags import command
+from session_worker.cli.run import command
 from session_worker.settings import Settings
 
 if TYPE_CHECKING:

@@ -9,9 +9,10 @@ from uuid import UUID
 import pytest
 
 from session_contracts import amqp
-from session_worker.cli import console, letters
+from session_worker.cli import terminal
+from session_worker.cli.views import letters
 from session_worker.messages.delivery import Delivery
-from session_worker.operators.dead import DeadLetter, Group
+from session_worker.operators.dead_letters import DeadLetter, Group
 from tests.unit.cli.test_words import shown
 
 NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
@@ -55,7 +56,7 @@ def test_nothing_in_a_letter_commands_the_terminal(capsys: pytest.CaptureFixture
     for renderable in (letters.sheet(given), letters.table([row], NOON), letters.group_table([group], NOON)):
         assert harmless(shown(renderable, 200))
         assert "handler_failed" in shown(renderable, 200)
-    console.document(letters.whole(given))
+    terminal.document(letters.whole(given))
     printed = capsys.readouterr().out
     assert harmless(printed)
     assert json.loads(printed)["body"] == body.decode()

@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 from rich.text import Text
 
-from session_worker.cli.listing import LEAST, Listing, facts
+from session_worker.cli.views.listing import LEAST, Listing, facts
 from tests.unit.cli.test_words import shown
 
 ID = str(uuid4())

@@ -35,5 +35,5 @@ def test_a_supervisor_loads_nothing_that_serves_requests() -> None:
 
 
 def test_a_process_ignores_signals_before_it_loads_anything_large() -> None:
-    found = loaded("import session_worker.cli.child")
+    found = loaded("import session_worker.cli.supervised_worker")
     assert not found & HEAVY

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from session_worker.cli import given, main
+from session_worker.cli import command_settings, main
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -250,7 +250,7 @@ def test_an_interrupt_that_nobody_else_saw_is_one(monkeypatch: pytest.MonkeyPatc
 
 def test_a_command_tells_of_a_variable_that_may_have_been_meant_for_it(run: Run, tmp_path: Path) -> None:
     """Else it would answer from another ledger, and nobody would know."""
-    given._tell_unknown.cache_clear()
+    command_settings._tell_unknown.cache_clear()
     code, _, err = run(
         "requests", ledger_ulr="postgresql://ledger/", ledger_url=f"sqlite:///{tmp_path}/none.db"
     )

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from session_contracts import RequestStatus
-from session_worker.cli import views
+from session_worker.cli.views import entries
 from session_worker.ledger.protocol import Entry
 from session_worker.settings import durations
 
@@ -63,7 +63,7 @@ def shown(renderable: object, width: int = 80) -> str:
 
 
 def test_a_document_has_the_published_fields_in_their_order() -> None:
-    document = views.document(entry("one"))
+    document = entries.document(entry("one"))
 
     assert list(document) == [
         *("request_id", "status", "attempt", "session_id", "user_id", "casefile_id", "title"),
@@ -75,7 +75,7 @@ def test_a_document_has_the_published_fields_in_their_order() -> None:
 
 def test_a_timeline_fits_into_a_narrow_terminal_and_shows_what_was_said_as_it_was() -> None:
     """No word of a handler's error is taken for markup."""
-    text = shown(views.timeline(entry("one")))
+    text = shown(entries.timeline(entry("one")))
 
     assert "[red]out of order[/red]" in text
     assert "+4.00 s" in text
@@ -83,8 +83,8 @@ def test_a_timeline_fits_into_a_narrow_terminal_and_shows_what_was_said_as_it_wa
 
 
 def test_a_timeline_names_the_worker_of_each_move_only_if_there_were_several() -> None:
-    assert shown(views.timeline(entry("one"))).count("one") == 1
-    both = shown(views.timeline(entry("one", "two")))
+    assert shown(entries.timeline(entry("one"))).count("one") == 1
+    both = shown(entries.timeline(entry("one", "two")))
     assert (both.count("one"), both.count("two")) == (3, 2)
 
 
@@ -103,7 +103,7 @@ def test_what_became_of_the_reply_is_said_of_what_has_an_outcome(
     finished = NOON if status is RequestStatus.COMPLETED else None
     found = replace(entry("one"), status=status, reply=reply, finished_at=finished)
 
-    lines = shown(views.timeline(found)).splitlines()
+    lines = shown(entries.timeline(found)).splitlines()
 
     assert [each for each in lines if each.startswith("reply")] == ([line] if line else [])
 
@@ -116,7 +116,7 @@ def test_times_are_in_utc_and_say_so_wherever_the_reader_is(
     monkeypatch.setenv("TZ", zone)
     time.tzset()
     try:
-        text = shown(views.timeline(entry("one")))
+        text = shown(entries.timeline(entry("one")))
         assert durations.clock("2026-01-02T12:00:00+02:00") == "2026-01-02 10:00:00 UTC"
     finally:
         monkeypatch.undo()
@@ -132,7 +132,7 @@ def test_a_list_fits_into_a_narrow_terminal_with_ids_and_outcomes_whole(width: i
     failed = replace(
         entry("one"), status=RequestStatus.FAILED, error_code="handler_timeout", user_id="ada" * 50
     )
-    text = shown(views.table([entry("one"), failed], NOON + timedelta(hours=3)), width)
+    text = shown(entries.table([entry("one"), failed], NOON + timedelta(hours=3)), width)
 
     assert text.count(str(UUID(int=7))) == 2
     assert "3.0 h  " in text
@@ -170,6 +170,6 @@ def test_what_others_wrote_gives_the_terminal_no_commands(hostile: str) -> None:
     written = f"eve{hostile}"
     moves = [{**move, "detail": written} for move in entry("w1").history]
     failed = replace(entry("w1"), user_id=written, error_code="rejected", error=written, history=moves)
-    for text in (shown(views.timeline(failed), 200), shown(views.table([failed], NOON), 200)):
+    for text in (shown(entries.timeline(failed), 200), shown(entries.table([failed], NOON), 200)):
         assert hostile[0] not in text
         assert written.encode("unicode_escape").decode() in text

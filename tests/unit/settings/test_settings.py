@@ -9,7 +9,7 @@ from typing import Any
 import pydantic
 import pytest
 
-from session_worker.cli.flags import default_text
+from session_worker.cli.run import default_text
 from session_worker.settings import (
     CONSUMER_TIMEOUT,
     InvalidSettingsError,

@@ -16,8 +16,8 @@ from session_contracts import Names, amqp
 from session_worker.ledger.protocol import Reopened
 from session_worker.messages.delivery import Delivery
 from session_worker.messages.errors import NackedError
-from session_worker.operators import dead
-from session_worker.operators.dead import DeadLetter, Fate, Wanted
+from session_worker.operators import dead_letters
+from session_worker.operators.dead_letters import DeadLetter, Fate, Wanted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -78,7 +78,7 @@ class Redriving:
 
     async def run(self, letter: DeadLetter, *, unknown: bool = False) -> list[Fate]:
         self.letter = letter
-        redriving: Any = dead.redrive(
+        redriving: Any = dead_letters.redrive(
             *(self, Wanted(), None, lambda _: None),  # type: ignore[arg-type]
             ledger=self,  # type: ignore[arg-type]
             sender=self,  # type: ignore[arg-type]
@@ -180,4 +180,4 @@ def test_no_header_is_too_strange_to_be_read(headers: dict[str, Any], body: byte
     """Some letters were not made by us, and requesters write what they like."""
     strange = letter(headers, body)
     Wanted(user="ada", since=datetime(2026, 1, 1, tzinfo=UTC)).fits(strange)
-    assert dead.outlook(strange) in set(Fate)
+    assert dead_letters.outlook(strange) in set(Fate)

@@ -11,11 +11,11 @@ import pytest
 
 from session_contracts import Names
 from session_worker.broker.topology import Topology
-from session_worker.operators.doctor import State, at_management
-from session_worker.operators.doctor.at_broker import version
-from session_worker.operators.doctor.at_home import holder_timeout, known_settings
-from session_worker.operators.doctor.at_ledger import LARGE_BYTES, clock_skew, file_system, size
-from session_worker.operators.doctor.at_postgresql import server
+from session_worker.operators.doctor import State, management
+from session_worker.operators.doctor.broker import version
+from session_worker.operators.doctor.ledger import LARGE_BYTES, clock_skew, file_system, size
+from session_worker.operators.doctor.local import holder_timeout, known_settings
+from session_worker.operators.doctor.postgresql import server
 from session_worker.operators.doctor.result import failed, folded, ok, refused
 from session_worker.settings import load
 
@@ -175,12 +175,12 @@ def test_a_policy_is_warned_of_where_it_wins_and_is_another_than_the_queue_needs
     queue: str, policy: dict[str, object], harmful: bool
 ) -> None:
     about = {"policy": "p", "operator_policy": None, "effective_policy_definition": policy}
-    found = at_management.policies(QUEUES[queue], about, "v", 50_000)
+    found = management.policies(QUEUES[queue], about, "v", 50_000)
     assert [each.state for each in found] == [State.WARNING] * harmful
 
 
 def test_what_the_broker_has_not_gathered_yet_is_not_said_to_be_well() -> None:
-    [told] = at_management.policies(QUEUES["session.create"], {}, "v", 50_000)
+    [told] = management.policies(QUEUES["session.create"], {}, "v", 50_000)
     assert told.state is State.SKIPPED
 
 
@@ -221,7 +221,7 @@ async def test_another_web_server_is_told_from_rabbitmqs(
         thread.start()
         try:
             url = f"http://127.0.0.1:{server.server_port}/"
-            [told] = await at_management.examine(load(amqp_url="amqp://ada:s3cret@mq/", management_url=url))
+            [told] = await management.examine(load(amqp_url="amqp://ada:s3cret@mq/", management_url=url))
         finally:
             server.shutdown()
             thread.join()
@@ -240,21 +240,21 @@ async def test_another_web_server_is_told_from_rabbitmqs(
     ],
 )
 async def test_a_management_interface_that_cannot_be_reached_is_told(url: str, said: str) -> None:
-    [told] = await at_management.examine(load(amqp_url="amqp://ada:s3cret@mq/", management_url=url))
+    [told] = await management.examine(load(amqp_url="amqp://ada:s3cret@mq/", management_url=url))
     assert said in told.found
     assert "rabbitmq-plugins enable rabbitmq_management" in str(told.fix)
 
 
 async def test_one_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(at_management, "CHECK_SECONDS", 0.2)
+    monkeypatch.setattr(management, "CHECK_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        [told] = await at_management.examine(load(amqp_url="amqp://ada:x@mq/", management_url=url))
+        [told] = await management.examine(load(amqp_url="amqp://ada:x@mq/", management_url=url))
     assert "the management interface did not answer" in told.found
 
 
 async def test_without_its_url_nobody_is_asked() -> None:
-    assert await at_management.examine(load(amqp_url="amqp://ada:x@mq/")) == []
+    assert await management.examine(load(amqp_url="amqp://ada:x@mq/")) == []
 
 
 @pytest.mark.parametrize(
@@ -262,4 +262,4 @@ async def test_without_its_url_nobody_is_asked() -> None:
 )
 def test_the_vhost_that_is_asked_about_is_the_workers(path: str, vhost: str) -> None:
     """A name may begin with a slash: about another vhost the answer would be that all is well."""
-    assert at_management.Management("http://mq:15672", f"amqp://mq{path}").vhost == vhost
+    assert management.Management("http://mq:15672", f"amqp://mq{path}").vhost == vhost

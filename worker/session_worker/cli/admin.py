@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
-from session_worker.cli import console, given
+from session_worker.cli import command_settings, terminal
 from session_worker.loop import PlainLoop
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ def schema(of: str, prefix: str | None) -> None:
     documents: dict[str, Callable[[], dict[str, Any]]] = {
         "request": CreateSessionRequest.model_json_schema,
         "response": CreateSessionResponse.model_json_schema,
-        "asyncapi": lambda: asyncapi.document(Names(given.load_only(prefix=prefix).prefix)),
+        "asyncapi": lambda: asyncapi.document(Names(command_settings.load_only(prefix=prefix).prefix)),
     }
     if of not in documents:
         raise typer.BadParameter("write request, response or asyncapi.", param_hint="WHAT")
-    console.document(documents[of](), indent=2)
+    terminal.document(documents[of](), indent=2)
 
 
 def topology_apply(*, adopt: bool, ledger_url: str | None, **flags: str | None) -> None:
@@ -45,7 +45,7 @@ def topology_apply(*, adopt: bool, ledger_url: str | None, **flags: str | None) 
 
     if ledger_url is not None and not adopt:
         raise typer.BadParameter("only --adopt-ledger takes a ledger.", param_hint="--ledger-url")
-    loaded = given.load_only(**flags, **({"ledger_url": ledger_url} if adopt else {}))
+    loaded = command_settings.load_only(**flags, **({"ledger_url": ledger_url} if adopt else {}))
     names = Names(loaded.prefix)
     ledger = None
     if adopt:
@@ -62,9 +62,9 @@ def topology_apply(*, adopt: bool, ledger_url: str | None, **flags: str | None) 
 
     asyncio.run(_at_broker(loaded, apply))
     topology = _topology(loaded)
-    console.results().print(f"Exchange {topology.exchange} and {len(topology.queues)} queues are there.")
+    terminal.results().print(f"Exchange {topology.exchange} and {len(topology.queues)} queues are there.")
     if ledger is not None:
-        console.results().print(f"They belong to the ledger {ledger.name}.")
+        terminal.results().print(f"They belong to the ledger {ledger.name}.")
 
 
 async def _identified(loaded: Settings) -> Ledger:
@@ -84,18 +84,18 @@ def topology_check(**flags: str | None) -> int:
     """Print every difference between the broker and what the worker needs; 1 if there are any."""
     from session_worker.operators.doctor.result import folded
 
-    loaded = given.load_only(**flags)
+    loaded = command_settings.load_only(**flags)
     results = folded(asyncio.run(_at_broker(loaded, _compare)))
     differences = [f"{each.name}: {each.found}; {each.fix}" for each in results if each.fix]
     topology = _topology(loaded)
     fine = f"Exchange {topology.exchange} and {len(topology.queues)} queues are as the worker needs them."
     for line in differences or [fine]:
-        console.results().print(line)
+        terminal.results().print(line)
     return 1 if differences else 0
 
 
 async def _compare(topology: Topology, wire: Wire) -> list[Result]:
-    from session_worker.operators.doctor.at_broker import difference
+    from session_worker.operators.doctor.broker import difference
     from session_worker.operators.doctor.result import ok
 
     return [
@@ -125,11 +125,11 @@ def ledger_upgrade(*, ledger_url: str | None) -> None:
     """Bring the ledger's schema to this version."""
     from session_worker.ledger import upgrade
 
-    loaded = given.load_only(ledger_url=ledger_url)
+    loaded = command_settings.load_only(ledger_url=ledger_url)
     with asyncio.Runner(loop_factory=PlainLoop) as runner:
         before, after = runner.run(upgrade(loaded.ledger_url.get_secret_value()))
     done = f"is at version {after} already" if before == after else f"went from version {before} to {after}"
-    console.results().print(f"The ledger's schema {done}.")
+    terminal.results().print(f"The ledger's schema {done}.")
 
 
 def ledger_copy(source: str, *, ledger_url: str | None) -> None:
@@ -137,7 +137,7 @@ def ledger_copy(source: str, *, ledger_url: str | None) -> None:
     from session_worker.cli import interrupts
     from session_worker.ledger.copy import copy
 
-    loaded = given.load_only(ledger_url=ledger_url)
+    loaded = command_settings.load_only(ledger_url=ledger_url)
     with asyncio.Runner(loop_factory=PlainLoop) as runner:
         requests, sessions = interrupts.run(runner, copy(source, loaded.ledger_url.get_secret_value()))
-    console.results().print(f"{requests:,} requests and {sessions:,} sessions were copied.")
+    terminal.results().print(f"{requests:,} requests and {sessions:,} sessions were copied.")

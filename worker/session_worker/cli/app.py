@@ -158,12 +158,12 @@ class SettingsCommand(TyperCommand):
     """A command whose options are made from ``Settings`` only when they are needed."""
 
     def get_params(self, ctx: typer.Context) -> list[Any]:  # type: ignore[override]
-        from session_worker.cli.flags import command
+        from session_worker.cli.run import command
 
         return list(command().get_params(ctx))
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
-        from session_worker.cli.flags import command
+        from session_worker.cli.run import command
 
         return command().invoke(ctx)
 
@@ -253,7 +253,7 @@ def status(
     """Show the history of one request. Exits with 1 if it is not in the ledger.
 
     REQUEST_ID is the request's id (a UUID), or the id of the session that it created (ts_…)."""
-    from session_worker.cli.entries import status
+    from session_worker.cli.requests import status
 
     raise typer.Exit(status(request_id, ledger_url=ledger_url, json=json))
 
@@ -287,7 +287,7 @@ def requests(
     json: Json = False,
 ) -> None:
     """List requests, newest first. With several filters, only those that pass all."""
-    from session_worker.cli.entries import requests
+    from session_worker.cli.requests import requests
 
     wanted = {"user": user, "code": code, "ledger_url": ledger_url}
     raise typer.Exit(requests(status, since, limit, undeliverable=undeliverable, json=json, **wanted))
@@ -377,9 +377,9 @@ def dead_redrive(
 @dead.command("replay", hidden=True)
 @functools.wraps(dead_redrive)
 def dead_replay(**options: Any) -> None:
-    from session_worker.cli import console
+    from session_worker.cli import terminal
 
-    console.complain("`dead replay` is now called `dead redrive`.")
+    terminal.complain("`dead replay` is now called `dead redrive`.")
     dead_redrive(**options)
 
 

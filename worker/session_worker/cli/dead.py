@@ -17,15 +17,16 @@ from uuid import UUID
 import typer
 
 from session_contracts.errors import ErrorCode
-from session_worker.cli import console, given, interrupts, letters, views
+from session_worker.cli import command_settings, interrupts, terminal
 from session_worker.cli.problems import Failure
 from session_worker.cli.progress import Progress
+from session_worker.cli.views import entries, letters
 from session_worker.ledger import open_ledger, open_reader
 from session_worker.ledger.protocol import LedgerError
 from session_worker.loop import PlainLoop
 from session_worker.messages.errors import LinkLostError, PublishError
-from session_worker.operators import dead
-from session_worker.operators.dead import Fate, ParkingLot, Sender, Wanted
+from session_worker.operators import dead_letters
+from session_worker.operators.dead_letters import Fate, ParkingLot, Sender, Wanted
 from session_worker.settings import durations
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Place:
     def settings(self, *, ledger: bool = False) -> Settings:
         """Those of the broker, and of the ``ledger`` where it is asked too."""
         more = {"ledger_url": self.ledger_url, "holder_timeout": None} if ledger else {}
-        return given.load_only(amqp_url=self.amqp_url, prefix=self.prefix, **more)
+        return command_settings.load_only(amqp_url=self.amqp_url, prefix=self.prefix, **more)
 
 
 def show_list(choice: Choice, limit: int, place: Place, *, json: bool) -> int:
@@ -96,21 +97,21 @@ def show_list(choice: Choice, limit: int, place: Place, *, json: bool) -> int:
 
     async def work() -> None:
         async with _reading(loaded, shown=not json) as (lot, on_read):
-            async for page in dead.matching(lot, wanted, limit, on_read):
+            async for page in dead_letters.matching(lot, wanted, limit, on_read):
                 rows.extend(letters.document(letter) for letter in page)
 
     _run(work())
     if json:
         for row in rows:
-            console.document(row)
+            terminal.document(row)
     elif rows:
-        console.results().print(letters.table(rows, datetime.now(UTC)))
+        terminal.results().print(letters.table(rows, datetime.now(UTC)))
     if len(rows) == limit:
-        console.notices().print(
+        terminal.notices().print(
             f"The oldest {limit}; there may be more: --limit, or `session-worker dead groups`."
         )
     elif not rows:
-        console.notices().print("No such letters.")
+        terminal.notices().print("No such letters.")
     return 0
 
 
@@ -118,18 +119,18 @@ def show_groups(choice: Choice, place: Place, *, json: bool) -> int:
     """Print how many letters failed in which way."""
     wanted, loaded = choice.wanted(), place.settings()
 
-    async def work() -> list[dead.Group]:
+    async def work() -> list[dead_letters.Group]:
         async with _reading(loaded, shown=not json) as (lot, on_read):
-            return await dead.groups(lot, wanted, on_read)
+            return await dead_letters.groups(lot, wanted, on_read)
 
     found = _run(work())
     if json:
         for group in found:
-            console.document(letters.group_document(group))
+            terminal.document(letters.group_document(group))
     elif found:
-        console.results().print(letters.group_table(found, datetime.now(UTC)))
+        terminal.results().print(letters.group_table(found, datetime.now(UTC)))
     else:
-        console.notices().print("No such letters.")
+        terminal.notices().print("No such letters.")
     return 0
 
 
@@ -137,15 +138,14 @@ def show_one(text: str, place: Place, *, json: bool) -> int:
     """Print the letters of one request, and what the ledger knows of it; 1 when there is none."""
     wanted, loaded = Wanted(letter=_uuid(text, "ID")), place.settings(ledger=True)
 
-    async def work() -> list[dead.DeadLetter]:
+    async def work() -> list[dead_letters.DeadLetter]:
         async with _reading(loaded, shown=not json) as (lot, on_read):
-            return [
-                letter async for page in dead.matching(lot, wanted, MOST_SHOWN, on_read) for letter in page
-            ]
+            pages = dead_letters.matching(lot, wanted, MOST_SHOWN, on_read)
+            return [letter async for page in pages for letter in page]
 
     found = _run(work())
     if not found:
-        console.notices().print(
+        terminal.notices().print(
             f"No letter {text}; `session-worker status {text}` says what the ledger knows."
         )
         return 1
@@ -153,12 +153,12 @@ def show_one(text: str, place: Place, *, json: bool) -> int:
     entry = _run(_entry(loaded, request_id)) if request_id else None
     for letter in found:
         if json:
-            known = views.document(entry) if entry else None
-            console.document(letters.whole(letter) | {"entry": known})
+            known = entries.document(entry) if entry else None
+            terminal.document(letters.whole(letter) | {"entry": known})
         else:
-            console.results().print(letters.sheet(letter), "")
+            terminal.results().print(letters.sheet(letter), "")
     if entry and not json:
-        console.results().print(views.timeline(entry))
+        terminal.results().print(entries.timeline(entry))
     return 0
 
 
@@ -177,14 +177,14 @@ def redrive(
     if choice == Choice() and not (yes or dry_run):
         _must_be_askable("send all letters again; a filter, for example --code, chooses some")
         limit = _run(_count(loaded, wanted, limit, shown=not json))
-        if limit and not console.confirmed(f"Send {_letters(limit)} to the workers again?"):
+        if limit and not terminal.confirmed(f"Send {_letters(limit)} to the workers again?"):
             return _nothing_done()
     fates: Counter[Fate] = Counter()
 
     async def foresee() -> None:
         async with _reading(loaded, shown=not json) as (lot, on_read):
-            async for page in dead.matching(lot, wanted, limit, on_read):
-                fates.update(map(dead.outlook, page))
+            async for page in dead_letters.matching(lot, wanted, limit, on_read):
+                fates.update(map(dead_letters.outlook, page))
 
     async def work() -> None:
         async with AsyncExitStack() as stack:
@@ -192,7 +192,7 @@ def redrive(
             sender = await stack.enter_async_context(Sender.open(loaded))
             sender.wire.watchers.append(lambda: _say_blocked(blocked=sender.wire.blocked))
             lot, on_read = await stack.enter_async_context(_reading(loaded, shown=not json))
-            redriving = dead.redrive(
+            redriving = dead_letters.redrive(
                 lot, wanted, limit, on_read, ledger=ledger, sender=sender, unknown=unknown
             )
             async for fate in redriving:
@@ -216,21 +216,21 @@ def purge(choice: Choice, limit: int | None, place: Place, *, yes: bool, dry_run
 
     async def work(most: int | None) -> int:
         async with _reading(loaded, shown=not json) as (lot, on_read):
-            return await dead.purge(lot, wanted, most, on_read)
+            return await dead_letters.purge(lot, wanted, most, on_read)
 
     found = 0 if yes and not dry_run else _run(_count(loaded, wanted, limit, shown=not json))
     if dry_run or (not yes and not found):
         dropped = 0
     else:
-        if not yes and not console.confirmed(f"Drop {_letters(found)} for good?"):
+        if not yes and not terminal.confirmed(f"Drop {_letters(found)} for good?"):
             return _nothing_done()
         dropped = _run(work(limit if yes else found))
     if json:
-        console.document({"matched": max(found, dropped), "dropped": dropped})
+        terminal.document({"matched": max(found, dropped), "dropped": dropped})
     elif dry_run:
-        console.results().print(f"{_letters(found)} would be dropped.")
+        terminal.results().print(f"{_letters(found)} would be dropped.")
     else:
-        console.results().print(f"{_letters(dropped)} dropped.")
+        terminal.results().print(f"{_letters(dropped)} dropped.")
     return 0
 
 
@@ -242,26 +242,26 @@ def _must_be_askable(what: str) -> None:
 
 async def _count(loaded: Settings, wanted: Wanted, limit: int | None, *, shown: bool) -> int:
     async with _reading(loaded, shown=shown) as (lot, on_read):
-        return sum([len(page) async for page in dead.matching(lot, wanted, limit, on_read)])
+        return sum([len(page) async for page in dead_letters.matching(lot, wanted, limit, on_read)])
 
 
 def _nothing_done() -> int:
-    console.notices().print("Nothing was done.")
+    terminal.notices().print("Nothing was done.")
     return 1
 
 
 def _report(fates: Counter[Fate], *, dry_run: bool, json: bool) -> None:
     if json:
-        console.document({str(fate): fates[fate] for fate in Fate} | {"dry_run": dry_run})
+        terminal.document({str(fate): fates[fate] for fate in Fate} | {"dry_run": dry_run})
         return
-    out = console.results()
+    out = terminal.results()
     if dry_run:
         out.print("Nothing was done. This would be, unless the ledger knows better:")
     for fate in Fate:
         if fates[fate]:
             out.print(WORDS[fate].format(_letters(fates[fate])), soft_wrap=True)
     if not fates:
-        console.notices().print("No such letters.")
+        terminal.notices().print("No such letters.")
 
 
 @asynccontextmanager
@@ -298,21 +298,21 @@ async def _entry(loaded: Settings, request_id: UUID) -> Entry | None:
         await reader.open()
         entry = await reader.get(request_id)
     except LedgerError as error:
-        console.notices().print(str(error), soft_wrap=True)
+        terminal.notices().print(str(error), soft_wrap=True)
         return None
     finally:
         await reader.close()
     if entry is None:
-        console.notices().print(f"The ledger has no request {request_id}: it was refused or pruned.")
+        terminal.notices().print(f"The ledger has no request {request_id}: it was refused or pruned.")
     return entry
 
 
 def _say_away(reason: str, *, up: bool) -> None:
-    console.notices().print("The ledger is back." if up else f"Waiting: {reason}", soft_wrap=True)
+    terminal.notices().print("The ledger is back." if up else f"Waiting: {reason}", soft_wrap=True)
 
 
 def _say_blocked(*, blocked: bool) -> None:
-    console.notices().print(
+    terminal.notices().print(
         "Waiting: the broker has an alarm (memory or disk) and takes nothing." if blocked else "It goes on."
     )
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from session_worker import settings
-from session_worker.cli import console, interrupts, program
+from session_worker.cli import interrupts, program_name, terminal
 from session_worker.cli.demo import show
 from session_worker.operations import loading
 from session_worker.runtime import process
@@ -36,7 +36,7 @@ def dev(handler: str | None) -> int:
     interrupts.listen()
     sys.path.insert(0, str(Path.cwd()))
     if ignored := [name for name in OWN if name in os.environ]:
-        console.notices().print(f"Its own are used in place of {' and '.join(ignored)}.", soft_wrap=True)
+        terminal.notices().print(f"Its own are used in place of {' and '.join(ignored)}.", soft_wrap=True)
     # What is wrong with settings and handler is said before the broker takes its time.
     loaded = _load(handler, "amqp://127.0.0.1/", "sqlite:///ledger.db")
     log.configure(loaded.log_level)
@@ -61,14 +61,14 @@ class _Guide:
 
     def __init__(self, loaded: Settings) -> None:
         self._loaded = loaded
-        self._out = console.results()  # while the worker runs, what is printed goes to its log
+        self._out = terminal.results()  # while the worker runs, what is printed goes to its log
         self._said = False
 
     def see(self, report: Report) -> None:
         if self._said or not report.started:
             return
         self._said = True
-        with suppress(console.UnwritableError):  # nobody reads it
+        with suppress(terminal.UnwritableError):  # nobody reads it
             self._say()
 
     def _say(self) -> None:
@@ -89,5 +89,5 @@ class _Guide:
         )
         self._out.print()
         self._out.print(f"export {variables}", soft_wrap=True)
-        self._out.print(f"{program.anywhere()} send {request}", soft_wrap=True)
+        self._out.print(f"{program_name.anywhere()} send {request}", soft_wrap=True)
         self._out.print()

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from session_worker import settings
-from session_worker.cli import console, interrupts
+from session_worker.cli import interrupts, terminal
 from session_worker.loop import PlainLoop
 from session_worker.operators.doctor import Result, State, examine
 from session_worker.operators.doctor.result import folded
@@ -37,7 +37,7 @@ def doctor(*, json: bool, **flags: str | None) -> int:
             json=json,
         )
         return 2
-    with asyncio.Runner(loop_factory=PlainLoop) as runner, console.notices().status("Looking …"):
+    with asyncio.Runner(loop_factory=PlainLoop) as runner, terminal.notices().status("Looking …"):
         results = interrupts.run(runner, examine(loaded))
     _show(results, json=json)
     return 1 if any(result.state is State.FAILED for result in results) else 0
@@ -46,11 +46,11 @@ def doctor(*, json: bool, **flags: str | None) -> int:
 def _show(results: Sequence[Result], *, json: bool) -> None:
     if json:
         for result in results:
-            console.document(asdict(result))
+            terminal.document(asdict(result))
         return
     from rich.text import Text
 
-    from session_worker.cli.listing import Listing
+    from session_worker.cli.views.listing import Listing
 
     shown = sorted(folded(results), key=lambda result: list(WORDS).index(result.state))
     lines = Listing("", "", "")
@@ -58,9 +58,9 @@ def _show(results: Sequence[Result], *, json: bool) -> None:
         word, style = WORDS[result.state]
         fix = f"; fix: {result.fix}" if result.fix else ""
         lines.add(Text(f"{word:<4}", style=style), result.name, result.found + fix)
-    console.results().print(lines)
+    terminal.results().print(lines)
     states = Counter(result.state for result in shown)
-    out = console.notices()
+    out = terminal.notices()
     out.print(", ".join(_counted(states[state], state) for state in WORDS if states[state]))
     if shown[0].fix:
         out.print(f"First, {shown[0].name}: {shown[0].fix}")

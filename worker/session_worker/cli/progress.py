@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Column
 
-from session_worker.cli import console
+from session_worker.cli import terminal
 from session_worker.settings import durations
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class Progress:
     """A context manager; shows nothing where there is no terminal or ``shown`` is False."""
 
     def __init__(self, total: int, *, shown: bool = True, what: str = "answers") -> None:
-        screen = console.notices()
+        screen = terminal.notices()
         self._bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from session_worker.cli import console, given, interrupts
+from session_worker.cli import command_settings, interrupts, terminal
 from session_worker.cli.progress import Progress
 from session_worker.ledger import open_pruner
 from session_worker.ledger.prune import in_batches
@@ -22,17 +22,17 @@ _OLDER_THAN = "--older-than"
 
 def prune(older_than: str | None, *, dry_run: bool, ledger_url: str | None, json: bool) -> int:
     """Delete the requests that finished before, and say how many; always 0."""
-    loaded = given.load_only(ledger_url=ledger_url, retention=None, dedupe_window=None)
+    loaded = command_settings.load_only(ledger_url=ledger_url, retention=None, dedupe_window=None)
     pruning = Pruning(loaded, _age(older_than, loaded))
     with asyncio.Runner(loop_factory=PlainLoop) as runner:
         try:
             interrupts.run(runner, pruning.count() if dry_run else pruning.delete(shown=not json))
         except BaseException:
             if pruning.requests:
-                console.notices().print(f"{pruning.requests:,} requests were deleted before this ended.")
+                terminal.notices().print(f"{pruning.requests:,} requests were deleted before this ended.")
             raise
     if json:
-        console.document(
+        terminal.document(
             {
                 "finished_before": pruning.finished_before,
                 "requests": pruning.requests,
@@ -42,7 +42,7 @@ def prune(older_than: str | None, *, dry_run: bool, ledger_url: str | None, json
     else:
         done = "would be" if dry_run else "were"
         before = durations.clock(pruning.finished_before)
-        console.results().print(
+        terminal.results().print(
             f"{pruning.requests:,} requests that finished before {before} {done} deleted."
         )
     return 0
@@ -71,7 +71,7 @@ class Pruning:
         """Counts them first where somebody watches the bar."""
         try:
             await self._pruner.open(self._age)
-            shown = shown and console.notices().is_terminal
+            shown = shown and terminal.notices().is_terminal
             with Progress(await self._pruner.count() if shown else 0, shown=shown, what="pruned") as progress:
                 async for deleted in in_batches(self._pruner):
                     self.requests += deleted

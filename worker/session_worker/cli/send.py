@@ -22,8 +22,8 @@ from session_contracts import (
     new_request_id,
     problems,
 )
-from session_worker.cli import console, given, interrupts
-from session_worker.cli.clients import client_for
+from session_worker.cli import command_settings, interrupts, terminal
+from session_worker.cli.client import client_for
 from session_worker.cli.progress import Progress
 from session_worker.settings import durations
 from session_worker.telemetry.printable import printable
@@ -112,7 +112,7 @@ def send(
     if wish.request_id and count > 1:
         raise typer.BadParameter("it names one request: leave --count away.", param_hint="--request-id")
     requests = [wish.request() for _ in range(count)]
-    loaded = given.load_only(amqp_url=amqp_url, prefix=prefix)
+    loaded = command_settings.load_only(amqp_url=amqp_url, prefix=prefix)
     client = client_for(loaded.amqp_url.get_secret_value(), loaded.prefix, name)
     tally = Tally()
     started = time.perf_counter()
@@ -126,7 +126,7 @@ def send(
             if count > 1:
                 _summary(tally.results, time.perf_counter() - started, json=json)
             raise
-        except console.UnwritableError:
+        except terminal.UnwritableError:
             _unwritten(tally, requests)
             raise
     return 0 if all(result.code == COMPLETED for result in tally.results) else 1
@@ -173,9 +173,9 @@ async def _ask(client: SessionClient, request: CreateSessionRequest, timeout: fl
 
 def _show(result: Result, *, json: bool, many: bool) -> None:
     if json:
-        console.document(_document(result))
+        terminal.document(_document(result))
     elif not many and result.error is None and result.response is not None:
-        out = console.results()
+        out = terminal.results()
         out.print(Text.assemble((COMPLETED, "green"), f"  {result.response.payload.session_id}"))
         out.print(
             f"request {result.request.request_id}, answered in {durations.text(result.seconds)}", style="dim"
@@ -193,7 +193,7 @@ def _document(result: Result) -> dict[str, object]:
 def _explain(result: Result) -> None:
     """Code, sentence, and what to do."""
     for line in _explanation(result):
-        console.notices().print(line, soft_wrap=True)
+        terminal.notices().print(line, soft_wrap=True)
 
 
 def _explanation(result: Result) -> Iterator[Text]:
@@ -223,7 +223,7 @@ def _again(request: CreateSessionRequest) -> str:
 def _interrupted(tally: Tally, requests: list[CreateSessionRequest]) -> None:
     """Say what is known of each request; those under way may still be handled."""
     unanswered = tally.sent - len(tally.results)
-    notices = console.notices()
+    notices = terminal.notices()
     if len(requests) == 1:
         notices.print("Interrupted before the answer came; the request may still be handled.")
         notices.print(_again(requests[0]), soft_wrap=True)
@@ -237,7 +237,7 @@ def _interrupted(tally: Tally, requests: list[CreateSessionRequest]) -> None:
 
 def _unwritten(tally: Tally, requests: list[CreateSessionRequest]) -> None:
     """Say what was done although nobody can read it where it belongs: a new request would do it once more."""
-    notices = console.notices()
+    notices = terminal.notices()
     if len(requests) > 1:
         ended, sent = len(tally.results), tally.sent
         notices.print(
@@ -251,7 +251,7 @@ def _unwritten(tally: Tally, requests: list[CreateSessionRequest]) -> None:
 def _summary(results: list[Result], seconds: float, *, json: bool) -> None:
     if not results:
         return
-    out = console.notices() if json else console.results()
+    out = terminal.notices() if json else terminal.results()
     answered = [result.seconds for result in results if result.response is not None]
     rate = f", {len(answered) / seconds:.0f} answers/s; {durations.spread(answered)}" if answered else ""
     out.print(f"{len(results)} requests in {durations.text(seconds)}{rate}")

@@ -8,7 +8,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
-from session_worker.cli import console
+from session_worker.cli import terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,7 +58,7 @@ def _as_utf8(given: str, name: Callable[[], str]) -> str:
     try:
         return os.fsencode(given).decode()
     except UnicodeError:
-        console.complain(f"{name()} is not UTF-8 text. Write it in UTF-8.")
+        terminal.complain(f"{name()} is not UTF-8 text. Write it in UTF-8.")
         raise SystemExit(2) from None
 
 

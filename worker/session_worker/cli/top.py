@@ -17,8 +17,9 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from session_worker.cli import console, given, interrupts, views
-from session_worker.cli.listing import Listing, facts
+from session_worker.cli import command_settings, interrupts, terminal
+from session_worker.cli.views.entries import COLOURS
+from session_worker.cli.views.listing import Listing, facts
 from session_worker.ledger.protocol import COUNTED
 from session_worker.loop import PlainLoop
 from session_worker.operators.watch import FAILURES, BrokerWatch, LedgerWatch, Unreachable
@@ -45,8 +46,8 @@ class Frame:
 
 def top(interval: float, *, once: bool, json: bool, **flags: str | None) -> int:
     """Show it until somebody leaves, or ``once``: then 1 if broker or ledger did not answer."""
-    loaded = given.load_only(**flags)
-    out = console.results()
+    loaded = command_settings.load_only(**flags)
+    out = terminal.results()
     live = out.is_terminal and not out.is_dumb_terminal and not once and not json
     with asyncio.Runner(loop_factory=PlainLoop) as runner:
         if live:
@@ -54,7 +55,7 @@ def top(interval: float, *, once: bool, json: bool, **flags: str | None) -> int:
             return 0
         frame = interrupts.run(runner, _once(loaded))
     if json:
-        console.document(document(frame))
+        terminal.document(document(frame))
     else:
         out.print(picture(frame))
     return 1 if isinstance(frame.ledger, Unreachable) or isinstance(frame.queues, Unreachable) else 0
@@ -97,7 +98,7 @@ async def _live(loaded: Settings, interval: float) -> None:
 
 
 async def _show(frame: Frame, news: asyncio.Event, interval: float) -> None:
-    with Live(console=console.results(), screen=True, auto_refresh=False) as screen:
+    with Live(console=terminal.results(), screen=True, auto_refresh=False) as screen:
         while True:
             news.clear()
             screen.update(_fitting(frame, screen.console), refresh=True)
@@ -251,7 +252,7 @@ def _facts(traffic: Traffic) -> Iterator[tuple[str, str | Text]]:
     yield "latency", _latency(traffic.lately if traffic.lately.p50 is not None else traffic.minute)
     more = "+" if traffic.failed_more else ""
     waiting = f"{traffic.waiting:,}{'+' if traffic.waiting == COUNTED else ''}"
-    failed = Text(f"{traffic.failed:,}{more}", style=views.COLOURS["failed"] if traffic.failed else "")
+    failed = Text(f"{traffic.failed:,}{more}", style=COLOURS["failed"] if traffic.failed else "")
     running = f"{traffic.running:,} processing, {waiting} pending, "
     yield "requests", Text.assemble(running, failed, " failed in the last hour")
     workers = f"{len(traffic.workers)}: {', '.join(traffic.workers)}"
@@ -269,7 +270,7 @@ def _rates(finished: Finished) -> Text:
     total = sum(finished.rates.values())
     shown = Text(f"{_rate(total)}/s over {finished.seconds:.3g} s")
     for outcome, rate in finished.rates.items():
-        colour = views.COLOURS["completed" if outcome == "completed" else "failed"]
+        colour = COLOURS["completed" if outcome == "completed" else "failed"]
         shown.append(f"  {outcome} {_rate(rate)}", style=colour)
     return shown
 
@@ -301,7 +302,7 @@ def _failures(entries: Sequence[Entry]) -> Listing:
         table.add(
             durations.time_of_day(entry.finished_at or entry.updated_at),
             str(entry.request_id),
-            Text(entry.error_code or "", style=views.COLOURS["failed"]),
+            Text(entry.error_code or "", style=COLOURS["failed"]),
             entry.reason,
         )
     return table

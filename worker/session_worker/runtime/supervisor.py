@@ -63,7 +63,7 @@ class _Process:
         try:
             with theirs:
                 process = await asyncio.create_subprocess_exec(
-                    *command("session_worker.cli.child", str(theirs.fileno())),
+                    *command("session_worker.cli.supervised_worker", str(theirs.fileno())),
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
                     start_new_session=True,  # Ctrl-C does not reach it

@@ -9,7 +9,7 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from session_worker.cli import given, interrupts
+from session_worker.cli import command_settings, interrupts
 from session_worker.cli.demo import show
 from session_worker.cli.demo.performance import perform
 from session_worker.cli.demo.plan import Plan
@@ -56,7 +56,7 @@ def _play(
             with show.step("a private RabbitMQ", "it takes about ten seconds"):
                 amqp_url = stack.enter_context(RabbitMQ()).url
         else:
-            amqp_url = given.load_only(amqp_url=amqp_url).amqp_urls[0]
+            amqp_url = command_settings.load_only(amqp_url=amqp_url).amqp_urls[0]
             with show.step("the broker that you named"):
                 interrupts.run(runner, knock(amqp_url))
             prefix = f"session-demo-{secrets.token_hex(4)}"

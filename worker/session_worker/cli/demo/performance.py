@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING
 
 from session_contracts import Names, RequestStatus
-from session_worker.cli.clients import client_for
+from session_worker.cli.client import client_for
 from session_worker.cli.demo import show
 from session_worker.cli.demo.requester import RawRequester
 from session_worker.cli.demo.script import TIMEOUT, Script

@@ -10,8 +10,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from session_worker.cli import console, program, views
+from session_worker.cli import program_name, terminal
 from session_worker.cli.demo.stage import RETRY_DELAYS
+from session_worker.cli.views import entries
 from session_worker.settings import durations
 
 if TYPE_CHECKING:
@@ -24,24 +25,24 @@ if TYPE_CHECKING:
 
 
 def title(count: int) -> None:
-    console.results().print(
+    terminal.results().print(
         Text(f"Session Worker demo: {count:,} messages, every count checked", style="bold")
     )
-    console.results().print()
+    terminal.results().print()
 
 
 @contextmanager
 def step(text: str, patience: str = "") -> Iterator[None]:
     """Show that something is being done, and then that it is done. ``patience``: how long it may take."""
     started = time.perf_counter()
-    notices = console.notices()
+    notices = terminal.notices()
     doing = f"starting {text}: {patience} …" if patience else text
     if patience and not notices.is_terminal:
         notices.print(doing)
     with notices.status(doing):
         yield
     took = durations.text(time.perf_counter() - started)
-    console.results().print(Text.assemble(("✓ ", "green"), text, (f"  {took}", "dim")))
+    terminal.results().print(Text.assemble(("✓ ", "green"), text, (f"  {took}", "dim")))
 
 
 def results(expected: Counts, script: Script) -> bool:
@@ -56,7 +57,7 @@ def results(expected: Counts, script: Script) -> bool:
         must, is_ = wanted.get(name, 0), found.get(name, 0)
         mark = Text("✓", style="green") if must == is_ else Text("differs", style="bold red")
         table.add_row(name, f"{must:,}", f"{is_:,}", mark)
-    out = console.results()
+    out = terminal.results()
     out.print()
     out.print(table)
     out.print()
@@ -69,19 +70,19 @@ def results(expected: Counts, script: Script) -> bool:
 
 
 def timeline(entry: Entry) -> None:
-    out = console.results()
+    out = terminal.results()
     out.print(Text("One of the requests whose first two attempts failed:", style="bold"))
     out.print()
-    out.print(views.timeline(entry))
+    out.print(entries.timeline(entry))
     out.print()
 
 
 def interrupted() -> None:
-    console.notices().print("Interrupted: the demo's broker, worker and files are gone.")
+    terminal.notices().print("Interrupted: the demo's broker, worker and files are gone.")
 
 
 def proven(plan: Plan) -> None:
-    console.results().print(
+    terminal.results().print(
         Text.assemble(
             ("Proven: ", "bold green"),
             f"{plan.count:,} messages got {plan.count:,} answers. {plan.sessions:,} requests made "
@@ -90,14 +91,14 @@ def proven(plan: Plan) -> None:
             f"{plan.conflicts + plan.unreadable:,} wrong ones were told why.",
         )
     )
-    console.results().print(
-        f"Next: `{program.here()} dev` runs a worker for requests of your own, with a broker of its own.",
+    terminal.results().print(
+        f"Next: `{program_name.here()} dev` runs a worker for requests of your own, with its own broker.",
         soft_wrap=True,
     )
 
 
 def not_proven(folder: Path) -> None:
-    console.results().print(
+    terminal.results().print(
         Text.assemble(
             ("Not proven: ", "bold red"),
             "the counts that differ are not what they must be. "

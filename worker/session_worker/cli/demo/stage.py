@@ -15,7 +15,7 @@ import aio_pika.exceptions
 from session_contracts import Names
 from session_worker.broker.connection import Wire
 from session_worker.broker.topology import Topology
-from session_worker.cli import console
+from session_worker.cli import terminal
 from session_worker.cli.problems import Failure
 from session_worker.runtime.supervisor import command
 
@@ -138,4 +138,4 @@ async def remove_queues(stage: Stage) -> None:
             await channel.exchange_delete(topology.exchange)
     except (aio_pika.exceptions.AMQPError, OSError) as error:
         left = f"The demo's queues, {stage.prefix}.*, may be left at the broker"
-        console.notices().print(f"{left}: {type(error).__name__}.")
+        terminal.notices().print(f"{left}: {type(error).__name__}.")

@@ -9,7 +9,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from session_worker.operators.doctor import at_broker, at_home, at_ledger, at_management, together
+from session_worker.operators.doctor import broker, cross_checks, ledger, local, management
 from session_worker.operators.doctor.result import Result, State
 
 if TYPE_CHECKING:
@@ -22,18 +22,18 @@ __all__ = ["Result", "State", "examine"]
 
 async def examine(settings: Settings, clock: Callable[[], float] = time.time) -> list[Result]:
     """The results of all checks, in the order in which to fix what is wrong. ``clock``: this machine's."""
-    home, ledger, broker, policies = await asyncio.gather(
-        at_home.examine(settings),
-        at_ledger.examine(settings, clock),
-        at_broker.examine(settings),
-        at_management.examine(settings),
+    at_home, at_ledger, at_broker, policies = await asyncio.gather(
+        local.examine(settings),
+        ledger.examine(settings, clock),
+        broker.examine(settings),
+        management.examine(settings),
     )
     return [
-        *home,
-        *ledger.results,
-        *broker.results,
+        *at_home,
+        *at_ledger.results,
+        *at_broker.results,
         *policies,
-        *together.owner(settings, ledger, broker),
-        together.workers(settings, ledger, broker),
-        await together.retention(settings, broker, clock),
+        *cross_checks.owner(settings, at_ledger, at_broker),
+        cross_checks.workers(settings, at_ledger, at_broker),
+        await cross_checks.retention(settings, at_broker, clock),
     ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from session_worker.cli.console import UnwritableError
+from session_worker.cli.terminal import UnwritableError
 from session_worker.telemetry.printable import printable
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.segment import Segment
 
 
-class Screen(Console):
+class Printer(Console):
     """Shows each text on one line; print several for several lines. ``vital``: raise UnwritableError if a
     text cannot be written, which is dropped otherwise."""
 

@@ -6,9 +6,17 @@ A *dead letter* is a parked copy of a request. Looking at one takes nothing away
 given back, also when the one who looks is killed.
 """
 
-from session_worker.operators.dead.actions import Fate, Group, groups, matching, outlook, purge, redrive
-from session_worker.operators.dead.letters import DeadLetter, Wanted
-from session_worker.operators.dead.lot import ParkingLot, Sender
+from session_worker.operators.dead_letters.letter import DeadLetter, Wanted
+from session_worker.operators.dead_letters.parking_lot import ParkingLot, Sender
+from session_worker.operators.dead_letters.redrive import (
+    Fate,
+    Group,
+    groups,
+    matching,
+    outlook,
+    purge,
+    redrive,
+)
 
 __all__ = [
     "DeadLetter",

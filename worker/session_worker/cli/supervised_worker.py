@@ -1,4 +1,4 @@
-"""A worker process that a supervisor started: ``python -m session_worker.cli.child FD``, and never by people.
+"""A worker process that a supervisor started: ``python -m session_worker.cli.supervised_worker FD``.
 
 FD is one end of a socket pair. The first line on it brings the settings; every further one asks for a report;
 reports go back. When the supervisor is gone, or closes its end, the process stops in order.

@@ -17,7 +17,7 @@ from session_worker.broker.publisher import Publisher
 from session_worker.broker.topology import TopologyError
 from session_worker.messages.delivery import Lane
 from session_worker.messages.errors import LinkLostError
-from session_worker.operators.dead.letters import DeadLetter
+from session_worker.operators.dead_letters.letter import DeadLetter
 from session_worker.requests.request import NIL_ID
 from session_worker.requests.settle import copy_message
 

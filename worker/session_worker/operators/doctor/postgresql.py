@@ -11,7 +11,7 @@ from session_worker.ledger.postgresql.errors import AWAY, sentence
 from session_worker.ledger.postgresql.schema import ESTIMATE, check_grants, check_schema
 from session_worker.ledger.protocol import LedgerError
 from session_worker.ledger.registration import ALIVE
-from session_worker.operators.doctor.at_ledger import clock_skew, size
+from session_worker.operators.doctor.ledger import clock_skew, size
 from session_worker.operators.doctor.result import State, failed, ok, refused, warning
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-    from session_worker.operators.doctor.at_ledger import AtLedger
+    from session_worker.operators.doctor.ledger import AtLedger
     from session_worker.operators.doctor.result import Result
     from session_worker.settings import Settings
 

@@ -92,9 +92,9 @@ async def examine(settings: Settings, clock: Callable[[], float]) -> AtLedger:
             if url.startswith("sqlite:"):
                 await in_own_thread(_examine_file, path_of(url), settings, here)
             else:
-                from session_worker.operators.doctor import at_postgresql
+                from session_worker.operators.doctor import postgresql
 
-                await at_postgresql.examine(url, settings, clock, here)
+                await postgresql.examine(url, settings, clock, here)
     except TimeoutError:
         here.results.append(at_a_loss("ledger", "the ledger"))
     except LedgerError as error:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Group
 from rich.text import Text
 
-from session_worker.cli.listing import Listing, facts
+from session_worker.cli.views.listing import Listing, facts
 from session_worker.settings import durations
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from session_worker.ledger.protocol import Ledger
-    from session_worker.operators.dead.letters import DeadLetter, Wanted
-    from session_worker.operators.dead.lot import ParkingLot, Sender
+    from session_worker.operators.dead_letters.letter import DeadLetter, Wanted
+    from session_worker.operators.dead_letters.parking_lot import ParkingLot, Sender
 
 
 class Fate(StrEnum):

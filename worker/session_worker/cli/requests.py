@@ -11,7 +11,8 @@ from uuid import UUID
 import typer
 
 from session_contracts import ErrorCode, RequestStatus
-from session_worker.cli import console, given, views
+from session_worker.cli import command_settings, terminal
+from session_worker.cli.views.entries import document, table, timeline
 from session_worker.ledger import open_reader
 from session_worker.loop import PlainLoop
 from session_worker.settings import durations
@@ -28,17 +29,17 @@ def status(request_id: str, *, ledger_url: str | None, json: bool) -> int:
         entry = runner.run(_get(request_id, ledger_url))
     if entry is None:
         if json:
-            console.document({"request_id": request_id, "status": "unknown"})
+            terminal.document({"request_id": request_id, "status": "unknown"})
         else:
-            console.results().print("unknown")
-        console.notices().print(
+            terminal.results().print("unknown")
+        terminal.notices().print(
             f"The ledger has no request {request_id}: it never arrived, was pruned, or another ledger has it."
         )
         return 1
     if json:
-        console.document(views.document(entry))
+        terminal.document(document(entry))
     else:
-        console.results().print(views.timeline(entry))
+        terminal.results().print(timeline(entry))
     return 0
 
 
@@ -61,13 +62,13 @@ def requests(
         entries = runner.run(_find(ledger_url, limit=limit, undeliverable=undeliverable, **wanted))
     if json:
         for entry in entries:
-            console.document(views.document(entry))
+            terminal.document(document(entry))
     elif entries:
-        console.results().print(views.table(entries, datetime.now(UTC)))
+        terminal.results().print(table(entries, datetime.now(UTC)))
     if len(entries) == limit:
-        console.notices().print(f"The newest {limit}; there may be more: --limit.")
+        terminal.notices().print(f"The newest {limit}; there may be more: --limit.")
     elif not entries:
-        console.notices().print("No such requests.")
+        terminal.notices().print("No such requests.")
     return 0
 
 
@@ -86,7 +87,7 @@ async def _find(ledger_url: str | None, **wanted: Any) -> list[Entry]:
 
 @asynccontextmanager
 async def _reader(ledger_url: str | None) -> AsyncIterator[LedgerReader]:
-    loaded = given.load_only(ledger_url=ledger_url)
+    loaded = command_settings.load_only(ledger_url=ledger_url)
     reader = open_reader(loaded.ledger_url.get_secret_value())
     await reader.open()
     try:

@@ -22,7 +22,7 @@ MOST_BYTES = 65_536
 _LOAD = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
-from session_worker.operators.doctor.load import main
+from session_worker.operators.doctor.load_handler import main
 main(sys.argv[2])
 """
 

@@ -10,9 +10,9 @@ from rich.console import Group as Lines
 from rich.text import Text
 
 from session_contracts.errors import ERRORS, ErrorCode
-from session_worker.cli import views
-from session_worker.cli.listing import Listing, facts
-from session_worker.operators.dead import Fate, outlook
+from session_worker.cli.views import entries
+from session_worker.cli.views.listing import Listing, facts
+from session_worker.operators.dead_letters import Fate, outlook
 from session_worker.settings import durations
 from session_worker.telemetry.printable import printable
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from session_worker.operators.dead import DeadLetter, Group
+    from session_worker.operators.dead_letters import DeadLetter, Group
 
 SHOWN = 4096
 """Characters of a body, and of a stack trace, that a person is shown; ``--json`` has them whole."""
@@ -157,7 +157,7 @@ def _brief(exception_type: str | None, message: str) -> str:
     text = " ".join(message.split())
     if exception_type and exception_type not in text.partition(":")[0]:
         text = f"{exception_type}: {text}"
-    return views.brief(text)
+    return entries.brief(text)
 
 
 def _ago(moment: str | None, now: datetime) -> str:

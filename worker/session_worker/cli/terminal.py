@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from session_worker.cli.screen import Screen
+    from session_worker.cli.printer import Printer
 
 UNLIMITED = 1_000_000
 """Columns where there is no terminal: what reads a pipe wants its lines whole."""
@@ -26,11 +26,11 @@ class UnwritableError(Exception):
     """Standard output takes no more; ``__cause__`` says why."""
 
 
-def results() -> Screen:
+def results() -> Printer:
     return _console(stderr=False)
 
 
-def notices() -> Screen:
+def notices() -> Printer:
     """They are dropped where they cannot be written."""
     return _console(stderr=True)
 
@@ -45,11 +45,11 @@ def confirmed(question: str) -> bool:
         raise
 
 
-def _console(*, stderr: bool) -> Screen:
-    from session_worker.cli.screen import Screen
+def _console(*, stderr: bool) -> Printer:
+    from session_worker.cli.printer import Printer
 
     stream = sys.stderr if stderr else sys.stdout
-    return Screen(
+    return Printer(
         file=stream,
         width=None if stream.isatty() else UNLIMITED,
         highlight=False,

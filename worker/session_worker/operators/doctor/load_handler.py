@@ -1,4 +1,4 @@
-"""Loads a handler and says what is wrong with it; in a process of its own (``at_home.py``)."""
+"""Loads a handler and says what is wrong with it; in a process of its own (``local.py``)."""
 
 from __future__ import annotations
 

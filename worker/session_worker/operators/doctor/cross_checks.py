@@ -9,7 +9,7 @@ from session_contracts import Names
 from session_worker.broker import marker
 from session_worker.broker.topology import TopologyError
 from session_worker.messages.errors import LinkLostError
-from session_worker.operators.dead import ParkingLot
+from session_worker.operators.dead_letters import ParkingLot
 from session_worker.operators.doctor.result import CHECK_SECONDS, at_a_loss, ok, refused, skipped, warning
 from session_worker.settings import durations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from session_worker.operators.doctor.at_broker import AtBroker
-    from session_worker.operators.doctor.at_ledger import AtLedger
+    from session_worker.operators.doctor.broker import AtBroker
+    from session_worker.operators.doctor.ledger import AtLedger
     from session_worker.operators.doctor.result import Result
     from session_worker.settings import Settings
 

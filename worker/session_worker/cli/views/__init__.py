@@ -1,0 +1,1 @@
+"""How what operators see looks on a terminal."""
