@@ -24,8 +24,6 @@ OPTIONAL = {"session_client": {"opentelemetry"}, "session_worker": set[str]()}
 """What a package imports only where somebody else has installed it."""
 CIRCLES: set[frozenset[str]] = {
     frozenset({"session_worker.broker.connection", "session_worker.broker.transport"}),
-    frozenset({"session_worker.cli.console", "session_worker.cli.screen"}),
-    frozenset({"session_worker.operators.doctor.at_ledger", "session_worker.operators.doctor.at_postgresql"}),
     frozenset({"session_worker.requests.reply", "session_worker.requests.request"}),
     frozenset({"session_worker.telemetry.span_trace", "session_worker.telemetry.traces"}),
 }
@@ -169,4 +167,4 @@ def test_only_settle_acknowledges_requests() -> None:
         for node in ast.walk(module)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in SETTLING
     }
-    assert found == {"requests/settle.py", "broker/consumer.py", "operators/dead/lot.py"}
+    assert found == {"requests/settle.py", "broker/consumer.py", "operators/dead_letters/parking_lot.py"}

@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from session_contracts import amqp
-from session_worker.cli import terminal
+from session_worker.cli import streams
 from session_worker.cli.views import letters
 from session_worker.messages.delivery import Delivery
 from session_worker.operators.dead_letters import DeadLetter, Group
@@ -56,7 +56,7 @@ def test_nothing_in_a_letter_commands_the_terminal(capsys: pytest.CaptureFixture
     for renderable in (letters.sheet(given), letters.table([row], NOON), letters.group_table([group], NOON)):
         assert harmless(shown(renderable, 200))
         assert "handler_failed" in shown(renderable, 200)
-    terminal.document(letters.whole(given))
+    streams.write_document(letters.whole(given))
     printed = capsys.readouterr().out
     assert harmless(printed)
     assert json.loads(printed)["body"] == body.decode()

@@ -19,7 +19,7 @@ from rich.text import Text
 from session_client import RequestFailed
 from session_contracts import CreateSessionPayload, CreateSessionRequest, CreateSessionResponse
 from session_worker.cli import send
-from session_worker.cli.printer import Printer
+from session_worker.cli.terminal import Terminal
 from session_worker.cli.views.listing import Listing, facts
 from session_worker.telemetry.printable import printable, printable_json
 from tests.support.hostile import HOSTILE, REQUEST_ID, commands_in, hostile_broker, hostile_ledger
@@ -153,7 +153,7 @@ def test_what_was_typed_is_repeated_harmlessly(
 def test_no_way_to_show_something_passes_the_gate(shown: Any) -> None:
     """A new command has no other: colours are the layout's, and every text is one line."""
     file = StringIO()
-    screen = Printer(vital=True, file=file, width=2000, markup=False, highlight=False, emoji=False)
+    screen = Terminal(vital=True, file=file, width=2000, markup=False, highlight=False, emoji=False)
     table = Table(HOSTILE)
     table.add_row(HOSTILE, Text(HOSTILE))
     for each in (shown, table):
@@ -166,7 +166,7 @@ def test_a_line_break_in_a_cell_begins_no_line() -> None:
     file = StringIO()
     listing = Listing("one", "two")
     listing.add("a\nb", Text("c\nd", style="red"))
-    Printer(vital=True, file=file, width=80).print(listing)
+    Terminal(vital=True, file=file, width=80).print(listing)
     assert len(file.getvalue().splitlines()) == 2
 
 

@@ -13,8 +13,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from session_worker.cli.child import Pipe
 
+from session_worker.cli.supervised_worker import Pipe
 from session_worker.runtime import supervisor
 from session_worker.runtime.health import Report
 

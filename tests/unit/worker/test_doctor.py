@@ -13,10 +13,11 @@ from session_contracts import Names
 from session_worker.broker.topology import Topology
 from session_worker.operators.doctor import State, management
 from session_worker.operators.doctor.broker import version
-from session_worker.operators.doctor.ledger import LARGE_BYTES, clock_skew, file_system, size
+from session_worker.operators.doctor.ledger_findings import LARGE_BYTES, clock_skew, size
 from session_worker.operators.doctor.local import holder_timeout, known_settings
 from session_worker.operators.doctor.postgresql import server
 from session_worker.operators.doctor.result import failed, folded, ok, refused
+from session_worker.operators.doctor.sqlite import file_system
 from session_worker.settings import load
 
 

@@ -6,14 +6,14 @@ import os
 import signal
 import sys
 
-from session_worker.cli import streams
+from session_worker.cli import arguments, streams
 
 
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 130 interrupted."""
     if sys.argv[1:2] == ["run"]:
         leave_when_told(signal.SIGTERM, signal.SIGINT)
-    streams.mend()
+    streams.prepare()
     try:
         _run()
     except SystemExit as ended:
@@ -27,7 +27,7 @@ def main() -> None:
 
 def _run() -> None:
     try:
-        streams.check_given()
+        arguments.require_utf8()
         from session_worker.cli.app import app
 
         app(prog_name="session-worker")
@@ -38,7 +38,7 @@ def _run() -> None:
 
         raise SystemExit(report(error)) from None
     finally:
-        streams.give_up()
+        streams.discard_unwritten()
 
 
 def leave_when_told(*numbers: signal.Signals) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
-from session_worker.cli import command_settings, terminal
+from session_worker.cli import command_settings, streams, terminal
 from session_worker.loop import PlainLoop
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def schema(of: str, prefix: str | None) -> None:
     }
     if of not in documents:
         raise typer.BadParameter("write request, response or asyncapi.", param_hint="WHAT")
-    terminal.document(documents[of](), indent=2)
+    streams.write_document(documents[of](), indent=2)
 
 
 def topology_apply(*, adopt: bool, ledger_url: str | None, **flags: str | None) -> None:

@@ -377,9 +377,9 @@ def dead_redrive(
 @dead.command("replay", hidden=True)
 @functools.wraps(dead_redrive)
 def dead_replay(**options: Any) -> None:
-    from session_worker.cli import terminal
+    from session_worker.cli import streams
 
-    terminal.complain("`dead replay` is now called `dead redrive`.")
+    streams.complain("`dead replay` is now called `dead redrive`.")
     dead_redrive(**options)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from session_worker import settings
-from session_worker.cli import terminal
+from session_worker.cli import streams
 
 
 def load_only(**flags: object) -> settings.Settings:
@@ -20,4 +20,4 @@ def load_only(**flags: object) -> settings.Settings:
 def _tell_unknown() -> None:
     """Once for each command."""
     for name, nearest in settings.unknown_variables().items():
-        terminal.complain(f"nothing reads {name}; perhaps {nearest} is meant.")
+        streams.complain(f"nothing reads {name}; perhaps {nearest} is meant.")

@@ -17,7 +17,7 @@ from uuid import UUID
 import typer
 
 from session_contracts.errors import ErrorCode
-from session_worker.cli import command_settings, interrupts, terminal
+from session_worker.cli import command_settings, interrupts, streams, terminal
 from session_worker.cli.problems import Failure
 from session_worker.cli.progress import Progress
 from session_worker.cli.views import entries, letters
@@ -103,7 +103,7 @@ def show_list(choice: Choice, limit: int, place: Place, *, json: bool) -> int:
     _run(work())
     if json:
         for row in rows:
-            terminal.document(row)
+            streams.write_document(row)
     elif rows:
         terminal.results().print(letters.table(rows, datetime.now(UTC)))
     if len(rows) == limit:
@@ -126,7 +126,7 @@ def show_groups(choice: Choice, place: Place, *, json: bool) -> int:
     found = _run(work())
     if json:
         for group in found:
-            terminal.document(letters.group_document(group))
+            streams.write_document(letters.group_document(group))
     elif found:
         terminal.results().print(letters.group_table(found, datetime.now(UTC)))
     else:
@@ -154,7 +154,7 @@ def show_one(text: str, place: Place, *, json: bool) -> int:
     for letter in found:
         if json:
             known = entries.document(entry) if entry else None
-            terminal.document(letters.whole(letter) | {"entry": known})
+            streams.write_document(letters.whole(letter) | {"entry": known})
         else:
             terminal.results().print(letters.sheet(letter), "")
     if entry and not json:
@@ -226,7 +226,7 @@ def purge(choice: Choice, limit: int | None, place: Place, *, yes: bool, dry_run
             return _nothing_done()
         dropped = _run(work(limit if yes else found))
     if json:
-        terminal.document({"matched": max(found, dropped), "dropped": dropped})
+        streams.write_document({"matched": max(found, dropped), "dropped": dropped})
     elif dry_run:
         terminal.results().print(f"{_letters(found)} would be dropped.")
     else:
@@ -252,7 +252,7 @@ def _nothing_done() -> int:
 
 def _report(fates: Counter[Fate], *, dry_run: bool, json: bool) -> None:
     if json:
-        terminal.document({str(fate): fates[fate] for fate in Fate} | {"dry_run": dry_run})
+        streams.write_document({str(fate): fates[fate] for fate in Fate} | {"dry_run": dry_run})
         return
     out = terminal.results()
     if dry_run:

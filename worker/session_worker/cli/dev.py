@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from session_worker import settings
-from session_worker.cli import interrupts, program_name, terminal
+from session_worker.cli import interrupts, program_name, streams, terminal
 from session_worker.cli.demo import show
 from session_worker.operations import loading
 from session_worker.runtime import process
@@ -68,7 +68,7 @@ class _Guide:
         if self._said or not report.started:
             return
         self._said = True
-        with suppress(terminal.UnwritableError):  # nobody reads it
+        with suppress(streams.UnwritableError):  # nobody reads it
             self._say()
 
     def _say(self) -> None:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from session_worker import settings
-from session_worker.cli import interrupts, terminal
+from session_worker.cli import interrupts, streams, terminal
 from session_worker.loop import PlainLoop
 from session_worker.operators.doctor import Result, State, examine
 from session_worker.operators.doctor.result import folded
@@ -46,7 +46,7 @@ def doctor(*, json: bool, **flags: str | None) -> int:
 def _show(results: Sequence[Result], *, json: bool) -> None:
     if json:
         for result in results:
-            terminal.document(asdict(result))
+            streams.write_document(asdict(result))
         return
     from rich.text import Text
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from session_worker.cli import terminal
+from session_worker.cli import streams
 
 
 class Failure(Exception):  # noqa: N818 - an outcome, and nobody reads its name
@@ -15,7 +15,7 @@ def report(error: Exception) -> int:
     """Print the error as a sentence and return the exit code; an unknown error is raised again."""
     code, sentences = _explain(error)
     for sentence in sentences:
-        terminal.complain(sentence)
+        streams.complain(sentence)
     return code
 
 
@@ -26,7 +26,7 @@ def _explain(error: Exception) -> tuple[int, list[str]]:
         return 2, list(error.sentences)
     if isinstance(error, UnicodeError):
         return 2, [f"A name, a variable or a file has something that is not UTF-8 text: {error}."]
-    if isinstance(error, terminal.UnwritableError):
+    if isinstance(error, streams.UnwritableError):
         why = error.__cause__
         if isinstance(why, BrokenPipeError):
             return 1, []

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from session_worker.cli import command_settings, interrupts, terminal
+from session_worker.cli import command_settings, interrupts, streams, terminal
 from session_worker.cli.progress import Progress
 from session_worker.ledger import open_pruner
 from session_worker.ledger.prune import in_batches
@@ -32,7 +32,7 @@ def prune(older_than: str | None, *, dry_run: bool, ledger_url: str | None, json
                 terminal.notices().print(f"{pruning.requests:,} requests were deleted before this ended.")
             raise
     if json:
-        terminal.document(
+        streams.write_document(
             {
                 "finished_before": pruning.finished_before,
                 "requests": pruning.requests,

@@ -11,7 +11,7 @@ from uuid import UUID
 import typer
 
 from session_contracts import ErrorCode, RequestStatus
-from session_worker.cli import command_settings, terminal
+from session_worker.cli import command_settings, streams, terminal
 from session_worker.cli.views.entries import document, table, timeline
 from session_worker.ledger import open_reader
 from session_worker.loop import PlainLoop
@@ -29,7 +29,7 @@ def status(request_id: str, *, ledger_url: str | None, json: bool) -> int:
         entry = runner.run(_get(request_id, ledger_url))
     if entry is None:
         if json:
-            terminal.document({"request_id": request_id, "status": "unknown"})
+            streams.write_document({"request_id": request_id, "status": "unknown"})
         else:
             terminal.results().print("unknown")
         terminal.notices().print(
@@ -37,7 +37,7 @@ def status(request_id: str, *, ledger_url: str | None, json: bool) -> int:
         )
         return 1
     if json:
-        terminal.document(document(entry))
+        streams.write_document(document(entry))
     else:
         terminal.results().print(timeline(entry))
     return 0
@@ -62,7 +62,7 @@ def requests(
         entries = runner.run(_find(ledger_url, limit=limit, undeliverable=undeliverable, **wanted))
     if json:
         for entry in entries:
-            terminal.document(document(entry))
+            streams.write_document(document(entry))
     elif entries:
         terminal.results().print(table(entries, datetime.now(UTC)))
     if len(entries) == limit:

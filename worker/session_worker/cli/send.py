@@ -22,7 +22,7 @@ from session_contracts import (
     new_request_id,
     problems,
 )
-from session_worker.cli import command_settings, interrupts, terminal
+from session_worker.cli import command_settings, interrupts, streams, terminal
 from session_worker.cli.client import client_for
 from session_worker.cli.progress import Progress
 from session_worker.settings import durations
@@ -126,7 +126,7 @@ def send(
             if count > 1:
                 _summary(tally.results, time.perf_counter() - started, json=json)
             raise
-        except terminal.UnwritableError:
+        except streams.UnwritableError:
             _unwritten(tally, requests)
             raise
     return 0 if all(result.code == COMPLETED for result in tally.results) else 1
@@ -173,7 +173,7 @@ async def _ask(client: SessionClient, request: CreateSessionRequest, timeout: fl
 
 def _show(result: Result, *, json: bool, many: bool) -> None:
     if json:
-        terminal.document(_document(result))
+        streams.write_document(_document(result))
     elif not many and result.error is None and result.response is not None:
         out = terminal.results()
         out.print(Text.assemble((COMPLETED, "green"), f"  {result.response.payload.session_id}"))

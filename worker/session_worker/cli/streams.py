@@ -1,36 +1,44 @@
-"""The standard streams and what the command line is given: whatever the encoding, and whoever reads."""
+"""The standard streams, whatever their encoding and whoever reads them.
+
+Results go to standard output; progress, notices and errors go to standard error. ``terminal.py`` lays out
+what people read.
+"""
 
 from __future__ import annotations
 
 import io
+import json
 import os
 import sys
-from functools import partial
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from session_worker.cli import terminal
+from session_worker.telemetry.printable import printable, printable_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Mapping
+    from typing import Any
 
 
-def mend() -> None:
-    """Make the streams fit for every character, and have one in the place of each that is closed."""
-    _open_what_is_closed()
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+class UnwritableError(Exception):
+    """Standard output takes no more; ``__cause__`` says why."""
 
 
-def _open_what_is_closed() -> None:
-    """The caller may have closed one (``>&-``): its number must not become that of a socket or a ledger."""
+def prepare() -> None:
+    """Let the streams replace characters that their encoding lacks, and open those that the caller closed.
+
+    The number of a stream closed by ``>&-`` must not become that of a socket or a ledger.
+    """
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
             mode = "r" if name == "stdin" else "w"
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, PTH123 - open as long as the process
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
-def give_up() -> None:
+def discard_unwritten() -> None:
     """Drop what cannot be written: Python would try once more at its end, and complain."""
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -39,32 +47,23 @@ def give_up() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def check_given() -> None:
-    """Refuse arguments, and variables of ours, that are not UTF-8. Put those right that are, and that Python
-    misread because of the locale."""
-    for number, argument in enumerate(sys.argv):
-        sys.argv[number] = _as_utf8(argument, partial(_named, number))
-    for name, value in os.environ.items():
-        if name.upper().startswith("SESSION_WORKER_") and value != (
-            text := _as_utf8(value, partial(str, name))
-        ):
-            os.environ[name] = text
+def write_document(content: Mapping[str, Any], indent: int | None = None) -> None:
+    """Print a JSON document on standard output, on one line unless ``indent`` is given.
 
-
-def _as_utf8(given: str, name: Callable[[], str]) -> str:
-    # Python keeps bytes that it cannot decode as surrogates.
-    if not any("\ud800" <= character <= "\udfff" for character in given):
-        return given
+    Raises:
+        UnwritableError: it cannot be written.
+    """
+    # A character that the encoding lacks would be replaced, which must not happen inside JSON.
+    encoding = sys.stdout.encoding or ""
+    text = json.dumps(content, indent=indent, ensure_ascii=not encoding.lower().startswith("utf"))
     try:
-        return os.fsencode(given).decode()
-    except UnicodeError:
-        terminal.complain(f"{name()} is not UTF-8 text. Write it in UTF-8.")
-        raise SystemExit(2) from None
+        sys.stdout.write(printable_json(text) + "\n")
+        sys.stdout.flush()
+    except OSError as error:
+        raise UnwritableError from error
 
 
-def _named(number: int) -> str:
-    """The option that an argument belongs to, or the argument's place."""
-    argument, before = sys.argv[number], sys.argv[number - 1]
-    if argument.startswith("-"):
-        return argument.partition("=")[0]
-    return before if before.startswith("--") and "=" not in before else f"Argument {number}"
+def complain(sentence: str) -> None:
+    """Print an error on one line of standard error; drop it if it cannot be written."""
+    with suppress(OSError):
+        sys.stderr.write(f"session-worker: {printable(sentence)}\n")

@@ -71,7 +71,7 @@ def main() -> None:
     """Run the worker. Exit codes and errors are those of ``session-worker run``."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's
     leave_when_told(signal.SIGTERM)
-    streams.mend()
+    streams.prepare()
     end = socket.socket(fileno=int(sys.argv[1]))
     end.set_inheritable(False)
     try:

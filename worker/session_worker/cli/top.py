@@ -17,7 +17,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from session_worker.cli import command_settings, interrupts, terminal
+from session_worker.cli import command_settings, interrupts, streams, terminal
 from session_worker.cli.views.entries import COLOURS
 from session_worker.cli.views.listing import Listing, facts
 from session_worker.ledger.protocol import COUNTED
@@ -55,7 +55,7 @@ def top(interval: float, *, once: bool, json: bool, **flags: str | None) -> int:
             return 0
         frame = interrupts.run(runner, _once(loaded))
     if json:
-        terminal.document(document(frame))
+        streams.write_document(document(frame))
     else:
         out.print(picture(frame))
     return 1 if isinstance(frame.ledger, Unreachable) or isinstance(frame.queues, Unreachable) else 0

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from session_worker.cli.printer import harmless
+from session_worker.cli.terminal import harmless
 from session_worker.telemetry.printable import printable
 
 if TYPE_CHECKING:

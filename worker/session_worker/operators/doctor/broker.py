@@ -26,8 +26,8 @@ from session_worker.operators.doctor.result import (
     CHECK_SECONDS,
     Result,
     State,
-    at_a_loss,
     failed,
+    no_answer,
     ok,
     refused,
     skipped,
@@ -49,7 +49,7 @@ TRAPS = (
 
 
 @dataclass(slots=True)
-class AtBroker:
+class BrokerFindings:
     """``found``: by part; empty when the broker was not reached. ``blocked``: there is an alarm. ``owner``:
     the ledger that the queues belong to. (None: nobody knows.)"""
 
@@ -67,47 +67,47 @@ class AtBroker:
         return found.consumers if found else None
 
 
-async def examine(settings: Settings) -> AtBroker:
-    here = AtBroker()
+async def examine(settings: Settings) -> BrokerFindings:
+    findings = BrokerFindings()
     nodes = await asyncio.gather(*(_reach(url) for url in settings.amqp_urls))
     wires = [wire for _, wire in nodes if wire is not None]
     # A worker goes to any node that answers.
-    here.results += [
+    findings.results += [
         replace(result, state=State.WARNING) if wires and result.state is State.FAILED else result
         for result, _ in nodes
     ]
     try:
         if wires:
-            await _examine(settings, wires[0], here)
+            await _examine(settings, wires[0], findings)
         else:
-            here.results += [
+            findings.results += [
                 skipped(name, "the broker must be reached first")
                 for name in ("version", "queues", "permissions", "alarms")
             ]
     finally:
         await asyncio.gather(*(wire.close() for wire in wires))
-    return here
+    return findings
 
 
-async def _examine(settings: Settings, wire: Wire, here: AtBroker) -> None:
-    here.results.append(version(*wire.server))
+async def _examine(settings: Settings, wire: Wire, findings: BrokerFindings) -> None:
+    findings.results.append(version(*wire.server))
     name = "queues"
     try:
         async with asyncio.timeout(CHECK_SECONDS):
-            await _queues(settings, wire, here)
+            await _queues(settings, wire, findings)
         name = "permissions"
         async with asyncio.timeout(CHECK_SECONDS):
-            await _permissions(settings, wire, here)
+            await _permissions(settings, wire, findings)
     except TimeoutError:
-        here.results.append(at_a_loss(name, "the broker"))
+        findings.results.append(no_answer(name, "the broker"))
     except LinkLostError as lost:
-        here.results.append(failed(name, f"the connection was lost meanwhile ({lost})", "run this again"))
+        findings.results.append(failed(name, f"the connection was lost meanwhile ({lost})", "run this again"))
     else:
-        here.results.append(alarms(here.blocked))
+        findings.results.append(alarms(findings.blocked))
         with suppress(LinkLostError, TimeoutError):  # it is not there, or this user may not look
             async with asyncio.timeout(CHECK_SECONDS):
                 owner = marker.first(wire, Names(settings.prefix).ledger, wait=CHECK_SECONDS)
-                here.owner = await wire.unless_lost(owner)
+                findings.owner = await wire.unless_lost(owner)
 
 
 async def _reach(url: str) -> tuple[Result, Wire | None]:
@@ -143,11 +143,11 @@ def _not_permitted(found: Found) -> bool:
     return isinstance(found.trouble, NotPermittedError)
 
 
-async def _queues(settings: Settings, wire: Wire, here: AtBroker) -> None:
+async def _queues(settings: Settings, wire: Wire, findings: BrokerFindings) -> None:
     names = Names(settings.prefix)
     async for found in Topology.of(names, settings.retry_delays).inspect(wire):
-        here.found[found.part] = found
-        here.results.append(_part(found, dead=f"queue {names.dead}"))
+        findings.found[found.part] = found
+        findings.results.append(_part(found, dead=f"queue {names.dead}"))
 
 
 def difference(part: str, trouble: TopologyError) -> Result:
@@ -177,7 +177,7 @@ def _part(found: Found, dead: str) -> Result:
 # ------------------------------------------------------------------------------------- permissions
 
 
-async def _permissions(settings: Settings, wire: Wire, here: AtBroker) -> None:
+async def _permissions(settings: Settings, wire: Wire, findings: BrokerFindings) -> None:
     names = Names(settings.prefix)
     troubles: list[TopologyError | LinkLostError | None] = [
         await _refusal(wire, partial(_consume, queue=queue), queue="read")
@@ -185,16 +185,16 @@ async def _permissions(settings: Settings, wire: Wire, here: AtBroker) -> None:
     ]
     if settings.declare:
         unbind = partial(_unbind, names=names)
-        forbidden = (found.trouble for found in here.found.values() if _not_permitted(found))
+        forbidden = (found.trouble for found in findings.found.values() if _not_permitted(found))
         troubles.append(next(forbidden, None) or await _refusal(wire, unbind, queue="write", exchange="read"))
     try:
-        here.blocked = await _blocked(settings)
+        findings.blocked = await _blocked(settings)
     except ForbiddenError as error:
         troubles.append(error)
     told = [refused("permissions", trouble, "grant it") for trouble in troubles if trouble]
     may = "consume, publish and declare" if settings.declare else "consume and publish"
     user = URL(settings.amqp_urls[0]).user or "guest"
-    here.results += told or [ok("permissions", f"user {user} may {may}")]
+    findings.results += told or [ok("permissions", f"user {user} may {may}")]
 
 
 async def _refusal(

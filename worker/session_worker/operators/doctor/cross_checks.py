@@ -10,20 +10,20 @@ from session_worker.broker import marker
 from session_worker.broker.topology import TopologyError
 from session_worker.messages.errors import LinkLostError
 from session_worker.operators.dead_letters import ParkingLot
-from session_worker.operators.doctor.result import CHECK_SECONDS, at_a_loss, ok, refused, skipped, warning
+from session_worker.operators.doctor.result import CHECK_SECONDS, no_answer, ok, refused, skipped, warning
 from session_worker.settings import durations
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from session_worker.operators.doctor.broker import AtBroker
-    from session_worker.operators.doctor.ledger import AtLedger
+    from session_worker.operators.doctor.broker import BrokerFindings
+    from session_worker.operators.doctor.ledger_findings import LedgerFindings
     from session_worker.operators.doctor.result import Result
     from session_worker.settings import Settings
 
 
-def workers(settings: Settings, ledger: AtLedger, broker: AtBroker) -> Result:
+def workers(settings: Settings, ledger: LedgerFindings, broker: BrokerFindings) -> Result:
     """Who is registered at the ledger, and who consumes."""
     names = Names(settings.prefix)
     work, slow = (broker.consumers(queue) for queue in (names.work, names.undelivered))
@@ -48,7 +48,7 @@ def workers(settings: Settings, ledger: AtLedger, broker: AtBroker) -> Result:
     return ok("workers", found)
 
 
-def owner(settings: Settings, ledger: AtLedger, broker: AtBroker) -> list[Result]:
+def owner(settings: Settings, ledger: LedgerFindings, broker: BrokerFindings) -> list[Result]:
     """Whether the queues belong to this ledger; nothing where nobody knows."""
     if ledger.identity is None or broker.owner is None:
         return []
@@ -58,7 +58,7 @@ def owner(settings: Settings, ledger: AtLedger, broker: AtBroker) -> list[Result
     return [refused("owner", TopologyError(marker.mismatch(names, broker.owner)), "")]
 
 
-async def retention(settings: Settings, broker: AtBroker, clock: Callable[[], float]) -> Result:
+async def retention(settings: Settings, broker: BrokerFindings, clock: Callable[[], float]) -> Result:
     """Whether the ledger still knows the requests whose letters wait."""
     dead = Names(settings.prefix).dead
     if settings.retention is None:
@@ -73,7 +73,7 @@ async def retention(settings: Settings, broker: AtBroker, clock: Callable[[], fl
         async with asyncio.timeout(CHECK_SECONDS):
             oldest = await _oldest(settings)
     except TimeoutError:
-        return at_a_loss("retention", "the broker")
+        return no_answer("retention", "the broker")
     except (LinkLostError, TopologyError) as error:
         return skipped("retention", f"the oldest dead letter cannot be read: {error}")
     age = clock() - oldest.timestamp() if oldest else 0.0

@@ -1,244 +1,41 @@
-"""What can be checked at the ledger, without being registered there; what is written is taken back."""
+"""What can be checked at the ledger, without being registered there."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import sqlite3
-import stat
-from contextlib import closing
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
-
 from session_client.net.threads import in_own_thread
-from session_worker.ledger.migrations import IDENTITY, check_current
 from session_worker.ledger.protocol import LedgerError
-from session_worker.ledger.registration import ALIVE
-from session_worker.ledger.sqlite.database import (
-    BUSY_TIMEOUT,
-    ESTIMATE,
-    check_there,
-    connect,
-    is_busy,
-    path_of,
-    sentence,
-    version_of,
-)
-from session_worker.ledger.sqlite.read_only import ReadOnlyFile
-from session_worker.ledger.sqlite.transaction import iso
-from session_worker.operators.doctor.result import (
-    CHECK_SECONDS,
-    Result,
-    at_a_loss,
-    failed,
-    ok,
-    refused,
-    skipped,
-    warning,
-)
-from session_worker.settings import durations
+from session_worker.ledger.sqlite.database import path_of
+from session_worker.operators.doctor import sqlite
+from session_worker.operators.doctor.ledger_findings import LedgerFindings
+from session_worker.operators.doctor.result import CHECK_SECONDS, no_answer, refused, skipped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from session_worker.settings import Settings
 
-SKEW_SECONDS = 2.0
-PROBE_BYTES = 1024**2
-LARGE_BYTES = 10 * 1024**3
-NETWORK_FILE_SYSTEMS = {
-    "9p",
-    "afs",
-    "ceph",
-    "cifs",
-    "fuse.sshfs",
-    "glusterfs",
-    "nfs",
-    "nfs4",
-    "smb3",
-    "smbfs",
-}
-"""Those whose locks SQLite must not rely on, or whose shared memory other machines do not see."""
 
-
-_JOURNAL_BYTE, _WAL = 18, 2
-"""Where the file's header says which journal it has; to ask for it would tell nothing of a file opened as
-immutable."""
-_ALIVE = ALIVE.format(now=":now")
-_WORKERS = f"""
-SELECT count(*) FILTER (WHERE {_ALIVE}), count(*) FILTER (WHERE NOT ({_ALIVE})) FROM workers
-"""  # noqa: S608
-
-
-@dataclass(slots=True)
-class AtLedger:
-    """``alive``, ``gone``: the workers registered. ``identity``: see ``Opened``. None: nobody knows."""
-
-    results: list[Result] = field(default_factory=list)
-    alive: int | None = None
-    gone: int | None = None
-    identity: str | None = None
-
-
-async def examine(settings: Settings, clock: Callable[[], float]) -> AtLedger:
-    here = AtLedger()
+async def examine(settings: Settings, clock: Callable[[], float]) -> LedgerFindings:
+    findings = LedgerFindings()
     url = settings.ledger_url.get_secret_value()
     try:
         async with asyncio.timeout(CHECK_SECONDS):
             if url.startswith("sqlite:"):
-                await in_own_thread(_examine_file, path_of(url), settings, here)
+                await in_own_thread(sqlite.examine, path_of(url), settings, findings)
             else:
                 from session_worker.operators.doctor import postgresql
 
-                await postgresql.examine(url, settings, clock, here)
+                await postgresql.examine(url, settings, clock, findings)
     except TimeoutError:
-        here.results.append(at_a_loss("ledger", "the ledger"))
+        findings.results.append(no_answer("ledger", "the ledger"))
     except LedgerError as error:
-        here.results.append(refused("ledger", error, "look into the log of the database"))
-    if len(here.results) == 1:
+        findings.results.append(refused("ledger", error, "look into the log of the database"))
+    if len(findings.results) == 1:
         why = "the ledger must work first"
-        here.results += [skipped(name, why) for name in ("ledger size", "ledger durability", "ledger clock")]
-    return here
-
-
-def _examine_file(path: Path, settings: Settings, here: AtLedger) -> None:
-    check_there(path)
-    now = iso(datetime.now(UTC))
-    file = ReadOnlyFile(path)
-    try:
-        version = file.ask(version_of)
-        check_current("sqlite", version)
-        (here.identity,) = file.ask(lambda database: database.execute(IDENTITY).fetchone())
-        here.alive, here.gone = file.ask(lambda database: database.execute(_WORKERS, {"now": now}).fetchone())
-        rows = file.ask(lambda database: database.execute(f"SELECT {ESTIMATE}").fetchone()[0])
-    finally:
-        file.close()
-    here.results.append(_file(path, version))
-    here.results.append(size(rows, path.stat().st_size, settings.retention))
-    here.results.append(_file_durability(path))
-    here.results.append(_privacy(path))
-    here.results.append(ok("ledger clock", "this machine's own"))
-
-
-def _file(path: Path, version: int) -> Result:
-    for place, what in ((path, "file"), (path.parent, "folder")):
-        if not os.access(place, os.W_OK):
-            return failed(
-                "ledger",
-                f"the ledger's {what} {place.absolute()} cannot be written by this user",
-                "give the worker's user write permission for both, and run this as that user",
-            )
-    try:
-        _try_to_write(path)
-    except (sqlite3.Error, OSError) as error:
-        told = (
-            sentence(error, path) if isinstance(error, sqlite3.Error) else f"the ledger file {path}: {error}"
-        )
-        return refused(
-            "ledger", LedgerError(told), "look at the disk that it is on: its room, its quota, its mount"
-        )
-    return ok("ledger", f"SQLite file {path}, schema {version}, takes writes")
-
-
-def _try_to_write(path: Path) -> None:
-    """Have SQLite write as much as a batch needs, and take it back. Raises sqlite3.Error, OSError."""
-    with closing(connect(path, "rw")) as database:
-        database.execute("PRAGMA cache_size = 10")  # what does not fit must go to the disk before a commit
-        turn = Retrying(
-            retry=retry_if_exception(is_busy),
-            stop=stop_after_delay(BUSY_TIMEOUT),
-            wait=wait_random(0.01, 0.1),
-            reraise=True,
-        )
-        turn(database.execute, "BEGIN IMMEDIATE")
-        database.execute("CREATE TABLE doctors_probe (written BLOB)")
-        database.execute("INSERT INTO doctors_probe VALUES (zeroblob(?))", (PROBE_BYTES,))
-        wal = path.resolve().with_name(f"{path.resolve().name}-wal")
-        if wal.exists():
-            _flush(wal)
-        database.execute("ROLLBACK")
-
-
-def _flush(file: Path) -> None:
-    """Some file systems say only now that there is no room. (SQLite has no lock on it to lose.)"""
-    descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _privacy(path: Path) -> Result:
-    real = path.resolve()
-    reachable = all(folder.stat().st_mode & stat.S_IXOTH for folder in real.parents)
-    readable = [
-        file.name
-        for file in (real, *(real.with_name(f"{real.name}-{other}") for other in ("wal", "shm")))
-        if file.exists() and file.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH)
-    ]
-    if reachable and readable:
-        return warning(
-            "ledger privacy",
-            f"every user of this machine may open {', '.join(readable)}, with users, titles and answers",
-            f"chmod o= {' '.join(str(real.with_name(name)) for name in readable)}",
-        )
-    return ok("ledger privacy", "only its owner, and a group where one is let in, can open the file")
-
-
-def _file_durability(path: Path) -> Result:
-    kind = file_system(path, Path("/proc/mounts"))
-    if kind in NETWORK_FILE_SYSTEMS:
-        return warning(
-            "ledger durability",
-            f"the ledger's file is on a network file system ({kind}), whose locks may not hold",
-            "move it to a disk of this machine, or use PostgreSQL",
-        )
-    with path.open("rb") as file:
-        header = file.read(_JOURNAL_BYTE + 1)
-    if header[_JOURNAL_BYTE] != _WAL:
-        return warning(
-            "ledger durability",
-            "another program has switched off the file's write-ahead log",
-            "keep other programs from writing to it, and restart the worker, which switches it on",
-        )
-    return ok("ledger durability", "a commit survives a power cut, as far as the disk keeps its word")
-
-
-def file_system(path: Path, mounts: Path) -> str:
-    """The kind of file system that ``path`` is on, as Linux's list of mounts has it; else empty."""
-    folder = path.resolve().parent
-    try:
-        lines = [line.split() for line in mounts.read_text().splitlines()]
-    except OSError:
-        return ""
-    places = {Path(line[1].replace("\\040", " ")): line[2] for line in lines if len(line) > 2}
-    return next((places[place] for place in (folder, *folder.parents) if place in places), "")
-
-
-def size(rows: int, count: int, retention: float | None) -> Result:
-    """``rows``: about how many requests; ``count``: bytes."""
-    found = f"about {rows:,} requests, {count / 1024**2:,.0f} MiB"
-    if retention is None and count > LARGE_BYTES:
-        return warning(
-            "ledger size", f"{found}, and nothing is ever deleted", "set SESSION_WORKER_RETENTION, to 30d say"
-        )
-    kept = (
-        "nothing is deleted" if retention is None else f"deleted {durations.text(retention)} after their end"
-    )
-    return ok("ledger size", f"{found}; {kept}")
-
-
-def clock_skew(seconds: float) -> Result:
-    """``seconds``: how far the ledger's clock is ahead of this machine's."""
-    if abs(seconds) <= SKEW_SECONDS:
-        return ok("ledger clock", f"within {SKEW_SECONDS:g} s of this machine's")
-    return warning(
-        "ledger clock",
-        f"{abs(seconds):.1f} s {'ahead of' if seconds > 0 else 'behind'} this machine's: attempts and expiry "
-        "go by the ledger's, but the times in answers, in letters and in the log are this machine's",
-        "have both machines keep time by NTP",
-    )
+        findings.results += [
+            skipped(name, why) for name in ("ledger size", "ledger durability", "ledger clock")
+        ]
+    return findings

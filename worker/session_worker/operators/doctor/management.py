@@ -18,7 +18,7 @@ from session_client.net.trouble import network_trouble, tls_trouble, why_lost
 from session_contracts import Names
 from session_worker.broker.failures import vhost_of
 from session_worker.broker.topology import Topology
-from session_worker.operators.doctor.result import CHECK_SECONDS, at_a_loss, failed, ok, skipped, warning
+from session_worker.operators.doctor.result import CHECK_SECONDS, failed, no_answer, ok, skipped, warning
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,7 +62,7 @@ async def examine(settings: Settings) -> list[Result]:
                 for result in policies(queue, about, management.vhost, longest_ms)
             ]
     except TimeoutError:
-        return [at_a_loss("policies", "the management interface")]
+        return [no_answer("policies", "the management interface")]
     except _UnreadableError as error:
         found, fix = error.args
         return [failed("policies", found, fix)]

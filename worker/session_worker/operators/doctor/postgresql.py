@@ -11,7 +11,7 @@ from session_worker.ledger.postgresql.errors import AWAY, sentence
 from session_worker.ledger.postgresql.schema import ESTIMATE, check_grants, check_schema
 from session_worker.ledger.protocol import LedgerError
 from session_worker.ledger.registration import ALIVE
-from session_worker.operators.doctor.ledger import clock_skew, size
+from session_worker.operators.doctor.ledger_findings import clock_skew, size
 from session_worker.operators.doctor.result import State, failed, ok, refused, warning
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-    from session_worker.operators.doctor.ledger import AtLedger
+    from session_worker.operators.doctor.ledger_findings import LedgerFindings
     from session_worker.operators.doctor.result import Result
     from session_worker.settings import Settings
 
@@ -49,14 +49,14 @@ _NEW_WORKER = (
 )
 
 
-async def examine(url: str, settings: Settings, clock: Callable[[], float], here: AtLedger) -> None:
+async def examine(url: str, settings: Settings, clock: Callable[[], float], findings: LedgerFindings) -> None:
     """Raises LedgerError: it cannot be used."""
     try:
         connection = await connect(url)
     except AWAY as error:
         raise _no_connection(error, url) from error
     try:
-        await _examine(connection, url, settings, clock, here)
+        await _examine(connection, url, settings, clock, findings)
     except AWAY as error:
         raise LedgerError(sentence(error, url)) from error
     finally:
@@ -64,7 +64,11 @@ async def examine(url: str, settings: Settings, clock: Callable[[], float], here
 
 
 async def _examine(
-    connection: asyncpg.Connection, url: str, settings: Settings, clock: Callable[[], float], here: AtLedger
+    connection: asyncpg.Connection,
+    url: str,
+    settings: Settings,
+    clock: Callable[[], float],
+    findings: LedgerFindings,
 ) -> None:
     version = await check_schema(connection, url)
     about = dict((await connection.fetch(_SERVER))[0])
@@ -72,17 +76,17 @@ async def _examine(
     lacking = await _lacking(connection, url)
     if found.state is State.OK and lacking is None:
         await _try_to_write(connection)
-    here.results.append(found)
-    here.results.append(lacking or ok("ledger grants", "this user may do all that a worker does"))
+    findings.results.append(found)
+    findings.results.append(lacking or ok("ledger grants", "this user may do all that a worker does"))
     (room,) = await connection.fetch(_SIZE)
-    here.results.append(size(room["rows"], room["bytes"], settings.retention))
-    here.results.append(durability(about))
+    findings.results.append(size(room["rows"], room["bytes"], settings.retention))
+    findings.results.append(durability(about))
     before = clock()
     moment = await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())::float8")
-    here.results.append(clock_skew(moment - (before + clock()) / 2))
+    findings.results.append(clock_skew(moment - (before + clock()) / 2))
     if lacking is None:
-        ((here.alive, here.gone),) = await connection.fetch(_WORKERS)
-        here.identity = (await connection.fetchval(IDENTITY)).isoformat(timespec="microseconds")
+        ((findings.alive, findings.gone),) = await connection.fetch(_WORKERS)
+        findings.identity = (await connection.fetchval(IDENTITY)).isoformat(timespec="microseconds")
 
 
 async def _try_to_write(connection: asyncpg.Connection) -> None:

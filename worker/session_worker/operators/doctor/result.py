@@ -75,7 +75,7 @@ def refused(name: str, error: Exception, fix: str) -> Result:
     return failed(name, found, fix if told.endswith("?") else told)
 
 
-def at_a_loss(name: str, where: str) -> Result:
+def no_answer(name: str, where: str) -> Result:
     """A check that did not come to an end."""
     return failed(
         name,
