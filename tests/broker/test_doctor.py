@@ -26,7 +26,7 @@ import pytest
 
 from session_contracts import Names, amqp
 from session_worker.broker import connection
-from session_worker.broker.connection import Wire
+from session_worker.broker.connection import Connection
 from session_worker.broker.topology import Topology
 from session_worker.ledger import upgrade
 from session_worker.ledger.postgresql.schema import GRANTS
@@ -63,8 +63,8 @@ def declared(lab: Lab) -> Lab:
     """A lab with exchange, queues and an empty ledger, and without a worker."""
 
     async def declare() -> None:
-        async with wire_to(lab.url) as wire:
-            await Topology.of(Names(), [1]).apply(wire)
+        async with connected_to(lab.url) as connection:
+            await Topology.of(Names(), [1]).apply(connection)
         await upgrade(lab.ledger_url)
 
     asyncio.run(declare())
@@ -72,12 +72,12 @@ def declared(lab: Lab) -> Lab:
 
 
 @asynccontextmanager
-async def wire_to(url: str) -> AsyncIterator[Wire]:
-    wire = await Wire.open([url], "test")
+async def connected_to(url: str) -> AsyncIterator[Connection]:
+    connection = await Connection.open([url], "test")
     try:
-        yield wire
+        yield connection
     finally:
-        await wire.close()
+        await connection.close()
 
 
 def given(lab: Lab, **settings: object) -> dict[str, Any]:

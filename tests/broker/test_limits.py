@@ -10,7 +10,7 @@ import pytest
 
 from session_client import ConnectionFailed, SessionClient
 from session_contracts import Names
-from session_worker.broker.connection import Wire
+from session_worker.broker.connection import Connection
 from session_worker.broker.topology import Topology, TopologyError
 from session_worker.operators.doctor.broker import difference
 from tests.broker.test_worker_setup import last_words
@@ -26,12 +26,12 @@ def test_a_vhost_that_takes_no_more_queues_is_told_as_such(lab: Lab) -> None:
     lab.broker.limit(lab.vhost, "max-queues", 0)
 
     async def apply() -> str:
-        wire = await Wire.open([lab.url], "test")
+        connection = await Connection.open([lab.url], "test")
         try:
             with pytest.raises(TopologyError) as refused:
-                await Topology.of(Names(), [1]).apply(wire)
+                await Topology.of(Names(), [1]).apply(connection)
         finally:
-            await wire.close()
+            await connection.close()
         return str(refused.value)
 
     async def ask() -> str:
@@ -62,28 +62,28 @@ def test_a_vhost_that_takes_no_more_connections_is_told_as_such(lab: Lab) -> Non
 async def test_a_queue_that_another_connection_has_for_itself_is_told_as_such(amqp_url: str) -> None:
     """It cannot be deleted by anybody else, and is not to be."""
     owner = await aiormq.connect(amqp_url)
-    wire = await Wire.open([amqp_url], "test")
+    connection = await Connection.open([amqp_url], "test")
     try:
         await (await owner.channel()).queue_declare("session.create.dead", exclusive=True)
         with pytest.raises(TopologyError, match="another connection has it for itself") as refused:
-            await Topology.of(Names(), [1]).apply(wire)
+            await Topology.of(Names(), [1]).apply(connection)
         assert "queue session.create.dead: " in str(refused.value)
         assert "delete" not in str(refused.value)
-        found = [part async for part in Topology.of(Names(), [1]).inspect(wire)]
+        found = [part async for part in Topology.of(Names(), [1]).inspect(connection)]
         assert "another connection" in str(found[1].trouble)
     finally:
-        await wire.close()
+        await connection.close()
         await owner.close()
 
 
 async def test_a_binding_to_an_exchange_that_is_not_there_names_the_exchange(amqp_url: str) -> None:
     """The queue, which is there, is not said to be missing."""
     topology = Topology.of(Names(), [1])
-    wire = await Wire.open([amqp_url], "test")
+    connection = await Connection.open([amqp_url], "test")
     try:
-        await topology.apply(wire)
+        await topology.apply(connection)
         elsewhere = Topology("elsewhere", topology.routing_key, topology.work, topology.queues)
         with pytest.raises(TopologyError, match=r"^exchange elsewhere: missing; "):
-            await elsewhere._bind(await wire.channel(aiormq.Channel))
+            await elsewhere._bind(await connection.channel(aiormq.Channel))
     finally:
-        await wire.close()
+        await connection.close()

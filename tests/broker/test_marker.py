@@ -9,8 +9,8 @@ from uuid import uuid4
 import pytest
 
 from session_worker.broker import marker
-from session_worker.broker.connection import Wire
-from session_worker.broker.marker import Ledger
+from session_worker.broker.connection import Connection
+from session_worker.broker.marker import Owner
 from session_worker.messages.errors import LinkLostError
 from tests.acceptance.conftest import Cli, cli
 from tests.broker.lab import Lab, code_of, request
@@ -24,54 +24,54 @@ if TYPE_CHECKING:
 __all__ = ["cli"]
 
 NAME = "session.create.ledger"
-MINE = Ledger("2026-01-01T00:00:00.000000+00:00", "postgresql://host/sessions")
+MINE = Owner("2026-01-01T00:00:00.000000+00:00", "postgresql://host/sessions")
 
 
 async def test_the_first_ledger_is_the_owner_for_everybody(amqp_url: str) -> None:
     """Sixteen at once, each with a ledger of its own; and whoever comes later."""
-    wires = [await Wire.open([amqp_url], "test") for _ in range(16)]
-    await marker.declare(wires[0], NAME)
-    ids = [Ledger(str(uuid4()), "sqlite:////some where.db") for _ in wires]
+    connections = [await Connection.open([amqp_url], "test") for _ in range(16)]
+    await marker.declare(connections[0], NAME)
+    ids = [Owner(str(uuid4()), "sqlite:////some where.db") for _ in connections]
     owners = await asyncio.gather(
-        *(marker.owner(wire, NAME, ledger) for wire, ledger in zip(wires, ids, strict=True))
+        *(marker.mark(connection, NAME, ledger) for connection, ledger in zip(connections, ids, strict=True))
     )
     assert all(owner == owners[0] for owner in owners)
     assert owners[0] in ids
-    assert await marker.owner(wires[3], NAME, MINE) == owners[0]
-    for wire in wires:
-        await wire.close()
+    assert await marker.mark(connections[3], NAME, MINE) == owners[0]
+    for connection in connections:
+        await connection.close()
 
 
 async def test_reading_takes_the_permission_to_read_and_writing_that_to_reply(
     amqp_url: str, rabbitmq: RabbitMQ | ExternalRabbitMQ, vhost: str
 ) -> None:
-    wire = await Wire.open([amqp_url], "test")
-    await marker.declare(wire, NAME)
-    await wire.close()
+    connection = await Connection.open([amqp_url], "test")
+    await marker.declare(connection, NAME)
+    await connection.close()
     user = rabbitmq.add_user(
         f"user-{uuid4().hex[:8]}", "password", vhost, "^$", r"^amq\.default$", r"^session\.create(\.ledger)?$"
     )
-    wire = await Wire.open([user], "test")
-    assert await marker.owner(wire, NAME, MINE) == MINE
-    assert await marker.owner(wire, NAME, Ledger("another", "")) == MINE
-    await wire.close()
+    connection = await Connection.open([user], "test")
+    assert await marker.mark(connection, NAME, MINE) == MINE
+    assert await marker.mark(connection, NAME, Owner("another", "")) == MINE
+    await connection.close()
 
 
 async def test_a_marker_that_is_not_there_or_may_not_be_read_loses_no_connection(
     amqp_url: str, rabbitmq: RabbitMQ | ExternalRabbitMQ, vhost: str
 ) -> None:
-    wire = await Wire.open([amqp_url], "test")
+    connection = await Connection.open([amqp_url], "test")
     with pytest.raises(LinkLostError, match="missing"):
-        await marker.owner(wire, NAME, MINE)
-    await marker.declare(wire, NAME)
-    assert await marker.owner(wire, NAME, MINE) == MINE
-    await wire.close()
+        await marker.mark(connection, NAME, MINE)
+    await marker.declare(connection, NAME)
+    assert await marker.mark(connection, NAME, MINE) == MINE
+    await connection.close()
     user = rabbitmq.add_user(f"user-{uuid4().hex[:8]}", "password", vhost, "^$", "^$", r"^session\.create$")
-    wire = await Wire.open([user], "test")
+    connection = await Connection.open([user], "test")
     with pytest.raises(LinkLostError, match="no read permission"):
-        await marker.owner(wire, NAME, MINE)
-    assert not wire.lost.done()
-    await wire.close()
+        await marker.mark(connection, NAME, MINE)
+    assert not connection.lost.done()
+    await connection.close()
 
 
 def test_a_worker_with_another_ledger_does_not_consume_until_it_is_told_to_adopt_the_queues(

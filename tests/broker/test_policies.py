@@ -12,7 +12,7 @@ import aiormq.exceptions
 import pytest
 
 from session_contracts import Names
-from session_worker.broker.connection import Wire
+from session_worker.broker.connection import Connection
 from session_worker.broker.topology import Topology
 from session_worker.operators.doctor import management
 from session_worker.operators.doctor.result import State
@@ -41,11 +41,11 @@ def settings(node: RabbitMQ) -> Iterator[Settings]:
     url = node.vhost(vhost)
 
     async def declare() -> None:
-        wire = await Wire.open([url], "test")
+        connection = await Connection.open([url], "test")
         try:
-            await Topology.of(Names(), [1]).apply(wire)
+            await Topology.of(Names(), [1]).apply(connection)
         finally:
-            await wire.close()
+            await connection.close()
 
     asyncio.run(declare())
     yield load(amqp_url=url, management_url=node.management_url, retry_delays="1")

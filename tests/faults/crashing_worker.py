@@ -13,8 +13,8 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
-from session_worker.broker.confirms import PublishChannel
-from session_worker.broker.consumer import ConsumeChannel, _Receipt
+from session_worker.broker.confirms import ConfirmChannel
+from session_worker.broker.consumer import Consumer, _Receipt
 from session_worker.broker.publisher import Publisher
 from session_worker.ledger.postgresql.ledger import PostgreSQLLedger
 from session_worker.ledger.sqlite.ledger import SQLiteLedger
@@ -88,23 +88,23 @@ def sent_step(queues: str) -> Callable[[Fuse], None]:
     """The bytes are in the socket; no confirm was read."""
 
     def wrap(fuse: Fuse) -> None:
-        send, flush = PublishChannel.send, PublishChannel._flush
+        send, flush = ConfirmChannel.send, ConfirmChannel._flush
         waiting = 0
 
-        def counted(self: PublishChannel, message: Message) -> Any:
+        def counted(self: ConfirmChannel, message: Message) -> Any:
             nonlocal waiting
             waiting += kind(message) == queues
             return send(self, message)
 
-        def flushed(self: PublishChannel) -> None:
+        def flushed(self: ConfirmChannel) -> None:
             nonlocal waiting
             flush(self)
             # The event loop hands what was written to the socket before it calls this.
             self.loop.call_soon(fuse.burn, waiting)
             waiting = 0
 
-        PublishChannel.send = counted  # type: ignore[method-assign]
-        PublishChannel._flush = flushed  # type: ignore[method-assign]
+        ConfirmChannel.send = counted  # type: ignore[method-assign]
+        ConfirmChannel._flush = flushed  # type: ignore[method-assign]
 
     return wrap
 
@@ -135,14 +135,14 @@ def before_ack(fuse: Fuse) -> None:
 
 
 def after_ack(fuse: Fuse) -> None:
-    flush = ConsumeChannel.flush
+    flush = Consumer.flush
 
-    def flushed(self: ConsumeChannel) -> None:
+    def flushed(self: Consumer) -> None:
         done = len(self._done)
         flush(self)
         self.loop.call_soon(fuse.burn, done)
 
-    ConsumeChannel.flush = flushed  # type: ignore[method-assign]
+    Consumer.flush = flushed  # type: ignore[method-assign]
 
 
 def in_parser(_: Fuse) -> None:

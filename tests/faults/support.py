@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
 
 from session_contracts import Names
-from session_worker.broker.connection import Wire
+from session_worker.broker.connection import Connection
 from session_worker.broker.topology import Topology
 from tests.faults import audit
 from tests.faults.book import Book, Sending
@@ -47,9 +47,9 @@ def start_worker(folder: Path, **settings: Any) -> WorkerProcess:
 
 async def declare_on(url: str, retry_delays: tuple[int, ...] = (1,)) -> None:
     """Declare the queues, so that requests can wait in them before a worker runs."""
-    wire = await Wire.open([url], "test")
-    await Topology.of(NAMES, retry_delays).apply(wire)
-    await wire.close()
+    connection = await Connection.open([url], "test")
+    await Topology.of(NAMES, retry_delays).apply(connection)
+    await connection.close()
 
 
 def declare(url: str) -> None:

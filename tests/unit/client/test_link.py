@@ -20,7 +20,7 @@ from session_client.link import Broker, Link
 from session_client.net.dial import Place
 from session_client.transport import Transport as ClientTransport
 from session_contracts import Names
-from session_worker.broker.transport import Transport as WorkerTransport
+from session_worker.broker.connection import _Transport as WorkerTransport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -11,7 +11,7 @@ from aiormq.exceptions import ConnectionClosed
 
 from session_client.net.trouble import why_lost
 from session_worker.broker import frames
-from session_worker.broker.transport import RawChannel
+from session_worker.broker.connection import FrameChannel
 from session_worker.messages.errors import (
     LinkLostError,
     NackedError,
@@ -33,11 +33,11 @@ UNSENT_BYTES = 1_048_576
 
 
 class ChannelLostError(Exception):
-    """The channel went away under the message. ``accused`` when the broker closed it over what was sent."""
+    """The channel is gone. ``over_a_message``: the broker closed it because of something that was sent."""
 
-    def __init__(self, reason: str, *, accused: bool) -> None:
+    def __init__(self, reason: str, *, over_a_message: bool) -> None:
         super().__init__(reason)
-        self.accused = accused
+        self.over_a_message = over_a_message
 
 
 @dataclass(slots=True)
@@ -49,7 +49,7 @@ class _Pending:
     returned: str | None = None
 
 
-class PublishChannel(RawChannel):
+class ConfirmChannel(FrameChannel):
     """A channel in confirm mode that keeps its own book of what is unconfirmed."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -64,7 +64,7 @@ class PublishChannel(RawChannel):
 
     @property
     def usable(self) -> bool:
-        return self._gone is None and not self.wire.lost.done()
+        return self._gone is None and not self.parent.lost.done()
 
     def send(self, message: Message) -> asyncio.Future[None]:
         """Send soon, together with whatever else is sent now; the future tells how it went.
@@ -74,11 +74,11 @@ class PublishChannel(RawChannel):
             UnsendableError: the message cannot be encoded.
         """
         if self._gone is not None:
-            raise ChannelLostError(str(self._gone), accused=False)
+            raise ChannelLostError(str(self._gone), over_a_message=False)
         message_id = new_message_id()
         data = self._encode(message, message_id)
         self._tag += 1
-        pending = _Pending(message_id, self.loop.create_future(), self.wire.heard)
+        pending = _Pending(message_id, self.loop.create_future(), self.parent.heard)
         self._pending[self._tag] = pending
         if message.mandatory:
             self._returnable[message_id] = pending
@@ -87,26 +87,26 @@ class PublishChannel(RawChannel):
         self._outbox.append(data)
         return pending.confirmed
 
-    def grow_older(self, seconds: float) -> None:
+    def age_unconfirmed(self, seconds: float) -> None:
         """Let unconfirmed messages age; time during which the broker is blocked does not count.
 
         A broker that has sent nothing since the message went out may be away. The message waits until the
         broker sends something, and is unconfirmed then, or has been silent for so long that the connection
         counts as lost.
         """
-        patience = self.wire.longest_silence
+        patience = self.parent.longest_silence
         for pending in list(self._pending.values()):
             pending.age += seconds
             if pending.age <= CONFIRM_SECONDS or pending.confirmed.done():
                 continue
-            if patience is None or self.wire.heard != pending.heard:
+            if patience is None or self.parent.heard != pending.heard:
                 pending.confirmed.set_exception(
                     UnconfirmedError(f"the broker did not confirm within {CONFIRM_SECONDS:g} s")
                 )
             elif pending.age > patience:
                 silent = f"the broker has sent nothing for {pending.age:g} s, not even a heartbeat"
-                self.wire.lose(silent)
-                return self._lose(ChannelLostError(silent, accused=False))
+                self.parent.lose(silent)
+                return self._lose(ChannelLostError(silent, over_a_message=False))
         return None
 
     def _encode(self, message: Message, message_id: str) -> bytes:
@@ -118,7 +118,7 @@ class PublishChannel(RawChannel):
                 message.properties,
                 message.body,
                 mandatory=message.mandatory,
-                max_frame=self.wire.max_frame,
+                max_frame=self.parent.max_frame,
             )
         except (ValueError, TypeError, AttributeError, struct.error) as error:
             raise UnsendableError(f"the message cannot be encoded: {error}") from error
@@ -126,15 +126,15 @@ class PublishChannel(RawChannel):
     def _flush(self) -> None:
         if self._gone is not None or not self._outbox:
             return
-        if self.wire.unsent > UNSENT_BYTES:
+        if self.parent.unsent > UNSENT_BYTES:
             self.loop.call_later(0.01, self._flush)
             return
         data = b"".join(self._outbox)
         self._outbox.clear()
         try:
-            self.wire.write(data)
+            self.parent.write(data)
         except LinkLostError as error:
-            self._lose(ChannelLostError(str(error), accused=False))
+            self._lose(ChannelLostError(str(error), over_a_message=False))
 
     # ------------------------------------------------------- what comes off the socket
 
@@ -179,15 +179,15 @@ class PublishChannel(RawChannel):
     # ------------------------------------------------------------- what aiormq's reader calls
 
     async def _on_close_frame(self, frame: spec.Channel.Close) -> None:
-        self._lose(ChannelLostError(f"{frame.reply_code} {frame.reply_text}", accused=True))
+        self._lose(ChannelLostError(f"{frame.reply_code} {frame.reply_text}", over_a_message=True))
         await super()._on_close_frame(frame)
 
     def _on_gone(self, closing: asyncio.Future[Any]) -> None:
         error = None if closing.cancelled() else closing.exception()
         # The plain class stands for a broker that shuts down, its subclasses for what a client did wrong.
-        accused = isinstance(error, ConnectionClosed) and type(error) is not ConnectionClosed
+        over_a_message = isinstance(error, ConnectionClosed) and type(error) is not ConnectionClosed
         reason = "the channel was closed" if error is None else why_lost(error)
-        self._lose(ChannelLostError(reason, accused=accused))
+        self._lose(ChannelLostError(reason, over_a_message=over_a_message))
 
     def _lose(self, lost: ChannelLostError) -> None:
         if self._gone is not None:

@@ -1,21 +1,23 @@
 """Connections to the broker: opened, watched, and closed within a bounded time.
 
-Everything that knows of aiormq's inside is here, in ``transport.py``, ``broken.py``, ``confirms.py`` and
-``consumer.py``. A connection is never repaired: at any failure what was built on it is torn down and built
-again (``link.py``).
+What knows aiormq's inside is here, in ``failures.py``, ``confirms.py`` and ``consumer.py``. A connection
+is never repaired: at any failure what was built on it is torn down and built again (``link.py``).
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import aiormq
 import aiormq.connection
 from yarl import URL
 
 from session_client.net import dial, tls
+from session_worker.broker import frames
 from session_worker.broker.failures import (
     CONNECT_SECONDS,
     ConnectError,
@@ -25,7 +27,6 @@ from session_worker.broker.failures import (
     lost_by,
     port_of,
 )
-from session_worker.broker.transport import Connection, RawChannel, Transport
 from session_worker.messages.errors import LinkLostError
 
 if TYPE_CHECKING:
@@ -41,18 +42,35 @@ SILENT_HEARTBEATS = 1.5
 MAX_CHANNELS = 2047
 """Channels on one connection that RabbitMQ allows by default; only a few are ever open at once."""
 
+# These loggers print whole messages, bodies included. What matters of them is in our own errors.
+logging.getLogger("aiormq").setLevel(logging.CRITICAL)
+logging.getLogger("aio_pika").setLevel(logging.CRITICAL)
+
 AnyChannel = TypeVar("AnyChannel", bound=aiormq.Channel)
 T = TypeVar("T")
 
 
-class Wire:
+class FrameChannel(aiormq.Channel):
+    """A channel that takes frames as they come off the socket, ahead of aiormq's queues and tasks.
+
+    ``parent`` is the connection that it is open on.
+    """
+
+    parent: Connection
+
+    def feed(self, kind: int, payload: bytes) -> bool:
+        """Take a frame, or leave it to aiormq. Must not raise: the connection's reader calls it."""
+        raise NotImplementedError
+
+
+class Connection:
     """One open connection.
 
     ``lost`` gets the reason when it is gone, or when a channel opened with ``vital`` is. ``blocked`` says
     that the broker does not read from us for now (an alarm).
     """
 
-    def __init__(self, connection: Connection, transport: Transport) -> None:
+    def __init__(self, connection: _AiormqConnection, transport: _Transport) -> None:
         self._connection = connection
         self._transport = transport
         self._channel_number = 0
@@ -64,7 +82,7 @@ class Wire:
         connection.closing.add_done_callback(lambda future: self.lose(_reason(future)))
 
     @classmethod
-    async def open(cls, urls: Sequence[str], purpose: str) -> Wire:
+    async def open(cls, urls: Sequence[str], purpose: str) -> Connection:
         """Connect to the first address of ``urls``, in random order, where a broker answers.
 
         Raises:
@@ -93,10 +111,10 @@ class Wire:
         raise next((each for each in failures if not each.permanent), failures[-1])
 
     @classmethod
-    async def _open(cls, target: _Target, connected: socket.socket) -> Wire:
+    async def _open(cls, target: _Target, connected: socket.socket) -> Connection:
         url = target.url
-        transport = Transport(connected, target.context)
-        connection = Connection(url, context=target.context, transport_factory=transport)
+        transport = _Transport(connected, target.context)
+        connection = _AiormqConnection(url, context=target.context, transport_factory=transport)
         connection.on_blocked = lambda _: None
         try:
             with broker_errors():
@@ -114,7 +132,7 @@ class Wire:
     async def channel(
         self, factory: type[AnyChannel], *, confirms: bool = False, vital: bool = False
     ) -> AnyChannel:
-        """Open a channel. When a ``vital`` one closes, the wire counts as lost.
+        """Open a channel. When a ``vital`` one closes, the connection counts as lost.
 
         Raises:
             LinkLostError: it could not be opened.
@@ -124,10 +142,10 @@ class Wire:
             async with asyncio.timeout(SETUP_SECONDS):
                 channel = factory(self._connection, number, publisher_confirms=confirms, frame_buffer=10)
                 self._connection.channels[number] = channel
-                if isinstance(channel, RawChannel):
-                    channel.wire = self
-                    self._transport.channels[number] = channel
-                    channel.closing.add_done_callback(lambda _: self._transport.channels.pop(number, None))
+                if isinstance(channel, FrameChannel):
+                    channel.parent = self
+                    self._transport.takers[number] = channel.feed
+                    channel.closing.add_done_callback(lambda _: self._transport.takers.pop(number, None))
                 await self.unless_lost(channel.open())
         if vital:
             channel.closing.add_done_callback(self._on_vital_closed)
@@ -218,7 +236,7 @@ class Wire:
         return self._connection.heartbeat_timeout * SILENT_HEARTBEATS or None
 
     def lose(self, reason: str) -> None:
-        """Declare the wire lost. The first reason counts."""
+        """Declare the connection lost. The first reason counts."""
         if not self.lost.done():
             self.lost.set_result(reason)
 
@@ -243,6 +261,46 @@ class Wire:
         self.blocked = blocked
         for watcher in self.watchers:
             watcher()
+
+
+class _Transport(aiormq.connection.TransportFactory):
+    """Gives aiormq a connected socket, and keeps its writer so that a stuck connection can be aborted."""
+
+    def __init__(self, connected: socket.socket, context: SSLContext | None) -> None:
+        self._socket: socket.socket | None = connected
+        self._context = context
+        self.reader: frames.FrameReader | None = None
+        self.writer: asyncio.StreamWriter | None = None
+        self.takers: dict[int, frames.Taker] = {}
+
+    async def create(self, url: URL, **_kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        connected, self._socket = self._socket, None
+        stream, self.writer = await asyncio.open_connection(
+            sock=connected, ssl=self._context, server_hostname=url.host if self._context else None
+        )
+        self.reader = frames.FrameReader(stream, self.takers)
+        return cast("asyncio.StreamReader", self.reader), self.writer
+
+    def abort(self) -> None:
+        """Cut the connection, whatever is still to be sent."""
+        if self._socket is not None:
+            self._socket.close()
+        if self.writer is not None:
+            with suppress(Exception):
+                self.writer.transport.abort()
+
+
+class _AiormqConnection(aiormq.Connection):
+    on_blocked: Callable[[bool], None]
+
+    # aiormq calls these two by their private names and offers no other way to learn of an alarm.
+    async def _Connection__handle_connection_blocked(self, frame: Any) -> None:  # noqa: N802
+        await super()._Connection__handle_connection_blocked(frame)  # type: ignore[misc]
+        self.on_blocked(True)
+
+    async def _Connection__handle_connection_unblocked(self, frame: Any) -> None:  # noqa: N802
+        await super()._Connection__handle_connection_unblocked(frame)  # type: ignore[misc]
+        self.on_blocked(False)
 
 
 class _Target(NamedTuple):

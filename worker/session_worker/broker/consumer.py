@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from session_contracts.amqp import BODY_BYTES, BODY_SHA256
 from session_worker.broker import frames
-from session_worker.broker.connection import SETUP_SECONDS
+from session_worker.broker.connection import SETUP_SECONDS, FrameChannel
 from session_worker.broker.failures import broker_errors
-from session_worker.broker.transport import RawChannel
 from session_worker.messages.delivery import CUT_BYTES, NO_HEADERS, Cut, Delivery, Lane, newest_death
 from session_worker.messages.errors import LinkLostError
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class ConsumeChannel(RawChannel):
+class Consumer(FrameChannel):
     """A channel that consumes one queue and hands each delivery over at once, in order."""
 
     lane: Lane
@@ -37,7 +36,7 @@ class ConsumeChannel(RawChannel):
 
     @property
     def valid(self) -> bool:
-        return not self.wire.lost.done() and not self.is_closed
+        return not self.parent.lost.done() and not self.is_closed
 
     async def subscribe(self, prefetch: int, *, consuming: bool) -> None:
         """Ask for deliveries, ``prefetch`` unacknowledged ones at the most; if not ``consuming``, from
@@ -94,7 +93,7 @@ class ConsumeChannel(RawChannel):
         # On a channel that is gone the broker has the messages back already.
         with suppress(LinkLostError):
             if self.valid:
-                self.wire.write(data)
+                self.parent.write(data)
 
     # ------------------------------------------------------- what comes off the socket
 
@@ -144,7 +143,7 @@ class ConsumeChannel(RawChannel):
         )
 
     def _on_cancelled(self, _: object) -> None:
-        self.wire.lose("the broker cancelled the consumer; was the queue deleted?")
+        self.parent.lose("the broker cancelled the consumer; was the queue deleted?")
 
 
 @dataclass(slots=True)
@@ -187,7 +186,7 @@ class _Incoming:
 class _Receipt:
     __slots__ = ("_channel", "_tag")
 
-    def __init__(self, channel: ConsumeChannel, tag: int) -> None:
+    def __init__(self, channel: Consumer, tag: int) -> None:
         self._channel = channel
         self._tag = tag
 

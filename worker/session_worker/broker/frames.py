@@ -6,6 +6,7 @@ on a connection goes by aiormq and pamqp as usual. Tests hold each function here
 
 from __future__ import annotations
 
+import asyncio
 import struct
 from collections.abc import Callable
 from functools import lru_cache
@@ -31,6 +32,11 @@ RETURN = b"\x00\x3c\x00\x32"
 DELIVER = b"\x00\x3c\x00\x3c"
 ACK = b"\x00\x3c\x00\x50"
 NACK = b"\x00\x3c\x00\x78"
+
+READ_BYTES = 262_144
+
+Taker = Callable[[int, bytes], bool]
+"""Takes a frame, given its type and payload, or leaves it to aiormq. It must not raise."""
 
 _END = b"\xce"
 _FRAME = struct.Struct(">BHI")
@@ -261,3 +267,75 @@ def reply_text(payload: bytes) -> str:
     """Why the broker closes the connection, in its own words."""
     size = int.from_bytes(payload[6:7], "big")
     return payload[7 : 7 + size].decode(errors="replace")
+
+
+# --------------------------------------------------------------------------- off the socket
+
+
+class FrameReader:
+    """Stands between the socket's stream and aiormq, which reads from it frame by frame.
+
+    It reads in large pieces, and offers each frame to the taker of its channel. What nobody takes is left to
+    aiormq. ``farewell`` is what the broker said when it closed the connection: during the handshake, aiormq
+    does not tell. ``heard`` counts how often anything came in.
+    """
+
+    def __init__(self, stream: asyncio.StreamReader, takers: Mapping[int, Taker]) -> None:
+        self._stream = stream
+        self._takers = takers
+        self._buffer = b""
+        self._position = 0
+        self._left = 0
+        self._alive_at = 0.0
+        self.farewell = ""
+        self.heard = 0
+
+    def at_eof(self) -> bool:
+        return self._position == len(self._buffer) and self._stream.at_eof()
+
+    async def readexactly(self, count: int) -> bytes:
+        """The next bytes of the frames that are left to aiormq; it never asks for more than is in one."""
+        if self._left == 0:
+            self._left = await self._to_next_frame()
+        data = self._buffer[self._position : self._position + count]
+        self._position += count
+        self._left -= count
+        return data
+
+    async def _to_next_frame(self) -> int:
+        """Go to the next frame that nobody takes; return its size in bytes."""
+        fed = False
+        while True:
+            found = frame_at(self._buffer, self._position)
+            if found is None:
+                if fed and self._sign_of_life():
+                    return len(HEARTBEAT)
+                await self._fill()
+                continue
+            kind, number, end = found
+            take = self._takers.get(number)
+            payload = self._buffer[self._position + 7 : end - 1]
+            if take is None or not take(kind, payload):
+                if payload.startswith(CLOSE_CONNECTION):
+                    self.farewell = reply_text(payload)
+                return end - self._position
+            self._position = end
+            fed = True
+
+    def _sign_of_life(self) -> bool:
+        """Let aiormq, which takes a connection without frames for dead, see a heartbeat now and then."""
+        now = asyncio.get_running_loop().time()
+        if now - self._alive_at < 1:
+            return False
+        self._alive_at = now
+        self._buffer = HEARTBEAT + self._buffer[self._position :]
+        self._position = 0
+        return True
+
+    async def _fill(self) -> None:
+        data = await self._stream.read(READ_BYTES)
+        if not data:
+            raise asyncio.IncompleteReadError(self._buffer[self._position :], None)
+        self.heard += 1
+        self._buffer = self._buffer[self._position :] + data
+        self._position = 0

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from session_contracts.amqp import Names
 from session_worker.broker import marker
-from session_worker.broker.connection import Wire
-from session_worker.broker.consumer import ConsumeChannel
+from session_worker.broker.connection import Connection
+from session_worker.broker.consumer import Consumer
 from session_worker.broker.publisher import Publisher
 from session_worker.broker.topology import NotPermittedError, TopologyError
 from session_worker.messages.delivery import Lane
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from session_worker.broker.topology import Topology
-    from session_worker.ledger.protocol import Opened
     from session_worker.messages.delivery import Delivery
     from session_worker.messages.message import Message
     from session_worker.settings import Settings
@@ -38,11 +38,11 @@ OWNER_SECONDS = 10.0
 class Link:
     """Two connections: one consumes and acknowledges, one publishes. When either is lost, the link is."""
 
-    def __init__(self, consuming: Wire, publishing: Wire, publisher: Publisher) -> None:
+    def __init__(self, consuming: Connection, publishing: Connection, publisher: Publisher) -> None:
         self._consuming = consuming
         self._publishing = publishing
         self._publisher = publisher
-        self._lanes: list[ConsumeChannel] = []
+        self._lanes: list[Consumer] = []
         self.consuming = False
         self.entrance = ""
         """What keeps requests from finding their way in, as far as is known."""
@@ -50,39 +50,36 @@ class Link:
 
     @classmethod
     async def build(
-        cls, settings: Settings, topology: Topology, emit: Emit = unheard, ledger: Opened | None = None
+        cls, settings: Settings, topology: Topology, emit: Emit = unheard, ours: marker.Owner | None = None
     ) -> Link:
-        """Connect, see to the topology, and look whether the queues belong to ``ledger``.
+        """Connect, see to the topology, and look whether the queues belong to ``ours``.
 
         Raises:
             LinkLostError: the broker cannot be reached, went away meanwhile, or does not let us publish.
             TopologyError: the queues are not what they must be, or belong to another ledger.
         """
-
-        async def open_wire(purpose: str) -> Wire:
-            return await Wire.open(settings.amqp_urls, purpose)
-
+        connect = partial(Connection.open, settings.amqp_urls)
         async with AsyncExitStack() as undo:
-            consuming = await open_wire("consumer")
+            consuming = await connect("consumer")
             undo.push_async_callback(consuming.close)
-            publishing = await open_wire("publisher")
+            publishing = await connect("publisher")
             undo.push_async_callback(publishing.close)
             see_to = topology.apply if settings.declare else topology.verify
             await publishing.unless_lost(see_to(publishing))
-            publisher = Publisher(publishing, open_wire)
+            publisher = Publisher(publishing, connect)
             undo.push_async_callback(publisher.close)
             await publisher.probe()
-            if ledger is not None:
-                await _check_owner(settings, open_wire, ledger, emit)
+            if ours is not None:
+                await _check_owner(settings, connect, ours, emit)
             undo.pop_all()
             link = cls(consuming, publishing, publisher)
             if settings.declare:
-                entrance = link._keep_entrance(topology, open_wire, emit)
+                entrance = link._keep_entrance(topology, connect, emit)
                 link._tasks.append(asyncio.create_task(entrance, name="entrance"))
             return link
 
     async def _keep_entrance(
-        self, topology: Topology, open_wire: Callable[[str], Awaitable[Wire]], emit: Emit
+        self, topology: Topology, connect: Callable[[str], Awaitable[Connection]], emit: Emit
     ) -> None:
         """Declare exchange and binding again, should somebody delete them.
 
@@ -95,9 +92,9 @@ class Link:
             await asyncio.sleep(pause)
             try:
                 async with AsyncExitStack() as undo:
-                    wire = await open_wire("entrance")
-                    undo.push_async_callback(wire.close)
-                    await wire.unless_lost(topology.restore_entrance(wire))
+                    connection = await connect("entrance")
+                    undo.push_async_callback(connection.close)
+                    await connection.unless_lost(topology.restore_entrance(connection))
             except (LinkLostError, TopologyError) as error:
                 # Without permission, or without a connection, it may still be as it should.
                 wrong = isinstance(error, TopologyError) and not isinstance(error, NotPermittedError)
@@ -124,7 +121,7 @@ class Link:
             (Lane.SLOW, names.undelivered, 1),
             (Lane.WORK, names.work, settings.concurrency),
         ):
-            channel = await self._consuming.channel(ConsumeChannel, vital=True)
+            channel = await self._consuming.channel(Consumer, vital=True)
             channel.lane, channel.queue, channel.deliver = lane, queue, deliver
             channel.max_body_bytes = settings.max_body_bytes
             await self._consuming.unless_lost(channel.subscribe(prefetch, consuming=False))
@@ -138,8 +135,8 @@ class Link:
         return self._publishing.blocked or self._consuming.blocked
 
     def watch_blocked(self, watcher: Callable[[], None]) -> None:
-        for wire in (self._consuming, self._publishing):
-            wire.watchers.append(watcher)
+        for connection in (self._consuming, self._publishing):
+            connection.watchers.append(watcher)
 
     @property
     def trouble(self) -> str:
@@ -188,9 +185,9 @@ class Link:
 
 
 async def _check_owner(
-    settings: Settings, open_wire: Callable[[str], Awaitable[Wire]], ledger: Opened, emit: Emit
+    settings: Settings, connect: Callable[[str], Awaitable[Connection]], ours: marker.Owner, emit: Emit
 ) -> None:
-    """Raise TopologyError if the queues belong to another ledger than ``ledger``: a request that was answered
+    """Raise TopologyError if the queues belong to another ledger than ``ours``: a request that was answered
     from that one would get a second session.
 
     Queues of an earlier release, a user of one, or a broker without streams may lack what this takes: then it
@@ -199,15 +196,15 @@ async def _check_owner(
     names = Names(settings.prefix)
     try:
         async with AsyncExitStack() as undo, asyncio.timeout(OWNER_SECONDS):
-            wire = await open_wire("ledger")
-            undo.push_async_callback(wire.close)
+            connection = await connect("ledger")
+            undo.push_async_callback(connection.close)
             if settings.declare:
-                await wire.unless_lost(marker.declare(wire, names.ledger))
-            owner = await wire.unless_lost(marker.owner(wire, names.ledger, marker.Ledger.of(ledger)))
+                await connection.unless_lost(marker.declare(connection, names.ledger))
+            owner = await connection.unless_lost(marker.mark(connection, names.ledger, ours))
     except LinkLostError as lost:
         emit(OwnerUnknown(names.ledger, str(lost)))
     except TimeoutError:
         emit(OwnerUnknown(names.ledger, f"the broker did not answer within {OWNER_SECONDS:g} s"))
     else:
-        if owner.identity != ledger.identity:
+        if owner.identity != ours.identity:
             raise TopologyError(marker.mismatch(names, owner))

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from aiormq.abc import DeliveredMessage
 
     from session_contracts.amqp import Names
-    from session_worker.broker.connection import Wire
-    from session_worker.ledger.protocol import Opened
+    from session_worker.broker.connection import Connection
 
 ARGUMENTS: dict[str, Any] = {"x-queue-type": "stream"}
 READ_SECONDS = 0.5
@@ -31,18 +30,14 @@ READ_SECONDS = 0.5
 
 
 @value
-class Ledger:
-    """What a marker says: see ``Opened``."""
+class Owner:
+    """The ledger that a marker names: its identity, and what it is called."""
 
     identity: str
     name: str
 
-    @classmethod
-    def of(cls, opened: Opened) -> Ledger:
-        return cls(opened.identity, opened.name)
 
-
-def mismatch(names: Names, owner: Ledger) -> str:
+def mismatch(names: Names, owner: Owner) -> str:
     """Say that the queues belong to another ledger, and what to do."""
     return (
         f"queue {names.work}: belongs to another ledger, {owner.name} (made {owner.identity}); name that one "
@@ -51,29 +46,29 @@ def mismatch(names: Names, owner: Ledger) -> str:
     )
 
 
-async def owner(wire: Wire, marker: str, ledger: Ledger) -> Ledger:
-    """The ledger that ``marker`` names; it names ``ledger`` from now on if it has named none so far.
+async def mark(connection: Connection, marker: str, ours: Owner) -> Owner:
+    """Have ``marker`` name ``ours``, unless it names a ledger already. Return the one that it names.
 
     Raises:
         LinkLostError: the marker is not there, may not be read or written, does not tell, or the connection
             is gone.
     """
-    named = await first(wire, marker)
+    named = await read(connection, marker)
     if named is None:
-        body = f"{ledger.identity} {ledger.name}".encode()
-        channel = await wire.channel(aiormq.Channel, confirms=True)
+        body = f"{ours.identity} {ours.name}".encode()
+        channel = await connection.channel(aiormq.Channel, confirms=True)
         with broker_errors():
             await channel.basic_publish(body, routing_key=marker, mandatory=True, timeout=SETUP_SECONDS)
             await channel.close()
-        named = await first(wire, marker, wait=SETUP_SECONDS)
+        named = await read(connection, marker, wait=SETUP_SECONDS)
     if named is None:
         raise LinkLostError(f"stream {marker} does not give what was written to it")
     return named
 
 
-async def declare(wire: Wire, marker: str, *, anew: bool = False) -> None:
+async def declare(connection: Connection, marker: str, *, anew: bool = False) -> None:
     """Have the marker there; ``anew``: naming no ledger. Raises LinkLostError."""
-    channel = await wire.channel(aiormq.Channel)
+    channel = await connection.channel(aiormq.Channel)
     with broker_errors():
         if anew:
             await channel.queue_delete(marker, timeout=SETUP_SECONDS)
@@ -81,24 +76,24 @@ async def declare(wire: Wire, marker: str, *, anew: bool = False) -> None:
         await channel.close()
 
 
-async def first(wire: Wire, marker: str, wait: float = READ_SECONDS) -> Ledger | None:
-    """The ledger that ``marker`` names, if it names one. Raises LinkLostError as ``owner``."""
+async def read(connection: Connection, marker: str, wait: float = READ_SECONDS) -> Owner | None:
+    """The ledger that ``marker`` names, if it names one. Raises LinkLostError as ``mark``."""
     found: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     async def hear(message: DeliveredMessage) -> None:
         if not found.done():
             found.set_result(message.body)
 
-    channel = await wire.channel(aiormq.Channel)
+    channel = await connection.channel(aiormq.Channel)
     with broker_errors():
         await channel.basic_qos(prefetch_count=1, timeout=SETUP_SECONDS)
         await channel.basic_consume(
             marker, hear, arguments={"x-stream-offset": "first"}, timeout=SETUP_SECONDS
         )
-        either: set[asyncio.Future[Any]] = {found, wire.lost}
+        either: set[asyncio.Future[Any]] = {found, connection.lost}
         await asyncio.wait(either, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
         await channel.close()
     if not found.done():
         return None
     identity, _, name = found.result().decode(errors="replace").partition(" ")
-    return Ledger(identity, name)
+    return Owner(identity, name)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from session_client.net.objections import Kind, objection
 from session_contracts.amqp import is_direct_reply_to
 from session_worker.broker import backoff
-from session_worker.broker.confirms import ChannelLostError, PublishChannel
+from session_worker.broker.confirms import ChannelLostError, ConfirmChannel
 from session_worker.broker.failures import ForbiddenError
 from session_worker.messages.errors import (
     LinkLostError,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from tenacity import RetryCallState
 
-    from session_worker.broker.connection import Wire
+    from session_worker.broker.connection import Connection
 
 SWEEP_SECONDS = 1.0
 PROBE_SECONDS = 5.0
@@ -38,16 +38,16 @@ OPEN_SECONDS = 60.0
 """How long a connection of our own is tried for while messages wait for it; then they are told."""
 
 
-class _Pipe:
+class _ChannelOnDemand:
     """A publishing channel that is opened when first needed, and again when it is gone: once for all who wait
     for it."""
 
-    def __init__(self, wire: Callable[[], Awaitable[Wire]]) -> None:
-        self._wire = wire
-        self._opening: asyncio.Task[PublishChannel] | None = None
-        self._channel: PublishChannel | None = None
+    def __init__(self, get_connection: Callable[[], Awaitable[Connection]]) -> None:
+        self._get_connection = get_connection
+        self._opening: asyncio.Task[ConfirmChannel] | None = None
+        self._channel: ConfirmChannel | None = None
 
-    async def channel(self) -> PublishChannel:
+    async def channel(self) -> ConfirmChannel:
         """Raises LinkLostError: it could not be opened."""
         if self._channel is not None and self._channel.usable:
             return self._channel
@@ -56,29 +56,29 @@ class _Pipe:
             self._opening.add_done_callback(self._opened)
         return await asyncio.shield(self._opening)
 
-    async def _open(self) -> PublishChannel:
-        wire = await self._wire()
-        return await wire.channel(PublishChannel, confirms=True)
+    async def _open(self) -> ConfirmChannel:
+        connection = await self._get_connection()
+        return await connection.channel(ConfirmChannel, confirms=True)
 
-    def _opened(self, opening: asyncio.Task[PublishChannel]) -> None:
+    def _opened(self, opening: asyncio.Task[ConfirmChannel]) -> None:
         self._opening = None
         if not opening.cancelled() and opening.exception() is None:
             self._channel = opening.result()
 
-    def grow_older(self, seconds: float) -> None:
-        if self._channel is not None and not self._channel.wire.blocked:
-            self._channel.grow_older(seconds)
+    def age_unconfirmed(self, seconds: float) -> None:
+        if self._channel is not None and not self._channel.parent.blocked:
+            self._channel.age_unconfirmed(seconds)
 
 
-class _OwnPipe(_Pipe):
+class _ConnectionOnDemand(_ChannelOnDemand):
     """One on a connection apart from the link's: losing that is not losing the link. So it is tried for until
     it is there, or for ``OPEN_SECONDS``. ``trouble``: why it is not there although it is needed."""
 
-    def __init__(self, open_wire: Callable[[str], Awaitable[Wire]], purpose: str) -> None:
-        super().__init__(self._own_wire)
-        self._open_wire = open_wire
+    def __init__(self, connect: Callable[[str], Awaitable[Connection]], purpose: str) -> None:
+        super().__init__(self._own_connection)
+        self._connect = connect
         self._purpose = purpose
-        self._own: Wire | None = None
+        self._own: Connection | None = None
         self._closed = asyncio.Event()
         self.trouble = ""
 
@@ -87,19 +87,19 @@ class _OwnPipe(_Pipe):
         if self._own is not None:
             await self._own.close()
 
-    async def _open(self) -> PublishChannel:
+    async def _open(self) -> ConfirmChannel:
         trying = backoff.until_stopped(self._closed, LinkLostError, self._on_failure, self._too_long)
         try:
             return await trying(super()._open)
         finally:
             self.trouble = ""  # also when it was in vain: nobody waits any more
 
-    async def _own_wire(self) -> Wire:
+    async def _own_connection(self) -> Connection:
         if self._own is not None and self._own.lost.done():
             await self._own.close()
             self._own = None
         if self._own is None:
-            self._own = await self._open_wire(self._purpose)
+            self._own = await self._connect(self._purpose)
             if self._closed.is_set():
                 await self._own.close()
         return self._own
@@ -115,11 +115,11 @@ class _OwnPipe(_Pipe):
 class Publisher:
     """Publishes for one link: on the link's own connection, and to direct reply-to addresses on another."""
 
-    def __init__(self, wire: Wire, open_wire: Callable[[str], Awaitable[Wire]]) -> None:
-        self._wire = wire
-        self._queues = _Pipe(self._link_wire)
-        self._direct = _OwnPipe(open_wire, "direct replies")
-        self._alone = _OwnPipe(open_wire, "suspects")
+    def __init__(self, connection: Connection, connect: Callable[[str], Awaitable[Connection]]) -> None:
+        self._connection = connection
+        self._queues = _ChannelOnDemand(self._link_connection)
+        self._direct = _ConnectionOnDemand(connect, "direct replies")
+        self._alone = _ConnectionOnDemand(connect, "suspects")
         self._alone_turn = asyncio.Lock()
 
     @property
@@ -138,8 +138,8 @@ class Publisher:
         try:
             await self._send(pipe, message)
         except ChannelLostError:
-            if self._wire.lost.done():
-                raise LinkLostError(self._wire.lost.result()) from None
+            if self._connection.lost.done():
+                raise LinkLostError(self._connection.lost.result()) from None
             await self._publish_alone(message)
 
     async def probe(self) -> None:
@@ -158,22 +158,22 @@ class Publisher:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             for pipe in (self._queues, self._direct, self._alone):
-                pipe.grow_older(SWEEP_SECONDS)
+                pipe.age_unconfirmed(SWEEP_SECONDS)
 
     async def close(self) -> None:
         await asyncio.gather(self._direct.close(), self._alone.close())
 
-    async def _link_wire(self) -> Wire:
-        if self._wire.lost.done():
-            raise LinkLostError(self._wire.lost.result())
-        return self._wire
+    async def _link_connection(self) -> Connection:
+        if self._connection.lost.done():
+            raise LinkLostError(self._connection.lost.result())
+        return self._connection
 
-    async def _send(self, pipe: _Pipe, message: Message) -> None:
+    async def _send(self, pipe: _ChannelOnDemand, message: Message) -> None:
         try:
             channel = await pipe.channel()
         except LinkLostError as lost:
-            if self._wire.lost.done():
-                raise LinkLostError(self._wire.lost.result()) from lost
+            if self._connection.lost.done():
+                raise LinkLostError(self._connection.lost.result()) from lost
             # The link lives: its delivery must be settled.
             kind = UnconfirmedError if pipe is self._queues else NotConnectedError
             raise kind(f"there is no channel to send it on: {lost}") from lost
@@ -183,7 +183,7 @@ class Publisher:
             # The message is not to blame, and none must be given up: the link waits for the permission.
             told = objection(str(lost), exchange="write")
             if told is not None and told.kind is Kind.PERMISSION:
-                self._wire.lose(told.sentence)
+                self._connection.lose(told.sentence)
                 raise ForbiddenError(told.sentence) from lost
             raise
 
@@ -192,7 +192,7 @@ class Publisher:
             try:
                 await self._send(self._alone, message)
             except ChannelLostError as lost:
-                if lost.accused:
+                if lost.over_a_message:
                     raise UnsendableError(f"the broker refused the message: {lost}") from lost
                 raise UnconfirmedError(
                     f"the connection was lost while the message was sent: {lost}"

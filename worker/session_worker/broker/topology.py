@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
 
     from session_contracts.amqp import Names
-    from session_worker.broker.connection import Wire
+    from session_worker.broker.connection import Connection
 
 NO_LIMIT = 1_000_000_000
 """A delivery limit that is none. It must be stated: RabbitMQ 4 has 20 by default and then deletes."""
@@ -104,26 +104,26 @@ class Topology:
             ),
         )
 
-    async def apply(self, wire: Wire) -> None:
+    async def apply(self, connection: Connection) -> None:
         """Declare everything; declaring what is there already, and is the same, changes nothing.
 
         Raises:
             TopologyError: something exists with other arguments, or declaring is forbidden.
             LinkLostError: the connection is gone.
         """
-        channel = await wire.channel(aiormq.Channel)
+        channel = await connection.channel(aiormq.Channel)
         for part in self._parts():
             await _step(part.name, part.declare(channel))
         await self._bind(channel)
         await _close(channel)
 
-    async def restore_entrance(self, wire: Wire) -> None:
+    async def restore_entrance(self, connection: Connection) -> None:
         """Declare exchange and binding, by which requests come: nobody is told when one of them is deleted.
 
         Raises:
             TopologyError, LinkLostError: as ``apply``.
         """
-        channel = await wire.channel(aiormq.Channel)
+        channel = await connection.channel(aiormq.Channel)
         exchange = _Exchange(self.exchange)
         await _step(exchange.name, exchange.declare(channel))
         await self._bind(channel)
@@ -133,7 +133,7 @@ class Topology:
         bind = channel.queue_bind(self.work, self.exchange, self.routing_key, timeout=SETUP_SECONDS)
         await _step(f"queue {self.work}", bind, queue="write", exchange="read")
 
-    async def verify(self, wire: Wire) -> None:
+    async def verify(self, connection: Connection) -> None:
         """Look whether everything is there, changing nothing. What may not be looked at is taken for there.
 
         Raises:
@@ -142,7 +142,7 @@ class Topology:
         """
         channel = None
         for part in self._parts():
-            channel = channel or await wire.channel(aiormq.Channel)
+            channel = channel or await connection.channel(aiormq.Channel)
             try:
                 await _step(part.name, part.look(channel))
             except NotPermittedError:  # which closed the channel
@@ -150,14 +150,14 @@ class Topology:
         if channel is not None:
             await _close(channel)
 
-    async def inspect(self, wire: Wire) -> AsyncIterator[Found]:
+    async def inspect(self, connection: Connection) -> AsyncIterator[Found]:
         """Compare one part after another with what the worker needs; changes nothing.
 
         Raises:
             LinkLostError: the connection is gone.
         """
         for part in self._parts():
-            channel = await wire.channel(aiormq.Channel)
+            channel = await connection.channel(aiormq.Channel)
             seen, trouble = None, None
             try:
                 seen = await _step(part.name, part.look(channel))

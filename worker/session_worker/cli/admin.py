@@ -13,8 +13,8 @@ from session_worker.loop import PlainLoop
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from session_worker.broker.connection import Wire
-    from session_worker.broker.marker import Ledger
+    from session_worker.broker.connection import Connection
+    from session_worker.broker.marker import Owner
     from session_worker.broker.topology import Topology
     from session_worker.operators.doctor.result import Result
     from session_worker.settings import Settings
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 def schema(of: str, prefix: str | None) -> None:
-    """Print a model's JSON Schema, or all there is to the wire as an AsyncAPI document."""
+    """Print a model's JSON Schema, or all there is to the connection as an AsyncAPI document."""
     from session_contracts import CreateSessionRequest, CreateSessionResponse, asyncapi
     from session_contracts.amqp import Names
 
@@ -52,11 +52,11 @@ def topology_apply(*, adopt: bool, ledger_url: str | None, **flags: str | None) 
         with asyncio.Runner(loop_factory=PlainLoop) as runner:
             ledger = runner.run(_identified(loaded))
 
-    async def apply(topology: Topology, wire: Wire) -> None:
-        await topology.apply(wire)
-        await marker.declare(wire, names.ledger, anew=ledger is not None)
+    async def apply(topology: Topology, connection: Connection) -> None:
+        await topology.apply(connection)
+        await marker.declare(connection, names.ledger, anew=ledger is not None)
         if ledger is not None:
-            owner = await marker.owner(wire, names.ledger, ledger)
+            owner = await marker.mark(connection, names.ledger, ledger)
             if owner.identity != ledger.identity:  # a worker that runs, or another operator, was faster
                 raise TopologyError(marker.mismatch(names, owner))
 
@@ -67,15 +67,15 @@ def topology_apply(*, adopt: bool, ledger_url: str | None, **flags: str | None) 
         terminal.results().print(f"They belong to the ledger {ledger.name}.")
 
 
-async def _identified(loaded: Settings) -> Ledger:
-    from session_worker.broker.marker import Ledger
+async def _identified(loaded: Settings) -> Owner:
+    from session_worker.broker.marker import Owner
     from session_worker.ledger import name_of, open_reader
 
     url = loaded.ledger_url.get_secret_value()
     reader = open_reader(url)
     try:
         await reader.open()
-        return Ledger(await reader.identity(), name_of(url))
+        return Owner(await reader.identity(), name_of(url))
     finally:
         await reader.close()
 
@@ -94,24 +94,24 @@ def topology_check(**flags: str | None) -> int:
     return 1 if differences else 0
 
 
-async def _compare(topology: Topology, wire: Wire) -> list[Result]:
+async def _compare(topology: Topology, connection: Connection) -> list[Result]:
     from session_worker.operators.doctor.broker import difference
     from session_worker.operators.doctor.result import ok
 
     return [
         difference(found.part, found.trouble) if found.trouble else ok(found.part, "as needed")
-        async for found in topology.inspect(wire)
+        async for found in topology.inspect(connection)
     ]
 
 
-async def _at_broker(loaded: Settings, work: Callable[[Topology, Wire], Awaitable[T]]) -> T:
-    from session_worker.broker.connection import Wire
+async def _at_broker(loaded: Settings, work: Callable[[Topology, Connection], Awaitable[T]]) -> T:
+    from session_worker.broker.connection import Connection
 
-    wire = await Wire.open(loaded.amqp_urls, "topology")
+    connection = await Connection.open(loaded.amqp_urls, "topology")
     try:
-        return await work(_topology(loaded), wire)
+        return await work(_topology(loaded), connection)
     finally:
-        await wire.close()
+        await connection.close()
 
 
 def _topology(loaded: Settings) -> Topology:

@@ -190,7 +190,7 @@ def redrive(
         async with AsyncExitStack() as stack:
             ledger = await stack.enter_async_context(_ledger(loaded))
             sender = await stack.enter_async_context(Sender.open(loaded))
-            sender.wire.watchers.append(lambda: _say_blocked(blocked=sender.wire.blocked))
+            sender.connection.watchers.append(lambda: _say_blocked(blocked=sender.connection.blocked))
             lot, on_read = await stack.enter_async_context(_reading(loaded, shown=not json))
             redriving = dead_letters.redrive(
                 lot, wanted, limit, on_read, ledger=ledger, sender=sender, unknown=unknown

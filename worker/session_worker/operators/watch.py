@@ -15,7 +15,7 @@ import aiormq
 
 from session_client.net.objections import Kind
 from session_contracts import Names, RequestStatus
-from session_worker.broker.connection import Wire
+from session_worker.broker.connection import Connection
 from session_worker.broker.failures import broker_errors
 from session_worker.ledger import LedgerError, open_reader
 from session_worker.messages.errors import LinkLostError
@@ -164,15 +164,15 @@ class BrokerWatch:
         retries = (names.retry(delay) for delay in settings.retry_delays)
         self._queues = (names.work, *retries, names.undelivered, names.dead, names.replies)
         self._urls = settings.amqp_urls
-        self._wire: Wire | None = None
+        self._connection: Connection | None = None
         self._channel: aiormq.Channel | None = None
 
     async def look(self) -> list[Depth] | Unreachable:
         try:
-            if self._wire is None:  # which has a time limit for each URL
-                self._wire = await Wire.open(self._urls, "top")
+            if self._connection is None:  # which has a time limit for each URL
+                self._connection = await Connection.open(self._urls, "top")
             async with asyncio.timeout(LOOK_SECONDS):
-                return [await self._depth(self._wire, queue) for queue in self._queues]
+                return [await self._depth(self._connection, queue) for queue in self._queues]
         except LinkLostError as error:
             reason = str(error)
         except TimeoutError:
@@ -181,16 +181,16 @@ class BrokerWatch:
         return Unreachable(reason)
 
     async def close(self) -> None:
-        wire, self._wire, self._channel = self._wire, None, None
-        if wire is not None:
-            await wire.close()
+        connection, self._connection, self._channel = self._connection, None, None
+        if connection is not None:
+            await connection.close()
 
-    async def _depth(self, wire: Wire, queue: str) -> Depth:
+    async def _depth(self, connection: Connection, queue: str) -> Depth:
         if self._channel is None:
-            self._channel = await wire.channel(aiormq.Channel)
+            self._channel = await connection.channel(aiormq.Channel)
         try:
             with broker_errors():
-                found = await wire.unless_lost(self._channel.queue_declare(queue, passive=True))
+                found = await connection.unless_lost(self._channel.queue_declare(queue, passive=True))
         except LinkLostError as error:
             trouble = _TROUBLE.get(error.kind)
             if trouble is None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from session_contracts.amqp import Names
 from session_worker.broker import backoff
 from session_worker.broker.link import Link
+from session_worker.broker.marker import Owner
 from session_worker.broker.topology import Topology, TopologyError
 from session_worker.ledger import open_ledger, open_pruner, prune
 from session_worker.ledger.protocol import LedgerError, Opened
@@ -245,7 +246,8 @@ class Service:
 
     async def _build_link(self) -> Link:
         """A link that consumes. It is ours before the first delivery comes, whose reply goes out by it."""
-        link = await Link.build(self._settings, self._topology, self._emit, self._opened)
+        ours = Owner(self._opened.identity, self._opened.name)
+        link = await Link.build(self._settings, self._topology, self._emit, ours)
         self._link = link
         try:
             # What is delivered while the ledger is away would count as lost with every link that is.

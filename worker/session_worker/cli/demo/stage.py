@@ -13,7 +13,7 @@ import aio_pika
 import aio_pika.exceptions
 
 from session_contracts import Names
-from session_worker.broker.connection import Wire
+from session_worker.broker.connection import Connection
 from session_worker.broker.topology import Topology
 from session_worker.cli import terminal
 from session_worker.cli.problems import Failure
@@ -122,8 +122,8 @@ async def knock(amqp_url: str) -> None:
     Raises:
         ConnectError: it cannot; a sentence.
     """
-    wire = await Wire.open([amqp_url], "demo")
-    await wire.close()
+    connection = await Connection.open([amqp_url], "demo")
+    await connection.close()
 
 
 async def remove_queues(stage: Stage) -> None:

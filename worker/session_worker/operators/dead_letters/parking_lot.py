@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import aiormq
 
 from session_client.net.objections import Kind
 from session_contracts import Names, amqp
-from session_worker.broker.connection import SETUP_SECONDS, Wire
-from session_worker.broker.consumer import ConsumeChannel
+from session_worker.broker.connection import SETUP_SECONDS, Connection
+from session_worker.broker.consumer import Consumer
 from session_worker.broker.failures import broker_errors
 from session_worker.broker.publisher import Publisher
 from session_worker.broker.topology import TopologyError
@@ -44,8 +45,8 @@ class ParkingLot:
     Closing gives back those that were not dropped; so does the broker, should this process die.
     """
 
-    def __init__(self, wire: Wire, channel: ConsumeChannel, count: int) -> None:
-        self._wire = wire
+    def __init__(self, connection: Connection, channel: Consumer, count: int) -> None:
+        self._connection = connection
         self._channel = channel
         self._held = 0
         self.count = count
@@ -58,16 +59,16 @@ class ParkingLot:
         TopologyError: there is no parking lot.
         """
         queue = Names(settings.prefix).dead
-        wire = await Wire.open(settings.amqp_urls, "dead letters")
+        connection = await Connection.open(settings.amqp_urls, "dead letters")
         try:
-            count = await _ready(wire, queue)
-            channel = await wire.channel(ConsumeChannel, vital=True)
+            count = await _ready(connection, queue)
+            channel = await connection.channel(Consumer, vital=True)
             channel.lane, channel.queue, channel.max_body_bytes = Lane.WORK, queue, LARGEST
-            lot = cls(wire, channel, count)
+            lot = cls(connection, channel, count)
             yield lot
             await lot._give_back()
         finally:
-            await wire.close()
+            await connection.close()
 
     async def pages(self) -> AsyncIterator[list[DeadLetter]]:
         """The letters in the order of the queue, the oldest first, each once.
@@ -100,20 +101,20 @@ class ParkingLot:
 
         self._channel.deliver = deliver
         with _queue_errors(self._channel.queue):
-            await self._wire.unless_lost(self._channel.subscribe(size, consuming=True))
+            await self._connection.unless_lost(self._channel.subscribe(size, consuming=True))
         silence = 0.0
         while not full.is_set():
             arrived = len(page)
             with suppress(TimeoutError):
                 async with asyncio.timeout(QUIET_SECONDS):
-                    await self._wire.unless_lost(full.wait())
+                    await self._connection.unless_lost(full.wait())
             silence = 0.0 if len(page) > arrived else silence + QUIET_SECONDS
             # Somebody else may hold what was counted, or have dropped it.
-            if silence and await _ready(self._wire, self._channel.queue) == 0 and len(page) == arrived:
+            if silence and await _ready(self._connection, self._channel.queue) == 0 and len(page) == arrived:
                 break
             if silence > STUCK_SECONDS:
                 raise LinkLostError(f"queue {self._channel.queue} holds letters and hands none out")
-        await self._wire.unless_lost(self._channel.pause())
+        await self._connection.unless_lost(self._channel.pause())
         return page
 
     async def _give_back(self) -> None:
@@ -123,15 +124,15 @@ class ParkingLot:
             await self._channel.basic_nack(0, multiple=True, requeue=True)
         with suppress(TimeoutError):
             async with asyncio.timeout(GIVE_BACK_SECONDS):
-                while await _ready(self._wire, self._channel.queue) < self._held:  # noqa: ASYNC110 -- nobody tells
+                while await _ready(self._connection, self._channel.queue) < self._held:  # noqa: ASYNC110 -- nobody tells
                     await asyncio.sleep(0.01)
 
 
 class Sender:
     """Sends letters through the flow again."""
 
-    def __init__(self, wire: Wire, publisher: Publisher, names: Names) -> None:
-        self.wire = wire
+    def __init__(self, connection: Connection, publisher: Publisher, names: Names) -> None:
+        self.connection = connection
         self.names = names
         self._publisher = publisher
 
@@ -142,21 +143,18 @@ class Sender:
         LinkLostError: the broker cannot be reached, or does not let this user publish.
         TopologyError: there is no work queue.
         """
-
-        async def open_wire(purpose: str) -> Wire:
-            return await Wire.open(settings.amqp_urls, purpose)
-
+        connect = partial(Connection.open, settings.amqp_urls)
         names = Names(settings.prefix)
-        wire = await open_wire("redrive")
-        publisher = Publisher(wire, open_wire)
+        connection = await connect("redrive")
+        publisher = Publisher(connection, connect)
         sweeper = asyncio.create_task(publisher.run(), name="confirm sweeper")
         try:
-            await _ready(wire, names.work)
+            await _ready(connection, names.work)
             await publisher.probe()  # before anything is re-opened in vain
-            yield cls(wire, publisher, names)
+            yield cls(connection, publisher, names)
         finally:
             sweeper.cancel()
-            await asyncio.gather(publisher.close(), wire.close())
+            await asyncio.gather(publisher.close(), connection.close())
 
     async def send(self, letter: DeadLetter) -> None:
         """Publish a copy to the work queue; return when the broker has confirmed it.
@@ -172,11 +170,13 @@ class Sender:
         await self._publisher.publish(copy_message(letter.delivery, self.names.work, headers))
 
 
-async def _ready(wire: Wire, queue: str) -> int:
+async def _ready(connection: Connection, queue: str) -> int:
     """How many messages wait in a queue that must be there."""
-    channel = await wire.channel(aiormq.Channel)
+    channel = await connection.channel(aiormq.Channel)
     with _queue_errors(queue), broker_errors():
-        declared = await wire.unless_lost(channel.queue_declare(queue, passive=True, timeout=SETUP_SECONDS))
+        declared = await connection.unless_lost(
+            channel.queue_declare(queue, passive=True, timeout=SETUP_SECONDS)
+        )
         await channel.close(timeout=SETUP_SECONDS)
     return declared.message_count or 0
 

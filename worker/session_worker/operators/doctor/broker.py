@@ -17,7 +17,7 @@ from yarl import URL
 from session_client.net.objections import Kind, objection
 from session_contracts import Names
 from session_worker.broker import marker
-from session_worker.broker.connection import Wire
+from session_worker.broker.connection import Connection
 from session_worker.broker.failures import ConnectError, ForbiddenError, broker_errors, port_of, vhost_of
 from session_worker.broker.publisher import Publisher
 from session_worker.broker.topology import NotPermittedError, Topology, TopologyError
@@ -56,7 +56,7 @@ class BrokerFindings:
     results: list[Result] = field(default_factory=list)
     found: dict[str, Found] = field(default_factory=dict)
     blocked: bool | None = None
-    owner: marker.Ledger | None = None
+    owner: marker.Owner | None = None
 
     def queue(self, name: str) -> Found | None:
         return self.found.get(f"queue {name}")
@@ -70,34 +70,34 @@ class BrokerFindings:
 async def examine(settings: Settings) -> BrokerFindings:
     findings = BrokerFindings()
     nodes = await asyncio.gather(*(_reach(url) for url in settings.amqp_urls))
-    wires = [wire for _, wire in nodes if wire is not None]
+    connections = [connection for _, connection in nodes if connection is not None]
     # A worker goes to any node that answers.
     findings.results += [
-        replace(result, state=State.WARNING) if wires and result.state is State.FAILED else result
+        replace(result, state=State.WARNING) if connections and result.state is State.FAILED else result
         for result, _ in nodes
     ]
     try:
-        if wires:
-            await _examine(settings, wires[0], findings)
+        if connections:
+            await _examine(settings, connections[0], findings)
         else:
             findings.results += [
                 skipped(name, "the broker must be reached first")
                 for name in ("version", "queues", "permissions", "alarms")
             ]
     finally:
-        await asyncio.gather(*(wire.close() for wire in wires))
+        await asyncio.gather(*(connection.close() for connection in connections))
     return findings
 
 
-async def _examine(settings: Settings, wire: Wire, findings: BrokerFindings) -> None:
-    findings.results.append(version(*wire.server))
+async def _examine(settings: Settings, connection: Connection, findings: BrokerFindings) -> None:
+    findings.results.append(version(*connection.server))
     name = "queues"
     try:
         async with asyncio.timeout(CHECK_SECONDS):
-            await _queues(settings, wire, findings)
+            await _queues(settings, connection, findings)
         name = "permissions"
         async with asyncio.timeout(CHECK_SECONDS):
-            await _permissions(settings, wire, findings)
+            await _permissions(settings, connection, findings)
     except TimeoutError:
         findings.results.append(no_answer(name, "the broker"))
     except LinkLostError as lost:
@@ -106,20 +106,20 @@ async def _examine(settings: Settings, wire: Wire, findings: BrokerFindings) -> 
         findings.results.append(alarms(findings.blocked))
         with suppress(LinkLostError, TimeoutError):  # it is not there, or this user may not look
             async with asyncio.timeout(CHECK_SECONDS):
-                owner = marker.first(wire, Names(settings.prefix).ledger, wait=CHECK_SECONDS)
-                findings.owner = await wire.unless_lost(owner)
+                owner = marker.read(connection, Names(settings.prefix).ledger, wait=CHECK_SECONDS)
+                findings.owner = await connection.unless_lost(owner)
 
 
-async def _reach(url: str) -> tuple[Result, Wire | None]:
+async def _reach(url: str) -> tuple[Result, Connection | None]:
     parsed = URL(url)
     try:
-        wire = await Wire.open([url], "doctor")
+        connection = await Connection.open([url], "doctor")
     except ConnectError as error:
         return refused(
             "broker", error, "check that it runs and can be reached, or correct SESSION_WORKER_AMQP_URL"
         ), None
     place = f"{parsed.host}:{port_of(parsed)}, vhost {vhost_of(parsed)}"
-    return ok("broker", f"{' '.join(wire.server)} at {place}"), wire
+    return ok("broker", f"{' '.join(connection.server)} at {place}"), connection
 
 
 def version(product: str, number: str) -> Result:
@@ -143,9 +143,9 @@ def _not_permitted(found: Found) -> bool:
     return isinstance(found.trouble, NotPermittedError)
 
 
-async def _queues(settings: Settings, wire: Wire, findings: BrokerFindings) -> None:
+async def _queues(settings: Settings, connection: Connection, findings: BrokerFindings) -> None:
     names = Names(settings.prefix)
-    async for found in Topology.of(names, settings.retry_delays).inspect(wire):
+    async for found in Topology.of(names, settings.retry_delays).inspect(connection):
         findings.found[found.part] = found
         findings.results.append(_part(found, dead=f"queue {names.dead}"))
 
@@ -177,16 +177,18 @@ def _part(found: Found, dead: str) -> Result:
 # ------------------------------------------------------------------------------------- permissions
 
 
-async def _permissions(settings: Settings, wire: Wire, findings: BrokerFindings) -> None:
+async def _permissions(settings: Settings, connection: Connection, findings: BrokerFindings) -> None:
     names = Names(settings.prefix)
     troubles: list[TopologyError | LinkLostError | None] = [
-        await _refusal(wire, partial(_consume, queue=queue), queue="read")
+        await _refusal(connection, partial(_consume, queue=queue), queue="read")
         for queue in (names.work, names.undelivered)
     ]
     if settings.declare:
         unbind = partial(_unbind, names=names)
         forbidden = (found.trouble for found in findings.found.values() if _not_permitted(found))
-        troubles.append(next(forbidden, None) or await _refusal(wire, unbind, queue="write", exchange="read"))
+        troubles.append(
+            next(forbidden, None) or await _refusal(connection, unbind, queue="write", exchange="read")
+        )
     try:
         findings.blocked = await _blocked(settings)
     except ForbiddenError as error:
@@ -198,10 +200,14 @@ async def _permissions(settings: Settings, wire: Wire, findings: BrokerFindings)
 
 
 async def _refusal(
-    wire: Wire, ask: Callable[[aiormq.Channel], Awaitable[object]], *, queue: str, exchange: str = ""
+    connection: Connection,
+    ask: Callable[[aiormq.Channel], Awaitable[object]],
+    *,
+    queue: str,
+    exchange: str = "",
 ) -> ForbiddenError | None:
     """The permission on ``queue`` or ``exchange`` that this user lacks. Any other answer is none of it."""
-    channel = await wire.channel(aiormq.Channel)
+    channel = await connection.channel(aiormq.Channel)
     try:
         with broker_errors():
             await ask(channel)
@@ -238,28 +244,26 @@ async def _blocked(settings: Settings) -> bool:
         ForbiddenError: this user may not publish.
     """
 
-    async def open_wire(purpose: str) -> Wire:
-        return await Wire.open(settings.amqp_urls, purpose)
-
     async def probe_twice() -> None:  # the broker tells of an alarm before it takes the second
         await publisher.probe()
         await publisher.probe()
 
-    wire = await open_wire("doctor")
-    publisher = Publisher(wire, open_wire)
+    connect = partial(Connection.open, settings.amqp_urls)
+    connection = await connect("doctor")
+    publisher = Publisher(connection, connect)
     told = asyncio.Event()
-    wire.watchers.append(told.set)
+    connection.watchers.append(told.set)
     tasks = asyncio.ensure_future(told.wait()), asyncio.ensure_future(probe_twice())
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if not wire.blocked:
+        if not connection.blocked:
             await tasks[1]
-        return wire.blocked
+        return connection.blocked
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
-        await asyncio.gather(publisher.close(), wire.close())
+        await asyncio.gather(publisher.close(), connection.close())
 
 
 def alarms(blocked: bool | None) -> Result:

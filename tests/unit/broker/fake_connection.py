@@ -9,14 +9,13 @@ import aiormq
 import pamqp.frame
 from aiormq.base import FutureStore
 
-from session_worker.broker.connection import Wire
-from session_worker.broker.transport import RawChannel
+from session_worker.broker.connection import Connection, FrameChannel
 from session_worker.messages.errors import LinkLostError
 
 AnyChannel = TypeVar("AnyChannel", bound=aiormq.Channel)
 
 
-class FakeWire:
+class FakeConnection:
     """Takes what is written, as a socket would, and can be lost or full."""
 
     def __init__(self) -> None:
@@ -42,8 +41,8 @@ class FakeWire:
         if self.refuses_channels is not None:
             raise self.refuses_channels
         channel = open_channel(factory)
-        if isinstance(channel, RawChannel):
-            channel.wire = as_wire(self)
+        if isinstance(channel, FrameChannel):
+            channel.parent = as_connection(self)
         self.channels.append(channel)
         return channel
 
@@ -67,8 +66,8 @@ def _frames(data: bytes) -> Iterator[Any]:
         data = data[size:]
 
 
-def as_wire(fake: FakeWire) -> Wire:
-    return cast("Wire", fake)
+def as_connection(fake: FakeConnection) -> Connection:
+    return cast("Connection", fake)
 
 
 def open_channel(factory: type[AnyChannel]) -> AnyChannel:
@@ -92,7 +91,7 @@ async def _read_nothing(_: aiormq.Channel) -> None:
     pass
 
 
-def feed(channel: RawChannel, frame: Any) -> None:
+def feed(channel: FrameChannel, frame: Any) -> None:
     """Hand over a frame as it would come off the socket."""
     data = pamqp.frame.marshal(frame, 1)
     assert channel.feed(data[0], data[7:-1])

@@ -14,7 +14,7 @@ from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 
 from session_worker.broker import backoff, confirms, frames, publisher
-from session_worker.broker.confirms import ChannelLostError, PublishChannel
+from session_worker.broker.confirms import ChannelLostError, ConfirmChannel
 from session_worker.broker.failures import ConnectError
 from session_worker.broker.publisher import Publisher
 from session_worker.messages.errors import (
@@ -28,7 +28,7 @@ from session_worker.messages.errors import (
     UnsendableError,
 )
 from session_worker.messages.message import Message, Properties
-from tests.unit.worker.wire import FakeWire, as_wire, breathe, feed, open_channel
+from tests.unit.broker.fake_connection import FakeConnection, as_connection, breathe, feed, open_channel
 
 DIRECT = "amq.rabbitmq.reply-to.g1h2"
 Fate = Literal["ack", "nack", "unroutable", "unencodable"]
@@ -44,18 +44,18 @@ def _message(queue: str = "q", body: bytes = b"{}", *, mandatory: bool = True, *
     return Message(queue, body, Properties(**properties), mandatory)
 
 
-def _open() -> tuple[PublishChannel, FakeWire]:
-    wire = FakeWire()
-    channel = open_channel(PublishChannel)
-    channel.wire = as_wire(wire)
-    return channel, wire
+def _open() -> tuple[ConfirmChannel, FakeConnection]:
+    connection = FakeConnection()
+    channel = open_channel(ConfirmChannel)
+    channel.parent = as_connection(connection)
+    return channel, connection
 
 
-async def _confirm(channel: PublishChannel, tag: int, *, nack: bool = False, multiple: bool = False) -> None:
+async def _confirm(channel: ConfirmChannel, tag: int, *, nack: bool = False, multiple: bool = False) -> None:
     feed(channel, (spec.Basic.Nack if nack else spec.Basic.Ack)(tag, multiple))
 
 
-async def _return(channel: PublishChannel, header: ContentHeader) -> None:
+async def _return(channel: ConfirmChannel, header: ContentHeader) -> None:
     feed(channel, spec.Basic.Return(312, "NO_ROUTE", "", "q"))
     feed(channel, ContentHeader(properties=header.properties, body_size=2))
     feed(channel, ContentBody(b"{}"))
@@ -74,12 +74,12 @@ async def _outcome(confirmed: asyncio.Future[None]) -> type[BaseException] | Non
 class Broker:
     """Numbers what arrives from 1, as the broker does, and answers for each message as its fate says."""
 
-    channel: PublishChannel
-    wire: FakeWire
+    channel: ConfirmChannel
+    connection: FakeConnection
     fates: list[Fate]
 
     async def confirm(self, plan: list[tuple[int, bool]]) -> None:
-        arrived = [frame for frame in self.wire.frames() if isinstance(frame, ContentHeader)]
+        arrived = [frame for frame in self.connection.frames() if isinstance(frame, ContentHeader)]
         assert len(arrived) == len(self.fates)
         open_tags = set(range(1, len(arrived) + 1))
         for tag, multiple in [*plan, *((tag, False) for tag in range(1, len(arrived) + 1))]:
@@ -105,7 +105,7 @@ def test_each_message_gets_its_own_fate_in_whatever_order_and_bulk_the_broker_co
     """Messages that cannot be encoded take no tag, so those after them keep theirs."""
 
     async def play() -> list[type[BaseException] | None]:
-        channel, wire = _open()
+        channel, connection = _open()
         sent: list[asyncio.Future[None] | type[BaseException]] = []
         for fate in fates:
             try:
@@ -115,7 +115,7 @@ def test_each_message_gets_its_own_fate_in_whatever_order_and_bulk_the_broker_co
             except UnsendableError as error:
                 sent.append(type(error))
         await breathe()
-        await Broker(channel, wire, [fate for fate in fates if fate != "unencodable"]).confirm(plan)
+        await Broker(channel, connection, [fate for fate in fates if fate != "unencodable"]).confirm(plan)
         assert (channel._pending, channel._returnable) == ({}, {})
         return [one if isinstance(one, type) else await _outcome(one) for one in sent]
 
@@ -135,20 +135,20 @@ def test_each_message_gets_its_own_fate_in_whatever_order_and_bulk_the_broker_co
     ids=["queue", "surrogate", "long text", "object", "long number", "number for text"],
 )
 async def test_a_message_that_cannot_be_encoded_takes_no_delivery_tag(message: Message) -> None:
-    channel, wire = _open()
+    channel, connection = _open()
     with pytest.raises(UnsendableError, match="cannot be encoded"):
         channel.send(message)
     confirmed = channel.send(_message())
     await breathe()
-    assert len(wire.frames()) == 3
+    assert len(connection.frames()) == 3
     await _confirm(channel, 1)
     assert await _outcome(confirmed) is None
 
 
 @pytest.mark.parametrize("more", [0, 1, 5000])
 async def test_properties_that_no_frame_holds_are_not_sent_and_told_by_how_much(more: int) -> None:
-    channel, wire = _open()
-    wire.max_frame = 4096
+    channel, connection = _open()
+    connection.max_frame = 4096
     # Sizes and flags, the id that each message gets, a table with one header.
     others = 14 + 37 + 4 + len("\x01aS") + 4
     message = _message(headers={"a": "x" * (4096 - frames.OVERHEAD - others + more)})
@@ -159,16 +159,16 @@ async def test_properties_that_no_frame_holds_are_not_sent_and_told_by_how_much(
     else:
         channel.send(message)
         await breathe()
-        assert len(wire.frames()) == 3
+        assert len(connection.frames()) == 3
 
 
 async def test_every_publish_has_a_message_id_of_its_own() -> None:
     """Also the same message sent again: a return is told by nothing else."""
-    channel, wire = _open()
+    channel, connection = _open()
     message = _message()
     first, second = channel.send(message), channel.send(message)
     await breathe()
-    headers = [frame for frame in wire.frames() if isinstance(frame, ContentHeader)]
+    headers = [frame for frame in connection.frames() if isinstance(frame, ContentHeader)]
     assert len({UUID(str(header.properties.message_id)) for header in headers}) == 2
     await _return(channel, headers[0])
     await _confirm(channel, 2, multiple=True)
@@ -176,38 +176,38 @@ async def test_every_publish_has_a_message_id_of_its_own() -> None:
 
 
 async def test_messages_ready_at_the_same_time_share_one_write() -> None:
-    channel, wire = _open()
+    channel, connection = _open()
     sent = [channel.send(_message(body=bytes([number]))) for number in range(5)]
-    assert wire.written == []
+    assert connection.written == []
     await breathe()
-    assert len(wire.written) == 1
-    bodies = [frame.value for frame in wire.frames()[2::3]]
+    assert len(connection.written) == 1
+    bodies = [frame.value for frame in connection.frames()[2::3]]
     assert bodies == [bytes([number]) for number in range(5)]
     await _confirm(channel, 5, multiple=True)
     assert [await _outcome(one) for one in sent] == [None] * 5
 
 
 async def test_large_body_is_cut_into_frames_and_empty_body_has_none() -> None:
-    channel, wire = _open()
+    channel, connection = _open()
     body = bytes(300_000)
     channel.send(_message(body=body))
     channel.send(_message(body=b""))
     await breathe()
-    frames = wire.frames()
+    frames = connection.frames()
     assert b"".join(frame.value for frame in frames[2:-2]) == body
     assert len(frames) == 2 + 3 + 2
     assert frames[-1].body_size == 0
 
 
 async def test_socket_that_is_full_is_not_filled_further() -> None:
-    channel, wire = _open()
-    wire.unsent = confirms.UNSENT_BYTES + 1
+    channel, connection = _open()
+    connection.unsent = confirms.UNSENT_BYTES + 1
     channel.send(_message())
     await breathe()
-    assert wire.written == []
-    wire.unsent = 0
+    assert connection.written == []
+    connection.unsent = 0
     async with asyncio.timeout(5):
-        while not wire.written:
+        while not connection.written:
             await asyncio.sleep(0.005)
 
 
@@ -231,12 +231,12 @@ async def test_confirm_of_an_unknown_tag_is_ignored() -> None:
 
 
 async def test_missing_confirm_is_given_up_in_time_and_a_late_one_does_no_harm() -> None:
-    channel, wire = _open()
+    channel, connection = _open()
     early = channel.send(_message())
-    channel.grow_older(confirms.CONFIRM_SECONDS)
+    channel.age_unconfirmed(confirms.CONFIRM_SECONDS)
     late = channel.send(_message())
-    wire.heard += 1
-    channel.grow_older(0.1)
+    connection.heard += 1
+    channel.age_unconfirmed(0.1)
     assert await _outcome(early) is UnconfirmedError
     await _confirm(channel, 2, multiple=True)
     assert await _outcome(late) is None
@@ -245,65 +245,65 @@ async def test_missing_confirm_is_given_up_in_time_and_a_late_one_does_no_harm()
 
 async def test_broker_that_falls_silent_loses_its_connection_and_no_message_is_given_up() -> None:
     """Not before it has been silent for longer than a broker that lives."""
-    channel, wire = _open()
-    wire.heard, wire.longest_silence = 7, 30.0
+    channel, connection = _open()
+    connection.heard, connection.longest_silence = 7, 30.0
     first = channel.send(_message())
-    channel.grow_older(30.0)
+    channel.age_unconfirmed(30.0)
     second = channel.send(_message())
     await breathe()
-    assert not any(future.done() for future in (first, second, wire.lost))
-    channel.grow_older(0.1)
+    assert not any(future.done() for future in (first, second, connection.lost))
+    channel.age_unconfirmed(0.1)
     for confirmed in (first, second):
         with pytest.raises(ChannelLostError, match="sent nothing for 30") as lost:
             await asyncio.wait_for(confirmed, 5)
-        assert not lost.value.accused
-    assert "sent nothing" in wire.lost.result()
+        assert not lost.value.over_a_message
+    assert "sent nothing" in connection.lost.result()
     assert not channel.usable
 
 
 async def test_message_waits_for_a_silent_broker_until_that_sends_anything_again() -> None:
     """A heartbeat is enough: the broker lives, and did not confirm."""
-    channel, wire = _open()
-    wire.longest_silence = 30.0
+    channel, connection = _open()
+    connection.longest_silence = 30.0
     confirmed = channel.send(_message())
-    channel.grow_older(29.0)
+    channel.age_unconfirmed(29.0)
     await breathe()
     assert not confirmed.done()
-    wire.heard += 1
-    channel.grow_older(2.0)
+    connection.heard += 1
+    channel.age_unconfirmed(2.0)
     assert await _outcome(confirmed) is UnconfirmedError
-    assert not wire.lost.done()
+    assert not connection.lost.done()
 
 
 async def test_broker_that_heartbeats_but_does_not_confirm_keeps_its_connection() -> None:
-    channel, wire = _open()
+    channel, connection = _open()
     sent = []
     for _ in range(60):
         sent.append(channel.send(_message()))
-        wire.heard += 1
-        channel.grow_older(1.0)
+        connection.heard += 1
+        channel.age_unconfirmed(1.0)
     wait = int(confirms.CONFIRM_SECONDS)
     assert [await _outcome(one) for one in sent[:-wait]] == [UnconfirmedError] * (60 - wait)
-    assert not wire.lost.done()
+    assert not connection.lost.done()
 
 
 async def test_silence_says_nothing_where_heartbeats_are_switched_off() -> None:
-    channel, wire = _open()
-    wire.longest_silence = None
+    channel, connection = _open()
+    connection.longest_silence = None
     confirmed = channel.send(_message())
-    channel.grow_older(confirms.CONFIRM_SECONDS + 0.1)
+    channel.age_unconfirmed(confirms.CONFIRM_SECONDS + 0.1)
     assert await _outcome(confirmed) is UnconfirmedError
-    assert not wire.lost.done()
+    assert not connection.lost.done()
 
 
 async def test_silence_in_which_nothing_waits_for_a_confirm_is_not_judged() -> None:
-    channel, wire = _open()
+    channel, connection = _open()
     confirmed = channel.send(_message())
     await breathe()
     await _confirm(channel, 1)
-    channel.grow_older(3600.0)
+    channel.age_unconfirmed(3600.0)
     assert await _outcome(confirmed) is None
-    assert not wire.lost.done()
+    assert not connection.lost.done()
 
 
 async def test_sender_that_was_cancelled_does_not_disturb_the_others() -> None:
@@ -315,13 +315,13 @@ async def test_sender_that_was_cancelled_does_not_disturb_the_others() -> None:
 
 
 async def test_channel_that_is_gone_fails_what_is_in_flight_and_takes_nothing_more() -> None:
-    channel, wire = _open()
+    channel, connection = _open()
     confirmed = channel.send(_message())
-    wire.lose("reset")
+    connection.lose("reset")
     await breathe()
     with pytest.raises(ChannelLostError) as lost:
         await confirmed
-    assert not lost.value.accused
+    assert not lost.value.over_a_message
     assert not channel.usable
     with pytest.raises(ChannelLostError):
         channel.send(_message())
@@ -334,11 +334,11 @@ async def test_broker_that_closes_the_channel_accuses_what_was_sent() -> None:
         await channel._on_close_frame(spec.Channel.Close(403, "ACCESS_REFUSED", 60, 40))
     with pytest.raises(ChannelLostError, match="403 ACCESS_REFUSED") as lost:
         await confirmed
-    assert lost.value.accused
+    assert lost.value.over_a_message
 
 
 @pytest.mark.parametrize(
-    ("error", "accused"),
+    ("error", "over_a_message"),
     [
         (ConnectionFrameError("501 FRAME_ERROR"), True),
         (ConnectionClosed(320, "CONNECTION_FORCED"), False),
@@ -347,7 +347,7 @@ async def test_broker_that_closes_the_channel_accuses_what_was_sent() -> None:
     ],
 )
 async def test_connection_that_closes_accuses_only_when_the_broker_names_an_error(
-    error: Exception | None, accused: bool
+    error: Exception | None, over_a_message: bool
 ) -> None:
     channel, _ = _open()
     confirmed = channel.send(_message())
@@ -356,7 +356,7 @@ async def test_connection_that_closes_accuses_only_when_the_broker_names_an_erro
     channel._on_gone(closing)
     with pytest.raises(ChannelLostError) as lost:
         await confirmed
-    assert lost.value.accused is accused
+    assert lost.value.over_a_message is over_a_message
 
 
 # ------------------------------------------------------------------------------------- the publisher
@@ -366,27 +366,27 @@ class Setup:
     """A publisher with its link and the connections it opened besides."""
 
     def __init__(self) -> None:
-        self.link = FakeWire()
-        self.opened: dict[str, list[FakeWire]] = {}
+        self.link = FakeConnection()
+        self.opened: dict[str, list[FakeConnection]] = {}
         self.cannot_open: Exception | None = None
         self.tries = 0
-        self.publisher = Publisher(as_wire(self.link), self._open)
+        self.publisher = Publisher(as_connection(self.link), self._open)
 
     async def _open(self, purpose: str) -> Any:
         self.tries += 1
         if self.cannot_open is not None:
             raise self.cannot_open
-        wire = FakeWire()
-        self.opened.setdefault(purpose, []).append(wire)
-        return wire
+        connection = FakeConnection()
+        self.opened.setdefault(purpose, []).append(connection)
+        return connection
 
     def publish(self, *messages: Message) -> list[asyncio.Task[None]]:
         return [asyncio.ensure_future(self.publisher.publish(message)) for message in messages]
 
 
-def _channel_of(wire: FakeWire, number: int = -1) -> PublishChannel:
-    channel = wire.channels[number]
-    assert isinstance(channel, PublishChannel)
+def _channel_of(connection: FakeConnection, number: int = -1) -> ConfirmChannel:
+    channel = connection.channels[number]
+    assert isinstance(channel, ConfirmChannel)
     return channel
 
 
@@ -406,9 +406,9 @@ async def test_no_message_is_given_up_for_want_of_a_permission() -> None:
     setup = Setup()
     queued, direct = setup.publish(_message(), _message(DIRECT, mandatory=False))
     await breathe()
-    _channel_of(setup.opened["direct replies"][0])._lose(ChannelLostError(text, accused=True))
+    _channel_of(setup.opened["direct replies"][0])._lose(ChannelLostError(text, over_a_message=True))
     await breathe()
-    _channel_of(setup.link)._lose(ChannelLostError("closed", accused=False))
+    _channel_of(setup.link)._lose(ChannelLostError("closed", over_a_message=False))
     for task in (direct, queued):
         with pytest.raises(LinkLostError, match="no write permission on exchange"):
             await asyncio.wait_for(task, 5)
@@ -422,12 +422,12 @@ async def test_direct_replies_have_a_connection_of_their_own() -> None:
     (direct,) = setup.publish(_message(DIRECT, mandatory=False))
     await breathe()
     assert setup.link.channels == []
-    (wire,) = setup.opened["direct replies"]
-    wire.lose("541 INTERNAL_ERROR")
-    _channel_of(wire)._lose(ChannelLostError("541", accused=True))
+    (connection,) = setup.opened["direct replies"]
+    connection.lose("541 INTERNAL_ERROR")
+    _channel_of(connection)._lose(ChannelLostError("541", over_a_message=True))
     await breathe()
     (alone,) = setup.opened["suspects"]
-    _channel_of(alone)._lose(ChannelLostError("541", accused=True))
+    _channel_of(alone)._lose(ChannelLostError("541", over_a_message=True))
     with pytest.raises(UnsendableError, match="541"):
         await asyncio.wait_for(direct, 5)
     assert not setup.link.lost.done()
@@ -438,22 +438,21 @@ async def test_only_the_message_that_closes_the_channel_again_is_refused() -> No
     setup = Setup()
     tasks = setup.publish(*(_message(queue) for queue in ("good", "evil", "fine")))
     await breathe()
-    _channel_of(setup.link)._lose(ChannelLostError("403", accused=True))
+    _channel_of(setup.link)._lose(ChannelLostError("403", over_a_message=True))
     sent_alone = 0
     async with asyncio.timeout(5):
         while not all(task.done() for task in tasks):
             await breathe()
-            for wire in setup.opened.get("suspects", []):
-                for channel in wire.channels:
-                    assert isinstance(channel, PublishChannel)
+            for connection in setup.opened.get("suspects", []):
+                for channel in connection.channels:
+                    assert isinstance(channel, ConfirmChannel)
                     assert len(channel._pending) <= 1
                     for tag in list(channel._pending):
                         sent_alone += 1
-                        queues = [
-                            one.routing_key for one in wire.frames() if isinstance(one, spec.Basic.Publish)
-                        ]
+                        sent = connection.frames()
+                        queues = [one.routing_key for one in sent if isinstance(one, spec.Basic.Publish)]
                         if queues[-1] == "evil":
-                            channel._lose(ChannelLostError("403 again", accused=True))
+                            channel._lose(ChannelLostError("403 again", over_a_message=True))
                         else:
                             await _confirm(channel, tag)
     assert sent_alone == 3
@@ -469,7 +468,7 @@ async def test_lost_link_is_told_as_such() -> None:
     (task,) = setup.publish(_message())
     await breathe()
     setup.link.lose("reset by peer")
-    _channel_of(setup.link)._lose(ChannelLostError("gone", accused=False))
+    _channel_of(setup.link)._lose(ChannelLostError("gone", over_a_message=False))
     with pytest.raises(LinkLostError, match="reset by peer"):
         await asyncio.wait_for(task, 5)
     with pytest.raises(LinkLostError):
@@ -480,7 +479,7 @@ async def test_silent_link_is_lost_and_the_message_is_left_to_the_next_one() -> 
     setup = Setup()
     (task,) = setup.publish(_message())
     await breathe()
-    _channel_of(setup.link).grow_older(15.1)
+    _channel_of(setup.link).age_unconfirmed(15.1)
     with pytest.raises(LinkLostError, match="sent nothing for 15"):
         await asyncio.wait_for(task, 5)
     assert "suspects" not in setup.opened
@@ -491,7 +490,7 @@ async def test_silent_connection_for_direct_replies_is_lost_alone_and_the_messag
     (task,) = setup.publish(_message(DIRECT, mandatory=False))
     await breathe()
     (silent,) = setup.opened["direct replies"]
-    _channel_of(silent).grow_older(15.1)
+    _channel_of(silent).age_unconfirmed(15.1)
     await breathe()
     (alone,) = setup.opened["suspects"]
     await _confirm(_channel_of(alone), 1)
@@ -508,9 +507,9 @@ async def test_silent_connection_for_suspects_is_lost_alone_and_the_message_may_
     setup = Setup()
     (task,) = setup.publish(_message())
     await breathe()
-    _channel_of(setup.link)._lose(ChannelLostError("403", accused=True))
+    _channel_of(setup.link)._lose(ChannelLostError("403", over_a_message=True))
     await breathe()
-    _channel_of(setup.opened["suspects"][0]).grow_older(15.1)
+    _channel_of(setup.opened["suspects"][0]).age_unconfirmed(15.1)
     with pytest.raises(UnconfirmedError, match="sent nothing"):
         await asyncio.wait_for(task, 5)
     assert not setup.link.lost.done()
@@ -520,9 +519,9 @@ async def test_channel_lost_through_nobodys_fault_leaves_the_message_unconfirmed
     setup = Setup()
     (task,) = setup.publish(_message())
     await breathe()
-    _channel_of(setup.link)._lose(ChannelLostError("gone", accused=False))
+    _channel_of(setup.link)._lose(ChannelLostError("gone", over_a_message=False))
     await breathe()
-    _channel_of(setup.opened["suspects"][0])._lose(ChannelLostError("gone", accused=False))
+    _channel_of(setup.opened["suspects"][0])._lose(ChannelLostError("gone", over_a_message=False))
     with pytest.raises(UnconfirmedError):
         await asyncio.wait_for(task, 5)
 
@@ -552,8 +551,8 @@ async def test_a_connection_of_our_own_is_tried_for_once_for_all_who_wait_for_it
         while "direct replies" not in setup.opened:
             await asyncio.sleep(0)
         await breathe()
-        (wire,) = setup.opened["direct replies"]
-        await _confirm(_channel_of(wire), 50, multiple=True)
+        (connection,) = setup.opened["direct replies"]
+        await _confirm(_channel_of(connection), 50, multiple=True)
         await asyncio.gather(*tasks)
     assert setup.publisher.trouble == ""
 
@@ -570,7 +569,7 @@ async def test_who_waits_too_long_for_a_connection_of_our_own_is_told(
     (task,) = setup.publish(_message(DIRECT if way == "direct" else "q", mandatory=False))
     await breathe()
     if way == "suspects":
-        _channel_of(setup.link)._lose(ChannelLostError("403", accused=True))
+        _channel_of(setup.link)._lose(ChannelLostError("403", over_a_message=True))
     with pytest.raises(NotConnectedError, match="too many connections"):
         await asyncio.wait_for(task, 5)
     assert (setup.tries > 1, setup.publisher.trouble) == (True, ""), "nobody waits for it any more"
@@ -619,7 +618,7 @@ async def test_connection_that_opens_after_the_publisher_was_closed_is_closed_to
         await opening.wait()
         return await Setup._open(setup, purpose)
 
-    late = Publisher(as_wire(setup.link), open_late)
+    late = Publisher(as_connection(setup.link), open_late)
     task = asyncio.ensure_future(late.publish(_message(DIRECT)))
     await breathe()
     await late.close()

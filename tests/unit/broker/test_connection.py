@@ -16,21 +16,19 @@ from pamqp import commands as spec
 from pamqp.body import ContentBody
 from pamqp.heartbeat import Heartbeat
 
-from session_worker.broker.connection import Wire
+from session_worker.broker.connection import Connection
 from session_worker.broker.failures import ConnectError, broker_errors
-from session_worker.broker.transport import FrameReader
+from session_worker.broker.frames import FrameReader
 from session_worker.messages.errors import LinkLostError
 
 if TYPE_CHECKING:
     from yarl import URL
 
-    from session_worker.broker.transport import RawChannel
-
 OURS, THEIRS = 1, 2
 
 
 class Taker:
-    """A raw channel that takes every frame but ``basic.qos-ok``."""
+    """Takes every frame but ``basic.qos-ok``."""
 
     def __init__(self) -> None:
         self.taken: list[bytes] = []
@@ -44,8 +42,8 @@ class Taker:
 
 def reader(taker: Taker) -> tuple[asyncio.StreamReader, FrameReceiver]:
     stream = asyncio.StreamReader()
-    raw = FrameReader(stream, {OURS: cast("RawChannel", taker)})
-    return stream, FrameReceiver(cast("asyncio.StreamReader", raw))
+    frames_of = FrameReader(stream, {OURS: taker.feed})
+    return stream, FrameReceiver(cast("asyncio.StreamReader", frames_of))
 
 
 frames = st.lists(
@@ -102,19 +100,19 @@ async def test_a_connection_that_only_delivers_shows_signs_of_life() -> None:
 async def test_whatever_the_broker_sends_is_heard() -> None:
     """Also what aiormq is not shown, and a heartbeat."""
     stream = asyncio.StreamReader()
-    raw = FrameReader(stream, {OURS: cast("RawChannel", Taker())})
+    raw = FrameReader(stream, {OURS: Taker().feed})
     closing = asyncio.get_running_loop().create_future()
     transport = SimpleNamespace(reader=raw, writer=None)
-    wire = Wire(cast("Any", SimpleNamespace(closing=closing)), cast("Any", transport))
+    connection = Connection(cast("Any", SimpleNamespace(closing=closing)), cast("Any", transport))
     reading = asyncio.create_task(_read_all(FrameReceiver(cast("asyncio.StreamReader", raw))))
     for frame, channel in ((ContentBody(b"x"), OURS), (ContentBody(b"y"), OURS), (Heartbeat(), 0)):
-        before = wire.heard
+        before = connection.heard
         await asyncio.sleep(0)
-        assert wire.heard == before
+        assert connection.heard == before
         stream.feed_data(pamqp.frame.marshal(frame, channel))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        assert wire.heard > before
+        assert connection.heard > before
     stream.feed_eof()
     await reading
 
@@ -122,9 +120,9 @@ async def test_whatever_the_broker_sends_is_heard() -> None:
 @pytest.mark.parametrize(("heartbeat", "silence"), [(10, 15.0), (60, 90.0), (0, None)])
 async def test_silence_is_judged_by_the_interval_of_heartbeats(heartbeat: int, silence: float | None) -> None:
     closing = asyncio.get_running_loop().create_future()
-    connection = SimpleNamespace(closing=closing, heartbeat_timeout=heartbeat)
-    wire = Wire(cast("Any", connection), cast("Any", SimpleNamespace(reader=None, writer=None)))
-    assert wire.longest_silence == silence
+    aiormqs = SimpleNamespace(closing=closing, heartbeat_timeout=heartbeat)
+    connection = Connection(cast("Any", aiormqs), cast("Any", SimpleNamespace(reader=None, writer=None)))
+    assert connection.longest_silence == silence
 
 
 async def test_writing_to_a_socket_that_was_closed_unnoticed_is_a_lost_link() -> None:
@@ -135,16 +133,20 @@ async def test_writing_to_a_socket_that_was_closed_unnoticed_is_a_lost_link() ->
             raise RuntimeError("the handler is closed")
 
     closing = asyncio.get_running_loop().create_future()
-    wire = Wire(cast("Any", SimpleNamespace(closing=closing)), cast("Any", SimpleNamespace(writer=Closed())))
+    connection = Connection(
+        cast("Any", SimpleNamespace(closing=closing)), cast("Any", SimpleNamespace(writer=Closed()))
+    )
 
     with pytest.raises(LinkLostError):
-        wire.write(b"frames")
+        connection.write(b"frames")
 
 
 async def test_who_waits_for_an_answer_hears_at_once_that_the_connection_was_lost() -> None:
     """aiormq lets some wait for their whole timeout, and the worker would connect again only then."""
     closing = asyncio.get_running_loop().create_future()
-    wire = Wire(cast("Any", SimpleNamespace(closing=closing)), cast("Any", SimpleNamespace(writer=None)))
+    connection = Connection(
+        cast("Any", SimpleNamespace(closing=closing)), cast("Any", SimpleNamespace(writer=None))
+    )
     cancelled = asyncio.Event()
 
     async def answer() -> None:
@@ -153,10 +155,10 @@ async def test_who_waits_for_an_answer_hears_at_once_that_the_connection_was_los
         finally:
             cancelled.set()
 
-    asyncio.get_running_loop().call_soon(wire.lose, "reset")
+    asyncio.get_running_loop().call_soon(connection.lose, "reset")
 
     with pytest.raises(LinkLostError, match="reset"):
-        await wire.unless_lost(answer())
+        await connection.unless_lost(answer())
     assert cancelled.is_set()
 
 
@@ -199,11 +201,11 @@ async def test_trying_again_helps_while_one_broker_of_a_cluster_may_come(
 ) -> None:
     """One refuses the login, another does not answer yet: the worker waits for that one."""
 
-    async def refuse(url: URL) -> Wire:
+    async def refuse(url: URL) -> Connection:
         raise ConnectError("no", permanent=url.host == "wrong")
 
-    monkeypatch.setattr(Wire, "_open", refuse)
+    monkeypatch.setattr(Connection, "_open", refuse)
     monkeypatch.setattr("random.sample", lambda urls, _: urls)
     with pytest.raises(ConnectError) as failed:
-        await Wire.open(order, "test")
+        await Connection.open(order, "test")
     assert not failed.value.permanent

@@ -13,10 +13,10 @@ from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 
 from session_worker.broker import frames
-from session_worker.broker.consumer import ConsumeChannel
+from session_worker.broker.consumer import Consumer
 from session_worker.messages.delivery import CUT_BYTES, Cut, Delivery, Lane
 from session_worker.messages.errors import LinkLostError
-from tests.unit.worker.wire import FakeWire, as_wire, breathe, feed, open_channel
+from tests.unit.broker.fake_connection import FakeConnection, as_connection, breathe, feed, open_channel
 
 
 class Broker:
@@ -41,15 +41,15 @@ class Broker:
             self.requeued += tags
 
 
-async def _channel(lane: Lane = Lane.WORK, *, delivered: int = 0) -> tuple[ConsumeChannel, FakeWire]:
+async def _channel(lane: Lane = Lane.WORK, *, delivered: int = 0) -> tuple[Consumer, FakeConnection]:
     """A channel by which so many deliveries came."""
-    wire = FakeWire()
-    channel = open_channel(ConsumeChannel)
-    channel.wire, channel.lane, channel.queue = as_wire(wire), lane, "session.create"
+    connection = FakeConnection()
+    channel = open_channel(Consumer)
+    channel.parent, channel.lane, channel.queue = as_connection(connection), lane, "session.create"
     channel.max_body_bytes = 10_000
     for tag in range(1, delivered + 1):
         feed(channel, spec.Basic.Deliver("ctag", tag, exchange="", routing_key=""))
-    return channel, wire
+    return channel, connection
 
 
 @given(
@@ -64,7 +64,7 @@ def test_each_tag_is_settled_once_and_as_it_was_asked_for(
     """Any order of acks and requeues, flushed at any moment, replayed against the broker's rules."""
 
     async def play() -> Broker:
-        channel, wire = await _channel(delivered=len(order))
+        channel, connection = await _channel(delivered=len(order))
         for step, tag in enumerate(order):
             if tag not in unsettled:
                 channel.requeue(tag) if tag in requeued else channel.ack(tag)
@@ -72,7 +72,7 @@ def test_each_tag_is_settled_once_and_as_it_was_asked_for(
                 await breathe()
         await breathe()
         broker = Broker(len(order))
-        for frame in wire.frames():
+        for frame in connection.frames():
             broker.receive(frame)
         return broker
 
@@ -84,17 +84,17 @@ def test_each_tag_is_settled_once_and_as_it_was_asked_for(
 
 
 async def test_what_is_done_at_the_same_time_in_one_run_takes_one_frame() -> None:
-    channel, wire = await _channel(delivered=4)
+    channel, connection = await _channel(delivered=4)
     for tag in (3, 1, 2, 4):
         channel.ack(tag)
-    assert wire.written == []
+    assert connection.written == []
     await breathe()
-    (frame,) = wire.frames()
+    (frame,) = connection.frames()
     assert (frame.delivery_tag, frame.multiple) == (4, True)
 
 
 async def test_ack_beyond_a_gap_does_not_take_the_gap_along() -> None:
-    channel, wire = await _channel(delivered=4)
+    channel, connection = await _channel(delivered=4)
     channel.ack(2)
     await breathe()
     channel.ack(1)
@@ -102,7 +102,7 @@ async def test_ack_beyond_a_gap_does_not_take_the_gap_along() -> None:
     await breathe()
     channel.ack(3)
     await breathe()
-    frames = [(frame.delivery_tag, frame.multiple) for frame in wire.frames()]
+    frames = [(frame.delivery_tag, frame.multiple) for frame in connection.frames()]
     assert frames == [(2, False), (1, True), (4, False), (3, True)]
 
 
@@ -119,12 +119,12 @@ async def test_book_of_tags_does_not_grow() -> None:
 
 async def test_a_connection_that_ends_as_it_is_written_to_takes_nobody_along() -> None:
     """It was lost and nobody told yet: the broker has the messages back, and the link will be built again."""
-    channel, wire = await _channel(delivered=2)
+    channel, connection = await _channel(delivered=2)
 
     def gone(frames: bytes) -> None:
         raise LinkLostError("the connection was lost")
 
-    wire.write = gone  # type: ignore[method-assign]
+    connection.write = gone  # type: ignore[method-assign]
     channel.ack(1)
     channel.requeue(2)
     channel.flush()
@@ -133,12 +133,12 @@ async def test_a_connection_that_ends_as_it_is_written_to_takes_nobody_along() -
 
 async def test_nothing_is_written_on_a_lost_link() -> None:
     """The broker has the messages back already: their tags mean nothing any more."""
-    channel, wire = await _channel(delivered=2)
+    channel, connection = await _channel(delivered=2)
     channel.ack(1)
-    wire.lose("reset")
+    connection.lose("reset")
     channel.requeue(2)
     await breathe()
-    assert wire.written == []
+    assert connection.written == []
     assert not channel.valid
 
 
@@ -146,7 +146,7 @@ async def test_nothing_is_written_on_a_lost_link() -> None:
 
 
 async def _delivered(header: ContentHeader, body: Sequence[bytes], lane: Lane = Lane.WORK) -> Delivery:
-    channel, wire = await _channel(lane)
+    channel, connection = await _channel(lane)
     found: list[Delivery] = []
     channel.deliver = found.append
     deliver = spec.Basic.Deliver("requests", 7, redelivered=True, exchange="", routing_key="x")
@@ -156,7 +156,7 @@ async def _delivered(header: ContentHeader, body: Sequence[bytes], lane: Lane = 
     (delivery,) = found
     delivery.receipt.ack()
     await breathe()
-    assert [frame.delivery_tag for frame in wire.frames()] == [7]
+    assert [frame.delivery_tag for frame in connection.frames()] == [7]
     return delivery
 
 
@@ -297,6 +297,6 @@ async def test_slow_lane_has_the_expiration_that_the_broker_took_off(
 
 
 async def test_consumer_that_the_broker_cancels_loses_the_link() -> None:
-    channel, wire = await _channel()
+    channel, connection = await _channel()
     channel._on_cancelled(None)
-    assert "cancelled the consumer" in wire.lost.result()
+    assert "cancelled the consumer" in connection.lost.result()
