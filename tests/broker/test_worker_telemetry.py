@@ -70,14 +70,14 @@ class Day:
 
 def _send_all(lab: Lab, requester: Requester) -> str:
     """One request at least for each end; the id of a plain one. Returns when all is answered and quiet."""
-    plain, declined, undeliverable = str(uuid4()), str(uuid4()), str(uuid4())
+    plain, rejected, undeliverable = str(uuid4()), str(uuid4()), str(uuid4())
     for body in (
         request(plain, SECRET_TITLE),
         request(),
         request(fails=1),
         request(fails=99),
         request(do="hang"),
-        request(declined, do="reject"),
+        request(rejected, do="reject"),
     ):
         requester.send(body)
     requester.send(request(undeliverable), reply_to="amq.gen-long-gone")
@@ -86,7 +86,7 @@ def _send_all(lab: Lab, requester: Requester) -> str:
     for body in (
         request(plain, SECRET_TITLE),
         request(plain, SECRET_TITLE),
-        request(declined, do="reject"),
+        request(rejected, do="reject"),
         request(plain, "another title"),
     ):
         requester.send(body)

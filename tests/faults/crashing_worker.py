@@ -19,8 +19,7 @@ from session_worker.broker.publisher import Publisher
 from session_worker.ledger.postgresql.ledger import PostgreSQLLedger
 from session_worker.ledger.sqlite.ledger import SQLiteLedger
 from session_worker.operations import loading
-from session_worker.requests import request
-from session_worker.requests.request import RequestParser
+from session_worker.requests import parse
 from session_worker.runtime import process
 from session_worker.settings import load
 
@@ -148,7 +147,7 @@ def after_ack(fuse: Fuse) -> None:
 def in_parser(_: Fuse) -> None:
     """Reading a marked body kills, however often and by whichever function it is read."""
 
-    def deadly(read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def killed_by(read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
         def wrapped(body: bytes) -> Any:
             if PARSER_KILLER in body:
                 die()
@@ -156,8 +155,8 @@ def in_parser(_: Fuse) -> None:
 
         return wrapped
 
-    setattr(RequestParser, "_read_body", staticmethod(deadly(RequestParser._read_body)))  # noqa: B010
-    setattr(request, "_id_from_body", deadly(request._id_from_body))  # noqa: B010
+    setattr(parse, "_read_body", killed_by(parse._read_body))  # noqa: B010
+    setattr(parse, "_id_in", killed_by(parse._id_in))  # noqa: B010
 
 
 STEPS: dict[str, Callable[[Fuse], None]] = {

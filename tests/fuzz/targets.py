@@ -16,8 +16,9 @@ from session_contracts.amqp import DEFAULT_REPLY_TO_ALLOW
 from session_worker.broker import frames
 from session_worker.messages.delivery import Delivery
 from session_worker.messages.message import Properties
-from session_worker.requests.reply import ReplyBuilder
-from session_worker.requests.request import NIL_ID, Refusal, Request, RequestParser
+from session_worker.requests.parse import RequestParser
+from session_worker.requests.request import NIL_ID, Refusal, Request
+from session_worker.requests.response import ResponseBuilder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 MAX_BODY_BYTES = 16_384
 PARSER = RequestParser(Names(), max_body_bytes=MAX_BODY_BYTES, reply_to_allow=DEFAULT_REPLY_TO_ALLOW)
-REPLIES = ReplyBuilder("fuzz")
+REPLIES = ResponseBuilder("fuzz")
 HEADER = b"\x00\x3c\x00\x00" + bytes(8)
 
 

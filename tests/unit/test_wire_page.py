@@ -12,9 +12,9 @@ import pytest
 
 from session_contracts import ErrorCode, Names, amqp, types
 from session_worker.messages.headers import MAX_FIELDS
-from session_worker.requests.outcome import Reply
+from session_worker.requests.outcomes import Reply
 from session_worker.requests.request import NIL_ID, Refusal, Request
-from session_worker.requests.settle import _reply_message
+from session_worker.requests.settle import reply_message
 from session_worker.settings import Settings
 from tests.support.pages import blocks
 from tests.unit.worker import parts
@@ -110,7 +110,7 @@ def test_what_is_missing_is_made_up_for_as_the_page_says() -> None:
     assert isinstance(request, Request)
     assert request.reply_to == NAMES.replies
     assert request.correlation_id == EXAMPLE["request_id"]
-    assert request.patience == 1.5
+    assert request.time_to_live == 1.5
 
 
 def test_the_id_is_looked_for_in_the_order_of_the_page() -> None:
@@ -159,7 +159,7 @@ def test_a_field_that_is_null_is_like_one_that_is_missing() -> None:
 
 def test_an_answer_carries_what_the_page_says() -> None:
     first, again = (
-        _reply_message(Reply(b"", "shop.replies", "call-7", replayed=replayed)).properties
+        reply_message(Reply(b"", "shop.replies", "call-7", replayed=replayed)).properties
         for replayed in (False, True)
     )
     there = rows("Be answered")
@@ -177,7 +177,7 @@ def test_an_answer_carries_what_the_page_says() -> None:
 def test_what_cannot_be_matched_is_not_answered(properties: dict[str, Any], answerable: bool) -> None:
     refusal = parsed(without("request_id", "user_id"), **properties)
     assert isinstance(refusal, Refusal)
-    assert refusal.answerable == answerable
+    assert (refusal.correlation_id is not None) == answerable
 
 
 def test_a_refusal_goes_to_the_queue_of_the_page_where_reply_to_is_not_allowed() -> None:

@@ -12,8 +12,8 @@ from jsonschema import Draft202012Validator
 from session_client.call import Call
 from session_contracts import CreateSessionPayload, CreateSessionRequest, Names
 from session_contracts.asyncapi import document
-from session_worker.requests.outcome import Reply
-from session_worker.requests.settle import _reply_message
+from session_worker.requests.outcomes import Reply
+from session_worker.requests.settle import reply_message
 
 DOCUMENT = document(Names("acme"))
 
@@ -78,7 +78,7 @@ async def test_what_the_client_sends_beside_the_body_is_declared() -> None:
 
 
 def test_what_the_worker_sends_beside_the_body_is_declared() -> None:
-    properties = asdict(_reply_message(Reply(b"", "shop.replies", "call-7", replayed=True)).properties)
+    properties = asdict(reply_message(Reply(b"", "shop.replies", "call-7", replayed=True)).properties)
     assert properties.pop("persistent")
     check_properties("CreateSessionResponse", properties | {"message_id": "one for each message"})
 

@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 from session_worker.messages.errors import UnroutableError
 from session_worker.operations.handler import PermanentError
-from session_worker.requests.outcome import Busy
+from session_worker.requests.outcomes import Busy
 from session_worker.runtime.service import Service
 from session_worker.telemetry import traces
 from tests.unit.worker import parts

@@ -20,7 +20,7 @@ from session_contracts import CreateSessionRequest, ErrorCode
 from session_worker.operations.handler import Context, Handler, PermanentError, Rejected
 from session_worker.requests import attempt, retry
 from session_worker.requests.attempt import Failure, Success
-from session_worker.requests.reply import OUR_FACTS, ReplyBuilder
+from session_worker.requests.response import OUR_FACTS, ResponseBuilder
 from tests.unit.worker import parts
 
 
@@ -227,7 +227,8 @@ def test_what_an_attempt_lets_pass_fits_into_an_answer(value: dict[str, Any]) ->
     result = asyncio.run(_run(_returning(value)))
     if isinstance(result, Success):
         request = parts.request()
-        answer = json.loads(ReplyBuilder("w").completed(request, parts.claimed(), result.metadata, 0.1))
+        body = ResponseBuilder("w").completed(parts.claimed_request(request), result.metadata)
+        answer = json.loads(body)
         assert answer["metadata"] == result.metadata | {name: answer["metadata"][name] for name in OUR_FACTS}
     else:
         assert isinstance(result, Failure)

@@ -31,12 +31,12 @@ from session_worker.ledger.protocol import (
 )
 from session_worker.messages.delivery import Lane
 from session_worker.operations.handler import Context, Handler, PermanentError, Rejected
-from session_worker.requests.flow import LOST_IN_A_CRASH, Flow
-from session_worker.requests.hold import Hold
-from session_worker.requests.outcome import (
+from session_worker.requests import outcomes
+from session_worker.requests.claimed import ClaimedRequest
+from session_worker.requests.flow import NO_TIME_AFTER_CRASH, Flow
+from session_worker.requests.outcomes import (
     Busy,
     Completed,
-    Declined,
     Expired,
     Failed,
     Interrupted,
@@ -45,8 +45,8 @@ from session_worker.requests.outcome import (
     Replayed,
     RetryLater,
 )
-from session_worker.requests.reply import ReplyBuilder
 from session_worker.requests.request import MAX_AGE, age
+from session_worker.requests.response import ResponseBuilder
 from session_worker.settings import CONSUMER_TIMEOUT
 from session_worker.telemetry.events import (
     AttemptEnded,
@@ -126,7 +126,7 @@ def _flow(
         ledger=cast("Ledger", ledger),
         handler=handler or CountingHandler(),
         parser=parts.parser(),
-        replies=ReplyBuilder("w"),
+        responses=ResponseBuilder("w"),
         settings=parts.worker_settings(**settings),
         emit=emit,
     )
@@ -234,7 +234,7 @@ async def test_whatever_a_handler_does_to_its_request_the_answer_is_right(then: 
 async def test_rejection_is_answered_with_the_handlers_code_and_not_tried_again() -> None:
     ledger, handler = ScriptedLedger(), CountingHandler(Rejected("no rooms", code="full"))
     outcome = await _outcome(_flow(ledger, handler))
-    assert isinstance(outcome, Declined)
+    assert isinstance(outcome, outcomes.Rejected)
     assert len(handler.calls) == 1
     answer = json.loads(outcome.reply.body)
     assert (answer["status"], answer["error"]) == ("failed", "no rooms")
@@ -254,7 +254,7 @@ class BareRejected(Rejected):
 async def test_rejection_of_any_content_is_answered(rejected: Rejected) -> None:
     """An answer that cannot be built would leave the request in this worker's hands for ever."""
     outcome = await _outcome(_flow(ScriptedLedger(), CountingHandler(rejected)))
-    assert isinstance(outcome, Declined)
+    assert isinstance(outcome, outcomes.Rejected)
     assert json.loads(outcome.reply.body)["metadata"]["error_code"] == "rejected"
 
 
@@ -304,7 +304,7 @@ async def test_failure_that_lasts_spends_no_further_attempts(result: object, cod
     assert (outcome.letter.code, ledger.names) == (code, ["Claim", "Finish"])
 
 
-async def test_request_whose_patience_is_over_is_answered_without_being_handled() -> None:
+async def test_request_whose_time_to_live_is_over_is_answered_without_being_handled() -> None:
     handler = CountingHandler()
     outcome = await _outcome(_flow(ScriptedLedger(parts.claimed(0, expired=True)), handler))
     assert isinstance(outcome, Expired)
@@ -346,9 +346,9 @@ async def test_handler_that_never_ends_in_time_is_answered_as_that() -> None:
             ErrorCode.HANDLER_TIMEOUT,
             "TimeoutError: too long",
         ),
-        ({"error_code": "of a newer release"}, ErrorCode.INTERNAL_ERROR, LOST_IN_A_CRASH),
-        ({"crashes": 1}, ErrorCode.INTERNAL_ERROR, LOST_IN_A_CRASH),
-        ({"attempt": 0, "crashes": 1}, ErrorCode.INTERNAL_ERROR, LOST_IN_A_CRASH),
+        ({"error_code": "of a newer release"}, ErrorCode.INTERNAL_ERROR, NO_TIME_AFTER_CRASH),
+        ({"crashes": 1}, ErrorCode.INTERNAL_ERROR, NO_TIME_AFTER_CRASH),
+        ({"attempt": 0, "crashes": 1}, ErrorCode.INTERNAL_ERROR, NO_TIME_AFTER_CRASH),
         ({"crashes": 99}, ErrorCode.CRASHED_WORKER, "99 workers ended"),
     ],
 )
@@ -413,7 +413,7 @@ async def test_request_that_another_worker_is_just_parking_is_asked_for_again_so
 @pytest.mark.parametrize(
     ("running", "requeues", "delay"), [(True, 0, 1), (True, 2, 5), (False, 0, 30), (False, 9, 30)]
 )
-async def test_request_in_other_hands_stays_away_and_counts_its_laps(
+async def test_request_in_other_hands_stays_away_and_counts_its_requeues(
     running: bool, requeues: int, delay: int
 ) -> None:
     flow = _flow(ScriptedLedger(InOtherHands(15.0, running)), retry_delays=(1, 5, 30))
@@ -422,7 +422,7 @@ async def test_request_in_other_hands_stays_away_and_counts_its_laps(
 
 
 @pytest.mark.parametrize("requeues", [-1, "7", None, [1], 10**30, 0.5, b"1"])
-async def test_forged_laps_do_no_harm(requeues: object) -> None:
+async def test_forged_requeues_do_no_harm(requeues: object) -> None:
     outcome = await _outcome(
         _flow(ScriptedLedger(InOtherHands(15.0, running=True))), headers={REQUEUE_COUNT: requeues}
     )
@@ -471,7 +471,7 @@ async def test_outcome_that_cannot_be_recorded_is_recorded_as_failed(error: Exce
 
 
 @pytest.mark.parametrize(
-    "result", [None, PassingError(), Rejected("no")], ids=["finish", "postpone", "decline"]
+    "result", [None, PassingError(), Rejected("no")], ids=["finish", "postpone", "reject"]
 )
 async def test_result_of_a_worker_that_was_overtaken_is_dropped_and_the_request_claimed_anew(
     result: object,
@@ -591,7 +591,7 @@ async def test_suspect_that_waited_too_long_goes_round_and_gives_its_place_away(
 
 
 @pytest.mark.parametrize(("requeues", "delay"), [(0, 1), (1, 5), (2, 30), (1000, 30)])
-async def test_suspect_without_a_place_stays_away_longer_each_lap_but_never_for_long(
+async def test_suspect_without_a_place_stays_away_longer_each_time_but_never_for_long(
     requeues: int, delay: int
 ) -> None:
     suspects = [REQUEST_ID, uuid4()]
@@ -806,7 +806,7 @@ async def test_times_count_from_when_the_requester_says_that_it_published(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(time, "time", lambda: NOW)
-    monkeypatch.setattr(Hold, "seconds", 0.0)
+    monkeypatch.setattr(ClaimedRequest, "seconds", 0.0)
     events: list[Event] = []
     outcome = await _outcome(_flow(ScriptedLedger(), emit=events.append), content, **fields)
     assert isinstance(outcome, Completed)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from session_contracts import ErrorCode
 from session_contracts.amqp import REQUEST_ID
-from session_worker.requests.request import MAX_PATIENCE, NIL_ID, Refusal, Request
+from session_worker.requests.parse import MAX_TIME_TO_LIVE
+from session_worker.requests.request import NIL_ID, Refusal, Request
 from tests.unit.worker import parts
 from tests.unit.worker.parts import body, delivery, parser
 
@@ -68,7 +69,7 @@ def test_request_without_any_id_is_refused_instead_of_getting_a_new_one() -> Non
     """The model's default would make a new request of every redelivery."""
     refusal = _refusal(body(), correlation_id="call-7", message_id="message-7")
     assert refusal.code is ErrorCode.MISSING_REQUEST_ID
-    assert (refusal.request_id, refusal.correlation_id, refusal.answerable) == (NIL_ID, "call-7", True)
+    assert (refusal.request_id, refusal.correlation_id) == (None, "call-7")
 
 
 def test_nil_uuid_is_no_request_id() -> None:
@@ -113,7 +114,7 @@ def test_redelivery_is_the_same_request() -> None:
 def test_body_that_is_no_json_object_is_unreadable(content: bytes) -> None:
     refusal = _refusal(content, correlation_id="call-7")
     assert refusal.code is ErrorCode.UNREADABLE
-    assert (refusal.request_id, refusal.correlation_id) == (NIL_ID, "call-7")
+    assert (refusal.request_id, refusal.correlation_id) == (None, "call-7")
 
 
 def test_body_that_breaks_rules_is_refused_by_naming_fields_and_never_values() -> None:
@@ -148,8 +149,8 @@ def test_body_of_exactly_the_limit_is_read_and_one_byte_more_is_not() -> None:
     assert isinstance(refusal, Refusal)
     assert refusal.code is ErrorCode.TOO_LARGE
     assert str(len(content)) in refusal.error
-    assert refusal.request_id == NIL_ID, "a body that is not read may name another id than the message does"
-    assert (refusal.answerable, refusal.correlation_id) == (True, str(IDS[2]))
+    assert refusal.request_id is None, "a body that is not read may name another id than the message does"
+    assert refusal.correlation_id == str(IDS[2])
 
 
 @pytest.mark.parametrize(
@@ -199,10 +200,10 @@ def test_illegible_properties_are_refused_and_answered_by_the_id_in_the_body() -
     )
 
 
-def test_refusal_that_nobody_could_match_is_not_answerable() -> None:
-    assert not _refusal(b"garbage").answerable
-    assert _refusal(b"garbage", correlation_id="call-7").answerable
-    assert _refusal(b"garbage", message_id=str(IDS[2])).answerable
+def test_refusal_that_nobody_could_match_has_no_correlation_id() -> None:
+    assert _refusal(b"garbage").correlation_id is None
+    assert _refusal(b"garbage", correlation_id="call-7").correlation_id == "call-7"
+    assert _refusal(b"garbage", message_id=str(IDS[2])).correlation_id == str(IDS[2])
 
 
 # ------------------------------------------------------------------------------------------ reply_to
@@ -269,7 +270,7 @@ def test_refusal_of_a_body_goes_to_the_requesters_own_address(content: bytes) ->
     assert _refusal(content, reply_to="session.create").reply_to == "session.replies"
 
 
-# ------------------------------------------------------------------------- correlation and patience
+# ------------------------------------------------------------------------- correlation and expiration
 
 
 @pytest.mark.parametrize("correlation_id", ["call-7", " ", "ü" * 100, str(IDS[3])])
@@ -283,14 +284,14 @@ def test_request_id_stands_in_for_a_missing_correlation_id(correlation_id: str |
 
 
 @pytest.mark.parametrize(
-    ("expiration", "patience"),
+    ("expiration", "seconds"),
     [
         (None, None),
         ("", None),
         ("0", 0.0),
         ("1500", 1.5),
         ("000000001500", 1.5),
-        ("9" * 255, MAX_PATIENCE),
+        ("9" * 255, MAX_TIME_TO_LIVE),
         ("-5", None),
         ("1e9", None),
         ("soon", None),
@@ -299,15 +300,15 @@ def test_request_id_stands_in_for_a_missing_correlation_id(correlation_id: str |
         (" 5", None),
     ],
 )
-def test_expiration_in_milliseconds_is_the_requesters_patience_in_seconds(
-    expiration: str | None, patience: float | None
+def test_expiration_in_milliseconds_is_the_time_to_live_in_seconds(
+    expiration: str | None, seconds: float | None
 ) -> None:
-    assert _request(expiration=expiration).patience == patience
+    assert _request(expiration=expiration).time_to_live == seconds
 
 
 @pytest.mark.parametrize("expiration", [7, ["5"], "9" * 30_000])
-def test_patience_that_a_requester_made_up_in_a_header_does_no_harm(expiration: Any) -> None:
-    assert _request(expiration=expiration).patience in (None, MAX_PATIENCE)
+def test_forged_expiration_does_no_harm(expiration: Any) -> None:
+    assert _request(expiration=expiration).time_to_live in (None, MAX_TIME_TO_LIVE)
 
 
 def test_byte_order_mark_is_skipped() -> None:
@@ -325,8 +326,8 @@ def test_byte_order_mark_is_skipped() -> None:
 
 
 @pytest.mark.parametrize("expiration", [None, "60000"])
-def test_patience_of_what_the_broker_saw_expire_is_over(expiration: str | None) -> None:
-    assert _request(expired=True, expiration=expiration).patience == 0
+def test_time_to_live_of_what_the_broker_saw_expire_is_over(expiration: str | None) -> None:
+    assert _request(expired=True, expiration=expiration).time_to_live == 0
 
 
 # ---------------------------------------------------------------------------------------------- fuzz
@@ -392,11 +393,11 @@ def test_every_delivery_becomes_a_request_or_a_refusal(
         assert parsed.request_id != NIL_ID
         assert len(parsed.fingerprint) == 32
         assert parsed.correlation_id
-        assert parsed.patience is None or 0 <= parsed.patience <= MAX_PATIENCE
+        assert parsed.time_to_live is None or 0 <= parsed.time_to_live <= MAX_TIME_TO_LIVE
     else:
         assert parsed.code in ErrorCode
         assert 0 < len(parsed.error) <= 2000
-        assert parsed.answerable == (parsed.correlation_id is not None or parsed.request_id != NIL_ID)
+        assert parsed.request_id is None or parsed.correlation_id is not None
 
 
 HOSTILE = {

@@ -21,16 +21,16 @@ from session_worker.messages.errors import (
     UnsendableError,
 )
 from session_worker.messages.message import Message
-from session_worker.requests.outcome import (
+from session_worker.requests.outcomes import (
     Busy,
     Completed,
-    Declined,
     Expired,
     Failed,
     Interrupted,
     Letter,
     Outcome,
     Refused,
+    Rejected,
     Replayed,
     Reply,
     RetryLater,
@@ -63,11 +63,11 @@ LETTER = Letter(
     ErrorCode.HANDLER_FAILED, "ValueError: x", REQUEST_ID, "ValueError", "Traceback", 6, parts.RECEIVED_AT
 )
 PUBLISHED = 1_000_000.0
-REFUSED = Letter(ErrorCode.UNREADABLE, "body: is not JSON", NIL_ID)
+REFUSED = Letter(ErrorCode.UNREADABLE, "body: is not JSON")
 
 OUTCOMES: dict[str, tuple[Outcome, list[str]]] = {
     "completed": (Completed(REPLY), ["app.reply", "sent", "ack"]),
-    "rejected": (Declined(REPLY), ["app.reply", "sent", "ack"]),
+    "rejected": (Rejected(REPLY), ["app.reply", "sent", "ack"]),
     "expired": (Expired(REPLY), ["app.reply", "sent", "ack"]),
     "replayed": (Replayed(REPLY), ["app.reply", "sent", "ack"]),
     "replayed, not parked": (
@@ -302,18 +302,11 @@ async def test_copy_takes_over_what_is_listed_and_nothing_else(
     assert [getattr(properties, name) for name in others] == [None] * len(others)
 
 
-async def test_copy_without_an_outcome_keeps_the_id_that_its_properties_name() -> None:
-    """After a defect of ours the request is still the same one: a copy's ``message_id`` is not its id."""
-    bench = Bench()
-    await bench.settle(Busy(None, 5, 0), parts.body(), message_id=str(REQUEST_ID))
-    assert _comes_back(bench.messages[0]).request_id == REQUEST_ID
-
-
 async def test_refused_request_without_an_id_stays_one_when_its_copy_comes_back() -> None:
     """The parking lot is full, the copy goes round: were its ``message_id`` taken for the id that it lacks, a
     session would be created that its requester was told does not exist."""
     bench = Bench(session_create_dead=[NackedError("full")])
-    letter = Letter(ErrorCode.MISSING_REQUEST_ID, "request_id: is required", NIL_ID)
+    letter = Letter(ErrorCode.MISSING_REQUEST_ID, "request_id: is required")
     await bench.settle(Refused(REFUSAL, letter), parts.body(), correlation_id="call-7")
     refusal = _comes_back(bench.messages[-1])
     assert isinstance(refusal, Refusal)
@@ -458,7 +451,7 @@ async def test_what_was_refused_stays_refused_when_its_copy_comes_back(code: Err
 
 async def test_hostile_message_of_an_exception_fits_into_a_header() -> None:
     bench = Bench()
-    await bench.settle(Refused(None, Letter(ErrorCode.INTERNAL_ERROR, "\0\ud800" * 5000, NIL_ID)))
+    await bench.settle(Refused(None, Letter(ErrorCode.INTERNAL_ERROR, "\0\ud800" * 5000)))
     headers = cast("dict[str, Any]", bench.messages[0].properties.headers)
     assert len(headers["x-exception-message"].encode()) <= 4000
 

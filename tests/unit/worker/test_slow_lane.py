@@ -8,7 +8,7 @@ import pytest
 from session_contracts import ErrorCode, Names
 from session_contracts.amqp import DEFAULT_REPLY_TO_ALLOW, REQUEST_ID
 from session_worker.messages.delivery import Delivery, Lane, Receipt
-from session_worker.requests.request import Refusal, RequestParser, probable_id
+from session_worker.requests.parse import RequestParser, identify_unread
 from tests.unit.worker import parts
 
 BODY = b'{"request_id": "4f9c6f0e-5f0b-4c57-8a51-5a0a3d0f3a11"}'
@@ -22,7 +22,7 @@ def lost(count: object, **fields: Any) -> Delivery:
 
 
 @pytest.mark.parametrize(
-    ("delivery", "deadly"),
+    ("delivery", "suspected"),
     [
         (lost(2), False),
         (lost(3), True),
@@ -35,22 +35,21 @@ def lost(count: object, **fields: Any) -> Delivery:
         (lost(None), False),
     ],
 )
-def test_only_losses_in_the_slow_lane_make_a_message_deadly(delivery: Delivery, deadly: bool) -> None:
+def test_only_losses_in_the_slow_lane_make_a_message_suspected(delivery: Delivery, suspected: bool) -> None:
     """In the work queue a killer's neighbours are lost with it; in the slow lane it is alone."""
-    assert delivery.deadly is deadly
+    assert delivery.lost_too_often is suspected
 
 
-def test_the_body_of_a_deadly_message_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_body_of_a_suspected_message_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is refused by what its properties say, with the id in its body unread."""
 
     def read(*_: object) -> None:
         raise AssertionError("the body was read")
 
-    monkeypatch.setattr("session_worker.requests.request._id_from_body", read)
-    monkeypatch.setattr(RequestParser, "_read_body", staticmethod(read))
+    monkeypatch.setattr("session_worker.requests.parse._id_in", read)
+    monkeypatch.setattr("session_worker.requests.parse._read_body", read)
     parser = RequestParser(Names(), max_body_bytes=1024, reply_to_allow=DEFAULT_REPLY_TO_ALLOW)
-    refusal = parser.parse(lost(3))
-    assert isinstance(refusal, Refusal)
+    refusal = parser.refuse_unread(lost(3))
     assert (refusal.code, refusal.correlation_id) == (ErrorCode.CRASHED_WORKER, "asked")
 
 
@@ -61,11 +60,11 @@ def test_the_body_of_a_deadly_message_is_not_read_again(monkeypatch: pytest.Monk
         (b"{", {REQUEST_ID: "00000000-0000-0000-0000-000000000007"}),
     ],
 )
-def test_the_id_of_a_deadly_message_is_found_without_reading_it(
+def test_the_id_of_a_suspected_message_is_found_without_reading_it(
     content: bytes, headers: dict[str, str]
 ) -> None:
-    assert probable_id(parts.delivery(content, headers=headers, message_id=str(uuid4()))) == UUID(int=7)
+    assert identify_unread(parts.delivery(content, headers=headers, message_id=str(uuid4()))) == UUID(int=7)
 
 
-def test_a_deadly_message_may_have_no_id() -> None:
-    assert probable_id(parts.delivery(b'{"request_id": 7}', message_id=str(uuid4()))) is None
+def test_a_suspected_message_may_have_no_id() -> None:
+    assert identify_unread(parts.delivery(b'{"request_id": 7}', message_id=str(uuid4()))) is None

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from session_worker.requests.request import Refusal
-from session_worker.requests.turns import OneByOne, Turns
+from session_worker.requests.turns import OneAtATime, Turns
 from tests.unit.worker import parts
 
 
@@ -150,19 +150,19 @@ async def _play(moves: list[tuple[str, int]]) -> None:
 class Comer:
     """A task that asks for its turn; ``ours`` says what it was told."""
 
-    def __init__(self, line: OneByOne) -> None:
+    def __init__(self, line: OneAtATime) -> None:
         self.leave = asyncio.Event()
         self.ours: bool | None = None
         self.task = asyncio.ensure_future(self._come(line))
 
-    async def _come(self, line: OneByOne) -> None:
+    async def _come(self, line: OneAtATime) -> None:
         async with line.turn() as self.ours:
             if self.ours:
                 await self.leave.wait()
 
 
 async def test_one_by_one_in_the_order_of_coming_and_nobody_beyond_the_places() -> None:
-    line = OneByOne(places=3, patience=60)
+    line = OneAtATime(places=3, seconds=60)
     comers = [Comer(line) for _ in range(4)]
     for number in range(3):
         await _settle_down()
@@ -171,13 +171,13 @@ async def test_one_by_one_in_the_order_of_coming_and_nobody_beyond_the_places() 
     await asyncio.gather(*(comer.task for comer in comers))
 
 
-async def _impatient(line: OneByOne) -> None:
+async def _impatient(line: OneAtATime) -> None:
     comer = Comer(line)
     await asyncio.wait_for(comer.task, 5)
     assert comer.ours is False
 
 
-async def _cancelled(line: OneByOne) -> None:
+async def _cancelled(line: OneAtATime) -> None:
     comer = Comer(line)
     await _settle_down()
     comer.task.cancel()
@@ -186,11 +186,11 @@ async def _cancelled(line: OneByOne) -> None:
     assert comer.ours is None
 
 
-@pytest.mark.parametrize(("leave", "patience"), [(_impatient, 0.01), (_cancelled, 60)])
+@pytest.mark.parametrize(("leave", "seconds"), [(_impatient, 0.01), (_cancelled, 60)])
 async def test_whoever_leaves_without_a_turn_gives_its_place_away(
-    leave: Callable[[OneByOne], Awaitable[None]], patience: float
+    leave: Callable[[OneAtATime], Awaitable[None]], seconds: float
 ) -> None:
-    line = OneByOne(places=2, patience=patience)
+    line = OneAtATime(places=2, seconds=seconds)
     first = Comer(line)
     await _settle_down()
     for _ in range(3):
@@ -206,7 +206,7 @@ async def test_whoever_leaves_without_a_turn_gives_its_place_away(
 
 
 async def test_a_turn_that_ends_in_an_error_is_passed_on() -> None:
-    line = OneByOne(places=1, patience=60)
+    line = OneAtATime(places=1, seconds=60)
 
     async def fail() -> None:
         async with line.turn() as ours:

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 SLOW_LANE_LIMIT = 5
-DEADLY_LOSSES = 3
-"""Deliveries in the slow lane that nobody settled: then the message itself is suspected, and not read again.
-The lane's limit leaves as many deliveries for its answer."""
+MAX_LOSSES = 3
+"""After so many deliveries in the slow lane that nobody settled, the message itself is suspected and not read
+again. The lane's limit leaves as many deliveries for its answer."""
 
 
 class Lane(Enum):
@@ -96,14 +96,14 @@ class Delivery:
         return self.body.removeprefix(BOM_UTF8)
 
     @property
-    def deadly(self) -> bool:
-        """Whether it was lost ``DEADLY_LOSSES`` times in the slow lane, where nobody else is to blame.
+    def lost_too_often(self) -> bool:
+        """Whether it was lost ``MAX_LOSSES`` times in the slow lane, where it was alone.
 
         The first delivery there may still show the work queue's count (RabbitMQ 4): after the delivery limit
-        that is above this lane's own. After an expiry it may be any: a message that expired is not suspected.
+        that is above this lane's own. After an expiry it may be any, so a message that expired never counts.
         """
         count = self.headers.get(DELIVERY_COUNT)
-        lost = isinstance(count, int) and DEADLY_LOSSES <= count <= SLOW_LANE_LIMIT
+        lost = isinstance(count, int) and MAX_LOSSES <= count <= SLOW_LANE_LIMIT
         return lost and self.redelivered and self.lane is Lane.SLOW and not self.expired
 
     @property
@@ -113,7 +113,7 @@ class Delivery:
 
     @property
     def redrives(self) -> int:
-        """How often an operator replayed it, by our own header."""
+        """How often an operator redrove it, by our own header."""
         return _count(self.headers.get(REDRIVE_COUNT), 1_000_000)
 
 

@@ -17,7 +17,7 @@ from session_contracts.types import JsonObject
 from session_worker.messages.identifiers import storable
 from session_worker.operations.handler import PermanentError, Rejected
 from session_worker.requests import retry
-from session_worker.requests.reply import OUR_FACTS
+from session_worker.requests.response import OUR_FACTS
 from session_worker.telemetry import values
 from session_worker.telemetry.trace import current_trace
 

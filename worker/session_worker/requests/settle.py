@@ -7,14 +7,12 @@ delivers it again, and the ledger knows what is left to do.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import itertools
 import time
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from session_contracts import amqp
-from session_worker.messages.delivery import CUT_BYTES, NO_HEADERS, Cut
+from session_worker.messages.delivery import NO_HEADERS
 from session_worker.messages.errors import (
     LinkLostError,
     NackedError,
@@ -25,23 +23,21 @@ from session_worker.messages.errors import (
     UnroutableError,
     UnsendableError,
 )
-from session_worker.messages.headers import TRACEPARENT, TRACESTATE
-from session_worker.messages.identifiers import storable
 from session_worker.messages.message import Message, Properties
-from session_worker.requests.outcome import (
+from session_worker.requests.copies import copy_of, explanation, shortened
+from session_worker.requests.outcomes import (
     Busy,
     Completed,
-    Declined,
     Expired,
     Failed,
     Interrupted,
     Refused,
+    Rejected,
     Replayed,
     RetryLater,
     subject,
 )
-from session_worker.requests.reply import timestamp
-from session_worker.requests.request import NIL_ID, age, id_from_properties
+from session_worker.requests.request import NIL_ID, age
 from session_worker.telemetry.events import (
     CopyNotTaken,
     DeliveryLeft,
@@ -59,14 +55,12 @@ if TYPE_CHECKING:
 
     from session_worker.ledger.protocol import Ledger
     from session_worker.messages.delivery import Delivery
-    from session_worker.requests.outcome import Letter, Outcome, Reply
+    from session_worker.requests.outcomes import Letter, Outcome, Reply
     from session_worker.telemetry.events import Emit
 
 REPLY_TRIES = 3
 SPARE_BYTES = 512
 """Room in a frame, for a dead letter that was too long, for what the broker may add to its headers."""
-MAX_TRACE = 512
-"""Characters of a trace header that a copy takes along: https://www.w3.org/TR/trace-context asks no more."""
 
 
 class Settler:
@@ -100,13 +94,12 @@ class Settler:
 
     async def _settle(self, delivery: Delivery, outcome: Outcome) -> None:
         match outcome:
-            case Completed(reply=reply) | Declined(reply=reply) | Expired(reply=reply):
+            case Completed(reply=reply) | Rejected(reply=reply) | Expired(reply=reply):
                 await self._reply(delivery, outcome, reply)
             case RetryLater(request_id=request_id, delay=delay, attempt=attempt):
                 await self._copy(delivery, delay, request_id, attempt)
             case Busy(request_id=request_id, delay=delay, requeues=requeues):
-                known = request_id or id_from_properties(delivery)
-                await self._copy(delivery, delay, known, 0, {amqp.REQUEUE_COUNT: requeues})
+                await self._copy(delivery, delay, request_id, 0, {amqp.REQUEUE_COUNT: requeues})
             case Replayed(reply=reply, letter=letter, error_code=code):
                 await self._reply(delivery, outcome, reply)
                 self._emit(RequestFinished(reply.request_id, reply.attempt, "replayed", code))
@@ -145,7 +138,7 @@ class Settler:
 
     async def _reply(self, delivery: Delivery, outcome: Outcome, reply: Reply) -> None:
         """Deliver an answer, or record that it cannot be delivered; never fail."""
-        message = _reply_message(reply)
+        message = reply_message(reply)
         for tries in itertools.count(1):
             try:
                 await self._send(delivery, message)
@@ -183,7 +176,7 @@ class Settler:
         Should the request have no id, the copy says so: else its ``message_id`` would be taken for one.
         """
         queue = self._names.retry(delay)
-        message = copy_message(delivery, queue, {amqp.REQUEST_ID: str(request_id or NIL_ID), **headers})
+        message = copy_of(delivery, queue, {amqp.REQUEST_ID: str(request_id or NIL_ID), **headers})
         stuck = False
         try:
             for pause in _pauses():
@@ -204,7 +197,7 @@ class Settler:
         When the lot is full, nobody else's answer waits for it: the copy goes round by the slowest retry
         queue, comes back as a duplicate and is parked then.
         """
-        headers = self._explanation(delivery, letter)
+        headers = explanation(delivery, letter, self._worker_id)
         refused = isinstance(outcome, Refused)
         token = None if outcome.reply is None else outcome.reply.token
         try:
@@ -222,25 +215,10 @@ class Settler:
 
     async def _send_letter(self, delivery: Delivery, headers: dict[str, Any], *, cut: bool) -> None:
         try:
-            await self._send(delivery, copy_message(delivery, self._names.dead, headers, cut=cut))
+            await self._send(delivery, copy_of(delivery, self._names.dead, headers, cut=cut))
         except TooLongError as error:
-            shorter = _shortened(headers, error.excess + SPARE_BYTES)
-            await self._send(delivery, copy_message(delivery, self._names.dead, shorter, cut=cut))
-
-    def _explanation(self, delivery: Delivery, letter: Letter) -> dict[str, Any]:
-        headers = {
-            amqp.REQUEST_ID: None if letter.request_id in (None, NIL_ID) else str(letter.request_id),
-            amqp.ERROR_CODE: letter.code.value,
-            amqp.EXCEPTION_TYPE: letter.exception_type,
-            amqp.EXCEPTION_MESSAGE: storable(letter.message),
-            amqp.EXCEPTION_STACKTRACE: letter.stacktrace,
-            amqp.ORIGINAL_QUEUE: delivery.queue,
-            amqp.FAILED_AT: timestamp(datetime.now(UTC)),
-            amqp.ATTEMPTS: letter.attempts,
-            amqp.FIRST_SEEN_AT: None if letter.first_seen_at is None else timestamp(letter.first_seen_at),
-            amqp.WORKER_ID: self._worker_id,
-        }
-        return {name: value for name, value in headers.items() if value is not None}
+            shorter = shortened(headers, error.excess + SPARE_BYTES)
+            await self._send(delivery, copy_of(delivery, self._names.dead, shorter, cut=cut))
 
 
 def _tell_trace(method: str, outcome: Outcome) -> None:
@@ -249,20 +227,7 @@ def _tell_trace(method: str, outcome: Outcome) -> None:
     trace.settled(method, type(outcome).__name__)
 
 
-def _shortened(headers: Mapping[str, Any], excess: int) -> dict[str, Any]:
-    """Shorten headers by ``excess`` bytes: cut the beginning of the stack trace, whose end says most, and if
-    that is not enough the end of the message."""
-    trace = str(headers.get(amqp.EXCEPTION_STACKTRACE, "")).encode()
-    message = str(headers.get(amqp.EXCEPTION_MESSAGE, "")).encode()
-    rest = max(excess - len(trace), 0)
-    return {
-        **headers,
-        amqp.EXCEPTION_STACKTRACE: trace[excess:].decode(errors="ignore"),
-        amqp.EXCEPTION_MESSAGE: message[: max(len(message) - rest, 0)].decode(errors="ignore"),
-    }
-
-
-def _reply_message(reply: Reply) -> Message:
+def reply_message(reply: Reply) -> Message:
     properties = Properties(
         content_type=amqp.CONTENT_TYPE,
         correlation_id=reply.correlation_id,
@@ -275,35 +240,6 @@ def _reply_message(reply: Reply) -> Message:
     return Message(
         reply.reply_to, reply.body, properties, mandatory=not amqp.is_direct_reply_to(reply.reply_to)
     )
-
-
-def copy_message(delivery: Delivery, queue: str, headers: dict[str, Any], *, cut: bool = False) -> Message:
-    """A copy takes over what is listed here alone: no ``expiration``, ``user_id``, ``x-death`` or CC."""
-    body = delivery.body
-    known = delivery.cut
-    if cut and known is None and len(body) > CUT_BYTES:
-        known = Cut(len(body), hashlib.sha256(body).hexdigest())
-    if known is not None:
-        headers = headers | {amqp.BODY_BYTES: known.size, amqp.BODY_SHA256: known.sha256}
-        body = body[:CUT_BYTES]
-    kept: dict[str, Any] = {
-        name: value
-        for name in (TRACEPARENT, TRACESTATE)
-        if isinstance(value := delivery.headers.get(name), str)
-        and value.isascii()
-        and len(value) <= MAX_TRACE
-    }
-    if delivery.redrives:
-        kept[amqp.REDRIVE_COUNT] = delivery.redrives
-    properties = Properties(
-        content_type=delivery.content_type,
-        correlation_id=delivery.correlation_id,
-        reply_to=delivery.reply_to,
-        type=delivery.type,
-        persistent=True,
-        headers=kept | headers,
-    )
-    return Message(queue, body, properties)
 
 
 def _pauses() -> Iterator[float]:

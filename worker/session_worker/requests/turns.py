@@ -72,13 +72,13 @@ class Turn:
         self._turns.end(self._request_id)
 
 
-class OneByOne:
-    """At most so many ``places`` here, and one of them at a time has its turn, in the order they came; nobody
-    waits longer for it than ``patience`` seconds."""
+class OneAtATime:
+    """At most ``places`` tasks here, of which one at a time has its turn, in the order they came. None waits
+    longer for it than ``seconds``."""
 
-    def __init__(self, places: int, patience: float) -> None:
+    def __init__(self, places: int, seconds: float) -> None:
         self._free = places
-        self._patience = patience
+        self._seconds = seconds
         self._turn = asyncio.Lock()
 
     @asynccontextmanager
@@ -100,7 +100,7 @@ class OneByOne:
 
     async def _wait(self) -> bool:
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(self._seconds):
                 return await self._turn.acquire()
         except TimeoutError:
             return False

@@ -20,9 +20,10 @@ from session_worker.ledger.protocol import LedgerError, Opened
 from session_worker.messages.errors import LinkLostError, UnroutableError
 from session_worker.operations import loading
 from session_worker.requests.flow import Flow
-from session_worker.requests.outcome import Busy
-from session_worker.requests.reply import ReplyBuilder
-from session_worker.requests.request import RequestParser, id_from_properties
+from session_worker.requests.outcomes import Busy
+from session_worker.requests.parse import RequestParser
+from session_worker.requests.request import identify
+from session_worker.requests.response import ResponseBuilder
 from session_worker.requests.settle import Settler
 from session_worker.requests.slots import HandlerThreads
 from session_worker.requests.turns import Turns
@@ -108,7 +109,7 @@ class Service:
             parser=RequestParser(
                 self._names, max_body_bytes=settings.max_body_bytes, reply_to_allow=settings.reply_to_allow
             ),
-            replies=ReplyBuilder(self.worker_id),
+            responses=ResponseBuilder(self.worker_id),
             settings=settings,
             emit=self._emit,
         )
@@ -395,8 +396,9 @@ class Service:
                 await self._settler.settle(delivery, outcome)
         except Exception as error:  # noqa: BLE001
             # Ours to fix. Until then the message goes round slowly, and the worker lives.
-            self._emit(DeliveryFailed(id_from_properties(delivery), 0, error))
-            await self._settler.settle(delivery, Busy(None, self._settings.retry_delays[-1], 0))
+            request_id = identify(delivery)
+            self._emit(DeliveryFailed(request_id, 0, error))
+            await self._settler.settle(delivery, Busy(request_id, self._settings.retry_delays[-1], 0))
         finally:
             following.end()
 

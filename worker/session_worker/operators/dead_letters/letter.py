@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
-from uuid import UUID
+from typing import TYPE_CHECKING, Any
 
 import pydantic_core
 
 from session_contracts import amqp
 from session_worker.messages.delivery import Delivery, newest_death
-from session_worker.requests.request import NIL_ID, id_from_properties
+from session_worker.requests.request import as_id, identify
+
+if TYPE_CHECKING:
+    from uuid import UUID
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +47,13 @@ class DeadLetter:
         death = newest_death(headers)
         code = _text(headers.get(amqp.ERROR_CODE))
         # The message_id of a copy is the copy's own.
-        request_id = id_from_properties(delivery) if code is None else _uuid(headers.get(amqp.REQUEST_ID))
+        request_id = identify(delivery, body_read=code is None)
         lost = f"the broker gave it up: {_text(death.get('reason')) or 'nobody knows why'}"
         size = _count(headers.get(amqp.BODY_BYTES))
         return cls(
             delivery=delivery,
             request_id=request_id,
-            letter_id=_uuid(delivery.message_id),
+            letter_id=as_id(delivery.message_id),
             code=code,
             exception_type=_text(headers.get(amqp.EXCEPTION_TYPE)),
             message=_text(headers.get(amqp.EXCEPTION_MESSAGE)) or ("" if code else lost),
@@ -114,14 +116,6 @@ def _text(value: Any) -> str | None:
 
 def _count(value: Any) -> int:
     return int(value) if isinstance(value, int) and value > 0 else 0
-
-
-def _uuid(value: Any) -> UUID | None:
-    try:
-        found = UUID(value) if isinstance(value, str) else None
-    except ValueError:
-        return None
-    return None if found == NIL_ID else found
 
 
 def _moment(value: Any) -> datetime | None:

@@ -19,8 +19,8 @@ from session_worker.broker.topology import TopologyError
 from session_worker.messages.delivery import Lane
 from session_worker.messages.errors import LinkLostError
 from session_worker.operators.dead_letters.letter import DeadLetter
+from session_worker.requests.copies import copy_of
 from session_worker.requests.request import NIL_ID
-from session_worker.requests.settle import copy_message
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -167,7 +167,7 @@ class Sender:
             amqp.REQUEST_ID: str(letter.request_id or NIL_ID),
             amqp.REDRIVE_COUNT: letter.redrives + 1,
         }
-        await self._publisher.publish(copy_message(letter.delivery, self.names.work, headers))
+        await self._publisher.publish(copy_of(letter.delivery, self.names.work, headers))
 
 
 async def _ready(connection: Connection, queue: str) -> int:

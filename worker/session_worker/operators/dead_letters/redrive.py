@@ -9,7 +9,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from session_worker.ledger.protocol import Reopened
-from session_worker.requests.request import Request, RequestParser
+from session_worker.requests.parse import RequestParser
+from session_worker.requests.request import Request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

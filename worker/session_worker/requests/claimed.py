@@ -1,4 +1,5 @@
-"""A request that is ours for now: what the flow takes to the ledger, to the handler and into the answer."""
+"""A request that this worker has claimed: what the flow takes to the ledger, to the handler and into the
+response."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 from session_worker.ledger.protocol import Claim
 from session_worker.messages.identifiers import new_session_id, storable
 from session_worker.messages.values import value
+from session_worker.requests.outcomes import Reply
 from session_worker.requests.request import age
 from session_worker.telemetry.trace import current_trace
 
@@ -21,50 +23,61 @@ if TYPE_CHECKING:
 
 
 @value
-class Hold:
-    """A claimed request, and the token that later steps show."""
+class ClaimedRequest:
+    """A request, the token that later steps show, and what the ledger knows of it (``entry``)."""
 
     request: Request
     token: UUID
-    claimed: Claimed
+    entry: Claimed
     since: float = field(default_factory=time.monotonic)
 
     @property
     def seconds(self) -> float:
+        """Seconds since the claim."""
         return time.monotonic() - self.since
 
     @property
-    def published(self) -> float:
-        """As the requester says; else the first claim, so that every attempt counts from the same moment."""
-        return self.request.published or self.claimed.received_at.timestamp()
-
-    @property
     def queue_wait(self) -> float | None:
-        """Seconds in the queue before the first attempt, where the requester said when it published."""
-        if self.claimed.attempt > 1 or self.claimed.crashes or self.request.published is None:
+        """Seconds in the queue before the first attempt; None if nobody said when it was published."""
+        if self.entry.attempt > 1 or self.entry.crashes or self.request.published is None:
             return None
         return max(age(self.request.published) - self.seconds, 0.0)
 
     def for_handler(self) -> CreateSessionRequest:
-        """The request as the handler sees it: with the id and the time that hold for every delivery, where
-        its sender gave none."""
+        """Return the request as the handler sees it. An id or a time that its sender did not give is the same
+        in every attempt."""
         model = self.request.model
         if model.model_fields_set >= {"request_id", "timestamp"}:
             return model
-        stable = {"request_id": self.request.request_id, "timestamp": self.claimed.received_at.isoformat()}
+        stable = {"request_id": self.request.request_id, "timestamp": self.entry.received_at.isoformat()}
         missing = {name: value for name, value in stable.items() if name not in model.model_fields_set}
         return model.model_copy(update=missing)
+
+    def reply(self, body: bytes) -> Reply:
+        """Return the first reply to the request. If the requester did not say when it published, the time
+        counts from the first claim."""
+        request = self.request
+        return Reply(
+            body,
+            request.reply_to,
+            request.correlation_id,
+            request.request_id,
+            self.token,
+            attempt=self.entry.attempt,
+            published=request.published or self.entry.received_at.timestamp(),
+        )
 
 
 class FencedError(Exception):
     """Another worker has taken the request over; what was done here no longer counts."""
 
-    def __init__(self, hold: Hold) -> None:
-        super().__init__(hold)
-        self.attempt = hold.claimed.attempt
+    def __init__(self, claimed: ClaimedRequest) -> None:
+        super().__init__(claimed)
+        self.attempt = claimed.entry.attempt
 
 
 def claim_step(request: Request, token: UUID, *, suspect_after: int | None) -> Claim:
+    """Return what to ask the ledger for a request."""
     return Claim(
         request_id=request.request_id,
         fingerprint=request.fingerprint,
@@ -74,7 +87,7 @@ def claim_step(request: Request, token: UUID, *, suspect_after: int | None) -> C
         operation=request.model.operation,
         casefile_id=request.casefile_id,
         title=request.model.payload.title,
-        patience=request.patience,
+        patience=request.time_to_live,
         reply_to=storable(request.reply_to),
         correlation_id=storable(request.correlation_id),
         traceparent=current_trace.get().traceparent,

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from session_contracts import CreateSessionResponse, ErrorCode
 from session_contracts.errors import ERRORS
 from session_contracts.sessions import NIL_SESSION_ID
-from session_worker.requests.reply import OUR_FACTS, SENTENCES, ReplyBuilder, sentence, timestamp
 from session_worker.requests.request import NIL_ID, Refusal
+from session_worker.requests.response import OUR_FACTS, ResponseBuilder, timestamp
+from session_worker.requests.sentences import SENTENCES, sentence
 from tests.unit.worker import parts
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "CreateSessionResponse.schema.json").read_text())
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA, format_checker=jsonschema.FormatChecker())
-BUILDER = ReplyBuilder("worker-7")
+BUILDER = ResponseBuilder("worker-7")
 REQUEST = parts.request()
 
 
@@ -43,7 +44,7 @@ METADATA = st.dictionaries(
 def test_completed_answer_carries_the_reserved_session_and_the_handlers_metadata_under_ours(
     metadata: dict[str, Any], attempt: int, seconds: float
 ) -> None:
-    answer = _read(BUILDER.completed(REQUEST, parts.claimed(attempt), metadata, seconds))
+    answer = _read(BUILDER.completed(parts.claimed_request(REQUEST, attempt, seconds=seconds), metadata))
     assert (answer["request_id"], answer["status"], answer["error"]) == (
         str(REQUEST.request_id),
         "completed",
@@ -54,7 +55,11 @@ def test_completed_answer_carries_the_reserved_session_and_the_handlers_metadata
         "casefile_id": parts.CASEFILE_ID,
         "created_at": "2026-01-02T03:04:05.000+00:00",
     }
-    ours = {"attempts": attempt, "worker_id": "worker-7", "processing_ms": round(seconds * 1000, 3)}
+    ours = {
+        "attempts": attempt,
+        "worker_id": "worker-7",
+        "processing_ms": pytest.approx(seconds * 1000, abs=1000),
+    }
     theirs = {name: fact for name, fact in metadata.items() if name not in ("error_code", "retryable")}
     assert answer["metadata"] == theirs | ours
 
@@ -65,7 +70,7 @@ def test_failed_answer_carries_the_reserved_session_and_the_facts_of_its_code(
     code: ErrorCode, rejection_code: str | None
 ) -> None:
     answer = _read(
-        BUILDER.failed(REQUEST, parts.claimed(3), code, "what to do", 0.25, rejection_code=rejection_code)
+        BUILDER.failed(parts.claimed_request(REQUEST, 3, seconds=7.0), code, "what to do", rejection_code)
     )
     assert (answer["status"], answer["error"]) == ("failed", "what to do")
     assert answer["payload"]["session_id"] == parts.SESSION_ID
@@ -75,20 +80,20 @@ def test_failed_answer_carries_the_reserved_session_and_the_facts_of_its_code(
         "retryable": ERRORS[code].retryable,
         "attempts": 3,
         "worker_id": "worker-7",
-        "processing_ms": 250.0,
+        "processing_ms": pytest.approx(7000, abs=1000),
     }
     assert answer["metadata"] == expected | ({"rejection_code": "quota"} if rejection_code else {})
 
 
 def test_failed_answer_without_words_is_still_failed() -> None:
-    answer = _read(BUILDER.failed(REQUEST, parts.claimed(), ErrorCode.REJECTED, "", 0.0))
+    answer = _read(BUILDER.failed(parts.claimed_request(REQUEST), ErrorCode.REJECTED, ""))
     assert (answer["status"], answer["error"]) == ("failed", "")
 
 
 @pytest.mark.parametrize("casefile_id", [None, parts.CASEFILE_ID])
 def test_refusal_reserves_nothing_and_carries_the_nil_session(casefile_id: str | None) -> None:
     refusal = Refusal(
-        ErrorCode.UNREADABLE, "body: is not JSON", NIL_ID, "session.replies", "call-7", casefile_id
+        ErrorCode.UNREADABLE, "body: is not JSON", None, "session.replies", "call-7", casefile_id
     )
     before = datetime.now(UTC)
     answer = _read(BUILDER.refused(refusal))
@@ -102,13 +107,13 @@ def test_refusal_reserves_nothing_and_carries_the_nil_session(casefile_id: str |
 
 def test_our_facts_are_those_that_an_answer_carries() -> None:
     """The limits of the handler's metadata leave room for exactly these."""
-    answer = _read(BUILDER.completed(REQUEST, parts.claimed(), {}, 0.0))
+    answer = _read(BUILDER.completed(parts.claimed_request(REQUEST), {}))
     assert answer["metadata"].keys() == OUR_FACTS.keys()
 
 
 @pytest.mark.parametrize("code", SENTENCES)
 def test_sentences_name_numbers_and_leave_no_gap(code: ErrorCode) -> None:
-    said = sentence(code, parts.claimed(attempt=6, crashes=3))
+    said = sentence(code, attempts=6, crashes=3)
     assert "{" not in said
     assert ("6 time(s)" in said) == (code in {ErrorCode.HANDLER_FAILED, ErrorCode.HANDLER_TIMEOUT})
     assert ("3 workers" in said) == (code is ErrorCode.CRASHED_WORKER)

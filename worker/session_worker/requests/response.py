@@ -1,0 +1,93 @@
+"""The body of a response. Built once per outcome; every copy that is sent later is the stored one."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from pydantic_core import to_json
+
+from session_contracts import ErrorCode, RequestStatus
+from session_contracts.errors import ERRORS
+from session_contracts.sessions import NIL_SESSION_ID
+from session_worker.requests.request import NIL_ID
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from uuid import UUID
+
+    from session_worker.requests.claimed import ClaimedRequest
+    from session_worker.requests.request import Refusal
+
+OUR_FACTS = dict.fromkeys(("attempts", "worker_id", "processing_ms"))
+"""What every response's metadata holds beside the handler's: it counts towards the limits, and wins."""
+FACTS_OF_FAILURE = frozenset(("error_code", "retryable", "rejection_code"))
+"""What the metadata of a completed response never holds, whatever the handler returns."""
+
+
+def timestamp(moment: datetime) -> str:
+    """Return the moment as all our times on the wire: ISO 8601, in UTC, with milliseconds."""
+    moment = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    return moment.isoformat(timespec="milliseconds")
+
+
+class ResponseBuilder:
+    """Builds response bodies in the name of one worker."""
+
+    def __init__(self, worker_id: str) -> None:
+        self._worker_id = worker_id
+
+    def completed(self, claimed: ClaimedRequest, handler_metadata: Mapping[str, Any]) -> bytes:
+        metadata = {name: fact for name, fact in handler_metadata.items() if name not in FACTS_OF_FAILURE}
+        metadata |= self._facts(claimed.entry.attempt, claimed.seconds)
+        return _encode(claimed.request.request_id, _payload(claimed), metadata)
+
+    def failed(
+        self, claimed: ClaimedRequest, code: ErrorCode, error: str, rejection_code: str | None = None
+    ) -> bytes:
+        metadata = _error_facts(code) | self._facts(claimed.entry.attempt, claimed.seconds)
+        if rejection_code is not None:
+            metadata["rejection_code"] = rejection_code
+        return _encode(claimed.request.request_id, _payload(claimed), metadata, error)
+
+    def refused(self, refusal: Refusal) -> bytes:
+        """A refusal reserved nothing: it carries the nil session id and the time of the refusal."""
+        payload = {
+            "session_id": NIL_SESSION_ID,
+            "casefile_id": refusal.casefile_id,
+            "created_at": timestamp(datetime.now(UTC)),
+        }
+        metadata = _error_facts(refusal.code) | self._facts(0, 0.0)
+        return _encode(refusal.request_id or NIL_ID, payload, metadata, refusal.error)
+
+    def _facts(self, attempts: int, seconds: float) -> dict[str, Any]:
+        return {"attempts": attempts, "worker_id": self._worker_id, "processing_ms": round(seconds * 1000, 3)}
+
+
+def _error_facts(code: ErrorCode) -> dict[str, Any]:
+    return {"error_code": code.value, "retryable": ERRORS[code].retryable}
+
+
+def _payload(claimed: ClaimedRequest) -> dict[str, Any]:
+    return {
+        "session_id": claimed.entry.session_id,
+        "casefile_id": claimed.request.casefile_id,
+        "created_at": timestamp(claimed.entry.received_at),
+    }
+
+
+def _encode(
+    request_id: UUID, payload: dict[str, Any], metadata: dict[str, Any], error: str | None = None
+) -> bytes:
+    """Write what ``CreateSessionResponse`` would. Every value was checked where it came in, and to check all
+    of them again would take longer than to write them; a test holds the two together."""
+    return to_json(
+        {
+            "request_id": request_id,
+            "status": RequestStatus.COMPLETED if error is None else RequestStatus.FAILED,
+            "payload": payload,
+            "timestamp": timestamp(datetime.now(UTC)),
+            "error": error,
+            "metadata": metadata,
+        }
+    )
