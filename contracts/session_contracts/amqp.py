@@ -70,6 +70,10 @@ class Names:
         """Replies to requests that named no ``reply_to``."""
         return f"{self.prefix}.replies"
 
+    def is_ours(self, queue: str) -> bool:
+        """Whether ``queue`` is one of an installation's own, whatever its retry delays."""
+        return queue in {self.work, self.replies} or queue.startswith(f"{self.work}.")
+
 
 DIRECT_REPLY_TO = "amq.rabbitmq.reply-to"
 

@@ -29,6 +29,20 @@ def test_prefix_is_first_in_every_name() -> None:
     assert all(name.startswith("acme.session") for name in everything)
 
 
+@pytest.mark.parametrize("queue", ["work", "dead", "undelivered", "ledger", "replies"])
+def test_queues_of_an_installation_are_ours(queue: str) -> None:
+    assert Names("acme").is_ours(getattr(Names("acme"), queue))
+    assert Names("acme").is_ours(Names("acme").retry(7)), "also one of a worker with other delays"
+
+
+@pytest.mark.parametrize(
+    "queue",
+    ["", "acme", "acme.creates", "acme.replies.web.7", "session.create", "amq.gen-1", "acme.create-1"],
+)
+def test_other_queues_are_not_ours(queue: str) -> None:
+    assert not Names("acme").is_ours(queue)
+
+
 def test_headers_have_names_of_their_own() -> None:
     headers = [value for value in vars(amqp).values() if isinstance(value, str) and value.startswith("x-")]
     assert len(headers) == len(set(headers)) > 0

@@ -1,4 +1,4 @@
-"""How long to wait before the broker is tried again."""
+"""How long to wait before connecting to the broker again."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ LONGEST_PAUSE = 5.0
 
 
 def link_delay(lost_early: int, chance: float) -> float:
-    """The pause, in seconds, before the next link, after so many in a row that were lost soon after they had
-    been built. ``chance`` (0 ≤ chance < 1) takes up to half of it away."""
+    """Return the pause in seconds before the next link.
+
+    ``lost_early``: how many links in a row were lost soon after they had been built. ``chance``, from 0 to
+    below 1, shortens the pause by up to a half.
+    """
     return min(0.1 * 2 ** min(lost_early, 10), LONGEST_PAUSE) * (1 - chance / 2) if lost_early else 0.0
 
 
@@ -27,7 +30,7 @@ def until_stopped(
     before_sleep: Callable[[tenacity.RetryCallState], None],
     hopeless: Callable[[tenacity.RetryCallState], bool],
 ) -> tenacity.AsyncRetrying:
-    """Try again, with jittered backoff, until ``stop`` is set or it is hopeless."""
+    """Retry after ``errors``, with jittered backoff, until ``stop`` is set or ``hopeless`` says so."""
 
     async def sleep(seconds: float) -> None:
         with suppress(TimeoutError):

@@ -1,4 +1,5 @@
-"""Publishing on one channel, and its confirms. What is ready at the same time shares one write."""
+"""Publish on one channel, and wait for the confirms. Messages that are ready at the same time share one
+write."""
 
 from __future__ import annotations
 
@@ -50,7 +51,7 @@ class _Pending:
 
 
 class ConfirmChannel(FrameChannel):
-    """A channel in confirm mode that keeps its own book of what is unconfirmed."""
+    """A channel in confirm mode. It knows which messages are unconfirmed."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -67,7 +68,10 @@ class ConfirmChannel(FrameChannel):
         return self._gone is None and not self.parent.lost.done()
 
     def send(self, message: Message) -> asyncio.Future[None]:
-        """Send soon, together with whatever else is sent now; the future tells how it went.
+        """Send soon, together with all that is sent in this turn of the event loop.
+
+        The future is done when the message is confirmed, and raises PublishError or ChannelLostError if it is
+        not.
 
         Raises:
             ChannelLostError: the channel is gone already.
@@ -88,22 +92,22 @@ class ConfirmChannel(FrameChannel):
         return pending.confirmed
 
     def age_unconfirmed(self, seconds: float) -> None:
-        """Let unconfirmed messages age; time during which the broker is blocked does not count.
+        """Add ``seconds`` to the age of unconfirmed messages, and give up those that are too old.
 
-        A broker that has sent nothing since the message went out may be away. The message waits until the
-        broker sends something, and is unconfirmed then, or has been silent for so long that the connection
-        counts as lost.
+        The caller leaves out the time during which the broker is blocked. A broker that has sent nothing
+        since the message went out may be away: the message then waits until the broker sends something, and
+        counts as unconfirmed, or until the silence is so long that the connection counts as lost.
         """
-        patience = self.parent.longest_silence
+        longest_silence = self.parent.longest_silence
         for pending in list(self._pending.values()):
             pending.age += seconds
             if pending.age <= CONFIRM_SECONDS or pending.confirmed.done():
                 continue
-            if patience is None or self.parent.heard != pending.heard:
+            if longest_silence is None or self.parent.heard != pending.heard:
                 pending.confirmed.set_exception(
                     UnconfirmedError(f"the broker did not confirm within {CONFIRM_SECONDS:g} s")
                 )
-            elif pending.age > patience:
+            elif pending.age > longest_silence:
                 silent = f"the broker has sent nothing for {pending.age:g} s, not even a heartbeat"
                 self.parent.lose(silent)
                 return self._lose(ChannelLostError(silent, over_a_message=False))
@@ -139,7 +143,8 @@ class ConfirmChannel(FrameChannel):
     # ------------------------------------------------------- what comes off the socket
 
     def feed(self, kind: int, payload: bytes) -> bool:
-        """Take confirms, and returned messages, which come before their confirm; the rest is aiormq's."""
+        """Take confirms and returned messages, and leave the rest to aiormq. A message that is returned is
+        confirmed afterwards."""
         if kind != frames.METHOD:
             return self._feed_returned(kind, payload)
         if payload.startswith((frames.ACK, frames.NACK)):
@@ -170,7 +175,9 @@ class ConfirmChannel(FrameChannel):
             if pending.confirmed.done():
                 continue
             if nack:
-                pending.confirmed.set_exception(NackedError("the queue refused the message; it may be full"))
+                pending.confirmed.set_exception(
+                    NackedError("the queue did not take the message; it may be full")
+                )
             elif pending.returned is not None:
                 pending.confirmed.set_exception(UnroutableError(pending.returned))
             else:
@@ -184,7 +191,7 @@ class ConfirmChannel(FrameChannel):
 
     def _on_gone(self, closing: asyncio.Future[Any]) -> None:
         error = None if closing.cancelled() else closing.exception()
-        # The plain class stands for a broker that shuts down, its subclasses for what a client did wrong.
+        # The plain class says that the broker shuts down, its subclasses that a client did something wrong.
         over_a_message = isinstance(error, ConnectionClosed) and type(error) is not ConnectionClosed
         reason = "the channel was closed" if error is None else why_lost(error)
         self._lose(ChannelLostError(reason, over_a_message=over_a_message))

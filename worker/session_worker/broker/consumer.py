@@ -1,4 +1,4 @@
-"""Consuming: deliveries come in, each gets a task of its own, and what is done is acknowledged in bulk."""
+"""Consume one queue: hand over each delivery as it comes in, and acknowledge in bulk what is done."""
 
 from __future__ import annotations
 
@@ -39,8 +39,7 @@ class Consumer(FrameChannel):
         return not self.parent.lost.done() and not self.is_closed
 
     async def subscribe(self, prefetch: int, *, consuming: bool) -> None:
-        """Ask for deliveries, ``prefetch`` unacknowledged ones at the most; if not ``consuming``, from
-        ``resume`` on.
+        """Set the limit of unacknowledged deliveries, and begin to consume unless ``resume`` is to do that.
 
         Raises:
             LinkLostError: the queue is missing, consuming is forbidden, or the connection is gone.
@@ -52,21 +51,22 @@ class Consumer(FrameChannel):
             await self.resume()
 
     async def resume(self) -> None:
-        """Consume, under a new tag each time: a quorum queue that still has messages out under the same tag
-        makes the broker end the connection."""
+        """Consume, with a new consumer tag each time: the broker closes the connection if a quorum queue
+        still has unacknowledged messages of a consumer with the same tag."""
         with broker_errors():
             consuming = await self.basic_consume(self.queue, _unused, timeout=SETUP_SECONDS)
         self._consumer_tag = consuming.consumer_tag or ""
 
     async def pause(self) -> None:
-        """No delivery comes after this. What came before stays."""
+        """Cancel the consumer. No delivery comes after this returns; those that came before can be
+        settled."""
         with broker_errors():
             await self.basic_cancel(self._consumer_tag, timeout=SETUP_SECONDS)
 
     # ------------------------------------------------------------------------- settling
 
     def ack(self, tag: int) -> None:
-        """Acknowledge soon, together with whatever else is done now."""
+        """Acknowledge soon, together with all that is done in this turn of the event loop."""
         self._done.add(tag)
         if not self._flushing:
             self._flushing = True
@@ -77,7 +77,7 @@ class Consumer(FrameChannel):
         self._write(frames.requeue(self.number, tag))
 
     def flush(self) -> None:
-        """Acknowledge: all in the unbroken run from the oldest on with one frame, each other with its own."""
+        """Send the acks: one frame for the unbroken run from the oldest delivery on, one for each other."""
         self._flushing = False
         done, self._done = self._done, set()
         for tag in done:
@@ -90,7 +90,7 @@ class Consumer(FrameChannel):
             self._write(b"".join(acks))
 
     def _write(self, data: bytes) -> None:
-        # On a channel that is gone the broker has the messages back already.
+        # If the channel is gone, the broker has taken the messages back already.
         with suppress(LinkLostError):
             if self.valid:
                 self.parent.write(data)
@@ -98,7 +98,7 @@ class Consumer(FrameChannel):
     # ------------------------------------------------------- what comes off the socket
 
     def feed(self, kind: int, payload: bytes) -> bool:
-        """Put a delivery together from its frames; everything else is aiormq's."""
+        """Put deliveries together from their frames, and leave everything else to aiormq."""
         if kind == frames.METHOD:
             if not payload.startswith(frames.DELIVER):
                 return False
@@ -136,7 +136,7 @@ class Consumer(FrameChannel):
             content_type=properties.content_type,
             content_encoding=properties.content_encoding,
             type=properties.type,
-            # The broker takes it off what it moves to the slow lane.
+            # The broker removes the property when it moves an expired message to the slow lane.
             expiration=properties.expiration or death.get("original-expiration"),
             timestamp=properties.timestamp,
             headers=headers,
@@ -165,7 +165,7 @@ class _Incoming:
             self.digest = hashlib.sha256()
 
     def add(self, part: bytes) -> None:
-        """Keep the part; of a body that is too large only its beginning, for many may be in flight."""
+        """Keep the part, or only the beginning of a body that is too large: many may be in flight."""
         kept = part
         if self.digest is not None:
             self.digest.update(part)
@@ -202,11 +202,11 @@ class _Receipt:
 
 
 async def _unused(_: object) -> None:
-    """aiormq wants a callback; ``feed`` hands deliveries over without it."""
+    """Never called: aiormq asks for a callback, but ``feed`` takes the deliveries before it."""
 
 
 def _cut_before(headers: Any, max_body_bytes: int) -> Cut | None:
-    """What the headers say of a body that we cut ourselves, before the copy went round (``settle.py``)."""
+    """What the headers of a copy say about a body that a worker has cut (``settle.py``)."""
     size, sha256 = headers.get(BODY_BYTES), headers.get(BODY_SHA256)
     if isinstance(size, int) and size > max_body_bytes and isinstance(sha256, str):
         return Cut(size, sha256[:64])

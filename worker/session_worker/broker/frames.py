@@ -1,7 +1,7 @@
-"""The AMQP frames of the hot path, written and read without a general library's generality.
+"""The AMQP frames of the hot path: encoded, decoded, and read off the socket.
 
-A delivery and its reply are eight frames; pamqp would take most of a request's time for them. Everything else
-on a connection goes by aiormq and pamqp as usual. Tests hold each function here against pamqp.
+A delivery and its reply are eight frames, and pamqp would take most of a request's time for them. Everything
+else on a connection goes through aiormq and pamqp. Tests compare each function here with pamqp.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _LATEST_TIMESTAMP = 253_402_300_799
 
 
 def frame_at(buffer: bytes, position: int) -> tuple[int, int, int] | None:
-    """Type, channel and end position of the frame that starts here; None when it is not all there."""
+    """Return type, channel and end position of the frame that starts here, or None if it is incomplete."""
     if len(buffer) - position < _FRAME.size:
         return None
     kind, channel, size = _FRAME.unpack_from(buffer, position)
@@ -61,7 +61,7 @@ def frame_at(buffer: bytes, position: int) -> tuple[int, int, int] | None:
 def publish(
     channel: int, queue: str, properties: Properties, body: bytes, *, mandatory: bool, max_frame: int
 ) -> bytes:
-    """The frames that send a message to ``queue`` by the default exchange.
+    """Encode the frames that send a message to ``queue`` through the default exchange.
 
     Raises:
         TooLongError: the properties together do not fit into a frame.
@@ -86,7 +86,7 @@ def ack(channel: int, tag: int, *, multiple: bool) -> bytes:
 
 
 def requeue(channel: int, tag: int) -> bytes:
-    """A negative acknowledgement that puts the message back."""
+    """Encode a negative acknowledgement that puts the message back."""
     return _FRAME.pack(METHOD, channel, 13) + NACK + _TAG_AND_BITS.pack(tag, 2) + _END
 
 
@@ -128,7 +128,7 @@ def _content(properties: Properties, body_size: int) -> bytes:
 
 
 def _table(headers: Mapping[str, Any]) -> bytes:
-    """A traced answer has one header, a text; other tables are rare enough to be pamqp's."""
+    """Encode a table: by pamqp, unless it has a single text, as a traced reply has."""
     if len(headers) == 1:
         ((name, value),) = headers.items()
         if isinstance(value, str):
@@ -139,7 +139,7 @@ def _table(headers: Mapping[str, Any]) -> bytes:
 
 @lru_cache(maxsize=1024)
 def _before_text(name: str, size: int) -> bytes:
-    """A table up to the one text, of ``size`` bytes, that is in it."""
+    """Encode a table that has a single text of ``size`` bytes, without that text."""
     before = _short(name) + b"S" + size.to_bytes(4, "big")
     return (len(before) + size).to_bytes(4, "big") + before
 
@@ -152,41 +152,41 @@ def _short(text: str) -> bytes:
 
 
 _frequent = lru_cache(maxsize=1024)(_short)
-"""For a text that many messages have."""
+"""For texts that many messages share."""
 
 
 # ---------------------------------------------------------------------------------------- reading
 
 
 def delivery(payload: bytes) -> tuple[int, bool]:
-    """Tag and redelivered flag of a ``basic.deliver``."""
+    """Return tag and redelivered flag of a ``basic.deliver``."""
     after_consumer = 5 + payload[4]
     tag, bits = _TAG_AND_BITS.unpack_from(payload, after_consumer)
     return tag, bool(bits & 1)
 
 
 def confirmation(payload: bytes) -> tuple[int, bool]:
-    """Tag and multiple flag of a ``basic.ack`` or ``basic.nack``."""
+    """Return tag and multiple flag of a ``basic.ack`` or ``basic.nack``."""
     tag, bits = _TAG_AND_BITS.unpack_from(payload, 4)
     return tag, bool(bits & 1)
 
 
 def reason(payload: bytes) -> str:
-    """Code and text of a ``basic.return``."""
+    """Return code and text of a ``basic.return``."""
     code, length = struct.unpack_from(">HB", payload, 4)
     return f"{code} {payload[7 : 7 + length].decode('utf-8', 'replace')}"
 
 
 def body_size(payload: bytes) -> int:
-    """How many bytes follow a content header."""
+    """Return how many bytes of body follow a content header."""
     return int.from_bytes(payload[4:12], "big")
 
 
 def properties(payload: bytes) -> Properties:
-    """The properties in a content header. Never raises, whatever a requester's bytes are.
+    """Decode the properties in a content header. Never raises, whatever bytes a requester sent.
 
-    One that cannot be decoded is left out. If a decision needs it, ``illegible`` names it, or the first of
-    several.
+    A property that cannot be decoded is left out. ``illegible`` names the first of those that a decision
+    needs.
     """
     found = Properties()
     flags = int.from_bytes(payload[12:14], "big")
@@ -256,11 +256,13 @@ _PROPERTIES: tuple[tuple[int, str, _SizeOf, _Read | None], ...] = (
     (1 << 3, "app_id", _size_of_text, None),
     (1 << 2, "cluster_id", _size_of_text, None),
 )
-"""In the order of the wire; one without a reader is skipped."""
+"""Flag, name, size and reader of each property, in the order in which they are sent. One without a reader is
+skipped."""
 _DECISIVE = frozenset(
     {"content_type", "content_encoding", "headers", "correlation_id", "reply_to", "expiration"}
 )
-"""Without these a request might be answered otherwise than its sender meant, or to somebody else."""
+"""Without one of these, a request might be answered in another way than its sender meant, or to another
+address."""
 
 
 def reply_text(payload: bytes) -> str:

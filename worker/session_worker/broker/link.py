@@ -1,4 +1,4 @@
-"""What a worker has at the broker while it is connected. Built whole, torn down whole, never repaired."""
+"""A worker's connections to the broker. They are built together, torn down together, and never repaired."""
 
 from __future__ import annotations
 
@@ -28,15 +28,16 @@ if TYPE_CHECKING:
 
 
 ENTRANCE_SECONDS = 30.0
-"""Between two looks whether requests still find their way in."""
+"""How often exchange and binding are declared anew."""
 LONGEST_ENTRANCE_SECONDS = 600.0
-"""The longest time between two looks, after several in a row that failed."""
+"""The same after several failures in a row."""
 OWNER_SECONDS = 10.0
-"""How long the link waits at most for what the marker says."""
+"""The longest time that the link waits for the marker."""
 
 
 class Link:
-    """Two connections: one consumes and acknowledges, one publishes. When either is lost, the link is."""
+    """Two connections: one consumes and acknowledges, the other publishes. The link is lost when one of them
+    is."""
 
     def __init__(self, consuming: Connection, publishing: Connection, publisher: Publisher) -> None:
         self._consuming = consuming
@@ -45,14 +46,14 @@ class Link:
         self._lanes: list[Consumer] = []
         self.consuming = False
         self.entrance = ""
-        """What keeps requests from finding their way in, as far as is known."""
+        """Why requests may not reach the work queue; empty as far as is known."""
         self._tasks = [asyncio.create_task(publisher.run(), name="confirm sweeper")]
 
     @classmethod
     async def build(
         cls, settings: Settings, topology: Topology, emit: Emit = unheard, ours: marker.Owner | None = None
     ) -> Link:
-        """Connect, see to the topology, and look whether the queues belong to ``ours``.
+        """Connect, declare or check the topology, and check that the queues belong to our ledger.
 
         Raises:
             LinkLostError: the broker cannot be reached, went away meanwhile, or does not let us publish.
@@ -81,11 +82,11 @@ class Link:
     async def _keep_entrance(
         self, topology: Topology, connect: Callable[[str], Awaitable[Connection]], emit: Emit
     ) -> None:
-        """Declare exchange and binding again, should somebody delete them.
+        """Declare exchange and binding again and again, in case somebody deletes them.
 
-        Requests that are in the queues can be served without them. So nothing that goes wrong here may cost
-        the link: the broker ends a whole connection over one channel too many. Each look has a connection of
-        its own, and closes it, so that the worker keeps no further one for good.
+        Requests that are in the queues already can be served without them, so no failure here may cost the
+        link. Each time a separate connection is opened and closed: the broker closes a whole connection over
+        one channel too many.
         """
         pause, said = ENTRANCE_SECONDS, ""
         while True:
@@ -96,7 +97,7 @@ class Link:
                     undo.push_async_callback(connection.close)
                     await connection.unless_lost(topology.restore_entrance(connection))
             except (LinkLostError, TopologyError) as error:
-                # Without permission, or without a connection, it may still be as it should.
+                # Without a permission or a connection nobody knows: all may still be in order.
                 wrong = isinstance(error, TopologyError) and not isinstance(error, NotPermittedError)
                 self.entrance = str(error) if wrong else ""
                 if said != str(error):
@@ -110,7 +111,7 @@ class Link:
     async def subscribe(
         self, names: Names, settings: Settings, deliver: Callable[[Delivery], None], *, consuming: bool
     ) -> None:
-        """Ask for deliveries, as many at a time as the settings say.
+        """Consume the work queue and that of undelivered requests, or prepare for it if not ``consuming``.
 
         Raises:
             LinkLostError: a queue is missing, or the broker went away.
@@ -131,7 +132,7 @@ class Link:
 
     @property
     def blocked(self) -> bool:
-        """The broker has an alarm and takes nothing from us for now."""
+        """Whether the broker has an alarm and reads nothing from this link for now."""
         return self._publishing.blocked or self._consuming.blocked
 
     def watch_blocked(self, watcher: Callable[[], None]) -> None:
@@ -148,7 +149,7 @@ class Link:
         await self._publisher.publish(message)
 
     async def pause(self) -> None:
-        """No delivery comes after this."""
+        """Stop consuming. No delivery comes after this returns."""
         self.consuming = False
         for channel in self._lanes:
             await channel.pause()
@@ -159,18 +160,18 @@ class Link:
             await channel.resume()
 
     def lose(self, reason: str) -> None:
-        """Give the link up: something that only a new one sets right."""
+        """Give the link up, because only a new one can help."""
         self._publishing.lose(reason)
 
     async def lost(self) -> str:
-        """Wait until the link is lost; the reason."""
+        """Wait until the link is lost, and return the reason."""
         done, _ = await asyncio.wait(
             {self._consuming.lost, self._publishing.lost}, return_when=asyncio.FIRST_COMPLETED
         )
         return done.pop().result()
 
     async def close(self) -> None:
-        """Acknowledge what is done and close; bounded in time."""
+        """Acknowledge what is done and disconnect, within a bounded time."""
         for task in self._tasks:
             task.cancel()
         for channel in self._lanes:
@@ -187,11 +188,12 @@ class Link:
 async def _check_owner(
     settings: Settings, connect: Callable[[str], Awaitable[Connection]], ours: marker.Owner, emit: Emit
 ) -> None:
-    """Raise TopologyError if the queues belong to another ledger than ``ours``: a request that was answered
-    from that one would get a second session.
+    """Raise TopologyError if the queues belong to another ledger than ``ours``. Requests that were answered
+    from that one would be handled once more.
 
-    Queues of an earlier release, a user of one, or a broker without streams may lack what this takes: then it
-    is only told. The look has a connection of its own, since some brokers end a whole one over a stream.
+    It is only reported if nobody can tell: the queues or the user's permissions may be from an earlier
+    release, or the broker may not have streams. A separate connection is used, for some brokers close a whole
+    one over a stream.
     """
     names = Names(settings.prefix)
     try:

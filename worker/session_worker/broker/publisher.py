@@ -1,8 +1,8 @@
-"""Publishing for one link.
+"""Publish for one link.
 
-One message can make the broker close the channel (no permission, too large) or, sent to a malformed direct
-reply-to address, the whole connection. Whatever was in flight with it is then sent once more *alone*, on a
-connection kept for that: only the message that closes that one too is refused.
+A single message can make the broker close the channel (it is too large, say) or the whole connection (its
+direct reply-to address is malformed). All messages that were in flight are then sent once more, one at a
+time, on a connection of their own: the message that closes that one too is unsendable.
 """
 
 from __future__ import annotations
@@ -35,12 +35,11 @@ if TYPE_CHECKING:
 SWEEP_SECONDS = 1.0
 PROBE_SECONDS = 5.0
 OPEN_SECONDS = 60.0
-"""How long a connection of our own is tried for while messages wait for it; then they are told."""
+"""How long messages wait for a separate connection before they count as not sent."""
 
 
 class _ChannelOnDemand:
-    """A publishing channel that is opened when first needed, and again when it is gone: once for all who wait
-    for it."""
+    """A channel that is opened when it is first needed, and again after it is gone; once for all who wait."""
 
     def __init__(self, get_connection: Callable[[], Awaitable[Connection]]) -> None:
         self._get_connection = get_connection
@@ -71,8 +70,11 @@ class _ChannelOnDemand:
 
 
 class _ConnectionOnDemand(_ChannelOnDemand):
-    """One on a connection apart from the link's: losing that is not losing the link. So it is tried for until
-    it is there, or for ``OPEN_SECONDS``. ``trouble``: why it is not there although it is needed."""
+    """A channel on a connection of its own, which may be lost without the link being lost.
+
+    Opening is repeated for ``OPEN_SECONDS``. ``trouble`` says why there is no connection while messages wait
+    for it.
+    """
 
     def __init__(self, connect: Callable[[str], Awaitable[Connection]], purpose: str) -> None:
         super().__init__(self._own_connection)
@@ -92,7 +94,7 @@ class _ConnectionOnDemand(_ChannelOnDemand):
         try:
             return await trying(super()._open)
         finally:
-            self.trouble = ""  # also when it was in vain: nobody waits any more
+            self.trouble = ""  # also after a failure: nobody waits any more
 
     async def _own_connection(self) -> Connection:
         if self._own is not None and self._own.lost.done():
@@ -124,7 +126,7 @@ class Publisher:
 
     @property
     def trouble(self) -> str:
-        """Why replies wait for a connection apart from the link's; nothing when they do not."""
+        """Why replies wait for a separate connection; empty if none does."""
         return self._direct.trouble or self._alone.trouble
 
     async def publish(self, message: Message) -> None:
@@ -143,18 +145,18 @@ class Publisher:
             await self._publish_alone(message)
 
     async def probe(self) -> None:
-        """Publish to no queue: a broker that refuses even this would refuse everything.
+        """Publish to no queue, to find out early whether this user may publish at all.
 
         Raises:
             ForbiddenError: the user may not publish.
             LinkLostError: the link is gone.
         """
-        with suppress(PublishError, TimeoutError):  # no answer while there is an alarm
+        with suppress(PublishError, TimeoutError):  # during an alarm the broker does not answer
             async with asyncio.timeout(PROBE_SECONDS):
                 await self.publish(Message("", b"", Properties(), mandatory=False))
 
     async def run(self) -> None:
-        """Give up on confirms that do not come. Runs as long as the link."""
+        """Give up on confirms that do not come, as long as the link lives."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             for pipe in (self._queues, self._direct, self._alone):
@@ -174,13 +176,14 @@ class Publisher:
         except LinkLostError as lost:
             if self._connection.lost.done():
                 raise LinkLostError(self._connection.lost.result()) from lost
-            # The link lives: its delivery must be settled.
+            # The link lives, so the delivery must be settled.
             kind = UnconfirmedError if pipe is self._queues else NotConnectedError
             raise kind(f"there is no channel to send it on: {lost}") from lost
         try:
             await channel.send(message)
         except ChannelLostError as lost:
-            # The message is not to blame, and none must be given up: the link waits for the permission.
+            # No message may be given up over a missing permission: the link is built anew until it is
+            # granted.
             told = objection(str(lost), exchange="write")
             if told is not None and told.kind is Kind.PERMISSION:
                 self._connection.lose(told.sentence)
@@ -193,7 +196,7 @@ class Publisher:
                 await self._send(self._alone, message)
             except ChannelLostError as lost:
                 if lost.over_a_message:
-                    raise UnsendableError(f"the broker refused the message: {lost}") from lost
+                    raise UnsendableError(f"the broker does not accept the message: {lost}") from lost
                 raise UnconfirmedError(
                     f"the connection was lost while the message was sent: {lost}"
                 ) from lost
