@@ -14,6 +14,7 @@ from tests.support.pages import blocks, follow, mentions
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 BROKER = "amqp://guest:guest@localhost:5672/"
+REPOSITORY = "git+https://git.example.com/session-worker.git@COMMIT"
 PROGRAMS = {"session-worker", "make", "docker", "python", "pip", "export"}
 MADE_ELSEWHERE = {
     # Installing takes minutes. Of the next two this test sees only that they can be made: test_demo.py runs
@@ -26,6 +27,10 @@ MADE_ELSEWHERE = {
 }
 
 ELSEWHERE = [
+    # tests/packaging/test_installing.py runs them.
+    "pip install ./contracts ./client .",
+    "pip install ./contracts ./client",
+    f'pip install "session-contracts @ {REPOSITORY}#subdirectory=contracts" \\',
     # There is no superuser to become: the test's own database is put in the place of this one.
     "sudo -u postgres psql -c \"CREATE ROLE sessions LOGIN PASSWORD 'password'\"",
     "docker compose exec worker session-worker send --user ada@example.com",

@@ -8,12 +8,8 @@ import sys
 import sysconfig
 import venv
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = {
@@ -53,20 +49,18 @@ def pip(*arguments: object) -> None:
     done(sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", *arguments)
 
 
-def fresh(folder: Path, wheels: Sequence[Path]) -> Path:
-    """Make an environment of the tests' libraries and the wheels, and return its Python.
-
-    The libraries are those of the tests' environment: a folder that a ``.pth`` names is searched, but its own
-    ``.pth`` files, by which the tests find the code, are not followed.
-    """
+def fresh(folder: Path) -> Path:
+    """Make an environment with the libraries of the tests' and nothing of ours; return its Python."""
     venv.create(folder, symlinks=True)
-    python = folder / "bin" / "python"
-    pip("--python", python, "install", "--no-index", "--no-deps", *wheels)
-    libraries = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
-    assert (libraries / "session_worker").is_dir()
-    paths = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-    (libraries / "libraries_of_the_tests.pth").write_text("".join(f"{path}\n" for path in sorted(paths)))
-    return python
+    libraries = folder / "libraries"
+    libraries.mkdir()
+    for place in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
+        for entry in Path(place).iterdir():
+            if entry.suffix != ".pth" and not entry.name.startswith("session_"):
+                (libraries / entry.name).symlink_to(entry)
+    own = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
+    (own / "libraries.pth").write_text(f"{libraries}\n")
+    return folder / "bin" / "python"
 
 
 @pytest.fixture(scope="session")
@@ -103,4 +97,6 @@ def sdists(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def python(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Python of an environment into which the wheels are installed, and nothing that is editable."""
-    return fresh(tmp_path_factory.mktemp("environment"), list(wheels.values()))
+    python = fresh(tmp_path_factory.mktemp("environment"))
+    pip("--python", python, "install", "--no-index", *wheels.values())
+    return python
