@@ -63,3 +63,9 @@ def test_a_queue_is_declared_after_the_one_it_hands_over_to() -> None:
     for queue in TOPOLOGY.queues:
         target = queue.arguments.get("x-dead-letter-routing-key")
         assert target is None or names.index(target) < names.index(queue.name)
+
+
+@BY_NAME
+def test_every_declared_queue_counts_as_ours(queue: Queue) -> None:
+    """A requester may have no reply sent there, and one that is deleted is declared again."""
+    assert Names().is_ours(queue.name)

@@ -41,7 +41,6 @@ class RequestParser:
 
     def __init__(self, names: Names, *, max_body_bytes: int, reply_to_allow: str) -> None:
         self._names = names
-        self._own_queues = f"{names.work}."
         self._max_body_bytes = max_body_bytes
         self._reply_to_allow = re.compile(reply_to_allow)
 
@@ -114,7 +113,7 @@ class RequestParser:
     def _may_reply_to(self, reply_to: str | None) -> bool:
         if not reply_to:
             return True
-        if reply_to == self._names.work or reply_to.startswith(self._own_queues):
+        if self._names.is_ours(reply_to) and reply_to != self._names.replies:
             return False
         return self._reply_to_allow.fullmatch(reply_to) is not None
 

@@ -367,7 +367,7 @@ class Service:
         try:
             await link.publish(message)
         except UnroutableError as error:
-            ours = message.queue == self._names.replies or message.queue.startswith(f"{self._names.work}.")
+            ours = self._names.is_ours(message.queue)
             if not (self._settings.declare and ours):
                 raise
             reason = f"queue {message.queue} is gone; it is declared again with a new link"

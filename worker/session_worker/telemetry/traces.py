@@ -146,7 +146,7 @@ class Traces:
 
     def _sending(self, queue: str) -> Operation:
         # A requester's own queue may live for one answer: names made of such would be without number.
-        ours = queue == self._names.replies or queue.startswith(f"{self._names.work}.")
+        ours = self._names.is_ours(queue)
         return Operation(
             f"send {queue}" if ours else "send", SpanKind.PRODUCER, self._attributes("send", queue)
         )
