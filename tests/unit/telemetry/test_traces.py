@@ -1,30 +1,36 @@
-"""The spans of a worker in this process, by the SDK's in-memory exporter: which trace each of them is in."""
+"""The spans of a worker in this process: which trace each is in, what it says, and how it leaves."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import threading
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
 import pytest
 from opentelemetry import trace as otel
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, DEFAULT_ON, ParentBased, Sampler, TraceIdRatioBased
 from opentelemetry.trace import SpanKind, StatusCode
 from pydantic import SecretStr
 
+from session_contracts.amqp import Names
 from session_worker.messages.errors import UnroutableError
 from session_worker.operations.handler import PermanentError
 from session_worker.requests.outcomes import Busy
 from session_worker.runtime.service import Service
 from session_worker.telemetry import traces
+from session_worker.telemetry.spans import TraceIds
 from tests.unit.worker import parts
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
     from opentelemetry.sdk.trace import ReadableSpan
@@ -38,6 +44,7 @@ TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 HEADERS = {"traceparent": f"00-{TRACE}-{SPAN}-01"}
 OTHER = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
 PROCESS = "process session.create"
+SERVER: dict[str, str | int] = {"server.address": "b", "server.port": 1}
 
 
 class FakeLink:
@@ -57,8 +64,9 @@ class FakeLink:
 class Bench:
     """A worker without a broker. `deliver` has it serve a delivery, and gives the spans that made."""
 
-    def __init__(self, service: Service, exporter: InMemorySpanExporter) -> None:
+    def __init__(self, service: Service, exporter: InMemorySpanExporter, provider: TracerProvider) -> None:
         self.service = service
+        self.tracer = provider.get_tracer("a handler's")
         self.link = FakeLink()
         self.exporter = exporter
         service._link = cast("Link", self.link)
@@ -67,9 +75,6 @@ class Bench:
         self.exporter.clear()
         fields = {"reply_to": "session.replies", "message_id": "message", "tag": 7} | fields
         await asyncio.create_task(self.service._serve(parts.delivery(content, **fields)))
-        waiting = self.service._traces._outbox._waiting  # type: ignore[union-attr]
-        while waiting:
-            await asyncio.sleep(0.001)
         found = self.exporter.get_finished_spans()
         assert len({span.name for span in found}) == len(found)
         return {span.name: span for span in found}
@@ -86,14 +91,12 @@ async def bench(
         act(request, context)
 
     exporter = InMemorySpanExporter()
-    resource = Resource({})
-    provider = TracerProvider(sampler, resource, shutdown_on_exit=False)
+    provider = TracerProvider(sampler, Resource({}), shutdown_on_exit=False, id_generator=TraceIds())
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
 
     def start(_: object, names: Any, *__: object) -> traces.Traces:
-        box = traces.readable_outbox(resource, exporter.export, pytest.fail)
-        return traces.Traces(provider, box, names, {})
+        return traces.Traces(provider, names, SERVER)
 
-    monkeypatch.setattr("session_worker.telemetry.outbox.PAUSE_SECONDS", 0.001)
     monkeypatch.setattr("session_worker.telemetry.traces.start", start)
     monkeypatch.setattr("session_worker.operations.loading.load", lambda _: handle)
     settings = parts.worker_settings(
@@ -102,7 +105,7 @@ async def bench(
     service = Service(settings, asyncio.Event())
     await service._ledger.open()
     try:
-        yield Bench(service, exporter)
+        yield Bench(service, exporter, provider)
     finally:
         await service._ledger.close()
         assert service._traces is not None
@@ -155,8 +158,6 @@ async def test_each_of_many_handlers_at_work_finds_its_own_span(
             )
         )
         assert here() == f"{0:016x}"
-        while worker.service._traces._outbox._waiting:  # type: ignore[union-attr]
-            await asyncio.sleep(0.001)
         spans = [span for span in worker.exporter.get_finished_spans() if span.name == PROCESS]
     assert {facts(span)["session_worker.request_id"]: {id_of(span)} for span in spans} == seen
     assert len(seen) == 5
@@ -193,7 +194,6 @@ async def test_every_attribute_is_documented_and_every_documented_one_is_made(
         raise PermanentError("no")
 
     async with bench(monkeypatch, tmp_path, act) as worker:
-        worker.service._traces._server = {"server.address": "b", "server.port": 1}  # type: ignore[union-attr]
         spans = await worker.deliver(parts.body(uuid4()), correlation_id="call")
     assert set().union(*map(facts, spans.values())) == traces.ATTRIBUTES.keys()
 
@@ -324,3 +324,162 @@ async def test_the_sampler_decides(
     assert len(spans) == (2 if made else 0)
     assert (reply.properties.headers or {})["traceparent"].endswith(f"-{answered}")
     assert flag == [int(answered)]
+
+
+async def test_a_trace_has_the_id_that_the_sampler_decided_by(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """So whoever samples the same share by the same rule decides alike."""
+    sampler = ParentBased(TraceIdRatioBased(0.5))
+    decisions = set()
+    async with bench(monkeypatch, tmp_path, sampler=sampler) as worker:
+        for number in range(1, 21):
+            spans = await worker.deliver(parts.body(uuid4()))
+            _, trace_id, _, flags = (worker.link.sent[-1].properties.headers or {})["traceparent"].split("-")
+            wanted = int(trace_id, 16) & TraceIdRatioBased.TRACE_ID_LIMIT < TraceIdRatioBased(0.5).bound
+            assert (flags == "03", len(spans)) == (wanted, 2 * wanted)
+            assert {trace_of(span) for span in spans.values()} <= {trace_id}
+            decisions.add(wanted)
+            if number > 10 and len(decisions) == 2:
+                break
+    assert decisions == {True, False}
+
+
+@pytest.mark.parametrize("flags", ["00", "01"])
+async def test_the_tracestate_goes_on_as_it_came(
+    flags: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    headers = {"traceparent": f"00-{TRACE}-{SPAN}-{flags}", "tracestate": "b=2,  a=1"}
+    async with bench(monkeypatch, tmp_path) as worker:
+        await worker.deliver(parts.body(uuid4()), headers=headers)
+        (reply,) = worker.link.sent
+    assert (reply.properties.headers or {})["tracestate"] == "b=2,  a=1"
+
+
+async def test_a_handler_may_add_to_the_workers_span(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def act(*_: object) -> None:
+        otel.get_current_span().set_attribute("shop.basket", 3)
+
+    async with bench(monkeypatch, tmp_path, act) as worker:
+        process = (await worker.deliver(parts.body(uuid4()), headers=HEADERS))[PROCESS]
+    assert facts(process)["shop.basket"] == 3
+
+
+async def test_a_handlers_spans_are_dropped_with_the_trace(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    recording: list[bool] = []
+
+    async with bench(monkeypatch, tmp_path, sampler=ParentBased(ALWAYS_OFF)) as worker:
+
+        async def handle(*_: object) -> None:
+            with worker.tracer.start_as_current_span("quota") as span:
+                recording.append(span.is_recording())
+                trace_id = span.get_span_context().trace_id
+            assert trace_id == otel.get_current_span().get_span_context().trace_id
+
+        worker.service._flow._handler = handle
+        assert await worker.deliver(parts.body(uuid4())) == {}
+    assert recording == [False]
+
+
+async def test_text_that_utf8_does_not_have_costs_a_character_and_not_the_span(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async with bench(monkeypatch, tmp_path) as worker:
+        worker.link.error = UnroutableError("gone \udfff")
+        spans = await worker.deliver(parts.body(uuid4()), message_id="a\ud800b", reply_to="amq.gen-gone")
+    assert encode_spans(list(spans.values())).ByteSize()
+    assert facts(spans[PROCESS])["messaging.message.id"] == "a?b"
+    assert spans["send"].status.description == "gone ?"
+
+
+# ------------------------------------------------------------------------------------ the collector
+
+
+class FakeExporter(SpanExporter):
+    """Fails, and waits, as it is told; `names` are those of the spans that it got."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.error: Exception | None = None
+        self.may_go_on = threading.Event()
+        self.waits = threading.Event()
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.waits.set()
+        assert self.may_go_on.wait(10)
+        if self.error is not None:
+            raise self.error
+        self.names += [span.name for span in spans]
+        return SpanExportResult.SUCCESS
+
+
+@pytest.fixture
+def exporter(monkeypatch: pytest.MonkeyPatch) -> FakeExporter:
+    """In place of the one that `traces.start` uses; the SDK's other side effects stay within the test."""
+    exporter = FakeExporter()
+    logger = logging.getLogger("opentelemetry")
+    monkeypatch.setattr(logger, "handlers", [])
+    monkeypatch.setattr(logger, "propagate", False)
+    monkeypatch.setattr(otel, "set_tracer_provider", lambda _: None)
+    monkeypatch.setattr(traces, "OTLPSpanExporter", lambda: exporter)
+    return exporter
+
+
+def started(troubles: list[str]) -> traces.Traces:
+    found = traces.start(parts.worker_settings(), Names("session"), "worker-1", troubles.append)
+    assert found is not None
+    return found
+
+
+def serve(found: traces.Traces, count: int) -> None:
+    for _ in range(count):
+        found.begin(parts.delivery(b"")).end()
+
+
+async def test_a_collector_that_takes_too_long_holds_up_nothing_and_is_told_once(
+    exporter: FakeExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "4")
+    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "2")
+    troubles: list[str] = []
+    found = started(troubles)
+    serve(found, 2)
+    assert await asyncio.to_thread(exporter.waits.wait, 10)
+    serve(found, 20)
+    await asyncio.sleep(0)
+    assert troubles == ["Queue full, dropping Span."]
+    exporter.may_go_on.set()
+    await found.close()
+    assert exporter.names == [PROCESS] * (2 + 4)
+
+
+async def test_a_batch_that_fails_is_told_in_one_line_and_the_next_is_sent(
+    exporter: FakeExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "1")
+    troubles: list[str] = []
+    found = started(troubles)
+    exporter.may_go_on.set()
+    exporter.error = OSError("no\nroute")
+    serve(found, 1)
+    while not troubles:
+        await asyncio.sleep(0.001)
+    assert troubles == ["Exception while exporting Span. OSError: no route"]
+    exporter.error = None
+    serve(found, 1)
+    await found.close()
+    assert exporter.names == [PROCESS]
+
+
+async def test_the_last_spans_are_waited_for_only_so_long(
+    exporter: FakeExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(traces, "FLUSH_SECONDS", 0.01)
+    found = started([])
+    serve(found, 1)
+    async with asyncio.timeout(5):
+        await found.close()
+    assert exporter.names == []
+    exporter.may_go_on.set()

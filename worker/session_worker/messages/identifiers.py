@@ -47,13 +47,7 @@ def new_trace_id() -> str:
 
 
 def new_span_id() -> str:
-    """It ends in 00."""
-    return _random()[:7].hex() + "00"
-
-
-def first_span_id(trace_id: str) -> str:
-    """For a new trace, in which no other span has it. It ends in 00."""
-    return trace_id[:14] + "00"
+    return _random()[:8].hex()
 
 
 def new_session_id(now: float | None = None) -> str:

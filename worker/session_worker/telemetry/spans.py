@@ -1,213 +1,239 @@
-"""A span of the worker's own, which has ended, as OTLP's protobuf has it.
+"""The spans of deliveries: the SDK's own, started for the traces that its sampler wants and for no others.
 
-The SDK takes forty microseconds to make a span and to encode it, and a request has two. Written here by a few
-rules of the worker's own both take five. A test holds the two together.
+Starting a span that nobody wants would cost five times what asking the sampler does. So the sampler is asked
+first, and of a trace that it drops only the ids are passed on.
 """
 
 from __future__ import annotations
 
-import struct
-from dataclasses import replace
+import re
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from time import time_ns
+from typing import TYPE_CHECKING
 
-from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
-from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans
-from opentelemetry.sdk.trace import Event, ReadableSpan
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import (
-    INVALID_SPAN_CONTEXT,
-    Link,
-    SpanContext,
-    SpanKind,
-    Status,
-    StatusCode,
-    TraceFlags,
-    TraceState,
-)
-from pydantic_core import to_json
+from opentelemetry import context as otel_context
+from opentelemetry import trace as otel
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import Decision
+from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags, TraceState
 
-from session_worker.telemetry.trace import SAMPLED, TraceContext
+from session_worker.messages.headers import TRACEPARENT
+from session_worker.messages.identifiers import new_span_id, new_trace_id, storable
+from session_worker.telemetry import events
+from session_worker.telemetry.trace import RANDOM, SAMPLED, Trace, TraceContext, current_trace
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping
+    from contextlib import AbstractContextManager
     from uuid import UUID
 
-    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
 
-SCOPE = InstrumentationScope("session-worker")
-MESSAGE_ID, CONVERSATION_ID = "messaging.message.id", "messaging.message.conversation_id"
-DELIVERY_TAG, REQUEST_ID = "messaging.rabbitmq.message.delivery_tag", "session_worker.request_id"
-ERROR_TYPE = "error.type"
+    from session_contracts.amqp import Names
+    from session_worker.messages.delivery import Delivery
+    from session_worker.messages.message import Message
 
-_HAS_IS_REMOTE, _IS_REMOTE = 0x100, 0x200
+SCOPE = "session-worker"
+"""The name of the instrumentation."""
 
-_from_hex = bytes.fromhex
+_sampled_id: ContextVar[int] = ContextVar("sampled_id", default=0)
 
 
-class Operation:
-    """What spans of one kind and one queue have in common."""
+class TraceIds(RandomIdGenerator):
+    """The SDK's random ids, except that a trace keeps the id that the sampler was asked about."""
 
-    def __init__(self, name: str, kind: SpanKind, attributes: Mapping[str, Any]) -> None:
-        self.name = name
-        self.kind = kind
-        self.attributes = attributes
-        self.encoded = (
-            b"\x2a" + _sized(_text(name)) + b"\x30" + _varint(kind.value + 1) + _attributes(attributes)
+    def generate_trace_id(self) -> int:
+        return _sampled_id.get() or super().generate_trace_id()
+
+
+class Spans:
+    """Starts the spans of one worker. The ``provider`` must have ``TraceIds``; ``server`` is what attributes
+    say of the broker."""
+
+    def __init__(self, provider: TracerProvider, names: Names, server: Mapping[str, str | int]) -> None:
+        self._sampler = provider.sampler
+        self._tracer = provider.get_tracer(SCOPE)
+        self._names = names
+        self._server = server
+        self._about = lru_cache(maxsize=1024)(self._name_and_attributes)
+
+    def process(
+        self, delivery: Delivery, parent: TraceContext | None, start: int
+    ) -> tuple[TraceContext, otel.Span | None]:
+        """The delivery's place in its trace, and its span if the sampler wants one. ``start``: nanoseconds
+        since 1970."""
+        name, attributes = self._about("process", delivery.queue)
+        if parent is None:
+            parents, context = _NO_PARENT, TraceContext(new_trace_id(), new_span_id(), RANDOM)
+        else:
+            parents = _PARENTS[parent.flags & SAMPLED]
+            context = TraceContext(parent.trace_id, new_span_id(), parent.flags & RANDOM, parent.state)
+        trace_id = int(context.trace_id, 16)
+        sampling = self._sampler.should_sample(parents, trace_id, name, SpanKind.CONSUMER, attributes)
+        if sampling.decision is not Decision.RECORD_AND_SAMPLE:
+            return context, None
+        token = _sampled_id.set(trace_id)
+        span = self._tracer.start_span(
+            name,
+            _NO_PARENT if parent is None else _within(span_context(parent, remote=True)),
+            SpanKind.CONSUMER,
+            attributes
+            | _ids(delivery.message_id, delivery.correlation_id)
+            | {"messaging.rabbitmq.message.delivery_tag": delivery.tag},
+            start_time=start,
         )
+        _sampled_id.reset(token)
+        return _trace_context(span, context.state), span
+
+    def send(self, message: Message, parent: otel.Span) -> otel.Span:
+        name, attributes = self._about("send", message.queue)
+        return self._tracer.start_span(name, _within(parent), SpanKind.PRODUCER, attributes)
+
+    def _name_and_attributes(self, operation: str, queue: str) -> tuple[str, dict[str, str | int]]:
+        # A requester's own queue may live for one answer: names made of such would be without number.
+        return f"{operation} {queue}" if self._names.is_ours(queue) else operation, {
+            "messaging.system": "rabbitmq",
+            "messaging.operation.type": operation,
+            "messaging.operation.name": operation,
+            "messaging.destination.name": storable(queue),
+            **self._server,
+        }
 
 
-# --------------------------------------------------------------------------------------- as protobuf
+class SpanTrace(Trace):
+    """The trace of one delivery: the span of what is done about it, and one for each message that is sent.
 
-
-class Envelope:
-    """What is around encoded spans in an ``ExportTraceServiceRequest``."""
-
-    def __init__(self, resource: Resource) -> None:
-        nothing = ReadableSpan("", INVALID_SPAN_CONTEXT, resource=resource, instrumentation_scope=SCOPE)
-        by_sdk = encode_spans([nothing]).resource_spans[0]
-        self._resource = b"\x0a" + _sized(by_sdk.resource.SerializeToString())
-        self._scope = b"\x0a" + _sized(by_sdk.scope_spans[0].scope.SerializeToString())
-
-    def __call__(self, spans: Sequence[bytes]) -> bytes:
-        # Many spans are a megabyte: it is copied once.
-        size = sum(map(len, spans))
-        scope_spans = b"\x12" + _varint(len(self._scope) + size)
-        before = self._resource + scope_spans + self._scope
-        return b"".join((b"\x0a", _varint(len(before) + size), before, *spans))
-
-
-def event(text: str) -> bytes:
-    """Of an event what comes before its time."""
-    name = b"\x12" + _sized(_text(text))
-    return b"\x5a" + _varint(len(name) + 9) + name + b"\x09"
-
-
-def encoded(
-    operation: Operation,
-    context: TraceContext,
-    span_id: str,
-    parent_id: str | None,
-    start: int,
-    end: int,
-    message_id: str | None,
-    conversation_id: str | None,
-    error: tuple[str, str] | None = None,
-    tag: int | None = None,
-    request_id: UUID | None = None,
-    link: TraceContext | None = None,
-    events: Sequence[Any] = (),
-    *,
-    remote: bool = False,
-) -> bytes:
-    """A span as one of a ``ScopeSpans``.
-
-    ``context`` is that of the delivery's process span, whose trace this one is part of. ``parent_id`` may be
-    of another process (``remote``). Times are in nanoseconds since 1970. ``error`` is there when it failed:
-    of what type, and in words. ``events``: what happened (by ``event``), when, what happened, when.
+    Its parent is what its message says; otherwise what the ledger keeps with the request, so that every
+    attempt, wherever it is made, is part of one trace. A duplicate of another trace links to that one.
     """
-    parent = "" if parent_id is None else f"2208{parent_id}"
-    ids = _from_hex(f"0a10{context.trace_id}1208{span_id}{parent}")
-    message = _text(message_id or "")
-    conversation = _text(conversation_id or "")
-    number = b"" if tag is None else _varint(tag)
-    request = b"" if request_id is None else to_json(request_id)[1:-1]  # the quickest way to its text
-    rest = _FROM_AFAR if remote else _FROM_HERE
-    if error is not None or link is not None or context.state:
-        rest += _seldom(error, link, context.state)
-    sizes = len(ids), len(message), len(conversation), len(number), len(request), len(rest), *events[::2]
-    pack, before, common, message_key, conversation_key, tag_key, request_key = _layout(operation, *sizes)
-    data: bytes = pack(
-        before,
-        ids,
-        common,
-        start,
-        0x41,
-        end,
-        message_key,
-        message,
-        conversation_key,
-        conversation,
-        tag_key,
-        number,
-        request_key,
-        request,
-        rest,
-        *events,
-    )
-    return data
+
+    __slots__ = ("_delivery", "_kept", "_parent", "_spans", "_start", "span")
+    context: TraceContext
+
+    def __init__(self, spans: Spans, delivery: Delivery) -> None:
+        self._start = time_ns()
+        self._spans = spans
+        self._delivery = delivery
+        self._parent = TraceContext.read(delivery.headers)
+        self.context, self.span = spans.process(delivery, self._parent, self._start)
+        self._kept = (self._parent or self.context).traceparent
+
+    @property
+    def traceparent(self) -> str:
+        return self._kept
+
+    def known(self, traceparent: str | None) -> None:
+        if traceparent == self._kept:
+            return
+        kept = TraceContext.parse(traceparent)
+        if kept is None or kept.trace_id == self.context.trace_id:
+            return
+        if self._parent is None:
+            # The span that was started is given up: one that never ends is never exported.
+            self._parent = kept
+            self.context, self.span = self._spans.process(self._delivery, kept, self._start)
+        elif self.span is not None:
+            self.span.add_link(span_context(kept, remote=True))
+
+    def enter(self) -> None:
+        if self.span is None:
+            otel_context.attach(_UNWANTED)
+        else:
+            otel_context.attach(otel.set_span_in_context(self.span))
+            self.span.add_event("attempt began")
+
+    def sending(self, message: Message) -> AbstractContextManager[None]:
+        return super().sending(message) if self.span is None else self._send(message, self.span)
+
+    @contextmanager
+    def _send(self, message: Message, parent: otel.Span) -> Iterator[None]:
+        """The message carries the context of its span, unless it has one. A copy of a request keeps the one
+        that it came with: then the next attempt has the same parent as this one."""
+        span = self._spans.send(message, parent)
+        properties = message.properties
+        if TRACEPARENT not in (properties.headers or ()):
+            _trace_context(span, self.context.state).put(message)
+        try:
+            yield
+        except BaseException as error:
+            _fail(span, type(error).__name__, str(error))
+            raise
+        finally:
+            span.set_attributes(_ids(properties.message_id, properties.correlation_id))
+            span.end()
+
+    def about(self, request_id: UUID | None, attempt: int) -> None:
+        if self.span is None:
+            return
+        if request_id is not None:
+            self.span.set_attribute("session_worker.request_id", str(request_id))
+        if attempt:
+            self.span.set_attribute("session_worker.attempt", attempt)
+
+    def settled(self, method: str, outcome: str) -> None:
+        if self.span is not None:
+            self.span.add_event(method)
+            self.span.set_attribute("session_worker.outcome", _snake_case(outcome))
+
+    def end(self) -> None:
+        if self.span is not None:
+            self.span.end()
 
 
-@lru_cache(maxsize=1024)
-def _layout(operation: Operation, ids: int, *sizes: Any) -> tuple[Any, ...]:
-    """What puts a span together whose parts are of these sizes, and the parts that all such spans have."""
-    *facts, rest = sizes[:5]
-    events = sizes[5:]
-    common = operation.encoded + b"\x39"
-    keys = [_before_value(*fact, size) if size else b"" for fact, size in zip(_FACTS, facts, strict=True)]
-    parts = f"{ids}s{len(common)}sQBQ"
-    parts += "".join(f"{len(key)}s{size}s" for key, size in zip(keys, facts, strict=True))
-    parts += f"{rest}s" + "".join(f"{len(each)}sQ" for each in events)
-    before = b"\x12" + _varint(struct.calcsize(f"<{parts}"))
-    return struct.Struct(f"<{len(before)}s{parts}").pack, before, common, *keys
+def hear(event: events.Event) -> None:
+    """Have the span of the delivery that ``event`` is about say how its request fares."""
+    trace = current_trace.get()
+    if not isinstance(trace, SpanTrace) or (span := trace.span) is None:
+        return
+    match event:
+        case events.AttemptEnded():
+            span.add_event("attempt ended")
+        case events.RequestTakenOver():
+            span.add_event("taken over")
+        case events.AttemptFailed():
+            _fail(span, event.error_code, event.error)
+        case events.RequestFinished(outcome="failed" | "refused"):
+            if event.error_code is not None:
+                _fail(span, event.error_code, event.error or "")
+        case events.RequestHandedBack():
+            trace.about(event.request_id, event.attempt)
+        case events.DeliveryLeft():
+            trace.about(event.request_id, event.attempt)
+            _fail(span, "LinkLostError", event.reason)
+        case events.DeliveryFailed() | events.OutcomeNotRecorded():
+            trace.about(event.request_id, event.attempt)
+            _fail(span, type(event.exc_info).__name__, str(event.exc_info))
 
 
-def _seldom(error: tuple[str, str] | None, link: TraceContext | None, state: str) -> bytes:
-    """What few spans have."""
-    parts = b""
-    if state:
-        parts += b"\x1a" + _sized(_text(state))
-    if link is not None:
-        parts += b"\x6a" + _sized(_from_hex(f"0a10{link.trace_id}1208{link.span_id}35") + _REMOTE)
-    if error is not None:
-        kind, words = map(_text, error)
-        parts += _before_value(ERROR_TYPE, _TEXT, len(kind)) + kind
-        parts += b"\x7a" + _sized(b"\x12" + _sized(words) + b"\x18\x02")
-    return parts
+LISTENERS: events.Listeners = dict.fromkeys(
+    (
+        events.AttemptEnded,
+        events.AttemptFailed,
+        events.RequestFinished,
+        events.RequestHandedBack,
+        events.RequestTakenOver,
+        events.DeliveryLeft,
+        events.DeliveryFailed,
+        events.OutcomeNotRecorded,
+    ),
+    hear,
+)
 
 
-def _attributes(attributes: Mapping[str, str | int]) -> bytes:
-    parts = b""
-    for name, value in attributes.items():
-        kind, data = (_TEXT, _text(value)) if isinstance(value, str) else (_NUMBER, _varint(value))
-        parts += _before_value(name, kind, len(data)) + data
-    return parts
+class _Unwanted(NonRecordingSpan):
+    """The current span of every handler whose trace is dropped: one for all, since most never ask for it."""
+
+    def __init__(self) -> None:
+        super().__init__(otel.INVALID_SPAN_CONTEXT)
+
+    def get_span_context(self) -> SpanContext:
+        context = current_trace.get().context
+        return otel.INVALID_SPAN_CONTEXT if context is None else span_context(context)
 
 
-def _before_value(name: str, kind: bytes, size: int) -> bytes:
-    """Of an attribute what comes before its value, which takes ``size`` bytes."""
-    tag = kind + _varint(size) if kind is _TEXT else kind
-    before = b"\x0a" + _sized(_text(name)) + b"\x12" + _varint(len(tag) + size) + tag
-    return b"\x4a" + _varint(len(before) + size) + before
-
-
-def _text(text: str) -> bytes:
-    return text.encode("utf-8", "replace")
-
-
-def _sized(data: bytes) -> bytes:
-    return _varint(len(data)) + data
-
-
-def _varint(number: int) -> bytes:
-    return _LAST[number] if number < 0x80 else _MORE[number & 0x7F] + _higher(number >> 7)
-
-
-_LAST = tuple(number.to_bytes(1, "little") for number in range(0x80))
-_MORE = tuple(number.to_bytes(1, "little") for number in range(0x80, 0x100))
-_higher = lru_cache(maxsize=256)(_varint)
-"""The numbers of deliveries come one after the other: most differ in what is lowest alone."""
-
-_TEXT, _NUMBER = b"\x0a", b"\x18"
-_FACTS = ((MESSAGE_ID, _TEXT), (CONVERSATION_ID, _TEXT), (DELIVERY_TAG, _NUMBER), (REQUEST_ID, _TEXT))
-_LOCAL, _REMOTE = (flags.to_bytes(4, "little") for flags in (_HAS_IS_REMOTE, _HAS_IS_REMOTE | _IS_REMOTE))
-_FROM_HERE, _FROM_AFAR = b"\x85\x01" + _LOCAL, b"\x85\x01" + _REMOTE
-
-
-# -------------------------------------------------------------------------------------- as the SDK's
-
-
-def context_of(context: TraceContext, *, remote: bool = False) -> SpanContext:
+def span_context(context: TraceContext, *, remote: bool = False) -> SpanContext:
     return SpanContext(
         int(context.trace_id, 16),
         int(context.span_id, 16),
@@ -217,26 +243,33 @@ def context_of(context: TraceContext, *, remote: bool = False) -> SpanContext:
     )
 
 
-def readable(data: bytes, resource: Resource) -> ReadableSpan:
-    """What ``encoded`` made, for an exporter that takes the SDK's spans."""
-    (span,) = ScopeSpans.FromString(data).spans
-    context = TraceContext(span.trace_id.hex(), span.span_id.hex(), SAMPLED, span.trace_state)
-    parent = None
-    if span.parent_span_id:
-        parent_context = replace(context, span_id=span.parent_span_id.hex())
-        parent = context_of(parent_context, remote=bool(span.flags & _IS_REMOTE))
-    links = [TraceContext(link.trace_id.hex(), link.span_id.hex(), SAMPLED) for link in span.links]
-    return ReadableSpan(
-        span.name,
-        context_of(context),
-        parent,
-        resource,
-        {each.key: getattr(each.value, each.value.WhichOneof("value")) for each in span.attributes},
-        [Event(event.name, timestamp=event.time_unix_nano) for event in span.events],
-        [Link(context_of(link, remote=True)) for link in links],
-        SpanKind(span.kind - 1),
-        status=Status(StatusCode(span.status.code), span.status.message or None),
-        start_time=span.start_time_unix_nano,
-        end_time=span.end_time_unix_nano,
-        instrumentation_scope=SCOPE,
-    )
+def _trace_context(span: otel.Span, state: str) -> TraceContext:
+    found = span.get_span_context()
+    trace_id, span_id = otel.format_trace_id(found.trace_id), otel.format_span_id(found.span_id)
+    return TraceContext(trace_id, span_id, int(found.trace_flags), state)
+
+
+def _within(parent: otel.Span | SpanContext) -> otel_context.Context:
+    span = NonRecordingSpan(parent) if isinstance(parent, SpanContext) else parent
+    return otel.set_span_in_context(span, _NO_PARENT)
+
+
+def _ids(message_id: str | None, conversation_id: str | None) -> dict[str, str]:
+    ids = {"messaging.message.id": message_id, "messaging.message.conversation_id": conversation_id}
+    return {name: storable(value) for name, value in ids.items() if value}
+
+
+def _fail(span: otel.Span, kind: str, text: str) -> None:
+    span.set_attribute("error.type", kind)
+    span.set_status(StatusCode.ERROR, storable(text))
+
+
+@lru_cache
+def _snake_case(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+
+
+_NO_PARENT = otel_context.Context()
+_PARENTS = tuple(_within(SpanContext(1, 1, True, TraceFlags(flags))) for flags in (0, SAMPLED))
+"""A delivery's parent as the sampler sees it: those of ``OTEL_TRACES_SAMPLER`` look at the flag alone."""
+_UNWANTED = _within(_Unwanted())

@@ -1,6 +1,6 @@
 """The trace that a delivery belongs to, by the W3C's trace context: taken from it, kept, and sent on.
 
-Nothing here makes spans (``traces.py`` does, where it is asked for): a trace that others follow must not end
+Nothing here makes spans (``spans.py`` does, where it is asked for): a trace that others follow must not end
 here, and the lines of the log name it.
 """
 
@@ -45,7 +45,9 @@ class TraceContext:
     @classmethod
     def read(cls, headers: Mapping[str, Any]) -> TraceContext | None:
         """What the headers say; None when they say nothing, or anything that is not a trace context."""
-        found = cls.parse(headers.get(TRACEPARENT))
+        if TRACEPARENT not in headers:
+            return None
+        found = cls.parse(headers[TRACEPARENT])
         state = headers.get(TRACESTATE)
         if found is None or not isinstance(state, str) or not state:
             return found
@@ -64,14 +66,11 @@ class TraceContext:
 
     @property
     def traceparent(self) -> str:
-        return self._with(self.span_id)
+        return f"00-{self.trace_id}-{self.span_id}-0{self.flags}"
 
-    def _with(self, span_id: str) -> str:
-        return f"00-{self.trace_id}-{span_id}-0{self.flags}"
-
-    def put(self, message: Message, span_id: str = "") -> None:
-        """Have the message carry it; with ``span_id``, that of another span of the same trace."""
-        own = {TRACEPARENT: self._with(span_id or self.span_id)}
+    def put(self, message: Message) -> None:
+        """Have the message carry it."""
+        own = {TRACEPARENT: self.traceparent}
         if self.state:
             own[TRACESTATE] = self.state
         properties = message.properties
@@ -99,14 +98,8 @@ class Trace:
     def enter(self) -> None:
         """Make it the current one for the task, which is the handler's."""
 
-    def happened(self, what: bytes) -> None:
-        """Something did, now; as ``spans.event`` has it."""
-
     def about(self, request_id: UUID | None, attempt: int) -> None:
         """Which request this is about, as far as is known."""
-
-    def failed(self, kind: str, text: str) -> None:
-        """What was to be done was not."""
 
     def sending(self, message: Message) -> AbstractContextManager[None]:
         """The block in which a message is published."""
@@ -129,7 +122,7 @@ current_trace: ContextVar[Trace] = ContextVar("trace", default=NO_TRACE)
 
 def begin(delivery: Delivery) -> Trace:
     """Follow the delivery's trace, if it has one, in this task."""
-    context = TraceContext.read(delivery.headers) if TRACEPARENT in delivery.headers else None
+    context = TraceContext.read(delivery.headers)
     if context is None:
         return NO_TRACE
     trace = Trace(context)
