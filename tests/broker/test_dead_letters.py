@@ -16,10 +16,9 @@ from uuid import UUID, uuid4
 import pytest
 
 from session_contracts import ErrorCode, RequestStatus
-from session_worker.cli.views import letters
 from session_worker.ledger import open_ledger
 from session_worker.operators import dead_letters
-from session_worker.operators.dead_letters import Fate, ParkingLot, Sender, Wanted
+from session_worker.operators.dead_letters import Fate, Filter, ParkingLot, Sender
 from session_worker.operators.dead_letters.parking_lot import PAGE
 from session_worker.settings import load
 from tests.broker.lab import ROOT, answer, code_of, request
@@ -34,11 +33,7 @@ if TYPE_CHECKING:
     from tests.support.requester import Requester
 
 DEAD = "session.create.dead"
-ALL = Wanted()
-
-
-def unheard(_: int) -> None:
-    """Nobody watches the progress."""
+ALL = Filter()
 
 
 @asynccontextmanager
@@ -47,19 +42,19 @@ async def parking_lot(lab: Lab) -> AsyncIterator[ParkingLot]:
         yield lot
 
 
-def look(lab: Lab, wanted: Wanted = ALL, limit: int | None = None) -> list[dict[str, Any]]:
+def look(lab: Lab, wanted: Filter = ALL, limit: int | None = None) -> list[dict[str, Any]]:
     """The letters as documents, whole."""
 
     async def work() -> list[dict[str, Any]]:
         async with parking_lot(lab) as lot:
-            pages = [page async for page in dead_letters.matching(lot, wanted, limit, unheard)]
-        return [letters.whole(letter) for page in pages for letter in page]
+            pages = [page async for page in lot.matching(wanted, limit)]
+        return [dead_letters.whole_document(letter) for page in pages for letter in page]
 
     return asyncio.run(work())
 
 
 def redrive(
-    lab: Lab, wanted: Wanted = ALL, limit: int | None = None, *, unknown: bool = False
+    lab: Lab, wanted: Filter = ALL, limit: int | None = None, *, unknown: bool = False
 ) -> Counter[Fate]:
     async def work() -> Counter[Fate]:
         ledger = open_ledger(lab.ledger_url, worker_id=f"operator-{uuid4()}", holder_timeout=15)
@@ -67,7 +62,7 @@ def redrive(
         try:
             async with Sender.open(load(amqp_url=lab.url)) as sender, parking_lot(lab) as lot:
                 redriving = dead_letters.redrive(
-                    lot, wanted, limit, unheard, ledger=ledger, sender=sender, unknown=unknown
+                    lot, wanted, limit, ledger=ledger, sender=sender, unknown=unknown
                 )
                 return Counter([fate async for fate in redriving])
         finally:
@@ -250,7 +245,7 @@ def test_the_filters_find_what_they_say(lab: Lab) -> None:
         lab.holds(DEAD, 7)
 
     def found(**wanted: Any) -> list[str]:
-        return [letter["request_id"] for letter in look(lab, Wanted(**wanted))]
+        return [letter["request_id"] for letter in look(lab, Filter(**wanted))]
 
     now = datetime.now(UTC)
     assert sorted(found(exception="BugError")) == sorted(buggy)
@@ -259,13 +254,13 @@ def test_the_filters_find_what_they_say(lab: Lab) -> None:
     assert found(since=now - timedelta(hours=1)) == found()
     assert found(since=now + timedelta(hours=1)) == []
     assert found(letter=UUID(broken[1])) == [broken[1]]
-    [garbage] = look(lab, Wanted(code="unreadable"))
+    [garbage] = look(lab, Filter(code="unreadable"))
     assert (garbage["request_id"], garbage["body"]) == (None, "{garbage")
-    assert look(lab, Wanted(letter=UUID(garbage["letter_id"]))) == [garbage]
+    assert look(lab, Filter(letter=UUID(garbage["letter_id"]))) == [garbage]
 
     async def grouped() -> list[dead_letters.Group]:
         async with parking_lot(lab) as lot:
-            return await dead_letters.groups(lot, ALL, unheard)
+            return await dead_letters.groups(lot, ALL)
 
     groups = asyncio.run(grouped())
     assert {(group.code, group.exception_type): group.count for group in groups} == {
@@ -289,12 +284,12 @@ def test_a_purge_drops_what_is_wanted_and_nothing_else(lab: Lab) -> None:
         assert code_of(requester.ask(b"{garbage")) == "unreadable"
         lab.holds(DEAD, 6)
 
-    async def purge(wanted: Wanted, limit: int | None = None) -> int:
+    async def purge(wanted: Filter, limit: int | None = None) -> int:
         async with parking_lot(lab) as lot:
-            return await dead_letters.purge(lot, wanted, limit, unheard)
+            return await lot.purge(wanted, limit)
 
-    assert asyncio.run(purge(Wanted(code="unreadable"))) == 1
-    assert asyncio.run(purge(Wanted(letter=UUID(ids[2])))) == 1
+    assert asyncio.run(purge(Filter(code="unreadable"))) == 1
+    assert asyncio.run(purge(Filter(letter=UUID(ids[2])))) == 1
     assert asyncio.run(purge(ALL, 2)) == 2
     assert [letter["request_id"] for letter in look(lab)] == ids[3:]
     assert {entry.status for entry in lab.entries(ids)} == {RequestStatus.FAILED}
@@ -311,7 +306,7 @@ def test_a_letter_that_was_refused_re_opens_nothing(lab: Lab) -> None:
         lab.holds(DEAD, 2)
         lab.noted(request_id, "sent")
         before = lab.entry(request_id)
-        assert redrive(lab, Wanted(code="idempotency_conflict")) == {Fate.RESENT: 1}
+        assert redrive(lab, Filter(code="idempotency_conflict")) == {Fate.RESENT: 1}
         assert code_of(requester.collect(3)[2]) == "idempotency_conflict"
         lab.holds(DEAD, 2)
     assert lab.entry(request_id) == before
@@ -353,7 +348,7 @@ def test_what_cannot_be_replayed_stays_and_is_counted(lab: Lab) -> None:
         before = look(lab)
         assert redrive(lab) == {Fate.CUT: 1, Fate.UNKNOWN: 1, Fate.CONFLICT: 1}
         assert look(lab) == before
-        assert redrive(lab, Wanted(letter=UUID(pruned)), unknown=True) == {Fate.RESENT: 1}
+        assert redrive(lab, Filter(letter=UUID(pruned)), unknown=True) == {Fate.RESENT: 1}
         completed(requester, [pruned])
     assert lab.entry(taken).status is RequestStatus.FAILED
     assert [letter["redrive"] for letter in look(lab)] == ["reopened", "cut"]

@@ -12,6 +12,7 @@ from session_contracts import amqp
 from session_worker.cli import streams
 from session_worker.cli.views import letters
 from session_worker.messages.delivery import Delivery
+from session_worker.operators import dead_letters
 from session_worker.operators.dead_letters import DeadLetter, Group
 from tests.unit.cli.test_words import shown
 
@@ -52,11 +53,11 @@ def test_nothing_in_a_letter_commands_the_terminal(capsys: pytest.CaptureFixture
     body = json.dumps({"user_id": "ada" + EVIL, EVIL: [EVIL]}, ensure_ascii=False).encode()
     given = letter(body)
     group = Group("handler_failed", HEADERS[amqp.EXCEPTION_TYPE], 3, NOON, NOON, UUID(int=7), EVIL)  # type: ignore[arg-type]
-    row = letters.document(given)
+    row = dead_letters.document(given)
     for renderable in (letters.sheet(given), letters.table([row], NOON), letters.group_table([group], NOON)):
         assert harmless(shown(renderable, 200))
         assert "handler_failed" in shown(renderable, 200)
-    streams.write_document(letters.whole(given))
+    streams.write_document(dead_letters.whole_document(given))
     printed = capsys.readouterr().out
     assert harmless(printed)
     assert json.loads(printed)["body"] == body.decode()

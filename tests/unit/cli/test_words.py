@@ -18,6 +18,7 @@ from rich.console import Console
 from session_contracts import RequestStatus
 from session_worker.cli.views import entries
 from session_worker.ledger.protocol import Entry
+from session_worker.operators.entries import document
 from session_worker.settings import durations
 
 NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
@@ -63,14 +64,14 @@ def shown(renderable: object, width: int = 80) -> str:
 
 
 def test_a_document_has_the_published_fields_in_their_order() -> None:
-    document = entries.document(entry("one"))
+    found = document(entry("one"))
 
-    assert list(document) == [
+    assert list(found) == [
         *("request_id", "status", "attempt", "session_id", "user_id", "casefile_id", "title"),
         *("error_code", "error", "reply", "received_at", "finished_at", "next_attempt_at", "history"),
     ]
-    assert document["received_at"] == "2026-01-02T12:00:00+00:00"
-    assert document["next_attempt_at"] is None
+    assert found["received_at"] == "2026-01-02T12:00:00+00:00"
+    assert found["next_attempt_at"] is None
 
 
 def test_a_timeline_fits_into_a_narrow_terminal_and_shows_what_was_said_as_it_was() -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import secrets
-import socket
 import sys
 from collections import Counter
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -20,19 +17,19 @@ from session_contracts.errors import ErrorCode
 from session_worker.cli import command_settings, interrupts, streams, terminal
 from session_worker.cli.problems import Failure
 from session_worker.cli.progress import Progress
-from session_worker.cli.views import entries, letters
-from session_worker.ledger import open_ledger, open_reader
+from session_worker.cli.views import letters
+from session_worker.cli.views.entries import timeline
 from session_worker.ledger.protocol import LedgerError
 from session_worker.loop import PlainLoop
 from session_worker.messages.errors import LinkLostError, PublishError
-from session_worker.operators import dead_letters
-from session_worker.operators.dead_letters import Fate, ParkingLot, Sender, Wanted
+from session_worker.operators import dead_letters, entries
+from session_worker.operators.dead_letters import Fate, Filter, ParkingLot, Sender
 from session_worker.settings import durations
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncIterator, Coroutine
 
-    from session_worker.ledger.protocol import Entry, Ledger
+    from session_worker.ledger.protocol import Entry
     from session_worker.settings import Settings
 
 T = TypeVar("T")
@@ -61,11 +58,11 @@ class Choice:
     user: str | None = None
     letter: str | None = None
 
-    def wanted(self) -> Wanted:
+    def wanted(self) -> Filter:
         """Raises typer.BadParameter: something is not what it must be."""
         if self.code is not None and self.code not in set(ErrorCode):
             raise typer.BadParameter(f"it is one of {', '.join(ErrorCode)}.", param_hint="--code")
-        return Wanted(self.code, self.exception, self._since(), self.user, _uuid(self.letter, "--request-id"))
+        return Filter(self.code, self.exception, self._since(), self.user, _uuid(self.letter, "--request-id"))
 
     def _since(self) -> datetime | None:
         try:
@@ -96,9 +93,9 @@ def show_list(choice: Choice, limit: int, place: Place, *, json: bool) -> int:
     rows: list[dict[str, Any]] = []
 
     async def work() -> None:
-        async with _reading(loaded, shown=not json) as (lot, on_read):
-            async for page in dead_letters.matching(lot, wanted, limit, on_read):
-                rows.extend(letters.document(letter) for letter in page)
+        async with _reading(loaded, shown=not json) as parking_lot:
+            async for page in parking_lot.matching(wanted, limit):
+                rows.extend(dead_letters.document(letter) for letter in page)
 
     _run(work())
     if json:
@@ -120,13 +117,13 @@ def show_groups(choice: Choice, place: Place, *, json: bool) -> int:
     wanted, loaded = choice.wanted(), place.settings()
 
     async def work() -> list[dead_letters.Group]:
-        async with _reading(loaded, shown=not json) as (lot, on_read):
-            return await dead_letters.groups(lot, wanted, on_read)
+        async with _reading(loaded, shown=not json) as parking_lot:
+            return await dead_letters.groups(parking_lot, wanted)
 
     found = _run(work())
     if json:
         for group in found:
-            streams.write_document(letters.group_document(group))
+            streams.write_document(dead_letters.group_document(group))
     elif found:
         terminal.results().print(letters.group_table(found, datetime.now(UTC)))
     else:
@@ -136,11 +133,11 @@ def show_groups(choice: Choice, place: Place, *, json: bool) -> int:
 
 def show_one(text: str, place: Place, *, json: bool) -> int:
     """Print the letters of one request, and what the ledger knows of it; 1 when there is none."""
-    wanted, loaded = Wanted(letter=_uuid(text, "ID")), place.settings(ledger=True)
+    wanted, loaded = Filter(letter=_uuid(text, "ID")), place.settings(ledger=True)
 
     async def work() -> list[dead_letters.DeadLetter]:
-        async with _reading(loaded, shown=not json) as (lot, on_read):
-            pages = dead_letters.matching(lot, wanted, MOST_SHOWN, on_read)
+        async with _reading(loaded, shown=not json) as parking_lot:
+            pages = parking_lot.matching(wanted, MOST_SHOWN)
             return [letter async for page in pages for letter in page]
 
     found = _run(work())
@@ -154,11 +151,11 @@ def show_one(text: str, place: Place, *, json: bool) -> int:
     for letter in found:
         if json:
             known = entries.document(entry) if entry else None
-            streams.write_document(letters.whole(letter) | {"entry": known})
+            streams.write_document(dead_letters.whole_document(letter) | {"entry": known})
         else:
             terminal.results().print(letters.sheet(letter), "")
     if entry and not json:
-        terminal.results().print(entries.timeline(entry))
+        terminal.results().print(timeline(entry))
     return 0
 
 
@@ -182,18 +179,20 @@ def redrive(
     fates: Counter[Fate] = Counter()
 
     async def foresee() -> None:
-        async with _reading(loaded, shown=not json) as (lot, on_read):
-            async for page in dead_letters.matching(lot, wanted, limit, on_read):
+        async with _reading(loaded, shown=not json) as parking_lot:
+            async for page in parking_lot.matching(wanted, limit):
                 fates.update(map(dead_letters.outlook, page))
 
     async def work() -> None:
         async with AsyncExitStack() as stack:
-            ledger = await stack.enter_async_context(_ledger(loaded))
+            ledger = await stack.enter_async_context(dead_letters.operators_ledger(loaded))
+            availability = ledger.availability
+            availability.watch(lambda up: _say_away(availability.reason, up=up))
             sender = await stack.enter_async_context(Sender.open(loaded))
             sender.connection.watchers.append(lambda: _say_blocked(blocked=sender.connection.blocked))
-            lot, on_read = await stack.enter_async_context(_reading(loaded, shown=not json))
+            parking_lot = await stack.enter_async_context(_reading(loaded, shown=not json))
             redriving = dead_letters.redrive(
-                lot, wanted, limit, on_read, ledger=ledger, sender=sender, unknown=unknown
+                parking_lot, wanted, limit, ledger=ledger, sender=sender, unknown=unknown
             )
             async for fate in redriving:
                 fates[fate] += 1
@@ -215,8 +214,8 @@ def purge(choice: Choice, limit: int | None, place: Place, *, yes: bool, dry_run
         _must_be_askable("drop letters for good")
 
     async def work(most: int | None) -> int:
-        async with _reading(loaded, shown=not json) as (lot, on_read):
-            return await dead_letters.purge(lot, wanted, most, on_read)
+        async with _reading(loaded, shown=not json) as parking_lot:
+            return await parking_lot.purge(wanted, most)
 
     found = 0 if yes and not dry_run else _run(_count(loaded, wanted, limit, shown=not json))
     if dry_run or (not yes and not found):
@@ -240,9 +239,9 @@ def _must_be_askable(what: str) -> None:
         raise typer.BadParameter(f"nobody can be asked here: give it to {what}.", param_hint="--yes")
 
 
-async def _count(loaded: Settings, wanted: Wanted, limit: int | None, *, shown: bool) -> int:
-    async with _reading(loaded, shown=shown) as (lot, on_read):
-        return sum([len(page) async for page in dead_letters.matching(lot, wanted, limit, on_read)])
+async def _count(loaded: Settings, wanted: Filter, limit: int | None, *, shown: bool) -> int:
+    async with _reading(loaded, shown=shown) as parking_lot:
+        return sum([len(page) async for page in parking_lot.matching(wanted, limit)])
 
 
 def _nothing_done() -> int:
@@ -265,43 +264,23 @@ def _report(fates: Counter[Fate], *, dry_run: bool, json: bool) -> None:
 
 
 @asynccontextmanager
-async def _reading(
-    loaded: Settings, *, shown: bool
-) -> AsyncIterator[tuple[ParkingLot, Callable[[int], None]]]:
-    """The parking lot, and a progress bar to tell how many letters were read."""
-    async with ParkingLot.open(loaded) as lot:
-        with Progress(lot.count, shown=shown and lot.count > 0, what="letters") as progress:
-            yield lot, progress.advanced
-
-
-@asynccontextmanager
-async def _ledger(loaded: Settings) -> AsyncIterator[Ledger]:
-    url = loaded.ledger_url.get_secret_value()
-    # A reader makes no ledger where there is none, and changes none.
-    reader = open_reader(url)
-    await reader.open()
-    await reader.close()
-    name = f"operator-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-    ledger = open_ledger(url, worker_id=name, holder_timeout=loaded.holder_timeout)
-    await ledger.open()
-    ledger.availability.watch(lambda up: _say_away(ledger.availability.reason, up=up))
-    try:
-        yield ledger
-    finally:
-        await ledger.close()
+async def _reading(loaded: Settings, *, shown: bool) -> AsyncIterator[ParkingLot]:
+    """Open the parking lot, with a progress bar of the letters that are read."""
+    async with ParkingLot.open(loaded) as parking_lot:
+        count = parking_lot.count
+        with Progress(count, shown=shown and count > 0, what="letters") as progress:
+            parking_lot.on_read = progress.advanced
+            yield parking_lot
 
 
 async def _entry(loaded: Settings, request_id: UUID) -> Entry | None:
     """What the ledger knows; the letter is worth showing without it."""
-    reader = open_reader(loaded.ledger_url.get_secret_value())
     try:
-        await reader.open()
-        entry = await reader.get(request_id)
+        async with entries.reader(loaded) as reader:
+            entry = await reader.get(request_id)
     except LedgerError as error:
         terminal.notices().print(str(error), soft_wrap=True)
         return None
-    finally:
-        await reader.close()
     if entry is None:
         terminal.notices().print(f"The ledger has no request {request_id}: it was refused or pruned.")
     return entry

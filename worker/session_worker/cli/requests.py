@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -12,15 +11,13 @@ import typer
 
 from session_contracts import ErrorCode, RequestStatus
 from session_worker.cli import command_settings, streams, terminal
-from session_worker.cli.views.entries import document, table, timeline
-from session_worker.ledger import open_reader
+from session_worker.cli.views.entries import table, timeline
 from session_worker.loop import PlainLoop
+from session_worker.operators.entries import document, reader
 from session_worker.settings import durations
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from session_worker.ledger.protocol import Entry, LedgerReader
+    from session_worker.ledger.protocol import Entry
 
 
 def status(request_id: str, *, ledger_url: str | None, json: bool) -> int:
@@ -76,24 +73,13 @@ async def _get(text: str, ledger_url: str | None) -> Entry | None:
     """The entry of a request, or of the request that created a session."""
     of_session = text.lower().startswith(("ts_", "cs_"))
     request_id = None if of_session else _uuid(text)
-    async with _reader(ledger_url) as reader:
-        return await (reader.get(request_id) if request_id else reader.get_by_session(text.lower()))
+    async with reader(command_settings.load_only(ledger_url=ledger_url)) as ledger:
+        return await (ledger.get(request_id) if request_id else ledger.get_by_session(text.lower()))
 
 
 async def _find(ledger_url: str | None, **wanted: Any) -> list[Entry]:
-    async with _reader(ledger_url) as reader:
-        return await reader.find(**wanted)
-
-
-@asynccontextmanager
-async def _reader(ledger_url: str | None) -> AsyncIterator[LedgerReader]:
-    loaded = command_settings.load_only(ledger_url=ledger_url)
-    reader = open_reader(loaded.ledger_url.get_secret_value())
-    await reader.open()
-    try:
-        yield reader
-    finally:
-        await reader.close()
+    async with reader(command_settings.load_only(ledger_url=ledger_url)) as ledger:
+        return await ledger.find(**wanted)
 
 
 def _uuid(text: str) -> UUID:

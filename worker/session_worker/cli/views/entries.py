@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Group
 from rich.text import Text
@@ -21,26 +21,6 @@ if TYPE_CHECKING:
 LONGEST = 200
 """Characters of a reason in a table; ``status`` shows all of it."""
 COLOURS = {"completed": "green", "failed": "red", "processing": "cyan", "pending": "yellow"}
-
-
-def document(entry: Entry) -> dict[str, Any]:
-    """An entry as ``--json`` prints it; the names are part of the interface."""
-    return {
-        "request_id": str(entry.request_id),
-        "status": str(entry.status),
-        "attempt": entry.attempt,
-        "session_id": entry.session_id,
-        "user_id": entry.user_id,
-        "casefile_id": entry.casefile_id,
-        "title": entry.title,
-        "error_code": entry.error_code,
-        "error": entry.error,
-        "reply": entry.reply,
-        "received_at": _iso(entry.received_at),
-        "finished_at": _iso(entry.finished_at),
-        "next_attempt_at": _iso(entry.next_attempt_at),
-        "history": [dict(move) for move in entry.history],
-    }
 
 
 def timeline(entry: Entry) -> RenderableType:
@@ -128,7 +108,3 @@ def _workers(entry: Entry) -> list[str]:
 
 def _after(entry: Entry, at: str) -> float:
     return max(0.0, (datetime.fromisoformat(at) - entry.received_at).total_seconds())
-
-
-def _iso(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat()

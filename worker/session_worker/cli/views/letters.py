@@ -35,48 +35,8 @@ OUTLOOKS = {
 }
 
 
-def document(letter: DeadLetter) -> dict[str, Any]:
-    """A letter as ``--json`` prints it; the names are part of the interface."""
-    return {
-        "request_id": _str(letter.request_id),
-        "letter_id": _str(letter.letter_id),
-        "error_code": letter.code,
-        "exception_type": letter.exception_type,
-        "message": letter.message,
-        "attempts": letter.attempts,
-        "redrives": letter.redrives,
-        "user_id": letter.user_id,
-        "reply_to": letter.delivery.reply_to,
-        "correlation_id": letter.delivery.correlation_id,
-        "failed_at": _iso(letter.failed_at),
-        "first_seen_at": _iso(letter.first_seen_at),
-        "worker_id": letter.worker_id,
-        "queue": letter.queue,
-        "body_bytes": letter.size,
-        "redrive": str(outlook(letter)),
-    }
-
-
-def whole(letter: DeadLetter) -> dict[str, Any]:
-    """``document`` with what may be long."""
-    body = letter.delivery.body.decode("utf-8", "backslashreplace")
-    return document(letter) | {"stacktrace": letter.stacktrace, "body": body}
-
-
-def group_document(group: Group) -> dict[str, Any]:
-    return {
-        "error_code": group.code,
-        "exception_type": group.exception_type,
-        "count": group.count,
-        "first": _iso(group.first),
-        "last": _iso(group.last),
-        "example": _str(group.example),
-        "message": group.message,
-    }
-
-
 def table(rows: Iterable[dict[str, Any]], now: datetime) -> Listing:
-    """Of the documents that ``document`` makes."""
+    """Of the documents of the letters."""
     shown = Listing("ago", "request", "code", "user", "why")
     for row in rows:
         shown.add(
@@ -97,9 +57,9 @@ def group_table(groups: Iterable[Group], now: datetime) -> Listing:
             f"{group.count:,}",
             Text(printable(group.code or "none"), style="red"),
             group.exception_type or "",
-            f"{_ago(_iso(group.first), now)} ago",
-            f"{_ago(_iso(group.last), now)} ago",
-            _str(group.example) or "",
+            f"{_ago(group.first, now)} ago",
+            f"{_ago(group.last, now)} ago",
+            str(group.example or ""),
             _brief(None, group.message),
         )
     return shown
@@ -114,8 +74,8 @@ def sheet(letter: DeadLetter) -> RenderableType:
 
 
 def _facts(letter: DeadLetter) -> Iterable[tuple[str, str | None]]:
-    yield "request", _str(letter.request_id) or "its id is not known"
-    yield "dead letter", _str(letter.letter_id)
+    yield "request", str(letter.request_id or "its id is not known")
+    yield "dead letter", str(letter.letter_id or "")
     yield "error", _error(letter.code)
     yield "exception", letter.exception_type
     yield "message", letter.message
@@ -160,13 +120,5 @@ def _brief(exception_type: str | None, message: str) -> str:
     return entries.brief(text)
 
 
-def _ago(moment: str | None, now: datetime) -> str:
+def _ago(moment: datetime | str | None, now: datetime) -> str:
     return durations.ago(moment, now) if moment else "?"
-
-
-def _str(value: object) -> str | None:
-    return None if value is None else str(value)
-
-
-def _iso(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat()

@@ -1,33 +1,27 @@
 """What an operator asks of the parking lot, and does with it.
 
-Nothing here prints: the command line calls it, and whoever else shows it to people.
-
 A *dead letter* is a parked copy of a request. Looking at one takes nothing away: it is held for a moment and
-given back, also when the one who looks is killed.
+given back, also when the process that looks is killed. Nothing here prints.
 """
 
-from session_worker.operators.dead_letters.letter import DeadLetter, Wanted
-from session_worker.operators.dead_letters.parking_lot import ParkingLot, Sender
-from session_worker.operators.dead_letters.redrive import (
-    Fate,
-    Group,
-    groups,
-    matching,
-    outlook,
-    purge,
-    redrive,
-)
+from session_worker.operators.dead_letters.documents import document, group_document, whole_document
+from session_worker.operators.dead_letters.groups import Group, groups
+from session_worker.operators.dead_letters.letter import DeadLetter, Filter
+from session_worker.operators.dead_letters.parking_lot import ParkingLot
+from session_worker.operators.dead_letters.redrive import Fate, Sender, operators_ledger, outlook, redrive
 
 __all__ = [
     "DeadLetter",
     "Fate",
+    "Filter",
     "Group",
     "ParkingLot",
     "Sender",
-    "Wanted",
+    "document",
+    "group_document",
     "groups",
-    "matching",
+    "operators_ledger",
     "outlook",
-    "purge",
     "redrive",
+    "whole_document",
 ]

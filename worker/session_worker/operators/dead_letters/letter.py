@@ -89,7 +89,7 @@ class DeadLetter:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class Filter:
     """Which letters are meant: those that fit all that is given. ``letter`` is a request's id or its own."""
 
     code: str | None = None

@@ -1,32 +1,29 @@
-"""The parking lot, read page by page; and the way back to the work queue."""
+"""The parking lot, read page by page."""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager, contextmanager, suppress
-from functools import partial
 from typing import TYPE_CHECKING
 
 import aiormq
 
 from session_client.net.objections import Kind
-from session_contracts import Names, amqp
+from session_contracts import Names
 from session_worker.broker.connection import SETUP_SECONDS, Connection
 from session_worker.broker.consumer import Consumer
 from session_worker.broker.failures import broker_errors
-from session_worker.broker.publisher import Publisher
 from session_worker.broker.topology import TopologyError
 from session_worker.messages.delivery import Lane
 from session_worker.messages.errors import LinkLostError
 from session_worker.operators.dead_letters.letter import DeadLetter
-from session_worker.requests.copies import copy_of
-from session_worker.requests.request import NIL_ID
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from typing import Self
 
     from session_worker.messages.delivery import Delivery
+    from session_worker.operators.dead_letters.letter import Filter
     from session_worker.settings import Settings
 
 PAGE = 100
@@ -50,6 +47,8 @@ class ParkingLot:
         self._channel = channel
         self._held = 0
         self.count = count
+        self.on_read: Callable[[int], None] = lambda _: None
+        """Hears how many letters each page had."""
 
     @classmethod
     @asynccontextmanager
@@ -61,7 +60,7 @@ class ParkingLot:
         queue = Names(settings.prefix).dead
         connection = await Connection.open(settings.amqp_urls, "dead letters")
         try:
-            count = await _ready(connection, queue)
+            count = await ready(connection, queue)
             channel = await connection.channel(Consumer, vital=True)
             channel.lane, channel.queue, channel.max_body_bytes = Lane.WORK, queue, LARGEST
             lot = cls(connection, channel, count)
@@ -83,6 +82,28 @@ class ParkingLot:
                 return
             left -= len(page)
             yield [DeadLetter.of(delivery) for delivery in page]
+
+    async def matching(self, wanted: Filter, limit: int | None = None) -> AsyncIterator[list[DeadLetter]]:
+        """The oldest ``limit`` letters wanted, page by page."""
+        left = limit
+        async for page in self.pages():
+            found = [letter for letter in page if wanted.fits(letter)][:left]
+            if found:
+                yield found
+            self.on_read(len(page))
+            if left is not None:
+                left -= len(found)
+                if left == 0:
+                    return
+
+    async def purge(self, wanted: Filter, limit: int | None = None) -> int:
+        """Drop the oldest ``limit`` letters wanted, for good; return how many there were."""
+        count = 0
+        async for page in self.matching(wanted, limit):
+            for letter in page:
+                self.drop(letter)
+            count += len(page)
+        return count
 
     def drop(self, letter: DeadLetter) -> None:
         """Take the letter away for good."""
@@ -110,7 +131,7 @@ class ParkingLot:
                     await self._connection.unless_lost(full.wait())
             silence = 0.0 if len(page) > arrived else silence + QUIET_SECONDS
             # Somebody else may hold what was counted, or have dropped it.
-            if silence and await _ready(self._connection, self._channel.queue) == 0 and len(page) == arrived:
+            if silence and await ready(self._connection, self._channel.queue) == 0 and len(page) == arrived:
                 break
             if silence > STUCK_SECONDS:
                 raise LinkLostError(f"queue {self._channel.queue} holds letters and hands none out")
@@ -124,53 +145,11 @@ class ParkingLot:
             await self._channel.basic_nack(0, multiple=True, requeue=True)
         with suppress(TimeoutError):
             async with asyncio.timeout(GIVE_BACK_SECONDS):
-                while await _ready(self._connection, self._channel.queue) < self._held:  # noqa: ASYNC110 -- nobody tells
+                while await ready(self._connection, self._channel.queue) < self._held:  # noqa: ASYNC110 -- nobody tells
                     await asyncio.sleep(0.01)
 
 
-class Sender:
-    """Sends letters through the flow again."""
-
-    def __init__(self, connection: Connection, publisher: Publisher, names: Names) -> None:
-        self.connection = connection
-        self.names = names
-        self._publisher = publisher
-
-    @classmethod
-    @asynccontextmanager
-    async def open(cls, settings: Settings) -> AsyncIterator[Self]:
-        """Raises:
-        LinkLostError: the broker cannot be reached, or does not let this user publish.
-        TopologyError: there is no work queue.
-        """
-        connect = partial(Connection.open, settings.amqp_urls)
-        names = Names(settings.prefix)
-        connection = await connect("redrive")
-        publisher = Publisher(connection, connect)
-        sweeper = asyncio.create_task(publisher.run(), name="confirm sweeper")
-        try:
-            await _ready(connection, names.work)
-            await publisher.probe()  # before anything is re-opened in vain
-            yield cls(connection, publisher, names)
-        finally:
-            sweeper.cancel()
-            await asyncio.gather(publisher.close(), connection.close())
-
-    async def send(self, letter: DeadLetter) -> None:
-        """Publish a copy to the work queue; return when the broker has confirmed it.
-
-        Raises:
-            PublishError: the broker did not take it.
-            LinkLostError: the connection was lost; nothing is known about the copy.
-        """
-        headers = {
-            amqp.REQUEST_ID: str(letter.request_id or NIL_ID),
-            amqp.REDRIVE_COUNT: letter.redrives + 1,
-        }
-        await self._publisher.publish(copy_of(letter.delivery, self.names.work, headers))
-
-
-async def _ready(connection: Connection, queue: str) -> int:
+async def ready(connection: Connection, queue: str) -> int:
     """How many messages wait in a queue that must be there."""
     channel = await connection.channel(aiormq.Channel)
     with _queue_errors(queue), broker_errors():

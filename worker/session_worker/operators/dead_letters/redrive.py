@@ -1,39 +1,49 @@
-"""Groups of dead letters, their redrive, and their end."""
+"""A redrive: dead letters go through the worker again."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import secrets
+import socket
 import sys
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING
 
+from session_contracts import Names, amqp
+from session_worker.broker.connection import Connection
+from session_worker.broker.publisher import Publisher
+from session_worker.ledger import open_ledger
 from session_worker.ledger.protocol import Reopened
+from session_worker.operators import entries
+from session_worker.operators.dead_letters.parking_lot import ready
+from session_worker.requests.copies import copy_of
 from session_worker.requests.parse import RequestParser
-from session_worker.requests.request import Request
+from session_worker.requests.request import NIL_ID, Request
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-    from datetime import datetime
-    from uuid import UUID
+    from collections.abc import AsyncIterator
+    from typing import Self
 
     from session_worker.ledger.protocol import Ledger
-    from session_worker.operators.dead_letters.letter import DeadLetter, Wanted
-    from session_worker.operators.dead_letters.parking_lot import ParkingLot, Sender
+    from session_worker.operators.dead_letters.letter import DeadLetter, Filter
+    from session_worker.operators.dead_letters.parking_lot import ParkingLot
+    from session_worker.settings import Settings
 
 
 class Fate(StrEnum):
     """What a redrive does with a letter. All but the first two stay on the parking lot."""
 
     REOPENED = "reopened"
-    """Its request has a new round: attempts count from 0."""
+    """Sent, and its request has a new round: attempts count from 0."""
     RESENT = "resent"
-    """It goes through the flow once more, with nothing to re-open: it was refused when it first came, or its
-    request is open already, or has its answer."""
+    """Sent, with nothing to re-open: its request was refused when it first came, is open, or was answered."""
     CUT = "cut"
-    """Only the beginning of the body was kept."""
+    """Only the beginning of its body was kept."""
     ILLEGIBLE = "illegible"
-    """Nobody can decode its properties."""
+    """Its properties cannot be decoded."""
     UNKNOWN = "unknown"
     """The ledger has no entry: it was pruned, or this is not the workers' ledger."""
     CONFLICT = "conflict"
@@ -44,68 +54,88 @@ class Fate(StrEnum):
         return self not in (Fate.REOPENED, Fate.RESENT)
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Letters that failed in the same way.
+class Sender:
+    """Publishes copies of letters to the work queue."""
 
-    ``message`` and ``example``, an id that ``Wanted.letter`` takes, are those of the newest.
+    def __init__(self, connection: Connection, publisher: Publisher, names: Names) -> None:
+        self.connection = connection
+        self.names = names
+        self._publisher = publisher
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, settings: Settings) -> AsyncIterator[Self]:
+        """Raises:
+        LinkLostError: the broker cannot be reached, or does not let this user publish.
+        TopologyError: there is no work queue.
+        """
+
+        connect = partial(Connection.open, settings.amqp_urls)
+        names = Names(settings.prefix)
+        connection = await connect("redrive")
+        publisher = Publisher(connection, connect)
+        sweeper = asyncio.create_task(publisher.run(), name="confirm sweeper")
+        try:
+            await ready(connection, names.work)
+            await publisher.probe()  # before anything is re-opened in vain
+            yield cls(connection, publisher, names)
+        finally:
+            sweeper.cancel()
+            await asyncio.gather(publisher.close(), connection.close())
+
+    async def send(self, letter: DeadLetter) -> None:
+        """Publish a copy to the work queue; return when the broker has confirmed it.
+
+        Raises:
+            PublishError: the broker did not take it.
+            LinkLostError: the connection was lost; nothing is known about the copy.
+        """
+        headers = {
+            amqp.REQUEST_ID: str(letter.request_id or NIL_ID),
+            amqp.REDRIVE_COUNT: letter.redrives + 1,
+        }
+        await self._publisher.publish(copy_of(letter.delivery, self.names.work, headers))
+
+
+@asynccontextmanager
+async def operators_ledger(settings: Settings) -> AsyncIterator[Ledger]:
+    """Open the ledger for redrives; unlike a worker, never make or upgrade it.
+
+    Raises:
+        LedgerError: it cannot be used.
     """
-
-    code: str | None
-    exception_type: str | None
-    count: int
-    first: datetime | None
-    last: datetime | None
-    example: UUID | None
-    message: str
-
-    def with_letter(self, letter: DeadLetter) -> Group:
-        moments = [moment for moment in (self.first, self.last, letter.failed_at) if moment is not None]
-        newest = self.last is None or (letter.failed_at is not None and letter.failed_at >= self.last)
-        return Group(
-            code=letter.code,
-            exception_type=letter.exception_type,
-            count=self.count + 1,
-            first=min(moments, default=None),
-            last=max(moments, default=None),
-            example=letter.request_id or letter.letter_id if newest else self.example,
-            message=letter.message if newest else self.message,
-        )
-
-
-async def groups(lot: ParkingLot, wanted: Wanted, on_read: Callable[[int], None]) -> list[Group]:
-    """The letters by error code and exception type, the largest group first. ``on_read`` hears how many
-    letters were read, here and below."""
-    found: dict[tuple[str | None, str | None], Group] = {}
-    async for page in matching(lot, wanted, None, on_read):
-        for letter in page:
-            key = (letter.code, letter.exception_type)
-            group = found.get(key) or Group(*key, count=0, first=None, last=None, example=None, message="")
-            found[key] = group.with_letter(letter)
-    return sorted(found.values(), key=lambda group: -group.count)
+    async with entries.reader(settings):
+        pass
+    name = f"operator-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+    url = settings.ledger_url.get_secret_value()
+    ledger = open_ledger(url, worker_id=name, holder_timeout=settings.holder_timeout)
+    await ledger.open()
+    try:
+        yield ledger
+    finally:
+        await ledger.close()
 
 
 async def redrive(
-    lot: ParkingLot,
-    wanted: Wanted,
+    parking_lot: ParkingLot,
+    wanted: Filter,
     limit: int | None,
-    on_read: Callable[[int], None],
     *,
     ledger: Ledger,
     sender: Sender,
     unknown: bool = False,
 ) -> AsyncIterator[Fate]:
-    """Send the oldest ``limit`` letters wanted through the flow again; yields what became of each.
+    """Send the oldest ``limit`` letters wanted to the workers again; yield what became of each.
 
-    For each its entry is re-opened and that committed, then its copy published and confirmed, then it is
-    dropped. Killed in between, it is still on the parking lot, and the next redrive goes on: of a copy that
-    is there twice the second one finds its request waiting, running or finished. ``unknown``: also those that
-    the ledger does not know, as new requests.
+    For each letter: re-open its entry and commit, publish a copy and wait for the confirm, drop the letter.
+    If this process is killed in between, the letter is still on the parking lot and the next redrive
+    continues: a copy that was sent twice finds its request waiting, running or finished. With ``unknown``,
+    letters that the ledger does not know are sent as well, as new requests.
 
     Raises:
         PublishError, LinkLostError: the broker takes no more. What was not sent is still on the parking lot.
     """
-    # Limits are the worker's business: here it is only to be found out which request it is.
+    # The worker applies the limits; here the parser only identifies the request.
     parser = RequestParser(sender.names, max_body_bytes=sys.maxsize, reply_to_allow="(?s:.*)")
 
     async def redrive_one(letter: DeadLetter) -> Fate:
@@ -116,10 +146,10 @@ async def redrive(
             fate = Fate.RESENT
         if not fate.stays:
             await sender.send(letter)
-            lot.drop(letter)
+            parking_lot.drop(letter)
         return fate
 
-    async for page in matching(lot, wanted, limit, on_read):
+    async for page in parking_lot.matching(wanted, limit):
         results = await asyncio.gather(*map(redrive_one, page), return_exceptions=True)
         for fate in results:
             if isinstance(fate, Fate):
@@ -130,38 +160,12 @@ async def redrive(
 
 
 def outlook(letter: DeadLetter) -> Fate:
-    """What a redrive will do with the letter, as far as can be said without the ledger."""
+    """Foretell what a redrive does with the letter, without asking the ledger."""
     if letter.delivery.illegible:
         return Fate.ILLEGIBLE
     if letter.cut:
         return Fate.CUT
     return Fate.RESENT if letter.refused else Fate.REOPENED
-
-
-async def purge(lot: ParkingLot, wanted: Wanted, limit: int | None, on_read: Callable[[int], None]) -> int:
-    """Drop the oldest ``limit`` letters wanted, for good; how many there were."""
-    count = 0
-    async for page in matching(lot, wanted, limit, on_read):
-        for letter in page:
-            lot.drop(letter)
-        count += len(page)
-    return count
-
-
-async def matching(
-    lot: ParkingLot, wanted: Wanted, limit: int | None, on_read: Callable[[int], None]
-) -> AsyncIterator[list[DeadLetter]]:
-    """The oldest ``limit`` letters wanted, page by page."""
-    left = limit
-    async for page in lot.pages():
-        found = [letter for letter in page if wanted.fits(letter)][:left]
-        if found:
-            yield found
-        on_read(len(page))
-        if left is not None:
-            left -= len(found)
-            if left == 0:
-                return
 
 
 async def _reopen(letter: DeadLetter, parser: RequestParser, ledger: Ledger) -> Fate:

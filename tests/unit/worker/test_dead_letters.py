@@ -17,7 +17,7 @@ from session_worker.ledger.protocol import Reopened
 from session_worker.messages.delivery import Delivery
 from session_worker.messages.errors import NackedError
 from session_worker.operators import dead_letters
-from session_worker.operators.dead_letters import DeadLetter, Fate, Wanted
+from session_worker.operators.dead_letters import DeadLetter, Fate, Filter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -73,13 +73,14 @@ class Redriving:
     def drop(self, letter: DeadLetter) -> None:
         self.steps.append("dropped")
 
-    async def pages(self) -> AsyncIterator[list[DeadLetter]]:
+    async def matching(self, wanted: Filter, limit: int | None) -> AsyncIterator[list[DeadLetter]]:
+        assert (wanted, limit) == (Filter(), None)
         yield [self.letter]
 
     async def run(self, letter: DeadLetter, *, unknown: bool = False) -> list[Fate]:
         self.letter = letter
         redriving: Any = dead_letters.redrive(
-            *(self, Wanted(), None, lambda _: None),  # type: ignore[arg-type]
+            *(self, Filter(), None),  # type: ignore[arg-type]
             ledger=self,  # type: ignore[arg-type]
             sender=self,  # type: ignore[arg-type]
             unknown=unknown,
@@ -156,7 +157,7 @@ def test_the_id_of_a_copys_own_message_is_not_the_requests() -> None:
     own = uuid4()
     nobody = letter({amqp.ERROR_CODE: "missing_request_id"}, b"{}", message_id=str(own))
     assert (nobody.request_id, nobody.letter_id) == (None, own)
-    assert Wanted(letter=own).fits(nobody)
+    assert Filter(letter=own).fits(nobody)
 
 
 def test_a_letter_of_the_brokers_own_tells_why_it_is_there() -> None:
@@ -179,5 +180,5 @@ names = st.sampled_from([value for name, value in vars(amqp).items() if str(valu
 def test_no_header_is_too_strange_to_be_read(headers: dict[str, Any], body: bytes) -> None:
     """Some letters were not made by us, and requesters write what they like."""
     strange = letter(headers, body)
-    Wanted(user="ada", since=datetime(2026, 1, 1, tzinfo=UTC)).fits(strange)
+    Filter(user="ada", since=datetime(2026, 1, 1, tzinfo=UTC)).fits(strange)
     assert dead_letters.outlook(strange) in set(Fate)
