@@ -5,8 +5,10 @@ A page marks each part with ``<!-- made from the code: NAME -->`` and ``<!-- end
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
+import tomllib
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -129,7 +131,36 @@ def moves() -> str:
     return f"```mermaid\n{mermaid()}```\n"
 
 
+def rooms() -> str:
+    """Every room, from the top down: what it is for, and what it may import."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = [layer.split(" | ") for layer in contracts[0]["layers"]]
+    lines = ["| Room | What it holds | May import |", "|---|---|---|"]
+    for depth, layer in enumerate(layers):
+        below = "what stands below" if depth < len(layers) - 1 else "nothing of ours"
+        for room in layer:
+            name = _file(room).relative_to(ROOT)
+            beside = [f", not `{_file(other).name}/`" for other in layer if other != room]
+            may = "".join([below, *beside]) if depth < len(layers) - 1 else below
+            lines.append(f"| [`{name}`]({name}) | {_first_line(_file(room))} | {may} |")
+    return "\n".join(lines) + "\n"
+
+
+def _file(room: str) -> Path:
+    """The folder of a room, or its file if it is a module."""
+    folder = ROOT / room.partition(".")[0].removeprefix("session_") / room.replace(".", "/")
+    return folder if folder.is_dir() else folder.with_suffix(".py")
+
+
+def _first_line(file: Path) -> str:
+    text = ast.get_docstring(ast.parse((file / "__init__.py" if file.is_dir() else file).read_text()))
+    if not text:
+        sys.exit(f"{file} needs a docstring that says what it is for")
+    return text.partition("\n")[0].replace("``", "`")
+
+
 PARTS = {
+    "rooms": rooms,
     "settings": settings_table,
     "main_settings": main_settings_table,
     "long_defaults": long_defaults,
@@ -145,7 +176,7 @@ PARTS = {
 
 def pages() -> list[Path]:
     """The pages that have such parts."""
-    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    return [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def rendered(page: str) -> str:

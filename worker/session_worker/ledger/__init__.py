@@ -1,4 +1,4 @@
-"""The ledger: where requests and their outcomes are kept. ``base`` says what it promises."""
+"""The ledger, which keeps requests and their outcomes: ``protocol.py`` says what it promises."""
 
 from __future__ import annotations
 

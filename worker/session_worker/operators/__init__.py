@@ -1,0 +1,1 @@
+"""What operators ask and do, whatever shows it to them: dead letters, doctor, watching."""

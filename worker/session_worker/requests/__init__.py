@@ -1,0 +1,1 @@
+"""A request, from its delivery to its settlement: open ``flow.py`` first."""

@@ -1,0 +1,1 @@
+"""The running worker: what puts it together and stops it, processes, health, the ops port."""
