@@ -47,7 +47,7 @@ ELSEWHERE = {
     "CopyNotTaken": "tests/broker/test_worker_parking.py",
     "RequestTakenOver": "tests/broker/test_worker_hands.py",
     "OutcomeNotRecorded": "tests/unit/worker/test_flow.py",
-    "DeliveryFailed": "tests/unit/worker/test_service.py",
+    "DeliveryFailed": "tests/unit/runtime/test_intake.py",
     "LedgerNotPruned": "tests/ledger/test_pruning.py",
     "TracesNotTaken": "tests/broker/test_worker_traces.py",
 }

@@ -24,7 +24,7 @@ from session_contracts.amqp import Names
 from session_worker.messages.errors import UnroutableError
 from session_worker.operations.handler import PermanentError
 from session_worker.requests.outcomes import Busy
-from session_worker.runtime.service import Service
+from session_worker.runtime.assembly import assemble
 from session_worker.telemetry import traces
 from session_worker.telemetry.spans import TraceIds
 from tests.unit.worker import parts
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from session_worker.broker.link import Link
     from session_worker.messages.message import Message
     from session_worker.operations.handler import Context
+    from session_worker.runtime.worker import Worker
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 HEADERS = {"traceparent": f"00-{TRACE}-{SPAN}-01"}
@@ -64,17 +65,17 @@ class FakeLink:
 class Bench:
     """A worker without a broker. `deliver` has it serve a delivery, and gives the spans that made."""
 
-    def __init__(self, service: Service, exporter: InMemorySpanExporter, provider: TracerProvider) -> None:
-        self.service = service
+    def __init__(self, worker: Worker, exporter: InMemorySpanExporter, provider: TracerProvider) -> None:
+        self.worker = worker
         self.tracer = provider.get_tracer("a handler's")
         self.link = FakeLink()
         self.exporter = exporter
-        service._link = cast("Link", self.link)
+        worker.keeper.link = cast("Link", self.link)
 
     async def deliver(self, content: bytes, **fields: Any) -> dict[str, ReadableSpan]:
         self.exporter.clear()
         fields = {"reply_to": "session.replies", "message_id": "message", "tag": 7} | fields
-        await asyncio.create_task(self.service._serve(parts.delivery(content, **fields)))
+        await asyncio.create_task(self.worker.intake._serve(parts.delivery(content, **fields)))
         found = self.exporter.get_finished_spans()
         assert len({span.name for span in found}) == len(found)
         return {span.name: span for span in found}
@@ -102,14 +103,14 @@ async def bench(
     settings = parts.worker_settings(
         ledger_url=SecretStr(f"sqlite:///{folder}/ledger.db"), traces=True, max_attempts=2
     )
-    service = Service(settings, asyncio.Event())
-    await service._ledger.open()
+    worker = assemble(settings, asyncio.Event())
+    await worker.ledger.open()
     try:
-        yield Bench(service, exporter, provider)
+        yield Bench(worker, exporter, provider)
     finally:
-        await service._ledger.close()
-        assert service._traces is not None
-        await service._traces.close()
+        await worker.ledger.close()
+        assert worker.traces is not None
+        await worker.traces.close()
 
 
 def trace_of(span: ReadableSpan) -> str:
@@ -147,12 +148,12 @@ async def test_each_of_many_handlers_at_work_finds_its_own_span(
             found += await asyncio.gather(asyncio.to_thread(here), asyncio.to_thread(here))
             seen[str(request.request_id)] = {*found, here()}
 
-        worker.service._flow._handler = handle
+        worker.worker.intake._flow._handler = handle
         ids = [uuid4() for _ in range(5)]
         await asyncio.gather(
             *(
                 asyncio.create_task(
-                    worker.service._serve(parts.delivery(parts.body(one), message_id=str(one)))
+                    worker.worker.intake._serve(parts.delivery(parts.body(one), message_id=str(one)))
                 )
                 for one in ids
             )
@@ -268,7 +269,7 @@ async def test_a_defect_is_in_the_span_too(monkeypatch: pytest.MonkeyPatch, tmp_
         async def decide(*_: object) -> None:
             raise ZeroDivisionError("a defect")
 
-        monkeypatch.setattr(worker.service._flow, "decide", decide)
+        monkeypatch.setattr(worker.worker.intake._flow, "decide", decide)
         process = (await worker.deliver(parts.body(uuid4())))[PROCESS]
     assert facts(process)["error.type"] == "ZeroDivisionError"
     assert facts(process)["session_worker.outcome"] == Busy.__name__.lower()
@@ -378,7 +379,7 @@ async def test_a_handlers_spans_are_dropped_with_the_trace(
                 trace_id = span.get_span_context().trace_id
             assert trace_id == otel.get_current_span().get_span_context().trace_id
 
-        worker.service._flow._handler = handle
+        worker.worker.intake._flow._handler = handle
         assert await worker.deliver(parts.body(uuid4())) == {}
     assert recording == [False]
 

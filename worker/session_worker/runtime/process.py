@@ -11,8 +11,8 @@ from session_worker.ledger.protocol import LedgerError
 from session_worker.loop import new_event_loop
 from session_worker.operations.loading import HandlerNotFoundError
 from session_worker.runtime import ops
+from session_worker.runtime.assembly import assemble
 from session_worker.runtime.health import Board, Reporter
-from session_worker.runtime.service import Service
 from session_worker.runtime.stopping import StartError, Stop, exit_now
 from session_worker.settings import unknown_variables
 from session_worker.telemetry import foreign
@@ -83,16 +83,16 @@ async def serve(
     asyncio.get_running_loop().set_exception_handler(_log_stray_error)
     stop = Stop(settings.shutdown_grace)
     try:
-        service = Service(settings, stop.asked, up=reporter.ask)
+        worker = assemble(settings, stop.asked, up=reporter.ask)
     except (HandlerNotFoundError, LedgerError) as error:
         raise StartError(str(error)) from error
-    telemetry_log.identify(service.worker_id)
+    telemetry_log.identify(worker.worker_id)
     stop.listen()
     obey(stop)
     _relax_collector()
-    reporting = asyncio.create_task(reporter.run(service.report), name="reporter")
+    reporting = asyncio.create_task(reporter.run(worker.report), name="reporter")
     try:
-        await service.run(patient=patient)
+        await worker.run(patient=patient)
     finally:
         reporting.cancel()
         await asyncio.wait({reporting})
