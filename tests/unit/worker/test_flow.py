@@ -32,7 +32,7 @@ from session_worker.ledger.protocol import (
 from session_worker.messages.delivery import Lane
 from session_worker.operations.handler import Context, Handler, PermanentError, Rejected
 from session_worker.requests import outcomes
-from session_worker.requests.claimed import ClaimedRequest
+from session_worker.requests.claimed import MAX_AGE, ClaimedRequest, age
 from session_worker.requests.flow import NO_TIME_AFTER_CRASH, Flow
 from session_worker.requests.outcomes import (
     Busy,
@@ -45,7 +45,6 @@ from session_worker.requests.outcomes import (
     Replayed,
     RetryLater,
 )
-from session_worker.requests.request import MAX_AGE, age
 from session_worker.requests.response import ResponseBuilder
 from session_worker.settings import CONSUMER_TIMEOUT
 from session_worker.telemetry.events import (

@@ -11,7 +11,6 @@ from session_worker.ledger.protocol import Claim
 from session_worker.messages.identifiers import new_session_id, storable
 from session_worker.messages.values import value
 from session_worker.requests.outcomes import Reply
-from session_worker.requests.request import age
 from session_worker.telemetry.trace import current_trace
 
 if TYPE_CHECKING:
@@ -20,6 +19,9 @@ if TYPE_CHECKING:
     from session_contracts import CreateSessionRequest
     from session_worker.ledger.protocol import Claimed
     from session_worker.requests.request import Request
+
+MAX_AGE = 30 * 86_400.0
+"""Seconds. A request that claims to be older counts as this old, so that it spoils no sum."""
 
 
 @value
@@ -30,6 +32,11 @@ class ClaimedRequest:
     token: UUID
     entry: Claimed
     since: float = field(default_factory=time.monotonic)
+
+    @property
+    def subject(self) -> tuple[UUID, int]:
+        """The request's id and the number of the attempt, with which every event begins."""
+        return self.request.request_id, self.entry.attempt
 
     @property
     def seconds(self) -> float:
@@ -73,7 +80,7 @@ class FencedError(Exception):
 
     def __init__(self, claimed: ClaimedRequest) -> None:
         super().__init__(claimed)
-        self.attempt = claimed.entry.attempt
+        self.claimed = claimed
 
 
 def claim_step(request: Request, token: UUID, *, suspect_after: int | None) -> Claim:
@@ -93,3 +100,8 @@ def claim_step(request: Request, token: UUID, *, suspect_after: int | None) -> C
         traceparent=current_trace.get().traceparent,
         suspect_after=suspect_after,
     )
+
+
+def age(published: float) -> float:
+    """Return the seconds since ``published``: none for a time to come, at most ``MAX_AGE``."""
+    return min(max(time.time() - published, 0.0), MAX_AGE)

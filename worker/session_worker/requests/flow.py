@@ -7,50 +7,36 @@ What is done about an outcome is decided in ``settle.py``.
 from __future__ import annotations
 
 import asyncio
-import random
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from session_client.net.trouble import words
-from session_contracts import ErrorCode, RequestStatus
+from session_contracts import ErrorCode
 from session_contracts.errors import ERRORS, known_code
 from session_worker.ledger.protocol import (
     Claimed,
-    Finish,
     Finished,
     InOtherHands,
     Mismatch,
-    Postpone,
-    Release,
-    StepResult,
     Suspect,
     UnstorableError,
 )
-from session_worker.messages.identifiers import new_token, storable
+from session_worker.messages.identifiers import new_token
 from session_worker.operations.handler import Context, Rejected
 from session_worker.requests import attempt, outcomes, retry
 from session_worker.requests.attempt import Failure, Success
 from session_worker.requests.claimed import ClaimedRequest, FencedError, claim_step
 from session_worker.requests.outcomes import Letter, Reply
 from session_worker.requests.parse import identify_unread
+from session_worker.requests.recorder import Recorder
 from session_worker.requests.request import Refusal, Request
-from session_worker.requests.sentences import sentence
 from session_worker.requests.slots import Slots
 from session_worker.requests.turns import OneAtATime
 from session_worker.settings import CONSUMER_TIMEOUT
-from session_worker.telemetry.events import (
-    AttemptEnded,
-    AttemptFailed,
-    OutcomeNotRecorded,
-    RequestFinished,
-    RequestHandedBack,
-    RequestTakenOver,
-)
+from session_worker.telemetry.events import AttemptEnded, OutcomeNotRecorded, RequestTakenOver
 from session_worker.telemetry.trace import current_trace
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from session_worker.ledger.protocol import Ledger
     from session_worker.messages.delivery import Delivery
     from session_worker.operations.handler import Handler
@@ -58,17 +44,11 @@ if TYPE_CHECKING:
     from session_worker.requests.parse import RequestParser
     from session_worker.requests.response import ResponseBuilder
     from session_worker.settings import Settings
-    from session_worker.telemetry.events import Emit, Ending
+    from session_worker.telemetry.events import Emit
 
 SUSPECT_SECONDS = 30.0
 """How long a request that saw several workers die waits, in a slot, for its turn to run alone."""
 NO_TIME_AFTER_CRASH = "its worker ended while it ran, and its time was over before it could run again"
-ENDINGS: Mapping[ErrorCode | None, Ending] = {
-    None: "completed",
-    ErrorCode.REJECTED: "rejected",
-    ErrorCode.EXPIRED: "expired",
-}
-"""How a claimed request ended, by its error code; with any other code it failed."""
 
 
 class Flow:
@@ -90,6 +70,7 @@ class Flow:
         self._responses = responses
         self._settings = settings
         self._emit = emit
+        self._record = Recorder(ledger, responses, settings.retry_delays, emit)
         self.stopping = False
         """Whether the worker shuts down: what is cancelled from now on is handed back."""
         self.slots = Slots(settings.concurrency)
@@ -122,7 +103,7 @@ class Flow:
                 try:
                     return await self._claim(request)
                 except FencedError as fenced:
-                    self._emit(RequestTakenOver(request.request_id, fenced.attempt))
+                    self._emit(RequestTakenOver(*fenced.claimed.subject))
 
     # ------------------------------------------------------------------------------------- claim
 
@@ -202,7 +183,7 @@ class Flow:
 
     async def _handle(self, claimed: ClaimedRequest) -> Outcome:
         if claimed.entry.crashes >= self._settings.max_crashes:
-            return await self._fail_for_good(claimed, ErrorCode.CRASHED_WORKER)
+            return await self._record.failed(claimed, ErrorCode.CRASHED_WORKER)
         if claimed.entry.expired:
             return await self._end_late(claimed)
         try:
@@ -210,8 +191,8 @@ class Flow:
         except asyncio.CancelledError as cancelled:
             _stay_uncancelled()
             if self.stopping:
-                return await self._hand_back(claimed)
-            # A handler cancelled this one. Handed back, it would come again and do the same, for ever.
+                return await self._record.handed_back(claimed)
+            # A handler cancelled this task. Handed back, the request would make it do so again, for ever.
             result = Failure(ErrorCode.HANDLER_FAILED, cancelled, transient=True)
         try:
             return await self._conclude(claimed, result)
@@ -219,27 +200,17 @@ class Flow:
             raise
         except Exception as error:  # noqa: BLE001
             # Without an outcome, the entry would look as if this worker still ran it: nobody would answer.
-            self._emit(OutcomeNotRecorded(claimed.request.request_id, claimed.entry.attempt, error))
-            return await self._give_up(claimed, Failure(ErrorCode.INTERNAL_ERROR, error, transient=False))
+            self._emit(OutcomeNotRecorded(*claimed.subject, error))
+            defect = Failure(ErrorCode.INTERNAL_ERROR, error, transient=False)
+            return await self._record.failed(claimed, defect.code, defect.detail, defect)
 
     async def _attempt(self, claimed: ClaimedRequest) -> Success | Failure | Rejected:
-        request_id, number, timeout = (
-            claimed.request.request_id,
-            claimed.entry.attempt,
-            self._settings.handler_timeout,
-        )
+        timeout = self._settings.handler_timeout
         deadline = datetime.now(UTC) + timedelta(seconds=timeout)
-        context = Context(claimed.entry.session_id, request_id, number, deadline)
+        context = Context(claimed.entry.session_id, *claimed.subject, deadline)
         result = await attempt.run(self._handler, claimed.for_handler(), context, timeout)
-        self._emit(AttemptEnded(request_id, number, claimed.seconds, claimed.queue_wait))
+        self._emit(AttemptEnded(*claimed.subject, claimed.seconds, claimed.queue_wait))
         return result
-
-    async def _hand_back(self, claimed: ClaimedRequest) -> Outcome:
-        """Shutdown is nobody's failure: the attempt is not counted."""
-        request_id = claimed.request.request_id
-        await self._ledger.release(Release(request_id, claimed.token))
-        self._emit(RequestHandedBack(request_id, claimed.entry.attempt))
-        return outcomes.Interrupted()
 
     async def _end_late(self, claimed: ClaimedRequest) -> Outcome:
         """End a request whose time to live is over. If it had an attempt, that one's failure is its outcome:
@@ -247,110 +218,23 @@ class Flow:
         entry = claimed.entry
         code = known_code(entry.error_code)
         if code is not None:
-            return await self._fail_for_good(claimed, code, entry.detail)
+            return await self._record.failed(claimed, code, entry.detail)
         if entry.attempt or entry.crashes:
-            return await self._fail_for_good(claimed, ErrorCode.INTERNAL_ERROR, NO_TIME_AFTER_CRASH)
-        error = sentence(ErrorCode.EXPIRED)
-        return outcomes.Expired(await self._fail(claimed, ErrorCode.EXPIRED, error))
+            return await self._record.failed(claimed, ErrorCode.INTERNAL_ERROR, NO_TIME_AFTER_CRASH)
+        return await self._record.expired(claimed)
 
     # ---------------------------------------------------------------------------------- conclude
 
     async def _conclude(self, claimed: ClaimedRequest, result: Success | Failure | Rejected) -> Outcome:
         match result:
             case Success(metadata=metadata):
-                body = self._responses.completed(claimed, metadata)
-                return outcomes.Completed(await self._finish(claimed, RequestStatus.COMPLETED, body))
-            case Rejected(message=message, code=code):
-                rejection_code = None if code is None else storable(code)
-                reply = await self._fail(claimed, ErrorCode.REJECTED, message, rejection_code=rejection_code)
-                return outcomes.Rejected(reply)
+                return await self._record.completed(claimed, metadata)
+            case Rejected():
+                return await self._record.rejected(claimed, result)
             case Failure(transient=True) if claimed.entry.attempt < self._settings.max_attempts:
-                return await self._postpone(claimed, result)
+                return await self._record.postponed(claimed, result)
             case Failure():
-                self._tell(claimed, result)
-                return await self._give_up(claimed, result)
-
-    async def _postpone(self, claimed: ClaimedRequest, failure: Failure) -> Outcome:
-        """The due time is committed before the copy is published, so a copy never comes early."""
-        request_id, number = claimed.request.request_id, claimed.entry.attempt
-        delays = retry.attempt_delays(number, self._settings.retry_delays, random.random())  # noqa: S311
-        delay = await self._ledger.postpone(
-            Postpone(request_id, claimed.token, delays, failure.code, failure.detail)
-        )
-        if isinstance(delay, StepResult):
-            self._tell(claimed, failure)
-            if delay is StepResult.FENCED:
-                raise FencedError(claimed)
-            return await self._give_up(claimed, failure)
-        self._tell(claimed, failure, delay)
-        return outcomes.RetryLater(request_id, delay, number)
-
-    def _tell(self, claimed: ClaimedRequest, failure: Failure, next_attempt_in: int | None = None) -> None:
-        self._emit(
-            AttemptFailed(
-                claimed.request.request_id,
-                claimed.entry.attempt,
-                failure.code,
-                failure.message,
-                next_attempt_in,
-                failure.stacktrace,
-            )
-        )
-
-    async def _give_up(self, claimed: ClaimedRequest, failure: Failure) -> Outcome:
-        return await self._fail_for_good(claimed, failure.code, failure.detail, failure)
-
-    async def _fail_for_good(
-        self,
-        claimed: ClaimedRequest,
-        code: ErrorCode,
-        detail: str | None = None,
-        failure: Failure | None = None,
-    ) -> Outcome:
-        """Answer that the request failed, and have its copy parked. ``detail`` is for operators."""
-        error = sentence(code, attempts=claimed.entry.attempt, crashes=claimed.entry.crashes)
-        reply = await self._fail(claimed, code, error, detail=detail)
-        letter = Letter(
-            code=code,
-            message=failure.message if failure else detail or error,
-            request_id=claimed.request.request_id,
-            exception_type=type(failure.error).__name__[:255] if failure else None,
-            stacktrace=failure.stacktrace if failure else None,
-            attempts=claimed.entry.attempt,
-            first_seen_at=claimed.entry.received_at,
-        )
-        return outcomes.Failed(reply, letter)
-
-    async def _fail(
-        self,
-        claimed: ClaimedRequest,
-        code: ErrorCode,
-        error: str,
-        *,
-        detail: str | None = None,
-        rejection_code: str | None = None,
-    ) -> Reply:
-        error = storable(error)
-        body = self._responses.failed(claimed, code, error, rejection_code)
-        return await self._finish(claimed, RequestStatus.FAILED, body, code, error, detail)
-
-    async def _finish(
-        self,
-        claimed: ClaimedRequest,
-        status: Literal[RequestStatus.COMPLETED, RequestStatus.FAILED],
-        body: bytes,
-        code: ErrorCode | None = None,
-        error: str | None = None,
-        detail: str | None = None,
-    ) -> Reply:
-        """Record the outcome, together with the response that every copy of the reply will carry."""
-        request_id, number = claimed.request.request_id, claimed.entry.attempt
-        step = await self._ledger.finish(Finish(request_id, claimed.token, status, body, code, error, detail))
-        if step is StepResult.FENCED:
-            raise FencedError(claimed)
-        ending = ENDINGS.get(code, "failed")
-        self._emit(RequestFinished(request_id, number, ending, code, detail, round(claimed.seconds, 6)))
-        return claimed.reply(body)
+                return await self._record.given_up(claimed, result)
 
 
 def _stay_uncancelled() -> None:

@@ -124,18 +124,3 @@ class Refused:
 
 
 Outcome = Completed | Rejected | Expired | Failed | Replayed | RetryLater | Busy | Interrupted | Refused
-
-
-def subject(outcome: Outcome) -> tuple[UUID | None, int]:
-    """Return the request that an outcome is about, and its attempt."""
-    match outcome:
-        case RetryLater(request_id=request_id, attempt=attempt):
-            return request_id, attempt
-        case Busy(request_id=request_id):
-            return request_id, 0
-        case Refused(letter=letter):
-            return letter.request_id, 0
-        case Interrupted():
-            return None, 0
-        case _:
-            return outcome.reply.request_id, outcome.reply.attempt

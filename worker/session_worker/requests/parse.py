@@ -6,24 +6,25 @@ import re
 import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import pydantic
 import pydantic_core
 
 from session_contracts import CreateSessionRequest, ErrorCode, fingerprint
-from session_contracts.amqp import REDRIVE_COUNT, REFUSED
+from session_contracts.amqp import REDRIVE_COUNT, REFUSED, REQUEST_ID
 from session_contracts.errors import ERRORS, problems
 from session_worker.messages.headers import MAX_FIELDS
-from session_worker.requests.request import NIL_ID, Refusal, Request, as_id, identify
+from session_worker.requests.request import NIL_ID, Refusal, Request
 
 if TYPE_CHECKING:
-    from uuid import UUID
-
     from session_contracts.amqp import Names
     from session_worker.messages.delivery import Delivery
 
 MAX_TIME_TO_LIVE = 10 * 365 * 86_400.0
 """Seconds. A longer expiration is as good as this one, which fits into every database's timestamps."""
+_UUID = re.compile(r"[0-9A-Fa-f]{8}-?(?:[0-9A-Fa-f]{4}-?){3}[0-9A-Fa-f]{12}")
+"""Python's own parser accepts digits of every script, underscores, and hyphens anywhere."""
 _REQUEST_ID = re.compile(rb'"request_id"\s*:\s*"([0-9A-Fa-f-]{36})"')
 
 
@@ -130,6 +131,33 @@ class RequestParser:
             (delivery.reply_to if allowed else None) or self._names.replies,
             delivery.correlation_id or (None if answers is None else str(answers)),
         )
+
+
+def identify(delivery: Delivery, in_body: UUID | None = None, *, body_read: bool = True) -> UUID | None:
+    """Return the id of the request that a delivery is about, or None if it has none.
+
+    It is the id in the body, else that in the header ``x-request-id`` (all our copies have it), else a UUID
+    in ``message_id``, else one in ``correlation_id``. While the body is not read (``body_read=False``), its
+    id may be another than the one that the sender's library gave the message: only the header counts then.
+    """
+    if in_body is not None:
+        return in_body
+    in_header = delivery.headers.get(REQUEST_ID)
+    if found := as_id(in_header):
+        return found
+    if not body_read:
+        return None
+    # With the nil UUID, our header says that the original had no id: this message_id is the copy's own.
+    message_id = None if in_header == str(NIL_ID) else delivery.message_id
+    return as_id(message_id) or as_id(delivery.correlation_id)
+
+
+def as_id(value: object) -> UUID | None:
+    """Return the UUID that ``value`` spells; None for anything else and for the nil UUID."""
+    if not isinstance(value, str) or not _UUID.fullmatch(value):
+        return None
+    found = UUID(value)
+    return None if found == NIL_ID else found
 
 
 def identify_unread(delivery: Delivery) -> UUID | None:

@@ -24,6 +24,7 @@ from session_worker.messages.errors import (
     UnsendableError,
 )
 from session_worker.messages.message import Message, Properties
+from session_worker.requests.claimed import age
 from session_worker.requests.copies import copy_of, explanation, shortened
 from session_worker.requests.outcomes import (
     Busy,
@@ -35,9 +36,8 @@ from session_worker.requests.outcomes import (
     Rejected,
     Replayed,
     RetryLater,
-    subject,
 )
-from session_worker.requests.request import NIL_ID, age
+from session_worker.requests.request import NIL_ID
 from session_worker.telemetry.events import (
     CopyNotTaken,
     DeliveryLeft,
@@ -219,6 +219,21 @@ class Settler:
         except TooLongError as error:
             shorter = shortened(headers, error.excess + SPARE_BYTES)
             await self._send(delivery, copy_of(delivery, self._names.dead, shorter, cut=cut))
+
+
+def subject(outcome: Outcome) -> tuple[UUID | None, int]:
+    """Return the request that an outcome is about, and its attempt."""
+    match outcome:
+        case RetryLater(request_id=request_id, attempt=attempt):
+            return request_id, attempt
+        case Busy(request_id=request_id):
+            return request_id, 0
+        case Refused(letter=letter):
+            return letter.request_id, 0
+        case Interrupted():
+            return None, 0
+        case _:
+            return outcome.reply.request_id, outcome.reply.attempt
 
 
 def _tell_trace(method: str, outcome: Outcome) -> None:

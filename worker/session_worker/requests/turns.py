@@ -25,51 +25,45 @@ class Turns:
         self._waiting: dict[UUID, deque[asyncio.Future[None]]] = {}
 
     def take(self, request: Request | Refusal) -> Turn | nullcontext[None]:
-        """The block in which it is the request's turn. A refusal claims nothing and waits for nobody."""
-        return nullcontext() if isinstance(request, Refusal) else Turn(self, request.request_id)
-
-    async def begin(self, request_id: UUID) -> None:
-        queue = self._waiting.get(request_id)
-        if queue is None:
-            self._waiting[request_id] = deque()
-        else:
-            await self._wait(request_id, queue)
-
-    def end(self, request_id: UUID) -> None:
-        queue = self._waiting[request_id]
-        while queue:
-            turn = queue.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        del self._waiting[request_id]
-
-    async def _wait(self, request_id: UUID, queue: deque[asyncio.Future[None]]) -> None:
-        turn = asyncio.get_running_loop().create_future()
-        queue.append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            # A turn that was never given stays in the queue: whoever passes on skips it.
-            if not turn.cancelled():
-                self.end(request_id)
-            raise
+        """Return the block in which it is the request's turn. A refusal claims nothing and waits for none."""
+        return nullcontext() if isinstance(request, Refusal) else Turn(self._waiting, request.request_id)
 
 
 class Turn:
     """The block in which it is a delivery's turn."""
 
-    __slots__ = ("_request_id", "_turns")
+    __slots__ = ("_request_id", "_waiting")
 
-    def __init__(self, turns: Turns, request_id: UUID) -> None:
-        self._turns = turns
+    def __init__(self, waiting: dict[UUID, deque[asyncio.Future[None]]], request_id: UUID) -> None:
+        self._waiting = waiting
         self._request_id = request_id
 
     async def __aenter__(self) -> None:
-        await self._turns.begin(self._request_id)
+        queue = self._waiting.get(self._request_id)
+        if queue is None:
+            self._waiting[self._request_id] = deque()
+            return
+        turn = asyncio.get_running_loop().create_future()
+        queue.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            # A turn that was never given stays in the queue: whoever passes the turn on skips it.
+            if not turn.cancelled():
+                self._pass_on()
+            raise
 
     async def __aexit__(self, *exc_info: object) -> None:
-        self._turns.end(self._request_id)
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        queue = self._waiting[self._request_id]
+        while queue:
+            turn = queue.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        del self._waiting[self._request_id]
 
 
 class OneAtATime:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from session_worker.messages.errors import LinkLostError
 from session_worker.requests.outcomes import Busy
-from session_worker.requests.request import identify
+from session_worker.requests.parse import identify
 from session_worker.requests.turns import Turns
 from session_worker.telemetry import trace
 from session_worker.telemetry.events import (

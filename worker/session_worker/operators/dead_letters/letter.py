@@ -10,7 +10,7 @@ import pydantic_core
 
 from session_contracts import amqp
 from session_worker.messages.delivery import Delivery, newest_death
-from session_worker.requests.request import as_id, identify
+from session_worker.requests.parse import as_id, identify
 
 if TYPE_CHECKING:
     from uuid import UUID
