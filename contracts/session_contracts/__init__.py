@@ -19,7 +19,7 @@ from session_contracts.sessions import (
     SessionCreatedPayload,
     fingerprint,
 )
-from session_contracts.status import MOVES, IllegalMoveError, RequestStatus, check_move
+from session_contracts.status import MOVES, Move, RequestStatus
 from session_contracts.types import new_request_id
 
 __all__ = [
@@ -35,11 +35,10 @@ __all__ = [
     "CreateSessionResponse",
     "ErrorCode",
     "ErrorInfo",
-    "IllegalMoveError",
+    "Move",
     "Names",
     "RequestStatus",
     "SessionCreatedPayload",
-    "check_move",
     "fingerprint",
     "is_direct_reply_to",
     "new_request_id",

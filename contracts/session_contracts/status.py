@@ -1,13 +1,9 @@
-"""The statuses of a request and the only moves between them. The diagram in the docs is made from here."""
+"""The statuses of a request and the only moves between them. Ledgers and the diagram are made from here."""
 
 from __future__ import annotations
 
 from enum import StrEnum
-from types import MappingProxyType
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from typing import NamedTuple
 
 
 class RequestStatus(StrEnum):
@@ -19,38 +15,31 @@ class RequestStatus(StrEnum):
     FAILED = "failed"
 
 
-Move = tuple[RequestStatus | None, RequestStatus]
+class Move(NamedTuple):
+    """A request goes from one status to another. ``before`` is None when nobody has heard of it yet."""
 
-REASONS: Mapping[Move, str] = MappingProxyType(
-    {
-        (None, RequestStatus.PENDING): "first claim",
-        (RequestStatus.PENDING, RequestStatus.PROCESSING): "an attempt starts",
-        (RequestStatus.PROCESSING, RequestStatus.PENDING): "waits for its next attempt, or is handed back",
-        (RequestStatus.PROCESSING, RequestStatus.COMPLETED): "session created",
-        (RequestStatus.PROCESSING, RequestStatus.FAILED): "rejected, or attempts spent",
-        (RequestStatus.PENDING, RequestStatus.FAILED): "its time ended while it waited",
-        (RequestStatus.FAILED, RequestStatus.PENDING): "replayed by an operator",
-    }
-)
-"""Why a request moves; None is "never heard of it". A worker that takes a gone holder's request over hands it
-back first, in the gone one's place."""
-
-MOVES: frozenset[Move] = frozenset(REASONS)
+    before: RequestStatus | None
+    after: RequestStatus
+    reason: str
 
 
-class IllegalMoveError(Exception):
-    """A request was to move between two statuses that no move joins."""
+FIRST_CLAIM = Move(None, RequestStatus.PENDING, "first claim")
+ATTEMPT = Move(RequestStatus.PENDING, RequestStatus.PROCESSING, "an attempt starts")
+RETRY = Move(RequestStatus.PROCESSING, RequestStatus.PENDING, "waits for its next attempt")
+HANDED_BACK = Move(RequestStatus.PROCESSING, RequestStatus.PENDING, "handed back")
+WORKER_GONE = Move(RequestStatus.PROCESSING, RequestStatus.PENDING, "its worker is gone")
+COMPLETION = Move(RequestStatus.PROCESSING, RequestStatus.COMPLETED, "session created")
+FAILURE = Move(RequestStatus.PROCESSING, RequestStatus.FAILED, "rejected, or attempts spent")
+EXPIRY = Move(RequestStatus.PENDING, RequestStatus.FAILED, "its time ended while it waited")
+REDRIVE = Move(RequestStatus.FAILED, RequestStatus.PENDING, "redriven by an operator")
 
-
-def check_move(old: RequestStatus | None, new: RequestStatus) -> None:
-    """Raises IllegalMoveError unless ``old`` → ``new`` is one of ``MOVES``."""
-    if (old, new) not in MOVES:
-        raise IllegalMoveError(f"a request cannot move from {old or 'unknown'} to {new}")
+MOVES = (FIRST_CLAIM, ATTEMPT, RETRY, HANDED_BACK, WORKER_GONE, COMPLETION, FAILURE, EXPIRY, REDRIVE)
 
 
 def mermaid() -> str:
     """The moves as a Mermaid state diagram."""
-    lines = ["stateDiagram-v2"]
-    lines += [f"    {old or '[*]'} --> {new}: {why}" for (old, new), why in REASONS.items()]
-    lines.append(f"    {RequestStatus.COMPLETED} --> [*]")
-    return "\n".join(lines) + "\n"
+    reasons: dict[str, list[str]] = {}
+    for before, after, reason in MOVES:
+        reasons.setdefault(f"{before or '[*]'} --> {after}", []).append(reason)
+    arrows = [f"    {arrow}: {', or '.join(why)}" for arrow, why in reasons.items()]
+    return "\n".join(["stateDiagram-v2", *arrows, f"    {RequestStatus.COMPLETED} --> [*]"]) + "\n"

@@ -23,7 +23,7 @@ from tests.support.worker_process import WorkerProcess
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from session_worker.ledger.protocol import Entry
+    from session_worker.ledger.reader import Entry
     from session_worker.sandbox import RabbitMQ
     from tests.support.external_rabbitmq import ExternalRabbitMQ
 

@@ -141,7 +141,7 @@ def test_a_replayed_request_gets_a_new_round_and_its_requester_a_new_answer(lab_
         assert again.headers["x-idempotent-replayed"]
     entry = lab.entry(request_id)
     assert (entry.status, entry.attempt) == (RequestStatus.COMPLETED, 1)
-    assert [move["detail"] for move in entry.history].count("replayed by an operator") == 1
+    assert [move["detail"] for move in entry.history].count("redriven by an operator") == 1
     assert answer(new)["payload"]["session_id"] == entry.session_id
     assert lab.sessions() == 1
     lab.quiet()

@@ -19,7 +19,7 @@ from tests.support.waiting import soon
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from session_worker.ledger.protocol import Entry
+    from session_worker.ledger.reader import Entry
     from tests.broker.lab import Lab
     from tests.support.requester import RawReply
 

@@ -6,20 +6,22 @@ import asyncio
 import sqlite3
 from contextlib import asynccontextmanager, closing
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 import asyncpg
 
-from session_contracts import ErrorCode, RequestStatus
+from session_contracts import MOVES, ErrorCode, RequestStatus
 from session_worker.ledger import open_ledger, open_reader
-from session_worker.ledger.protocol import Claim, Claimed, Entry, Finish, Ledger, Postpone, Release
+from session_worker.ledger.protocol import Claim, Claimed, Finish, Ledger, Postpone, Release
 from session_worker.ledger.sqlite.database import path_of
 from session_worker.telemetry.events import unheard
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from session_worker.ledger.reader import Entry
     from session_worker.telemetry.events import Emit
 
 FINGERPRINT = b"\x01" * 32
@@ -146,3 +148,13 @@ async def shift(url: str, place: str, seconds: float, where: str) -> None:
 async def bury(url: str, worker_id: str) -> None:
     """Let a worker that is still open look as dead as one that was killed long ago."""
     await sql(url, f"DELETE FROM workers WHERE worker_id = '{worker_id}'")
+
+
+def check_moves(found: Entry) -> None:
+    """Its history has only moves that the table has, in order of time, and ends with its status."""
+    statuses = [each["status"] for each in found.history]
+    moves = list(pairwise([None, *statuses]))
+    assert set(moves) <= {(move.before, move.after) for move in MOVES}, moves
+    times = [datetime.fromisoformat(each["at"]) for each in found.history]
+    assert times == sorted(times)
+    assert statuses[-1] == found.status

@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from session_contracts import ErrorCode, RequestStatus
-from session_worker.ledger.protocol import Claimed, Finished, InOtherHands, Mismatch, StepResult
+from session_worker.ledger.protocol import Claimed, Finished, InOtherHands, StepResult
 from tests.ledger.support import (
     a_claim,
     completed,
@@ -152,24 +152,10 @@ async def test_a_finished_request_is_answered_with_what_was_stored(
     )
 
 
-@pytest.mark.parametrize("state", ["processing", "waiting", "finished", "expired"])
-async def test_another_request_under_the_same_id_is_a_mismatch(ledger_url: str, state: str) -> None:
-    """Whatever became of the first one, a claim with another fingerprint learns and changes nothing."""
-    async with worker(ledger_url) as ledger:
-        claim = await take(ledger, patience=0 if state == "expired" else None)
-        if state == "waiting":
-            await ledger.postpone(postponed(claim))
-        if state == "finished":
-            await ledger.finish(completed(claim))
-        before = await entry(ledger_url, claim.request_id)
-        assert await ledger.claim(a_claim(claim.request_id, fingerprint=b"\x02" * 32)) == Mismatch()
-    assert await entry(ledger_url, claim.request_id) == before
-
-
 async def test_a_request_that_comes_too_late_is_claimed_as_expired(ledger_url: str) -> None:
     """It never gets an attempt: the claim leaves it pending, and the outcome moves it straight to failed."""
     async with worker(ledger_url) as ledger:
-        claim = a_claim(patience=0)
+        claim = a_claim(time_to_live=0)
         answer = await ledger.claim(claim)
         assert isinstance(answer, Claimed)
         assert (answer.expired, answer.attempt) == (True, 0)
@@ -183,7 +169,7 @@ async def test_a_request_that_expires_while_it_waits_is_claimed_as_expired(ledge
     """Expiry is decided at the claim by the ledger's clock; the attempts made stay counted, and the claim
     tells how the last of them failed."""
     async with worker(ledger_url) as ledger:
-        claim = await take(ledger, patience=100)
+        claim = await take(ledger, time_to_live=100)
         await ledger.postpone(postponed(claim, 60))
         await shift(ledger_url, "requests.next_attempt_at", -200, "true")
         await shift(ledger_url, "requests.expires_at", -200, "true")
@@ -201,7 +187,7 @@ async def test_a_request_that_expires_while_it_waits_is_claimed_as_expired(ledge
 async def test_an_expired_claim_that_was_left_lying_is_taken_by_the_next(ledger_url: str) -> None:
     """An expired entry stays pending, so a lost claimer holds up nobody; the earlier token is fenced."""
     async with worker(ledger_url) as ledger, worker(ledger_url) as other:
-        first = await take(ledger, patience=0)
+        first = await take(ledger, time_to_live=0)
         second = await take(other, first.request_id)
         assert await ledger.finish(failed(first, ErrorCode.EXPIRED)) is StepResult.FENCED
         assert await other.finish(failed(second, ErrorCode.EXPIRED)) is StepResult.APPLIED
@@ -212,7 +198,7 @@ async def test_patience_is_noted_at_the_first_claim_only(ledger_url: str) -> Non
     async with worker(ledger_url) as ledger:
         claim = await take(ledger)
         await ledger.release(released(claim))
-        answer = await ledger.claim(a_claim(claim.request_id, patience=0))
+        answer = await ledger.claim(a_claim(claim.request_id, time_to_live=0))
     assert isinstance(answer, Claimed)
     assert not answer.expired
 

@@ -89,7 +89,7 @@ async def test_nobody_waits_for_longer_than_a_requester_did_before_the_clock_was
     ledger_url: str, back: float
 ) -> None:
     async with worker(ledger_url) as ledger:
-        claim, hopeless = await take(ledger, patience=20), await take(ledger, patience=3)
+        claim, hopeless = await take(ledger, time_to_live=20), await take(ledger, time_to_live=3)
         await step(ledger_url, -back)
         assert await ledger.postpone(postponed(claim, 1, 5, 30, 120)) == 5
         assert await ledger.postpone(postponed(hopeless, 30, 120)) is StepResult.OVERDUE

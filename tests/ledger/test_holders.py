@@ -25,16 +25,6 @@ from tests.ledger.support import (
 )
 
 
-async def test_a_gone_holders_request_is_taken_over_and_counts_as_a_crash(ledger_url: str) -> None:
-    """The attempt stays what it was; the crash is counted instead."""
-    async with worker(ledger_url, "gone") as gone, worker(ledger_url, "heir") as heir:
-        claim = await take(gone)
-        await bury(ledger_url, "gone")
-        answer = await heir.claim(a_claim(claim.request_id))
-    assert isinstance(answer, Claimed)
-    assert (answer.attempt, answer.crashes, answer.session_id) == (1, 1, claim.session_id)
-
-
 async def test_a_holder_that_stopped_renewing_is_gone_after_its_timeout(ledger_url: str) -> None:
     """Its row is still there; its time has passed by the ledger's clock."""
     async with worker(ledger_url, "gone", holder_timeout=1000) as gone, worker(ledger_url) as heir:
@@ -127,20 +117,11 @@ async def test_a_request_that_saw_two_workers_die_is_claimed_alone(ledger_url: s
     assert answer.crashes == 2
 
 
-async def test_suspicion_begins_where_the_claim_says(ledger_url: str) -> None:
-    """With ``suspect_after`` 1 the first takeover is done alone already."""
-    async with worker(ledger_url) as heir:
-        async with worker(ledger_url) as gone:
-            claim = await take(gone, suspect_after=1)
-        assert await heir.claim(a_claim(claim.request_id, suspect_after=1)) == Suspect()
-        assert isinstance(await heir.claim(a_claim(claim.request_id, suspect_after=2)), Claimed)
-
-
 async def test_a_gone_holders_expired_request_is_claimed_as_expired(ledger_url: str) -> None:
     """The crash is counted, the way to failed stays legal: processing → pending → failed."""
     async with worker(ledger_url) as heir:
         async with worker(ledger_url) as gone:
-            claim = await take(gone, patience=100)
+            claim = await take(gone, time_to_live=100)
         await shift(ledger_url, "requests.expires_at", -200, "true")
         again = a_claim(claim.request_id)
         answer = await heir.claim(again)

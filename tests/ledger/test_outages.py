@@ -73,7 +73,7 @@ async def test_a_lost_claim_is_found_out(
         changes: list[bool] = []
         ledger.availability.watch(changes.append)
         claims = [a_claim() for _ in range(3)]
-        claims.append(a_claim(patience=0))
+        claims.append(a_claim(time_to_live=0))
         lose_next_answer(ledger, monkeypatch, committed=committed)
         answers = await asyncio.gather(*map(ledger.claim, claims))
         assert [(each.attempt, each.expired) for each in answers if isinstance(each, Claimed)] == [
@@ -111,7 +111,7 @@ async def test_a_lost_postponement_or_release_is_found_out(
 ) -> None:
     """The attempt is taken back once, the due time is set once, and the delay is the one that was chosen."""
     async with worker(ledger_url) as ledger:
-        one, two = await take(ledger, patience=20), await take(ledger)
+        one, two = await take(ledger, time_to_live=20), await take(ledger)
         with monkeypatch.context() as patch:
             lose_next_answer(ledger, patch, committed=committed)
             assert await ledger.postpone(postponed(one, 1, 5, 30)) == 5

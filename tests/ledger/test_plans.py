@@ -14,7 +14,7 @@ from session_worker.ledger.postgresql.connection import connect
 if TYPE_CHECKING:
     import asyncpg
 
-KEYED = ("CLAIM", "HELD", "FINISH", "POSTPONE", "RELEASE", "REOPEN", "FOUND", "NOTE")
+KEYED = ("CLAIM", "ENTRIES", "FINISH", "POSTPONE", "RELEASE", "REOPEN", "NOTE")
 ENTRIES = """
 INSERT INTO requests (request_id, status, attempt, token, fingerprint, session_id, user_id, operation,
     received_at, updated_at, finished_at, error_code, history)

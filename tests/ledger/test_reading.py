@@ -12,7 +12,8 @@ import pytest
 
 from session_contracts import ErrorCode, RequestStatus
 from session_worker.ledger import LedgerError, open_reader, upgrade
-from session_worker.ledger.protocol import Claimed, Entry
+from session_worker.ledger.protocol import Claimed
+from session_worker.ledger.reader import Entry
 from session_worker.ledger.sqlite.database import path_of
 from session_worker.ledger.sqlite.reader import SQLiteReader
 from tests.ledger.support import (
@@ -62,9 +63,9 @@ async def test_an_entry_is_read_whole(ledger_url: str) -> None:
 async def test_an_entry_that_came_too_late_is_among_those_that_wait(ledger_url: str) -> None:
     """Its worker died before it could record that; nobody holds it, and people find it."""
     async with worker(ledger_url) as ledger:
-        claim = a_claim(patience=0)
+        claim = a_claim(time_to_live=0)
         assert isinstance(await ledger.claim(claim), Claimed)
-        again = await take(ledger, patience=0.001)
+        again = await take(ledger, time_to_live=0.001)
         await ledger.release(released(again))
         await asyncio.sleep(0.01)
         answer = await ledger.claim(a_claim(again.request_id))
@@ -209,20 +210,20 @@ async def test_a_look_sees_current_activity(ledger_url: str) -> None:
     assert [each.request_id for each in shorter.troubled] == [late.request_id]
 
 
-async def test_a_look_tells_a_request_that_was_replayed(ledger_url: str) -> None:
+async def test_a_look_tells_a_request_that_was_redriven(ledger_url: str) -> None:
     """From one that only failed on the way, or whose handler speaks of a redrive."""
     async with worker(ledger_url) as ledger:
         dead, late = [await take(ledger) for _ in range(2)]
         await ledger.finish(failed(dead))
         await ledger.reopen(dead.request_id, FINGERPRINT)
-        await ledger.postpone(replace(postponed(late), detail='"replayed by an operator"'))
+        await ledger.postpone(replace(postponed(late), detail='"redriven by an operator"'))
         reader = open_reader(ledger_url)
         await reader.open()
         try:
             found = await reader.recent(since=3600, limit=10)
         finally:
             await reader.close()
-    assert {each.request_id: each.replayed for each in found.newest} == {
+    assert {each.request_id: each.redriven for each in found.newest} == {
         dead.request_id: True,
         late.request_id: False,
     }

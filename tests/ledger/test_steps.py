@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from session_contracts import ErrorCode, RequestStatus, check_move
+from session_contracts import ErrorCode, RequestStatus
 from session_worker.ledger.protocol import Claimed, Finish, Finished, Postpone, Release, StepResult
 from session_worker.telemetry.events import LedgerCommitted
 from tests.ledger.support import (
@@ -16,6 +16,7 @@ from tests.ledger.support import (
     a_claim,
     becomes,
     bury,
+    check_moves,
     completed,
     entry,
     failed,
@@ -30,7 +31,7 @@ from tests.ledger.support import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from session_worker.ledger.protocol import Claim, Entry, Ledger
+    from session_worker.ledger.protocol import Claim, Ledger
 
 
 async def do(ledger: Ledger, step: Finish | Postpone | Release) -> int | StepResult:
@@ -134,7 +135,7 @@ async def test_an_outcome_is_final_even_under_its_own_token(ledger_url: str) -> 
 async def test_an_expired_request_cannot_complete(ledger_url: str) -> None:
     """pending → completed is no move: nobody gets a session for which nobody waits."""
     async with worker(ledger_url) as ledger:
-        claim = await take(ledger, patience=0)
+        claim = await take(ledger, time_to_live=0)
         assert await ledger.finish(completed(claim)) is StepResult.FENCED
     assert await sql(ledger_url, "SELECT count(*) FROM sessions") == [(0,)]
 
@@ -170,7 +171,7 @@ async def test_a_postponed_request_forgets_its_error_when_it_completes(ledger_ur
 async def test_a_request_is_not_postponed_beyond_its_requesters_patience(ledger_url: str) -> None:
     """It would only be due when nobody waits any more: nothing is written, and it can be answered at once."""
     async with worker(ledger_url) as ledger:
-        claim = await take(ledger, patience=30)
+        claim = await take(ledger, time_to_live=30)
         before = await entry(ledger_url, claim.request_id)
         assert await ledger.postpone(postponed(claim, 31, 120)) is StepResult.OVERDUE
         assert await entry(ledger_url, claim.request_id) == before
@@ -192,7 +193,7 @@ async def test_a_request_waits_for_the_longest_delay_that_its_requester_waits_fo
 ) -> None:
     """A shorter last wait rather than none; each request of a batch has the one that fits it."""
     async with worker(ledger_url) as ledger:
-        claim, other = await take(ledger, patience=patience), await take(ledger, patience=3)
+        claim, other = await take(ledger, time_to_live=patience), await take(ledger, time_to_live=3)
         steps = postponed(claim, *delays), postponed(other, 1, 2, 600, 6000)
         assert await asyncio.gather(*map(ledger.postpone, steps)) == [chosen, 2]
     found = await entry(ledger_url, claim.request_id)
@@ -278,15 +279,6 @@ async def test_a_parked_request_says_so(ledger_url: str) -> None:
     assert answer.parked
 
 
-def moves_of(found: Entry) -> None:
-    statuses = [RequestStatus(each["status"]) for each in found.history]
-    for old, new in zip([None, *statuses], statuses, strict=False):
-        check_move(old, new)
-    times = [datetime.fromisoformat(each["at"]) for each in found.history]
-    assert times == sorted(times)
-    assert statuses[-1] is found.status
-
-
 async def test_the_history_of_a_long_life_has_legal_moves_in_order(ledger_url: str) -> None:
     """Postponed, released, taken over from a gone worker and completed: every step is one of the moves."""
     async with worker(ledger_url, "one") as one, worker(ledger_url, "two") as two:
@@ -299,7 +291,7 @@ async def test_the_history_of_a_long_life_has_legal_moves_in_order(ledger_url: s
         last = await take(two, claim.request_id)
         await two.finish(completed(last))
     found = await entry(ledger_url, claim.request_id)
-    moves_of(found)
+    check_moves(found)
     assert [(each["status"], each["attempt"], each["worker_id"]) for each in found.history] == [
         ("pending", 0, "one"),
         ("processing", 1, "one"),

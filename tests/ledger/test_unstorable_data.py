@@ -70,7 +70,7 @@ async def test_an_absurd_patience_fails_alone(ledger_url: str, patience: float) 
     """No time is that far away."""
     async with worker(ledger_url) as ledger:
         bad, good = await asyncio.gather(
-            ledger.claim(a_claim(patience=patience)), ledger.claim(a_claim()), return_exceptions=True
+            ledger.claim(a_claim(time_to_live=patience)), ledger.claim(a_claim()), return_exceptions=True
         )
     assert isinstance(bad, UnstorableError)
     assert isinstance(good, Claimed)

@@ -31,7 +31,7 @@ from tests.unit.cli.test_words import entry
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from session_worker.ledger.protocol import Entry, LedgerReader
+    from session_worker.ledger.reader import Entry, LedgerReader
 
 
 @given(st.integers(50, 100_000))

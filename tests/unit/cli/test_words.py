@@ -17,7 +17,7 @@ from rich.console import Console
 
 from session_contracts import RequestStatus
 from session_worker.cli.views import entries
-from session_worker.ledger.protocol import Entry
+from session_worker.ledger.reader import Entry
 from session_worker.operators.entries import document
 from session_worker.settings import durations
 

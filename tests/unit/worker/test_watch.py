@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from session_contracts import RequestStatus
-from session_worker.ledger.protocol import Glimpse, Recent
+from session_worker.ledger.reader import Glimpse, Recent
 from session_worker.operators.watch import FAILURES, SAMPLE, failed_last, traffic
 
 DONE, BAD, RUNNING = RequestStatus.COMPLETED, RequestStatus.FAILED, RequestStatus.PROCESSING
@@ -46,7 +46,7 @@ def test_only_what_finished_in_a_window_has_a_rate_and_a_latency() -> None:
 
 def test_a_redriven_request_has_a_rate_and_no_latency() -> None:
     """The time that it lay dead says nothing of the worker's."""
-    replayed = replace(seen(DONE, 3000, 2999), replayed=True)
+    replayed = replace(seen(DONE, 3000, 2999), redriven=True)
 
     found = traffic(recent(seen(DONE, 5, 0.2), replayed)).minute
 

@@ -29,7 +29,7 @@ from session_worker.settings import durations
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
 
-    from session_worker.ledger.protocol import Entry
+    from session_worker.ledger.reader import Entry
     from session_worker.settings import Settings
 
 T = TypeVar("T")

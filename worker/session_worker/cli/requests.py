@@ -17,7 +17,7 @@ from session_worker.operators.entries import document, reader
 from session_worker.settings import durations
 
 if TYPE_CHECKING:
-    from session_worker.ledger.protocol import Entry
+    from session_worker.ledger.reader import Entry
 
 
 def status(request_id: str, *, ledger_url: str | None, json: bool) -> int:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console, RenderableType
 
-    from session_worker.ledger.protocol import Entry
+    from session_worker.ledger.reader import Entry
     from session_worker.operators.watch import Depth, Finished, Look, Traffic
     from session_worker.settings import Settings
 

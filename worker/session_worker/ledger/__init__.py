@@ -11,8 +11,9 @@ from session_worker.settings.places import sqlite_url
 from session_worker.telemetry.events import unheard
 
 if TYPE_CHECKING:
-    from session_worker.ledger.protocol import Ledger, LedgerReader
+    from session_worker.ledger.protocol import Ledger
     from session_worker.ledger.prune import Pruner
+    from session_worker.ledger.reader import LedgerReader
     from session_worker.telemetry.events import Emit
 
 __all__ = ["LedgerError", "name_of", "open_ledger", "open_pruner", "open_reader", "upgrade"]

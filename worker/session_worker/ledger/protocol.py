@@ -1,17 +1,17 @@
 """What a ledger is: the questions the flow asks of it and the answers it gives.
 
-Two implementations, ``sqlite.py`` and ``postgresql.py``, pass one conformance suite (``tests/ledger``).
-Every call here is one *step* of one request. Steps of many requests that wait at the same time share a
+Two implementations, in ``sqlite/`` and ``postgresql/``, decide by the same ``rules`` and pass one conformance
+suite (``tests/ledger``). Each call is one *step* of one request. Steps that wait at the same time share a
 transaction (``group_commit.py``), and a call returns only after its transaction is durable.
 
 A call never raises because the database is away: it waits until the database is back (``availability``
-tells the rest of the worker), and then it finds out by its token whether the lost commit had gone through.
+tells the rest of the worker), and then finds out by its token whether the lost commit had gone through.
 """
 
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from session_worker.messages.values import value
 
@@ -32,11 +32,11 @@ class Claim:
     """Ask for a request: may this worker handle it now?
 
     ``token`` is fresh for every claim; all later steps apply only while the entry still bears it.
-    ``session_id`` and ``traceparent`` are proposals, kept if the request is new. ``patience`` is the time,
-    in seconds, after which the requester no longer waits (None: for ever; 0: it has gone already); it is
-    noted only when the request is new. An entry with ``suspect_after`` crashes or more (the one that a
-    takeover adds counts) is not claimed; with None it is, for the caller runs no other such entry at the
-    moment. What is claimed for a caller who is cancelled meanwhile is released again.
+    ``session_id`` and ``traceparent`` are proposals, kept if the request is new. After ``time_to_live`` seconds
+    the requester no longer waits (None: it always does; 0: it has gone already); this too is kept only if the
+    request is new. An entry with ``suspect_after`` crashes or more, that of a takeover included, is not
+    claimed. With None it is: the caller handles no other such entry at the moment. What is claimed for a
+    caller that is cancelled meanwhile is released again.
     """
 
     request_id: UUID
@@ -47,7 +47,7 @@ class Claim:
     operation: str
     casefile_id: str | None = None
     title: str | None = None
-    patience: float | None = None
+    time_to_live: float | None = None
     reply_to: str | None = None
     correlation_id: str | None = None
     traceparent: str | None = None
@@ -56,9 +56,9 @@ class Claim:
 
 @value
 class Finish:
-    """Record the outcome: ``processing`` (or ``pending``, when its time ended while it waited) → ``status``.
+    """Record the outcome: ``processing`` (or ``pending``, if its time ended while it waited) → ``status``.
 
-    For ``completed`` the session row is written in the same transaction. ``error`` is the sentence the
+    For ``completed`` the session row is written in the same transaction. ``error`` is the sentence that the
     requester reads; ``detail`` is for operators: it stands in the history and in ``Finished``.
     """
 
@@ -75,8 +75,8 @@ class Finish:
 class Postpone:
     """Let the request wait for its next attempt: ``processing`` → ``pending``.
 
-    It waits for the longest of ``delays`` (whole seconds, the shortest first) that is over before its
-    requester's patience is.
+    It waits for the longest of ``delays`` (whole seconds, the shortest first) that ends before the request
+    expires.
     """
 
     request_id: UUID
@@ -96,21 +96,14 @@ class Release:
 
 @value
 class Reopen:
-    """Begin a new round for a request that failed, as an operator wishes: ``failed`` → ``pending``.
+    """Begin a new round for a request that failed, for an operator: ``failed`` → ``pending``.
 
-    ``token`` is fresh: who repeats a late step of the old round must not reach into the new one.
+    ``token`` is fresh, so that a late step of the old round cannot change the new one.
     """
 
     request_id: UUID
     fingerprint: bytes
     token: UUID
-
-
-@value
-class Look:
-    """See whether there is an entry; nothing is written."""
-
-    request_id: UUID
 
 
 # ----------------------------------------------------------------------------------------- answers
@@ -120,9 +113,9 @@ class Look:
 class Claimed:
     """The request is ours under our token. ``attempt`` counts from 1 and includes this one.
 
-    ``received_at`` is the time of the first claim, ``traceparent`` what that one gave. ``expired`` says that
-    the requester's patience had ended before this claim: it counts no attempt, and the only step left is to
-    record the outcome. ``error_code`` and ``detail`` are those of the last attempt that failed.
+    ``received_at`` is the time of the first claim, ``traceparent`` what that claim gave. ``expired``: the
+    request had expired before this claim, which counts no attempt; the only step left is to record the
+    outcome. ``error_code`` and ``detail`` are those of the last attempt that failed.
     """
 
     session_id: str
@@ -137,8 +130,8 @@ class Claimed:
 
 @value
 class InOtherHands:
-    """Not now. ``wait`` is the time in seconds until it could be claimed: until it is due, or (when
-    ``running``) until its live holder could be known to be gone."""
+    """It cannot be claimed for another ``wait`` seconds: until it is due, or (if ``running``) until its
+    living holder could be known to be gone."""
 
     wait: float
     running: bool
@@ -147,7 +140,7 @@ class InOtherHands:
 
 @value
 class Suspect:
-    """The request saw several workers die; claim it again, without a limit, when no other suspect runs."""
+    """Several workers died with the request. Claim it again, without a limit, when no other suspect runs."""
 
 
 SETTLING_SECONDS = 5.0
@@ -185,8 +178,9 @@ ClaimAnswer = Claimed | InOtherHands | Suspect | Finished | Mismatch
 
 
 class StepResult(Enum):
-    """How a step ended: written; too late because the token is no longer ours; or (``Postpone`` only) not
-    written because even after the shortest delay the request would be due too late for its requester."""
+    """How a step ended. APPLIED: it is written. FENCED: it came too late, the token is no longer ours.
+    OVERDUE (``Postpone`` only): nothing is written, as even the shortest delay would end after the request
+    expires."""
 
     APPLIED = "applied"
     FENCED = "fenced"
@@ -194,11 +188,11 @@ class StepResult(Enum):
 
 
 class Reopened(Enum):
-    """What ``reopen`` found: it wrote only for the first of these."""
+    """What ``reopen`` found; it writes only for the first of these."""
 
     REOPENED = "reopened"
     OPEN = "open"
-    """It waits or runs already: re-opened before, or asked for again by its requester since."""
+    """It waits or runs already: it was re-opened before, or its requester has asked for it again."""
     FINISHED = "finished"
     """It has an outcome that is nobody's fault: completed, or a business answer."""
     MISMATCH = "mismatch"
@@ -214,65 +208,8 @@ class LedgerError(Exception):
     """The ledger cannot be used as it is set up; the message says what is wrong and what to do."""
 
 
-# ----------------------------------------------------------------------------- what people ask for
-
-
-@value
-class Entry:
-    """One row of ``requests`` as people and programs see it (``status --json``, ``requests --json``)."""
-
-    request_id: UUID
-    status: RequestStatus
-    attempt: int
-    session_id: str
-    user_id: str
-    casefile_id: str | None
-    title: str | None
-    error_code: str | None
-    error: str | None
-    reply: Literal["sent", "undeliverable"] | None
-    received_at: datetime
-    updated_at: datetime
-    finished_at: datetime | None
-    next_attempt_at: datetime | None
-    history: Sequence[dict[str, Any]]
-    """Each: ``{"status", "at" (ISO 8601), "attempt", "worker_id", "detail"}``."""
-
-    @property
-    def reason(self) -> str:
-        """Why it failed or waits: what operators are told, else what the requester was; or nothing."""
-        if self.status == "completed":
-            return ""
-        return (self.history[-1]["detail"] if self.history else None) or self.error or ""
-
-
-@value
-class Glimpse:
-    """One request in short. Seconds by the ledger's clock: ``age`` since its first claim, ``took`` from then
-    to its outcome. ``replayed``: an operator has re-opened it in between."""
-
-    request_id: UUID
-    status: RequestStatus
-    age: float
-    took: float | None
-    error_code: str | None = None
-    replayed: bool = False
-
-
 COUNTED = 10_000
 """``Recent.waiting`` counts no further: a look must cost the same however much there is."""
-
-
-@value
-class Recent:
-    """Current activity. ``newest``: the requests received last. ``troubled``: those received last that
-    failed, or whose last attempt did. ``waiting``: how many wait for their next attempt, or were handed back.
-    ``workers``: the ids of those alive."""
-
-    newest: Sequence[Glimpse]
-    troubled: Sequence[Glimpse]
-    waiting: int
-    workers: Sequence[str]
 
 
 @value
@@ -334,40 +271,3 @@ class Ledger(Protocol):
     async def reopen(self, request_id: UUID, fingerprint: bytes) -> Reopened:
         """Give a failed request that was meant for people a new round: attempts and crashes count from 0, it
         is due at once and never expires, and of the old answer nothing is left but the history."""
-
-
-class LedgerReader(Protocol):
-    """The ledger as an operator asks it: nothing is registered, nothing is written."""
-
-    async def open(self) -> None:
-        """Raises LedgerError like ``Ledger.open``; also when the schema is not there or not this version."""
-
-    async def close(self) -> None: ...
-
-    async def get(self, request_id: UUID) -> Entry | None: ...
-
-    async def get_by_session(self, session_id: str) -> Entry | None:
-        """The entry of the request that created a session."""
-
-    async def find(
-        self,
-        *,
-        status: RequestStatus | None = None,
-        since: float | None = None,
-        user_id: str | None = None,
-        error_code: str | None = None,
-        undeliverable: bool = False,
-        limit: int = 50,
-    ) -> list[Entry]:
-        """The entries to which all that is given applies, the newest first. ``since``: in seconds before now,
-        by ``received_at``. ``error_code``: why it failed, or its last attempt did. ``undeliverable``: so was
-        its reply."""
-
-    async def identity(self) -> str:
-        """See ``Opened``."""
-
-    async def count_sessions(self) -> int: ...
-
-    async def recent(self, *, since: float, limit: int) -> Recent:
-        """A look that may be taken every second. ``newest`` and ``troubled`` are at most ``limit`` requests
-        each, received in the last ``since`` seconds; the newest come first."""

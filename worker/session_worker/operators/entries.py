@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from datetime import datetime
 
-    from session_worker.ledger.protocol import Entry, LedgerReader
+    from session_worker.ledger.reader import Entry, LedgerReader
     from session_worker.settings import Settings
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from uuid import UUID
 
-    from session_worker.ledger.protocol import Entry, LedgerReader, Recent
+    from session_worker.ledger.reader import Entry, LedgerReader, Recent
     from session_worker.settings import Settings
 
 LOOK_SECONDS = 10.0
@@ -101,7 +101,7 @@ def finished(recent: Recent, seconds: float) -> Finished:
     # One that failed after many attempts was received long before the sample.
     known = {each.request_id: each for each in (*recent.newest, *recent.troubled)}.values()
     ended = [each for each in known if each.took is not None and each.age - each.took <= seconds]
-    took = [each.took for each in ended if each.took is not None and not each.replayed]
+    took = [each.took for each in ended if each.took is not None and not each.redriven]
     count = Counter(each.error_code or RequestStatus.COMPLETED.value for each in ended)
     return Finished(
         seconds,

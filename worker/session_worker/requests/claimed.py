@@ -94,7 +94,7 @@ def claim_step(request: Request, token: UUID, *, suspect_after: int | None) -> C
         operation=request.model.operation,
         casefile_id=request.casefile_id,
         title=request.model.payload.title,
-        patience=request.time_to_live,
+        time_to_live=request.time_to_live,
         reply_to=storable(request.reply_to),
         correlation_id=storable(request.correlation_id),
         traceparent=current_trace.get().traceparent,

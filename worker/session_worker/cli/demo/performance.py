@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from session_worker.cli.demo.plan import Plan
     from session_worker.cli.demo.stage import Stage, WorkerProcess
-    from session_worker.ledger.protocol import Entry, LedgerReader
+    from session_worker.ledger.reader import Entry, LedgerReader
 
 NOTE_SECONDS = 5.0
 """The worker notes that a reply was sent some time after it was."""

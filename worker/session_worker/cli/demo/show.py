@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from session_worker.cli.demo.plan import Counts, Plan
     from session_worker.cli.demo.script import Script
-    from session_worker.ledger.protocol import Entry
+    from session_worker.ledger.reader import Entry
 
 
 def title(count: int) -> None:

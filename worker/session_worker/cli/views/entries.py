@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from session_worker.ledger.protocol import Entry
+    from session_worker.ledger.reader import Entry
 
 LONGEST = 200
 """Characters of a reason in a table; ``status`` shows all of it."""

@@ -13,9 +13,8 @@ from session_worker.ledger.postgresql.registration import RegistrationKeeper
 from session_worker.ledger.postgresql.schema import check_grants, check_schema, opened, upgrade_database
 from session_worker.ledger.postgresql.statements import (
     CLAIM,
+    ENTRIES,
     FINISH,
-    FOUND,
-    HELD,
     NOTE,
     POSTPONE,
     RELEASE,
@@ -34,7 +33,7 @@ from session_worker.ledger.protocol import (
     StepResult,
 )
 from session_worker.ledger.reply_notes import LazyReplyNotes, ReplyNote
-from session_worker.ledger.rules import EntryState, Found, not_postponed, reopened, repeated
+from session_worker.ledger.rules import EntryState, unwritten, unwritten_postpone, unwritten_reopen
 from session_worker.messages.identifiers import new_token
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ _NO_LIMIT = 2**31 - 1
 
 _CLAIM = attrgetter(
     *("request_id", "token", "fingerprint", "session_id", "user_id", "operation", "casefile_id", "title"),
-    *("reply_to", "correlation_id", "traceparent", "patience"),
+    *("reply_to", "correlation_id", "traceparent", "time_to_live"),
 )
 _FINISH = attrgetter("request_id", "token", "status", "response", "error_code", "error", "detail")
 _RELEASE = attrgetter("request_id", "token")
@@ -67,6 +66,16 @@ def _postpone_columns(step: Postpone) -> tuple[Any, ...]:
     # The delays as text: in an array of arrays, all must have the same length.
     delays = f"{{{','.join(map(str, step.delays))}}}"
     return step.request_id, step.token, delays, step.error_code, step.detail
+
+
+def _untaken(claim: Claim, entry: EntryState | None) -> ClaimAnswer:
+    """The answer to a claim that took nothing."""
+    later = InOtherHands(0.0, running=False)
+    if entry is None:
+        return later  # it was pruned since: the next delivery takes it
+    answer = entry.answer(claim)
+    became_free = isinstance(answer, Claimed) and entry.token != claim.token
+    return later if became_free else answer
 
 
 class PostgreSQLLedger:
@@ -137,7 +146,7 @@ class PostgreSQLLedger:
         await self._notes.do(ReplyNote(request_id, token, "parked"))
 
     async def knows(self, request_id: UUID) -> bool:
-        return bool(await self._pool.fetch(FOUND, [request_id]))
+        return bool(await self._entries([request_id]))
 
     async def reopen(self, request_id: UUID, fingerprint: bytes) -> Reopened:
         return await self._reopens.do(Reopen(request_id, fingerprint, new_token()))
@@ -150,19 +159,10 @@ class PostgreSQLLedger:
         )
         answers: dict[UUID, ClaimAnswer] = {request_id: Claimed(*rest) for request_id, *rest in taken}
         if len(answers) < len(claims):
-            await self._explain([claim for claim in claims if claim.request_id not in answers], answers)
+            others = [claim for claim in claims if claim.request_id not in answers]
+            entries = await self._entries([claim.request_id for claim in others])  # in a snapshot of its own
+            answers |= {claim.request_id: _untaken(claim, entries.get(claim.request_id)) for claim in others}
         return [answers[claim.request_id] for claim in claims]
-
-    async def _explain(self, claims: Sequence[Claim], answers: dict[UUID, ClaimAnswer]) -> None:
-        """Find out, in a snapshot of its own, why ``claims`` took nothing."""
-        request_ids = [claim.request_id for claim in claims]
-        rows = await self._pool.fetch(HELD, request_ids, self._me.worker_id, self._me.takeover_grace)
-        found = {request_id: EntryState(*columns) for request_id, *columns in rows}
-        for claim in claims:
-            held = found.get(claim.request_id)
-            # It may have become claimable, or been pruned, since: then the next delivery takes it.
-            later = InOtherHands(0.0, running=False)
-            answers[claim.request_id] = (held and held.refusal(claim)) or later
 
     def _writing(
         self, sql: str, columns: Callable[[_EndingT], tuple[Any, ...]]
@@ -172,11 +172,11 @@ class PostgreSQLLedger:
         async def commit(steps: Sequence[_EndingT]) -> list[StepResult]:
             values = zip(*map(columns, steps), strict=True)
             written = {row[0] for row in await self._pool.fetch(sql, *values, self._me.worker_id)}
-            found = await self._found(steps, written)
+            found = await self._unwritten(steps, written)
             return [
                 StepResult.APPLIED
                 if step.request_id in written
-                else repeated(step, found.get(step.request_id))
+                else unwritten(step, found.get(step.request_id))
                 for step in steps
             ]
 
@@ -186,31 +186,38 @@ class PostgreSQLLedger:
         values = zip(*map(_postpone_columns, steps), strict=True)
         rows = await self._pool.fetch(POSTPONE, *values, self._me.worker_id)
         delays: dict[UUID, int] = {row[0]: row[1] for row in rows}
-        found = await self._found(steps, delays)
+        found = await self._unwritten(steps, delays)
         return [
             delays[step.request_id]
             if step.request_id in delays
-            else not_postponed(step, found.get(step.request_id))
+            else unwritten_postpone(step, found.get(step.request_id))
             for step in steps
         ]
 
     async def _reopen(self, steps: Sequence[Reopen]) -> list[Reopened]:
         written = await self._pool.fetch(REOPEN, *zip(*map(_REOPEN, steps), strict=True), self._me.worker_id)
         answers = dict.fromkeys((row[0] for row in written), Reopened.REOPENED)
-        found = await self._found(steps, answers)
-        return [answers.get(step.request_id) or reopened(step, found.get(step.request_id)) for step in steps]
+        found = await self._unwritten(steps, answers)
+        return [
+            answers.get(step.request_id) or unwritten_reopen(step, found.get(step.request_id))
+            for step in steps
+        ]
 
     async def _note(self, notes: Sequence[ReplyNote]) -> list[StepResult]:
         await self._pool.fetch(NOTE, *zip(*map(_NOTE, notes), strict=True))
         return [StepResult.APPLIED] * len(notes)
 
-    async def _found(
+    async def _entries(self, request_ids: Sequence[UUID]) -> dict[UUID, EntryState]:
+        """Those that are there."""
+        rows = await self._pool.fetch(ENTRIES, request_ids, self._me.worker_id, self._me.takeover_grace)
+        return {request_id: EntryState(*columns) for request_id, *columns in rows}
+
+    async def _unwritten(
         self, steps: Sequence[Finish | Postpone | Release | Reopen], written: Container[UUID]
-    ) -> dict[UUID, Found]:
-        """What is there of the requests that no step has ``written``."""
+    ) -> dict[UUID, EntryState]:
+        """The entries of the requests that no step has ``written``."""
         others = [step.request_id for step in steps if step.request_id not in written]
-        rows = await self._pool.fetch(FOUND, others) if others else []
-        return {request_id: Found(*columns) for request_id, *columns in rows}
+        return await self._entries(others) if others else {}
 
     def _abandoned(self, claim: Claim, answer: ClaimAnswer) -> None:
         """Nobody will handle what a cancelled caller took: hand it back."""

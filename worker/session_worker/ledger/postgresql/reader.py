@@ -8,13 +8,14 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from session_contracts import RequestStatus
+from session_contracts.status import REDRIVE
 from session_worker.ledger.migrations import IDENTITY
 from session_worker.ledger.postgresql.connection import connect_for_people, hang_up
 from session_worker.ledger.postgresql.errors import AWAY, sentence
 from session_worker.ledger.postgresql.schema import check_schema
-from session_worker.ledger.protocol import COUNTED, Entry, Glimpse, LedgerError, Recent
+from session_worker.ledger.protocol import COUNTED, LedgerError
+from session_worker.ledger.reader import OF_SESSION, Entry, Glimpse, Recent, condition, matching
 from session_worker.ledger.registration import ALIVE
-from session_worker.ledger.rules import OF_SESSION, REDRIVEN, condition, matching
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -29,7 +30,7 @@ FROM requests
 _GLIMPSE = f"""
 SELECT request_id, status, extract(epoch FROM now() - received_at)::float8 AS age,
     extract(epoch FROM finished_at - received_at)::float8 AS took, error_code,
-    history @> '[{{"detail": "{REDRIVEN}"}}]' AS replayed
+    history @> '[{{"detail": "{REDRIVE.reason}"}}]' AS redriven
 FROM requests WHERE received_at BETWEEN now() - $1::float8 * interval '1 second' AND now()
 """  # noqa: S608 - made of constants
 _WAITING = f"""

@@ -1,27 +1,35 @@
-"""What the steps of many requests do to a PostgreSQL ledger: for each kind of step one statement.
+"""What the steps of many requests do to a PostgreSQL ledger: one statement for each kind of step.
 
 The arrays of a batch are sorted by request id and every statement goes through them in order, so batches of
-two workers that overlap wait for each other and never deadlock. ``now()`` is the statement's start; where
-it then waited for another worker's, the entry's ``updated_at`` may be later, and history never goes back.
+two workers that overlap wait for each other and never deadlock. ``now()`` is the start of the statement. If
+it then waited for another worker's, ``updated_at`` may be later, and the history must not go back.
 """
 
 from __future__ import annotations
 
-from session_contracts import RequestStatus
-from session_worker.ledger.rules import FINISHING, REDRIVEN, REOPENABLE
+from typing import TYPE_CHECKING
+
+from session_contracts.status import ATTEMPT, COMPLETION, HANDED_BACK, REDRIVE, RETRY, WORKER_GONE
+from session_worker.ledger.rules import FINISHING, REOPENABLE
+
+if TYPE_CHECKING:
+    from session_contracts import RequestStatus
 
 _TIME = "greatest(now(), r.updated_at)"
-# An entry was changed before the clock was put back, or on another server that was ahead of this one. Nobody
-# knows how long ago that was: it has waited long enough.
+# The entry was changed before the clock was put back, or on another server whose clock was ahead. Nobody
+# knows how long ago that was, so it counts as long enough.
 _AHEAD = "(r.updated_at > clock_timestamp())"
 _EXPIRED = "(r.expires_at IS NOT NULL AND r.expires_at <= now())"
-_TAKEN_OVER = "(r.status = 'processing')"
+_TAKEN_OVER = f"(r.status = '{WORKER_GONE.before}')"
 
 
-def _move(status: str, attempt: str, worker: str, detail: str = "NULL::text", time: str = _TIME) -> str:
-    """One entry of the history, as an array so that it can be appended."""
+def _history(
+    status: RequestStatus | None, attempt: str, worker: str, detail: str = "NULL::text", time: str = _TIME
+) -> str:
+    """One entry of the history, as an array that can be appended; None: with the status of the step."""
+    after = f"'{status}'" if status else "a.status"
     return (
-        f"jsonb_build_array(jsonb_build_object('status', {status}, 'at', {time}, 'attempt', {attempt}, "
+        f"jsonb_build_array(jsonb_build_object('status', {after}, 'at', {time}, 'attempt', {attempt}, "
         f"'worker_id', {worker}, 'detail', {detail}))"
     )
 
@@ -31,50 +39,51 @@ INSERT INTO requests AS r (request_id, token, fingerprint, session_id, user_id, 
     reply_to, correlation_id, traceparent, expires_at, status, attempt, holder, received_at, updated_at,
     history)
 SELECT a.request_id, a.token, a.fingerprint, a.session_id, a.user_id, a.operation, a.casefile_id, a.title,
-    a.reply_to, a.correlation_id, a.traceparent, now() + a.patience * interval '1 second',
-    CASE WHEN a.patience <= 0 THEN 'pending' ELSE 'processing' END,
-    CASE WHEN a.patience <= 0 THEN 0 ELSE 1 END, CASE WHEN a.patience <= 0 THEN NULL ELSE $13::text END,
+    a.reply_to, a.correlation_id, a.traceparent, now() + a.time_to_live * interval '1 second',
+    CASE WHEN a.time_to_live <= 0 THEN '{ATTEMPT.before}' ELSE '{ATTEMPT.after}' END,
+    CASE WHEN a.time_to_live <= 0 THEN 0 ELSE 1 END, CASE WHEN a.time_to_live <= 0 THEN NULL ELSE $13::text END,
     now(), now(),
-    CASE WHEN a.patience <= 0 THEN {_move("'pending'", "0", "$13::text", time="now()")}
-    ELSE {_move("'pending'", "0", "$13::text", time="now()")}
-        || {_move("'processing'", "1", "$13::text", time="now()")} END
+    CASE WHEN a.time_to_live <= 0 THEN {_history(ATTEMPT.before, "0", "$13::text", time="now()")}
+    ELSE {_history(ATTEMPT.before, "0", "$13::text", time="now()")}
+        || {_history(ATTEMPT.after, "1", "$13::text", time="now()")} END
 FROM unnest($1::uuid[], $2::uuid[], $3::bytea[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
     $9::text[], $10::text[], $11::text[], $12::float8[]) AS a (request_id, token, fingerprint, session_id,
-    user_id, operation, casefile_id, title, reply_to, correlation_id, traceparent, patience)
+    user_id, operation, casefile_id, title, reply_to, correlation_id, traceparent, time_to_live)
 ON CONFLICT (request_id) DO UPDATE SET
     token = excluded.token, holder = CASE WHEN {_EXPIRED} THEN NULL ELSE $13::text END,
     next_attempt_at = NULL, updated_at = {_TIME},
-    status = CASE WHEN {_EXPIRED} THEN 'pending' ELSE 'processing' END,
+    status = CASE WHEN {_EXPIRED} THEN '{ATTEMPT.before}' ELSE '{ATTEMPT.after}' END,
     attempt = r.attempt + (NOT {_TAKEN_OVER} AND NOT {_EXPIRED})::int,
     crashes = r.crashes + {_TAKEN_OVER}::int,
     history = r.history
         || CASE WHEN {_TAKEN_OVER} THEN
-            {_move("'pending'", "r.attempt", "$13::text", "'its worker ' || r.holder || ' is gone'")}
+            {_history(WORKER_GONE.after, "r.attempt", "$13::text", "'its worker ' || r.holder || ' is gone'")}
             ELSE '[]' END
         || CASE WHEN {_EXPIRED} THEN '[]' ELSE
-            {_move("'processing'", f"r.attempt + (NOT {_TAKEN_OVER})::int", "$13::text")} END
+            {_history(ATTEMPT.after, f"r.attempt + (NOT {_TAKEN_OVER})::int", "$13::text")} END
 WHERE r.fingerprint = excluded.fingerprint AND r.token <> excluded.token
-    AND (r.status = 'pending' AND (r.next_attempt_at IS NULL OR r.next_attempt_at <= now() OR {_AHEAD})
+    AND (r.status = '{ATTEMPT.before}'
+            AND (r.next_attempt_at IS NULL OR r.next_attempt_at <= now() OR {_AHEAD})
         -- An entry changed after this statement began may have a holder that it cannot see yet.
         OR {_TAKEN_OVER} AND (r.updated_at <= now() OR {_AHEAD})
             AND NOT EXISTS (SELECT FROM workers its WHERE its.worker_id = r.holder AND its.gone_at > now())
-            -- Who has not renewed itself in time saw an outage, or was stopped: he declares nobody dead yet.
+            -- A worker that has not renewed itself in time was away or stopped: it takes nobody for gone.
             AND EXISTS (SELECT FROM workers mine WHERE mine.worker_id = $13 AND mine.gone_at > now()
                 AND mine.steady_since + $15::float8 * interval '1 second' <= now()))
     AND (r.crashes = 0 AND NOT {_TAKEN_OVER} OR r.crashes + {_TAKEN_OVER}::int
         < ($14::int[])[array_position($1::uuid[], r.request_id)])
-RETURNING request_id, session_id, attempt, crashes, received_at, status = 'pending', traceparent, error_code,
-    detail
+RETURNING request_id, session_id, attempt, crashes, received_at, status = '{ATTEMPT.before}', traceparent,
+    error_code, detail
 """  # noqa: S608 -- no value is formatted in, here and below
-"""Take what may be taken. Parameters: the columns of the claims, this worker, for each claim the crashes with
-which it does not take, the takeover grace. Rows: those taken now; the rest is for HELD."""
+"""Take what ``EntryState.answer`` allows. Parameters: the columns of the claims, this worker, the
+``suspect_after`` of each claim, the takeover grace. Rows: those taken now; ENTRIES tells about the others."""
 
-HELD = f"""
+ENTRIES = f"""
 SELECT r.request_id, r.status, r.fingerprint, r.token, r.attempt, r.crashes, r.session_id, r.response,
     r.error_code, r.error, r.detail, r.received_at, r.traceparent, r.parked_at IS NOT NULL AS parked,
-    r.holder IS NOT DISTINCT FROM $2 AS mine,
+    r.holder IS NOT DISTINCT FROM $2 AS mine, {_EXPIRED} AS expired,
     CASE WHEN NOT {_AHEAD} THEN extract(epoch FROM r.next_attempt_at - now())::float8 END AS due_in,
-    -- Whoever stands still is found by the monotonic clock, however far ahead the registration is.
+    -- A worker that stands still is found by a monotonic clock, however far ahead its registration is.
     extract(epoch FROM least(its.gone_at - now(), its.gone_at - its.renewed_at))::float8 AS gone_in,
     CASE WHEN mine.gone_at > now()
         THEN least($3::float8 - extract(epoch FROM now() - mine.steady_since)::float8, $3)
@@ -90,7 +99,7 @@ WITH written AS (
     UPDATE requests r SET status = a.status, response = a.response, error_code = a.error_code,
         error = a.error, detail = a.detail, finished_at = {_TIME}, updated_at = {_TIME},
         next_attempt_at = NULL,
-        history = r.history || {_move("a.status", "r.attempt", "$8::text", "a.detail")}
+        history = r.history || {_history(None, "r.attempt", "$8::text", "a.detail")}
     FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::bytea[], $5::text[], $6::text[], $7::text[])
         AS a (request_id, token, status, response, error_code, error, detail)
     WHERE r.request_id = a.request_id AND r.token = a.token AND (r.status, a.status) IN ({FINISHING})
@@ -98,7 +107,7 @@ WITH written AS (
 ), created AS (
     INSERT INTO sessions (session_id, request_id, user_id, casefile_id, title, created_at)
     SELECT session_id, request_id, user_id, casefile_id, title, received_at FROM written
-    WHERE status = '{RequestStatus.COMPLETED}'
+    WHERE status = '{COMPLETION.after}'
 )
 SELECT request_id FROM written
 """  # noqa: S608
@@ -107,38 +116,35 @@ _DUE = "(SELECT now() + delay * interval '1 second' AS due FROM unnest(a.delays:
 # Nobody waits for longer than from the beginning.
 _IN_TIME = "(r.expires_at IS NULL OR due <= least(r.expires_at, now() + (r.expires_at - r.received_at)))"
 POSTPONE = f"""
-UPDATE requests r SET status = 'pending', next_attempt_at = (SELECT max(due) FROM {_DUE} WHERE {_IN_TIME}),
+UPDATE requests r SET status = '{RETRY.after}',
+    next_attempt_at = (SELECT max(due) FROM {_DUE} WHERE {_IN_TIME}),
     holder = NULL, error_code = a.error_code, detail = a.detail, updated_at = {_TIME},
-    history = r.history || {_move("'pending'", "r.attempt", "$6::text", "a.detail")}
+    history = r.history || {_history(RETRY.after, "r.attempt", "$6::text", "a.detail")}
 FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[])
     AS a (request_id, token, delays, error_code, detail)
-WHERE r.request_id = a.request_id AND r.token = a.token AND r.status = 'processing'
+WHERE r.request_id = a.request_id AND r.token = a.token AND r.status = '{RETRY.before}'
     AND EXISTS (SELECT FROM {_DUE} WHERE {_IN_TIME})
 RETURNING r.request_id, extract(epoch FROM r.next_attempt_at - now())::int
 """  # noqa: S608
 
 RELEASE = f"""
-UPDATE requests r SET status = 'pending', attempt = r.attempt - 1, holder = NULL, updated_at = {_TIME},
-    history = r.history || {_move("'pending'", "r.attempt - 1", "$3::text", "'handed back'")}
+UPDATE requests r SET status = '{HANDED_BACK.after}', attempt = r.attempt - 1, holder = NULL,
+    updated_at = {_TIME}, history = r.history ||
+    {_history(HANDED_BACK.after, "r.attempt - 1", "$3::text", f"'{HANDED_BACK.reason}'")}
 FROM unnest($1::uuid[], $2::uuid[]) AS a (request_id, token)
-WHERE r.request_id = a.request_id AND r.token = a.token AND r.status = 'processing'
+WHERE r.request_id = a.request_id AND r.token = a.token AND r.status = '{HANDED_BACK.before}'
 RETURNING r.request_id
 """  # noqa: S608
 
 REOPEN = f"""
-UPDATE requests r SET status = 'pending', attempt = 0, token = a.token, holder = NULL, crashes = 0,
+UPDATE requests r SET status = '{REDRIVE.after}', attempt = 0, token = a.token, holder = NULL, crashes = 0,
     next_attempt_at = NULL, expires_at = NULL, finished_at = NULL, error_code = NULL, error = NULL,
     detail = NULL, response = NULL, reply = NULL, parked_at = NULL, updated_at = {_TIME},
-    history = r.history || {_move("'pending'", "0", "$4::text", f"'{REDRIVEN}'")}
+    history = r.history || {_history(REDRIVE.after, "0", "$4::text", f"'{REDRIVE.reason}'")}
 FROM unnest($1::uuid[], $2::bytea[], $3::uuid[]) AS a (request_id, fingerprint, token)
 WHERE r.request_id = a.request_id AND r.fingerprint = a.fingerprint AND {REOPENABLE}
 RETURNING r.request_id
 """  # noqa: S608
-
-FOUND = """
-SELECT request_id, token, status, fingerprint, extract(epoch FROM next_attempt_at - now())::float8
-FROM requests WHERE request_id = ANY ($1::uuid[])
-"""
 
 NOTE = """
 UPDATE requests r SET updated_at = greatest(now(), r.updated_at),

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, cast
 from session_client.net.threads import in_own_thread
 from session_worker.ledger.availability import Availability
 from session_worker.ledger.group_commit import GroupCommit
-from session_worker.ledger.protocol import Claim, Claimed, Look, Opened, Release, Reopen, Reopened, StepResult
+from session_worker.ledger.protocol import Claim, Claimed, Opened, Release, Reopen, Reopened, StepResult
 from session_worker.ledger.reply_notes import LazyReplyNotes, ReplyNote
+from session_worker.ledger.sqlite.transaction import Lookup
 from session_worker.ledger.sqlite.writer_thread import WriterThread
 from session_worker.messages.identifiers import new_token
 
@@ -73,7 +74,7 @@ class SQLiteLedger:
         await self._steps.do(ReplyNote(request_id, token, "parked"))
 
     async def knows(self, request_id: UUID) -> bool:
-        return cast("bool", await self._steps.do(Look(request_id)))
+        return cast("bool", await self._steps.do(Lookup(request_id)))
 
     async def reopen(self, request_id: UUID, fingerprint: bytes) -> Reopened:
         return cast("Reopened", await self._steps.do(Reopen(request_id, fingerprint, new_token())))

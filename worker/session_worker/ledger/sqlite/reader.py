@@ -9,10 +9,11 @@ from uuid import UUID
 
 from session_client.net.threads import in_own_thread
 from session_contracts import RequestStatus
+from session_contracts.status import REDRIVE
 from session_worker.ledger.migrations import IDENTITY, check_current
-from session_worker.ledger.protocol import COUNTED, Entry, Glimpse, Recent
+from session_worker.ledger.protocol import COUNTED
+from session_worker.ledger.reader import OF_SESSION, Entry, Glimpse, Recent, condition, matching
 from session_worker.ledger.registration import ALIVE
-from session_worker.ledger.rules import OF_SESSION, REDRIVEN, condition, matching
 from session_worker.ledger.sqlite.database import check_there, version_of
 from session_worker.ledger.sqlite.read_only import ReadOnlyFile
 from session_worker.ledger.sqlite.transaction import iso
@@ -31,7 +32,7 @@ FROM requests
 """
 _GLIMPSE = f"""
 SELECT request_id, status, received_at, finished_at, error_code,
-    instr(history, '"{REDRIVEN}"') > 0 AS replayed
+    instr(history, '"{REDRIVE.reason}"') > 0 AS redriven
 FROM requests WHERE received_at BETWEEN :since AND :now
 """  # noqa: S608 - made of constants
 _WAITING = f"""
@@ -130,7 +131,7 @@ def _glimpse(row: sqlite3.Row, now: datetime) -> Glimpse:
         (now - received).total_seconds(),
         (finished - received).total_seconds() if finished else None,
         row["error_code"],
-        bool(row["replayed"]),
+        bool(row["redriven"]),
     )
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from session_contracts import RequestStatus
-from session_worker.ledger.rules import FINISHING, REDRIVEN, REOPENABLE
+from session_contracts.status import ATTEMPT, HANDED_BACK, REDRIVE, RETRY
+from session_worker.ledger.rules import FINISHING, REOPENABLE
 
-HELD = """
+ENTRY = """
 SELECT requests.*, its.gone_at AS holder_gone_at, mine.steady_since AS my_steady_since,
     its.renewed_at AS holder_renewed_at, mine.gone_at AS my_gone_at
 FROM requests LEFT JOIN workers AS its ON its.worker_id = holder
@@ -19,26 +19,27 @@ VALUES (:request_id, :status, :attempt, :token, :holder, :fingerprint, :session_
     :casefile_id, :title, :reply_to, :correlation_id, :traceparent, :now, :now, :expires_at, :history)
 ON CONFLICT (request_id) DO NOTHING
 """
-# Should the clock be put back, an entry's history does not go back with it.
+# If the clock is put back, the history of an entry does not go back with it.
 _TIME = "max(:now, updated_at)"
 
 
-def _move(attempt: str, status: str = ":status", detail: str = ":detail") -> str:
+def _move(attempt: str, status: str = "", detail: str = "") -> str:
+    """Set the status, also in the history. Without one it is the step's, and so is the detail."""
+    after = f"'{status}'" if status else ":status"
+    why = f"'{detail}'" if detail else ":detail"
     return f"""
-history = json_insert(history, '$[#]', json_object('status', {status}, 'at', {_TIME}, 'attempt', {attempt},
-    'worker_id', :worker, 'detail', {detail})),
-status = {status}, attempt = {attempt}, updated_at = {_TIME}
+history = json_insert(history, '$[#]', json_object('status', {after}, 'at', {_TIME}, 'attempt', {attempt},
+    'worker_id', :worker, 'detail', {why})),
+status = {after}, attempt = {attempt}, updated_at = {_TIME}
 """
 
 
-_PENDING = f"'{RequestStatus.PENDING}'"
-_REOPENED = f"'{REDRIVEN}'"
 TAKE = f"""
-UPDATE requests SET {_move(":attempt")}, token = :token, holder = :worker, crashes = :crashes,
-    next_attempt_at = NULL
+UPDATE requests SET {_move(":attempt")}, token = :token, crashes = :crashes, next_attempt_at = NULL,
+    holder = CASE :status WHEN '{ATTEMPT.after}' THEN :worker END
 WHERE request_id = :request_id
 """  # noqa: S608 -- no value is formatted in, here and below
-HOLD = """
+TAKE_EXPIRED = """
 UPDATE requests SET token = :token, holder = NULL, next_attempt_at = NULL WHERE request_id = :request_id
 """
 FINISH = f"""
@@ -52,20 +53,19 @@ SELECT session_id, request_id, user_id, casefile_id, title, received_at FROM req
 WHERE request_id = :request_id
 """
 POSTPONE = f"""
-UPDATE requests SET {_move("attempt", _PENDING)}, error_code = :error_code, detail = :detail,
+UPDATE requests SET {_move("attempt", RETRY.after)}, error_code = :error_code, detail = :detail,
     next_attempt_at = :due, holder = NULL
-WHERE request_id = :request_id AND token = :token AND status = 'processing'
+WHERE request_id = :request_id AND token = :token AND status = '{RETRY.before}'
     AND (expires_at IS NULL OR expires_at >= :due
         -- Nobody waits for longer than from the beginning.
         AND julianday(expires_at) - julianday(received_at) >= :delay / 86400.0)
 """  # noqa: S608
 RELEASE = f"""
-UPDATE requests SET {_move("attempt - 1", _PENDING, "'handed back'")}, holder = NULL
-WHERE request_id = :request_id AND token = :token AND status = 'processing'
+UPDATE requests SET {_move("attempt - 1", HANDED_BACK.after, HANDED_BACK.reason)}, holder = NULL
+WHERE request_id = :request_id AND token = :token AND status = '{HANDED_BACK.before}'
 """  # noqa: S608
-FOUND = "SELECT token, status, fingerprint, next_attempt_at FROM requests WHERE request_id = ?"
 REOPEN = f"""
-UPDATE requests SET {_move("0", _PENDING, _REOPENED)}, token = :token, holder = NULL, crashes = 0,
+UPDATE requests SET {_move("0", REDRIVE.after, REDRIVE.reason)}, token = :token, holder = NULL, crashes = 0,
     next_attempt_at = NULL, expires_at = NULL, finished_at = NULL, error_code = NULL, error = NULL,
     detail = NULL, response = NULL, reply = NULL, parked_at = NULL
 WHERE request_id = :request_id AND fingerprint = :fingerprint AND {REOPENABLE}

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from session_contracts import RequestStatus
+from session_contracts.status import ATTEMPT, WORKER_GONE
 from session_worker.ledger.protocol import (
     Claim,
     ClaimAnswer,
     Claimed,
     Finish,
-    Look,
     Postpone,
     Release,
     Reopen,
@@ -22,14 +21,12 @@ from session_worker.ledger.protocol import (
     StepResult,
 )
 from session_worker.ledger.reply_notes import ReplyNote
-from session_worker.ledger.rules import EntryState, Found, not_postponed, reopened, repeated
+from session_worker.ledger.rules import EntryState, unwritten, unwritten_postpone, unwritten_reopen
 from session_worker.ledger.sqlite.statements import (
     CREATE_SESSION,
+    ENTRY,
     EXPEL,
     FINISH,
-    FOUND,
-    HELD,
-    HOLD,
     INSERT,
     NOTE,
     OTHERS,
@@ -38,7 +35,9 @@ from session_worker.ledger.sqlite.statements import (
     RENEW,
     REOPEN,
     TAKE,
+    TAKE_EXPIRED,
 )
+from session_worker.messages.values import value
 
 if TYPE_CHECKING:
     import sqlite3
@@ -51,7 +50,14 @@ def iso(moment: datetime) -> str:
     return moment.isoformat(timespec="microseconds")
 
 
-Step = Claim | Finish | Postpone | Release | ReplyNote | Reopen | Look
+@value
+class Lookup:
+    """Find out whether there is an entry; nothing is written."""
+
+    request_id: UUID
+
+
+Step = Claim | Finish | Postpone | Release | ReplyNote | Reopen | Lookup
 Answer = ClaimAnswer | int | StepResult | Reopened | bool
 
 
@@ -74,9 +80,9 @@ class Transaction:
                 "worker_id": registration.worker_id,
                 "detail": None,
             }
-            for attempt, status in enumerate((RequestStatus.PENDING, RequestStatus.PROCESSING))
+            for attempt, status in enumerate(ATTEMPT[:2])
         )
-        # How an entry's history begins, by its attempts: without one when it came too late.
+        # How a history begins, by the number of attempts: none if the request has come too late.
         self._histories = (json.dumps([pending]), json.dumps([pending, processing]))
 
     def apply(self, step: Step) -> Answer:
@@ -93,13 +99,13 @@ class Transaction:
                 return self._release(step)
             case Reopen():
                 return self._reopen(step)
-            case Look():
-                return self._found(step.request_id) is not None
+            case Lookup():
+                return self._row(step.request_id) is not None
 
     def renew(self, watch: StandstillWatch, *, gap: bool) -> None:
         """Register this worker until one holder timeout from now, and expel those that ``watch`` finds gone;
         ``gap``: the last renewal failed."""
-        gone_at = iso(self._clock + timedelta(seconds=self._me.holder_timeout))
+        gone_at = self._after(self._me.holder_timeout)
         self._execute(RENEW, gap=gap, gone_at=gone_at)
         others = self._database.execute(OTHERS, {"now": self._now, "worker": self._me.worker_id})
         for name in watch.still([(name, start, _seconds(start, end)) for name, start, end in others]):
@@ -120,16 +126,15 @@ class Transaction:
 
     def _first_claim(self, claim: Claim) -> Claimed | None:
         """Insert the entry; None when it is there already."""
-        patience = claim.patience
-        expired = patience is not None and patience <= 0
+        expired = claim.time_to_live is not None and claim.time_to_live <= 0
         attempt = 0 if expired else 1
         written = self._execute(
             INSERT,
             claim,
-            status=RequestStatus.PENDING if expired else RequestStatus.PROCESSING,
+            status=ATTEMPT.before if expired else ATTEMPT.after,
             attempt=attempt,
             holder=None if expired else self._me.worker_id,
-            expires_at=None if patience is None else iso(self._clock + timedelta(seconds=patience)),
+            expires_at=None if claim.time_to_live is None else self._after(claim.time_to_live),
             history=self._histories[attempt],
         )
         if not written:
@@ -137,22 +142,18 @@ class Transaction:
         return Claimed(claim.session_id, attempt, 0, self._clock, expired, claim.traceparent)
 
     def _later_claim(self, claim: Claim) -> ClaimAnswer:
-        values = {"request_id": str(claim.request_id), "worker": self._me.worker_id}
-        row = self._database.execute(HELD, values).fetchone()
-        held = self._held(row)
-        return held.refusal(claim) or self._claim_again(claim, held, row)
-
-    def _claim_again(self, claim: Claim, held: EntryState, row: sqlite3.Row) -> Claimed:
-        attempt, crashes = held.attempt, held.crashes
-        if held.status == RequestStatus.PROCESSING:
-            crashes += 1
-            self._take(claim, RequestStatus.PENDING, attempt, crashes, f"its worker {row['holder']} is gone")
-        if row["expires_at"] is not None and row["expires_at"] <= self._now:
-            self._execute(HOLD, claim)
-            return replace(held, attempt=attempt, crashes=crashes).claimed(expired=True)
-        attempt += held.status == RequestStatus.PENDING
-        self._take(claim, RequestStatus.PROCESSING, attempt, crashes)
-        return replace(held, attempt=attempt, crashes=crashes).claimed(expired=False)
+        row = self._row(claim.request_id)
+        entry = self._entry(row)
+        answer = entry.answer(claim)
+        if isinstance(answer, Claimed) and entry.token != claim.token:
+            if entry.status == WORKER_GONE.before:
+                gone = f"its worker {row['holder']} is gone"
+                self._take(claim, WORKER_GONE.after, entry.attempt, answer.crashes, gone)
+            if answer.expired:
+                self._execute(TAKE_EXPIRED, claim)
+            else:
+                self._take(claim, ATTEMPT.after, answer.attempt, answer.crashes)
+        return answer
 
     def _take(
         self, claim: Claim, status: RequestStatus, attempt: int, crashes: int, detail: str | None = None
@@ -161,37 +162,38 @@ class Transaction:
 
     def _finish(self, finish: Finish) -> StepResult:
         if not self._execute(FINISH, finish):
-            return self._repeated(finish)
+            return unwritten(finish, self._find(finish.request_id))
         if finish.status is RequestStatus.COMPLETED:
             self._execute(CREATE_SESSION, finish)
         return StepResult.APPLIED
 
     def _postpone(self, postpone: Postpone) -> int | StepResult:
         for delay in reversed(postpone.delays):
-            due = iso(self._clock + timedelta(seconds=delay))
-            if self._execute(POSTPONE, postpone, due=due, delay=delay):
+            if self._execute(POSTPONE, postpone, due=self._after(delay), delay=delay):
                 return delay
-        return not_postponed(postpone, self._found(postpone.request_id))
+        return unwritten_postpone(postpone, self._find(postpone.request_id))
 
     def _release(self, release: Release) -> StepResult:
-        return StepResult.APPLIED if self._execute(RELEASE, release) else self._repeated(release)
+        written = self._execute(RELEASE, release)
+        return StepResult.APPLIED if written else unwritten(release, self._find(release.request_id))
 
     def _reopen(self, reopen: Reopen) -> Reopened:
         written = self._execute(REOPEN, reopen)
-        return Reopened.REOPENED if written else reopened(reopen, self._found(reopen.request_id))
-
-    def _repeated(self, step: Finish | Release) -> StepResult:
-        return repeated(step, self._found(step.request_id))
-
-    def _found(self, request_id: UUID) -> Found | None:
-        row = self._database.execute(FOUND, (str(request_id),)).fetchone()
-        return row and Found(UUID(row[0]), row[1], row[2], self._until(row[3]))
+        return Reopened.REOPENED if written else unwritten_reopen(reopen, self._find(reopen.request_id))
 
     def _note(self, note: ReplyNote) -> StepResult:
         self._execute(NOTE, note)
         return StepResult.APPLIED
 
-    def _held(self, row: sqlite3.Row) -> EntryState:
+    def _find(self, request_id: UUID) -> EntryState | None:
+        row = self._row(request_id)
+        return None if row is None else self._entry(row)
+
+    def _row(self, request_id: UUID) -> Any:
+        values = {"request_id": str(request_id), "worker": self._me.worker_id}
+        return self._database.execute(ENTRY, values).fetchone()
+
+    def _entry(self, row: sqlite3.Row) -> EntryState:
         return EntryState(
             status=row["status"],
             fingerprint=row["fingerprint"],
@@ -207,21 +209,25 @@ class Transaction:
             traceparent=row["traceparent"],
             parked=row["parked_at"] is not None,
             mine=row["holder"] == self._me.worker_id,
-            # Nobody knows how long ago it was changed if the clock was put back since: it has waited enough.
+            expired=row["expires_at"] is not None and row["expires_at"] <= self._now,
+            # If the clock was put back since it was changed, nobody knows how long ago that was: long enough.
             due_in=None if row["updated_at"] > self._now else self._until(row["next_attempt_at"]),
             gone_in=self._gone_in(row["holder_renewed_at"], row["holder_gone_at"]),
             takeover_in=self._takeover_in(row["my_steady_since"], row["my_gone_at"]),
             finished_for=-(self._until(row["finished_at"]) or 0.0),
         )
 
+    def _after(self, seconds: float) -> str:
+        return iso(self._clock + timedelta(seconds=seconds))
+
     def _gone_in(self, renewed_at: str | None, gone_at: str | None) -> float | None:
-        # Whoever stands still is found by the monotonic clock, however far ahead the registration is.
+        # A worker that stands still is found by a monotonic clock, however far ahead its registration is.
         if renewed_at is None or gone_at is None:
             return None
         return min(_seconds(self._now, gone_at), _seconds(renewed_at, gone_at))
 
     def _takeover_in(self, steady_since: str | None, gone_at: str | None) -> float:
-        # Who has not renewed itself in time saw an outage (or was stopped): he declares nobody dead yet.
+        # A worker that has not renewed itself in time was away or stopped: it takes nobody for gone.
         if steady_since is None or gone_at is None or gone_at <= self._now:
             return self._me.takeover_grace
         return self._me.takeover_grace - max(_seconds(steady_since, self._now), 0.0)
