@@ -32,11 +32,11 @@ class Claim:
     """Ask for a request: may this worker handle it now?
 
     ``token`` is fresh for every claim; all later steps apply only while the entry still bears it.
-    ``session_id`` and ``traceparent`` are proposals, kept if the request is new. After ``time_to_live`` seconds
-    the requester no longer waits (None: it always does; 0: it has gone already); this too is kept only if the
-    request is new. An entry with ``suspect_after`` crashes or more, that of a takeover included, is not
-    claimed. With None it is: the caller handles no other such entry at the moment. What is claimed for a
-    caller that is cancelled meanwhile is released again.
+    ``session_id``, ``traceparent`` and ``time_to_live`` are kept only if the request is new. After
+    ``time_to_live`` seconds its requester no longer waits (None: it waits for ever; 0: not any more). An
+    entry with ``suspect_after`` crashes or more, that of a takeover included, is not claimed; with None it
+    is, as the caller handles no other such entry at the moment. What is claimed for a cancelled caller is
+    released again.
     """
 
     request_id: UUID

@@ -41,7 +41,8 @@ INSERT INTO requests AS r (request_id, token, fingerprint, session_id, user_id, 
 SELECT a.request_id, a.token, a.fingerprint, a.session_id, a.user_id, a.operation, a.casefile_id, a.title,
     a.reply_to, a.correlation_id, a.traceparent, now() + a.time_to_live * interval '1 second',
     CASE WHEN a.time_to_live <= 0 THEN '{ATTEMPT.before}' ELSE '{ATTEMPT.after}' END,
-    CASE WHEN a.time_to_live <= 0 THEN 0 ELSE 1 END, CASE WHEN a.time_to_live <= 0 THEN NULL ELSE $13::text END,
+    CASE WHEN a.time_to_live <= 0 THEN 0 ELSE 1 END,
+    CASE WHEN a.time_to_live <= 0 THEN NULL ELSE $13::text END,
     now(), now(),
     CASE WHEN a.time_to_live <= 0 THEN {_history(ATTEMPT.before, "0", "$13::text", time="now()")}
     ELSE {_history(ATTEMPT.before, "0", "$13::text", time="now()")}
