@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from session_client.client import SessionClient
     from session_client.errors import (
         ClientClosed,
         ConnectionFailed,
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
         RequestTimedOut,
         SessionClientError,
     )
-    from session_client.session_client import SessionClient
 
 __all__ = [
     "ClientClosed",
@@ -30,6 +30,6 @@ def __getattr__(name: str) -> Any:
     """Import what is public when it is first asked for: a worker that needs ``net`` loads no client."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from session_client import errors, session_client
+    from session_client import client, errors
 
-    return getattr(session_client if name == "SessionClient" else errors, name)
+    return getattr(client if name == "SessionClient" else errors, name)

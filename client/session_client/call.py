@@ -6,7 +6,7 @@ import asyncio
 from datetime import UTC, datetime
 from uuid import uuid4
 
-from pamqp.commands import Basic
+from aio_pika import DeliveryMode, Message
 from pydantic import ValidationError
 
 from session_client.errors import ReplyInvalid, RequestFailed
@@ -14,8 +14,8 @@ from session_client.tracing import trace_headers
 from session_contracts import CreateSessionRequest, CreateSessionResponse, RequestStatus, problems
 from session_contracts.amqp import CONTENT_TYPE, REQUEST_ID, REQUEST_TYPE
 
-FIRST_TRY_SECONDS = 5.0
-"""Time for the first try of a call; doubled after every one that ends without a reply."""
+FIRST_REPLY_WAIT_SECONDS = 5.0
+"""How long the first try of a call waits; doubled after every try that ends without a reply."""
 MAX_BODY_BYTES = 16 * 1024 * 1024
 """A larger message makes the broker close the channel, and every call on it would suffer."""
 
@@ -33,24 +33,27 @@ class Call:
         self.deadline = _now() + timeout
         self.accepted = False
         """Whether the broker has taken the request at least once."""
-        self.trouble: str | None = None
+        self.obstacle: str | None = None
         """What stood in the way of the last try."""
         self.replied: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._patience = FIRST_TRY_SECONDS
+        self._reply_wait = FIRST_REPLY_WAIT_SECONDS
 
-    def properties(self, reply_to: str) -> Basic.Properties:
-        """For the next publish: whoever finds the request after our deadline need not carry it out."""
-        return Basic.Properties(
+    def message(self, reply_to: str) -> Message:
+        """For the next publish. It expires at our deadline: nobody need carry the request out after that."""
+        message = Message(
+            self.body,
             content_type=CONTENT_TYPE,
             correlation_id=self.correlation_id,
-            delivery_mode=2,
-            expiration=str(max(0, int(self.left * 1000))),
+            delivery_mode=DeliveryMode.PERSISTENT,
+            expiration=max(0, self.left),
             headers={REQUEST_ID: str(self.request.request_id)} | trace_headers(),
             message_id=str(uuid4()),
-            message_type=REQUEST_TYPE,
             reply_to=reply_to,
             timestamp=datetime.now(UTC),
+            type=REQUEST_TYPE,
         )
+        message.priority = None  # aio-pika would send a 0
+        return message
 
     def take(self, reply: bytes) -> bool:
         """Note the reply; False if there was one already."""
@@ -69,13 +72,13 @@ class Call:
         return self.left < 0.001
 
     @property
-    def patience(self) -> float:
+    def reply_wait(self) -> float:
         """Seconds to wait for what was sent, before it is sent again."""
-        return min(self._patience, self.left)
+        return min(self._reply_wait, self.left)
 
-    def be_more_patient(self) -> None:
-        """The next wait may take twice as long: a worker that is busy must not get ever more to do."""
-        self._patience *= 2
+    def wait_longer(self) -> None:
+        """Double the next wait: a worker that is busy must not get ever more to do."""
+        self._reply_wait *= 2
 
     def response(self) -> CreateSessionResponse:
         """The answer: completed.

@@ -45,8 +45,8 @@ class RequestNotRouted(SessionClientError):  # noqa: N818
 class RequestTimedOut(SessionClientError):  # noqa: N818
     """No reply in time. The request may be carried out all the same."""
 
-    def __init__(self, request_id: UUID, timeout: float, trouble: str | None = None) -> None:
-        because = f" ({trouble})" if trouble else ""
+    def __init__(self, request_id: UUID, timeout: float, obstacle: str | None = None) -> None:
+        because = f" ({obstacle})" if obstacle else ""
         super().__init__(
             f"no reply to request {request_id} within {timeout:g} s{because}; "
             "send it again with this request id to learn how it ended"

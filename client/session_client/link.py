@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import aiormq
-from aiormq.exceptions import AMQPError
+import aio_pika
+from aio_pika.exceptions import AMQPError
 
-from session_client.broken import (
-    BROKEN,
-    LinkLostError,
+from session_client.net.aiormq_errors import broker_errors, lost_by
+from session_client.net.errors import LinkLostError
+from session_client.net.transport import Transport
+from session_client.publish_errors import (
+    PERMISSIONS,
     NotAcceptedError,
     UnconfirmedError,
-    guard,
     is_about_a_request,
-    reason,
-    refusal,
+    publish_error,
 )
-from session_client.transport import Transport
 from session_contracts import DIRECT_REPLY_TO, Names
 
 if TYPE_CHECKING:
@@ -30,14 +29,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from ssl import SSLContext
 
-    from aiormq.abc import DeliveredMessage
+    from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractIncomingMessage, AbstractQueue
     from aiormq.channel import Channel
-    from pamqp.commands import Basic
-    from pamqp.common import FieldValue
-    from yarl import URL
 
-OPEN_SECONDS = 5.0
-"""Time to connect to one address; and to log in there, declare the reply queue and consume from it."""
+    from session_client.net.brokers import Broker
+
 CLOSE_SECONDS = 2.0
 """Time for a tidy goodbye; then the socket is cut."""
 SILENCE_SECONDS = 5.0
@@ -47,36 +43,33 @@ REPLY_QUEUE_EXPIRES_MS = 300_000
 """An abandoned reply queue is deleted by the broker after this time without a consumer."""
 
 
-class Broker(NamedTuple):
-    """Where to connect to. ``context``: for TLS."""
-
-    url: URL
-    context: SSLContext | None
-
-
 class Link:
     """Use ``await Link.open(…)``. ``lost`` is done, with the reason, once the link can no longer be used."""
 
-    _channel: Channel
+    _channel: AbstractChannel
+    _exchange: AbstractExchange
+    _replies: AbstractQueue
 
     def __init__(
         self,
         broker: Broker,
+        context: SSLContext | None,
         connected: socket.socket,
+        *,
         names: Names,
         reply_queue: str | None,
-        on_reply: Callable[[DeliveredMessage], None],
+        on_reply: Callable[[AbstractIncomingMessage], None],
     ) -> None:
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.reply_to = reply_queue or DIRECT_REPLY_TO
-        self._reply_queue = reply_queue
         self._names = names
         self._on_reply = on_reply
-        self._transport = Transport(connected, broker.context)
-        self._connection = aiormq.Connection(
-            broker.url, context=broker.context, transport_factory=self._transport
-        )
-        self._asked_at: int | None = None
+        self._seconds = broker.seconds
+        self._transport = Transport(broker, context, connected)
+        self._connection = aio_pika.Connection(broker.url, ssl_context=context)
+        # Handed on to aiormq: the socket that is connected already, and what tells of its silence.
+        self._connection.kwargs["transport_factory"] = self._transport
+        self._heard_when_asked: int | None = None
         """How much had been heard of the broker when it was last asked to take a request."""
         self._waiting: set[asyncio.Future[None]] = set()
         self._closed_by: BaseException | None = None
@@ -85,11 +78,12 @@ class Link:
     async def open(
         cls,
         broker: Broker,
+        context: SSLContext | None,
         connected: socket.socket,
         *,
         names: Names,
         reply_queue: str | None,
-        on_reply: Callable[[DeliveredMessage], None],
+        on_reply: Callable[[AbstractIncomingMessage], None],
         priority: int,
     ) -> Link:
         """Build a link on a connected socket.
@@ -100,85 +94,78 @@ class Link:
         a client: the broker may not know yet that the last one is dead, and must not give it replies.
 
         Raises:
-            LinkLostError: it cannot be built, or not within ``OPEN_SECONDS``; the message says why.
+            LinkLostError: it cannot be built, or not in time; the message says why.
         """
-        link = cls(broker, connected, names, reply_queue, on_reply)
+        link = cls(broker, context, connected, names=names, reply_queue=reply_queue, on_reply=on_reply)
         try:
-            with guard():
-                await link._open(priority)
+            async with link._transport.opening():
+                await link._connection.connect()
+            with broker_errors(**PERMISSIONS):
+                async with asyncio.timeout(link._seconds):
+                    await link._build(priority)
         except BaseException:
             await link.close()
             raise
         return link
 
-    async def _open(self, priority: int) -> None:
-        try:
-            async with asyncio.timeout(OPEN_SECONDS):
-                await self._connect()
-                await self._build(priority)
-        except TimeoutError as error:
-            raise LinkLostError(f"no answer within {OPEN_SECONDS:g} s") from error
-
-    async def _connect(self) -> None:
-        try:
-            await self._connection.connect()
-        except BROKEN as error:
-            raise LinkLostError(self._transport.trouble(error, self._connection)) from error
-
     async def _build(self, priority: int) -> None:
-        self._connection.closing.add_done_callback(self._on_closing)
-        self._channel = cast("Channel", await self._connection.channel(on_return_raises=True))
-        self._channel.closing.add_done_callback(self._on_closing)
-        self._channel.on_consumer_cancel_callbacks.add(lambda _: self.fail("the reply queue was deleted"))
-        arguments: dict[str, FieldValue] = {}
-        if self._reply_queue is not None:
-            await self._channel.queue_declare(
-                self._reply_queue,
+        self._connection.close_callbacks.add(self._on_closed)
+        self._channel = self._connection.channel(on_return_raises=True)
+        await self._channel.initialize()
+        self._channel.close_callbacks.add(self._on_closed)
+        # aio-pika itself does not tell that the broker cancelled a consumer; calls would wait in vain.
+        underlay = cast("Channel", await self._channel.get_underlay_channel())
+        underlay.on_consumer_cancel_callbacks.add(lambda _: self.fail("the reply queue was deleted"))
+        self._exchange = await self._channel.get_exchange(self._names.exchange, ensure=False)
+        if self._is_direct:
+            self._replies = await self._channel.get_queue(self.reply_to, ensure=False)
+        else:
+            self._replies = await self._channel.declare_queue(
+                self.reply_to,
                 durable=True,
                 arguments={"x-queue-type": "classic", "x-expires": REPLY_QUEUE_EXPIRES_MS},
             )
-            arguments = {"x-priority": priority}
         # Without acks: a reply that is lost on its way is asked for again, because every call that waits
         # when a link is lost sends its request again.
-        await self._channel.basic_consume(
-            self.reply_to, self._receive, no_ack=True, arguments=arguments, consumer_tag=CONSUMER_TAG
+        await self._replies.consume(
+            self._receive,
+            no_ack=True,
+            arguments=None if self._is_direct else {"x-priority": priority},
+            consumer_tag=CONSUMER_TAG,
         )
 
-    async def publish(self, body: bytes, properties: Basic.Properties, seconds: float) -> None:
+    @property
+    def _is_direct(self) -> bool:
+        return self.reply_to == DIRECT_REPLY_TO
+
+    async def publish(self, message: aio_pika.Message, seconds: float) -> None:
         """Send a request; returns when the broker has taken it.
 
         Raises:
             NotRoutedError, NotAcceptedError, LinkLostError: it has not.
             UnconfirmedError: not within so many seconds.
         """
-        if trouble := await self.trouble():
-            raise NotAcceptedError(trouble)
-        publishing = asyncio.create_task(self._publish(body, properties), name="client-publish")
+        if blocked := await self.blocked():
+            raise NotAcceptedError(blocked)
+        publishing = asyncio.create_task(self._publish(message), name="client-publish")
         try:
             await self.wait_for(publishing, seconds)
             if publishing.done():
                 return publishing.result()
             if self.lost.done():  # aiormq does not tell everybody who waits, or tells later
-                raise refusal(self._closed_by, body, self._names)
-            raise UnconfirmedError(await self.trouble() or "the broker has not confirmed the request")
+                raise publish_error(self._closed_by, message.body, self._names)
+            raise UnconfirmedError(await self.blocked() or "the broker has not confirmed the request")
         finally:
             if publishing.cancel():
                 await asyncio.wait({publishing}, timeout=CLOSE_SECONDS)
 
-    async def _publish(self, body: bytes, properties: Basic.Properties) -> None:
-        self._asked_at = self._transport.heard
-        with guard():
+    async def _publish(self, message: aio_pika.Message) -> None:
+        self._heard_when_asked = self._transport.reader.heard
+        with broker_errors(**PERMISSIONS):
             try:
-                await self._channel.basic_publish(
-                    body,
-                    exchange=self._names.exchange,
-                    routing_key=self._names.routing_key,
-                    properties=properties,
-                    mandatory=True,
-                    wait=False,
-                )
+                await self._exchange.publish(message, self._names.routing_key, mandatory=True)
             except AMQPError as error:
-                raise refusal(error, body, self._names) from error
+                raise publish_error(error, message.body, self._names) from error
 
     async def wait_for(self, awaited: asyncio.Future[Any], seconds: float) -> None:
         """Wait, but no longer than so many seconds, nor when the link is lost."""
@@ -198,18 +185,20 @@ class Link:
         It is given up when requests were sent, and the broker has met them with silence.
         """
         while not self.lost.done():
-            heard = self._transport.heard
-            was_asked = self._asked_at == heard
+            heard = self._transport.reader.heard
+            was_asked = self._heard_when_asked == heard
             await asyncio.wait({self.lost}, timeout=SILENCE_SECONDS)
-            if was_asked and heard == self._transport.heard and not await self.trouble():
+            if was_asked and heard == self._transport.reader.heard and not await self.blocked():
                 self.fail(f"the broker was silent for {SILENCE_SECONDS:g} s")
         return self.lost.result()
 
-    async def trouble(self) -> str | None:
-        """What the broker says keeps it from taking requests."""
+    async def blocked(self) -> str | None:
+        """Say what keeps the broker from taking requests, if it has said that something does."""
+        transport = self._connection.transport
         try:
             async with asyncio.timeout(0):
-                await self._connection.ready()
+                if transport is not None:
+                    await transport.ready()
         except TimeoutError:
             return "the broker blocks publishers, it is short of memory or disk"
         return None
@@ -240,16 +229,16 @@ class Link:
         await asyncio.wait({goodbye}, timeout=CLOSE_SECONDS)
 
     async def _say_goodbye(self, delete_reply_queue: bool) -> None:
-        with suppress(LinkLostError), guard():
-            if delete_reply_queue and self._reply_queue is not None:
-                await self._channel.basic_cancel(CONSUMER_TAG)
-                await self._channel.queue_delete(self._reply_queue)
-        with suppress(LinkLostError), guard():
+        with suppress(LinkLostError), broker_errors():
+            if delete_reply_queue and not self._is_direct:
+                await self._replies.cancel(CONSUMER_TAG)
+                await self._replies.delete(if_unused=False, if_empty=False)
+        with suppress(LinkLostError), broker_errors():
             await self._connection.close()
 
-    def _on_closing(self, closing: asyncio.Future[Any]) -> None:
-        self._closed_by = self._closed_by or (None if closing.cancelled() else closing.exception())
-        self.fail(reason(self._closed_by))
+    def _on_closed(self, _: object, error: BaseException | None) -> None:
+        self._closed_by = self._closed_by or error
+        self.fail(str(lost_by(self._closed_by, **PERMISSIONS)))
 
-    async def _receive(self, message: DeliveredMessage) -> None:
+    async def _receive(self, message: AbstractIncomingMessage) -> None:
         self._on_reply(message)

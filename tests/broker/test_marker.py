@@ -8,10 +8,10 @@ from uuid import uuid4
 
 import pytest
 
+from session_client.net.errors import LinkLostError
 from session_worker.broker import marker
 from session_worker.broker.connection import Connection
 from session_worker.broker.marker import Owner
-from session_worker.messages.errors import LinkLostError
 from tests.acceptance.conftest import Cli, cli
 from tests.broker.lab import Lab, code_of, request
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from session_worker.broker import connection
+from session_client.net.errors import ConnectError
+from session_client.net.transport import Transport
 from session_worker.broker.connection import Connection
-from session_worker.broker.failures import ConnectError
 
 pytestmark = pytest.mark.faults
 
@@ -19,7 +19,7 @@ async def test_a_peer_that_hangs_up_in_the_handshake_is_no_connection(
     monkeypatch: pytest.MonkeyPatch, early: bool
 ) -> None:
     """Whether that is seen before the handshake begins or within it, another try may succeed."""
-    create = connection._Transport.create
+    create = Transport.create
 
     async def create_and_hear(self: Any, *args: Any, **kwargs: Any) -> Any:
         reader, writer = await create(self, *args, **kwargs)
@@ -30,7 +30,7 @@ async def test_a_peer_that_hangs_up_in_the_handshake_is_no_connection(
     async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.close()
 
-    monkeypatch.setattr(connection._Transport, "create", create_and_hear)
+    monkeypatch.setattr(Transport, "create", create_and_hear)
     async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         with pytest.raises(ConnectError) as caught:

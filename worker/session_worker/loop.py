@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from session_client.net.dial import UnreachedError, first_to_answer, look_up
+from session_client.net.dial import Dialing, look_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,10 +25,11 @@ class _Dialing(asyncio.AbstractEventLoop):
         """As any loop's; by way of ``session_client.net.dial`` unless the caller has special wishes."""
         if not isinstance(host, str) or options.keys() - {"ssl", "server_hostname"}:
             return await super().create_connection(protocol_factory, host, port, **options)
-        try:
-            _, connected = await first_to_answer(await look_up(host, host, port), CONNECT_SECONDS)
-        except UnreachedError as error:
-            raise error.failures[-1][1] from None
+        async with Dialing({host: look_up(host, port)}, connect_seconds=CONNECT_SECONDS) as dialing:
+            answered = await dialing.next()
+        if answered is None:
+            raise dialing.failures[-1][1]
+        _, connected = answered
         if options.get("ssl"):
             options["server_hostname"] = options.get("server_hostname") or host
         return await super().create_connection(protocol_factory, sock=connected, **options)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from typing import TYPE_CHECKING
 from unicodedata import normalize
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from session_client.net.trouble import splits_login
+if TYPE_CHECKING:
+    from yarl import URL
 
+HEARTBEAT_SECONDS = 10
+"""Between heartbeats on a connection, unless its URL says otherwise."""
 _LAST_PORT = 65_535
 _LONGEST_VHOST = 255
 """Bytes, as everywhere in AMQP's short texts."""
@@ -71,6 +75,16 @@ def database_url(url: str) -> SplitResult:
     return parts
 
 
+def port_of(url: URL) -> int:
+    """The port of a broker; RabbitMQ's own where the URL names none."""
+    return url.port or (5671 if url.scheme == "amqps" else 5672)
+
+
+def vhost_of(url: URL) -> str:
+    """The vhost that a broker's URL names."""
+    return url.path[1:] or "/"
+
+
 def web_url(url: str) -> None:
     """Raises ValueError unless ``url`` can be that of an HTTP interface; the sentence quotes nothing."""
     if not url.lower().startswith(("http://", "https://")):
@@ -79,6 +93,14 @@ def web_url(url: str) -> None:
     parts = _check_place(url)
     if parts["query"]:
         raise ValueError("it takes no parameters; leave out what follows the ?")
+
+
+def splits_login(url: str) -> bool:
+    """Whether a ``/``, ``?`` or ``#`` of the password, not percent-encoded, cuts the URL's login in two.
+
+    Its user would be taken for the host then, and pieces of its password be printed as port and vhost.
+    """
+    return re.search(r"//[^/?#]*[/?#].*@", url) is not None
 
 
 def _check_login(url: str) -> None:

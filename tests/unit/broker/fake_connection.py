@@ -9,8 +9,8 @@ import aiormq
 import pamqp.frame
 from aiormq.base import FutureStore
 
+from session_client.net.errors import LinkLostError
 from session_worker.broker.connection import Connection, FrameChannel
-from session_worker.messages.errors import LinkLostError
 
 AnyChannel = TypeVar("AnyChannel", bound=aiormq.Channel)
 

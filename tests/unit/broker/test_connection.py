@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
+from unittest.mock import AsyncMock
 
 import pamqp.frame
 import pytest
@@ -16,13 +17,12 @@ from pamqp import commands as spec
 from pamqp.body import ContentBody
 from pamqp.heartbeat import Heartbeat
 
+from session_client.net.aiormq_errors import broker_errors
+from session_client.net.brokers import NoBrokerError
+from session_client.net.close_reasons import Kind
+from session_client.net.errors import ConnectError, LinkLostError
 from session_worker.broker.connection import Connection
-from session_worker.broker.failures import ConnectError, broker_errors
 from session_worker.broker.frames import FrameReader
-from session_worker.messages.errors import LinkLostError
-
-if TYPE_CHECKING:
-    from yarl import URL
 
 OURS, THEIRS = 1, 2
 
@@ -179,7 +179,7 @@ async def test_a_cancellation_that_nobody_asked_for_is_a_lost_link() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "text", "booting"),
+    ("error", "text", "unavailable"),
     [
         (ConnectionInternalError, "INTERNAL_ERROR", True),
         (ConnectionInternalError, "INTERNAL_ERROR - Feature `x` is deprecated.", False),
@@ -187,25 +187,22 @@ async def test_a_cancellation_that_nobody_asked_for_is_a_lost_link() -> None:
     ],
 )
 async def test_a_broker_that_fails_inside_may_be_starting(
-    error: type[Exception], text: str, booting: bool
+    error: type[Exception], text: str, unavailable: bool
 ) -> None:
     """It is given longer, at the start, than one that does not answer at all."""
     with pytest.raises(LinkLostError) as lost, broker_errors():
         raise error(text)
-    assert lost.value.booting is booting
+    assert (lost.value.kind is Kind.UNAVAILABLE) is unavailable
 
 
-@pytest.mark.parametrize("order", [("amqp://wrong/", "amqp://away/"), ("amqp://away/", "amqp://wrong/")])
+@pytest.mark.parametrize("order", [(True, False), (False, True)])
 async def test_trying_again_helps_while_one_broker_of_a_cluster_may_come(
-    order: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    order: tuple[bool, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One refuses the login, another does not answer yet: the worker waits for that one."""
-
-    async def refuse(url: URL) -> Connection:
-        raise ConnectError("no", permanent=url.host == "wrong")
-
-    monkeypatch.setattr(Connection, "_open", refuse)
-    monkeypatch.setattr("random.sample", lambda urls, _: urls)
+    failures: list[LinkLostError] = [ConnectError("no", permanent=permanent) for permanent in order]
+    connect = AsyncMock(side_effect=NoBrokerError(failures))
+    monkeypatch.setattr("session_worker.broker.connection.first_to_open", connect)
     with pytest.raises(ConnectError) as failed:
-        await Connection.open(order, "test")
+        await Connection.open(["amqp://one/", "amqp://other/"], "test")
     assert not failed.value.permanent

@@ -12,10 +12,10 @@ from pamqp import commands as spec
 from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 
+from session_client.net.errors import LinkLostError
 from session_worker.broker import frames
 from session_worker.broker.consumer import Consumer
 from session_worker.messages.delivery import CUT_BYTES, Cut, Delivery, Lane
-from session_worker.messages.errors import LinkLostError
 from tests.unit.broker.fake_connection import FakeConnection, as_connection, breathe, feed, open_channel
 
 

@@ -13,12 +13,11 @@ from pamqp import commands as spec
 from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 
+from session_client.net.errors import ConnectError, LinkLostError
 from session_worker.broker import backoff, confirms, frames, publisher
 from session_worker.broker.confirms import ChannelLostError, ConfirmChannel
-from session_worker.broker.failures import ConnectError
 from session_worker.broker.publisher import Publisher
 from session_worker.messages.errors import (
-    LinkLostError,
     NackedError,
     NotConnectedError,
     PublishError,

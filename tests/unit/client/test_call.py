@@ -9,9 +9,11 @@ import pytest
 from yarl import URL
 
 from session_client import RequestFailed, SessionClient
-from session_client.broken import LinkLostError, NotAcceptedError, UnconfirmedError
 from session_client.call import Call
-from session_client.link import Broker, Link
+from session_client.link import Link
+from session_client.net.brokers import Broker
+from session_client.net.errors import LinkLostError
+from session_client.publish_errors import NotAcceptedError, UnconfirmedError
 from session_contracts import CreateSessionPayload, CreateSessionRequest, CreateSessionResponse, Names
 
 REQUEST = CreateSessionRequest(user_id="ada", payload=CreateSessionPayload())
@@ -19,16 +21,17 @@ REQUEST = CreateSessionRequest(user_id="ada", payload=CreateSessionPayload())
 
 def a_link() -> Link:
     """One whose broker says nothing: it was never connected."""
-    return Link(Broker(URL("amqp://mq/"), None), Mock(), Names(), None, lambda _: None)
+    broker = Broker(URL("amqp://mq/"), "the URL", 5)
+    return Link(broker, None, Mock(), names=Names(), reply_queue=None, on_reply=lambda _: None)
 
 
 async def test_only_waiting_in_vain_doubles_the_time_of_the_next_try(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy worker must not get more copies the slower it is; but a full queue, or a lost connection, says
     nothing about the worker, and a reply that is lost afterwards must be asked for as soon as ever."""
-    monkeypatch.setattr("session_client.session_client.PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr("session_client.call.FIRST_TRY_SECONDS", 0.02)
+    monkeypatch.setattr("session_client.client.RETRY_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("session_client.call.FIRST_REPLY_WAIT_SECONDS", 0.02)
     client, call = SessionClient("amqp://mq/"), Call(REQUEST, timeout=60)
-    for outcome, patience in (
+    for outcome, wait in (
         (NotAcceptedError("full"), 0.02),
         (LinkLostError("gone"), 0.02),
         (NotAcceptedError("full"), 0.02),
@@ -39,12 +42,12 @@ async def test_only_waiting_in_vain_doubles_the_time_of_the_next_try(monkeypatch
         link = a_link()
         monkeypatch.setattr(client._keeper, "link", AsyncMock(return_value=link))
         monkeypatch.setattr(link, "publish", AsyncMock(side_effect=outcome))
-        monkeypatch.setattr(link, "trouble", AsyncMock(return_value=None))
+        monkeypatch.setattr(link, "blocked", AsyncMock(return_value=None))
         await client._try(call)
-        assert call.patience == patience, outcome
+        assert call.reply_wait == wait, outcome
 
 
-async def test_a_link_that_is_lost_before_the_reply_costs_no_patience(
+async def test_a_link_that_is_lost_before_the_reply_lengthens_no_wait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nor time: the try ends at once."""
@@ -54,20 +57,20 @@ async def test_a_link_that_is_lost_before_the_reply_costs_no_patience(
     async with asyncio.timeout(2):
         await client._try(call)
     assert call.accepted
-    assert call.patience == 5
+    assert call.reply_wait == 5
 
 
 async def test_the_deadline_bounds_every_try() -> None:
     """The time that is left, where that is less than a try's."""
     call = Call(REQUEST, timeout=0.05)
-    assert 0 < call.patience <= 0.05
-    await asyncio.wait({call.replied}, timeout=call.patience)
+    assert 0 < call.reply_wait <= 0.05
+    await asyncio.wait({call.replied}, timeout=call.reply_wait)
     assert call.is_overdue
 
 
 async def test_the_time_to_live_is_what_is_left_of_the_timeout() -> None:
     """In milliseconds, as text, never more than the caller gave."""
-    expiration = Call(REQUEST, timeout=7).properties("replies").expiration
+    expiration = Call(REQUEST, timeout=7).message("replies").properties.expiration
     assert isinstance(expiration, str)
     assert 6000 < int(expiration) <= 7000
 

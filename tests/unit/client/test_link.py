@@ -15,17 +15,16 @@ from pamqp import commands as spec
 from yarl import URL
 
 from session_client import ConnectionFailed, SessionClient
-from session_client.keeper import Keeper
-from session_client.link import Broker, Link
-from session_client.net.dial import Place
-from session_client.transport import Transport as ClientTransport
+from session_client.link import Link
+from session_client.link_keeper import LinkKeeper
+from session_client.net.brokers import Broker
+from session_client.net.transport import Transport
 from session_contracts import Names
-from session_worker.broker.connection import _Transport as WorkerTransport
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
-BROKER = Broker(URL("amqp://mq/"), None)
+BROKER = Broker(URL("amqp://mq/"), "the URL", 5)
 SILENCE = 0.05
 LONG = 6 * SILENCE
 
@@ -34,15 +33,17 @@ def ignore(_: object) -> None:
     pass
 
 
-@pytest.mark.parametrize("transport", [ClientTransport, WorkerTransport])
-def test_a_tls_connection_that_was_closed_twice_can_be_aborted(
-    transport: type[ClientTransport | WorkerTransport],
-) -> None:
+def a_link() -> Link:
+    """One that was never connected."""
+    return Link(BROKER, None, Mock(), names=Names(), reply_queue=None, on_reply=ignore)
+
+
+async def test_a_tls_connection_that_was_closed_twice_can_be_aborted() -> None:
     """Python 3.11.2 has forgotten then what it would abort, and raises this."""
     forgetful = Mock()
     forgetful.transport.abort.side_effect = AttributeError("'NoneType' object has no attribute '_abort'")
-    stuck = object.__new__(transport)
-    stuck.writer, stuck._socket = forgetful, None
+    stuck = Transport(BROKER, None, Mock())
+    stuck.writer = forgetful
 
     stuck.abort()
 
@@ -53,9 +54,9 @@ def test_a_tls_connection_that_was_closed_twice_can_be_aborted(
 async def link(monkeypatch: pytest.MonkeyPatch) -> Link:
     """A link that sent a request and has heard nothing since."""
     monkeypatch.setattr("session_client.link.SILENCE_SECONDS", SILENCE)
-    link = Link(BROKER, Mock(), Names(), None, ignore)
-    monkeypatch.setattr(link, "trouble", AsyncMock(return_value=None))
-    link._asked_at = link._transport.heard
+    link = a_link()
+    monkeypatch.setattr(link, "blocked", AsyncMock(return_value=None))
+    link._heard_when_asked = link._transport.reader.heard
     return link
 
 
@@ -76,18 +77,18 @@ async def test_silence_after_a_request_is_a_lost_link(link: Link) -> None:
 async def test_silence_while_nothing_is_asked_is_none(link: Link) -> None:
     """What the broker said since the last request, whoever waited for it, is an answer: a caller who gave up
     must leave nothing behind that costs all others their link."""
-    link._transport.heard += 1
+    link._transport.reader.heard += 1
     assert not await is_given_up(link)
 
 
 async def test_a_broker_that_blocks_is_not_silent(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link, "trouble", AsyncMock(return_value="the broker blocks publishers"))
+    monkeypatch.setattr(link, "blocked", AsyncMock(return_value="the broker blocks publishers"))
     assert not await is_given_up(link)
 
 
 async def test_who_waits_is_told_that_the_link_is_lost() -> None:
     """Before and after it happened."""
-    link = Link(BROKER, Mock(), Names(), None, ignore)
+    link = a_link()
     never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     async with asyncio.timeout(5):
         waiting = asyncio.create_task(link.wait_for(never, 60))
@@ -101,12 +102,14 @@ async def test_what_nobody_thought_of_is_told_and_costs_one_attempt(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A client without its keeper would be dead for good, and nobody would know why."""
-    first, second = (Link(BROKER, Mock(), Names(), None, ignore) for _ in range(2))
+    first, second = (a_link() for _ in range(2))
     monkeypatch.setattr(Link, "open", AsyncMock(side_effect=[first, ZeroDivisionError("a surprise"), second]))
-    place = Place(BROKER, 0, ())
-    monkeypatch.setattr("session_client.keeper._look_up", AsyncMock(return_value=[place]))
-    monkeypatch.setattr("session_client.keeper.first_to_answer", AsyncMock(return_value=(place, Mock())))
-    keeper = Keeper((URL("amqp://mq/"),), Names(), None, on_reply=ignore)
+
+    async def connect(_: object, open_on: Callable[..., Awaitable[Link]], **__: object) -> Link:
+        return await open_on(BROKER, None, Mock())
+
+    monkeypatch.setattr("session_client.link_keeper.first_to_open", connect)
+    keeper = LinkKeeper((URL("amqp://mq/"),), Names(), None, on_reply=ignore)
     await keeper.start()
     assert await keeper.link(5) is first
     first.fail("gone")

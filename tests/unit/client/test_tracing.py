@@ -15,7 +15,7 @@ from session_contracts import CreateSessionPayload, CreateSessionRequest
 
 async def headers() -> dict[str, object]:
     request = CreateSessionRequest(user_id="ada@example.com", payload=CreateSessionPayload())
-    return dict(Call(request, 1.0).properties("replies").headers or {})
+    return dict(Call(request, 1.0).message("replies").headers)
 
 
 async def test_a_request_belongs_to_the_current_span() -> None:

@@ -69,7 +69,7 @@ def check_properties(message: str, given: dict[str, Any]) -> None:
 
 async def test_what_the_client_sends_beside_the_body_is_declared() -> None:
     request = CreateSessionRequest(user_id="ada", payload=CreateSessionPayload())
-    properties = Call(request, timeout=30).properties("shop.replies")
+    properties = Call(request, timeout=30).message("shop.replies").properties
     given: dict[str, Any] = dict(properties)
     assert given.pop("delivery_mode") == 2
     given["type"] = given.pop("message_type")

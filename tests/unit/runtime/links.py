@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from session_worker.messages.errors import LinkLostError
+from session_client.net.errors import LinkLostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from pydantic import SecretStr
 
+from session_client.net.errors import ConnectError
 from session_worker.broker import backoff
-from session_worker.broker.failures import ConnectError
 from session_worker.runtime import keeper
 from session_worker.runtime.assembly import assemble
 from session_worker.runtime.stopping import StartError

@@ -9,10 +9,10 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from session_client.net.errors import LinkLostError
 from session_contracts import ErrorCode, amqp
 from session_worker.messages.delivery import CUT_BYTES, Delivery
 from session_worker.messages.errors import (
-    LinkLostError,
     NackedError,
     PublishError,
     TooLongError,

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from aiormq.exceptions import ConnectionClosed
 
-from session_client.net.trouble import why_lost
+from session_client.net.errors import LinkLostError
+from session_client.net.failures import why_lost
 from session_worker.broker import frames
 from session_worker.broker.connection import FrameChannel
 from session_worker.messages.errors import (
-    LinkLostError,
     NackedError,
     UnconfirmedError,
     UnroutableError,

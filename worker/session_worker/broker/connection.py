@@ -1,6 +1,6 @@
 """Connections to the broker: opened, watched, and closed within a bounded time.
 
-What knows aiormq's inside is here, in ``failures.py``, ``confirms.py`` and ``consumer.py``. A connection
+What knows aiormq's inside is here, in ``confirms.py`` and ``consumer.py``. A connection
 is never repaired: at any failure what was built on it is torn down and built again (``link.py``).
 """
 
@@ -9,32 +9,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import aiormq
 import aiormq.connection
 from yarl import URL
 
-from session_client.net import dial, tls
+from session_client.net.aiormq_errors import broker_errors, lost_by
+from session_client.net.brokers import NoBrokerError, first_to_open
+from session_client.net.errors import ConnectError, ForbiddenError, LinkLostError
+from session_client.net.transport import Transport
+from session_client.net.urls import HEARTBEAT_SECONDS
 from session_worker.broker import frames
-from session_worker.broker.failures import (
-    CONNECT_SECONDS,
-    ConnectError,
-    ForbiddenError,
-    broker_errors,
-    connect_error,
-    lost_by,
-    port_of,
-)
-from session_worker.messages.errors import LinkLostError
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Coroutine, Sequence
     from ssl import SSLContext
 
-DEFAULT_HEARTBEAT = 10
+    from session_client.net.brokers import Broker
+
+CONNECT_SECONDS = 10.0
 SETUP_SECONDS = 15.0
 CLOSE_SECONDS = 2.0
 SILENT_HEARTBEATS = 1.5
@@ -89,44 +84,19 @@ class Connection:
             ConnectError: none did; permanent when trying again helps with none of them.
         """
         shuffled = [_prepared(url, purpose) for url in random.sample(urls, len(urls))]
-        found = await asyncio.gather(*map(_look_up, shuffled))
-        failures = [each for each in found if isinstance(each, ConnectError)]
-        places = [place for each in found if not isinstance(each, ConnectError) for place in each]
-        while places:
-            try:
-                place, connected = await dial.first_to_answer(places, CONNECT_SECONDS)
-            except dial.UnreachedError as error:
-                failures += [connect_error(cause, place.of.url, "") for place, cause in error.failures]
-                break
-            try:
-                return await cls._open(place.of, connected)
-            except ConnectError as error:
-                failures.append(error)
-            # A broker that says no speaks for its other addresses too; one that is silent does not.
-            places = [
-                other
-                for other in places
-                if other is not place and not (failures[-1].permanent and other.of is place.of)
-            ]
-        raise next((each for each in failures if not each.permanent), failures[-1])
+        try:
+            return await first_to_open(shuffled, cls._open, url_name="amqp_url", seconds=CONNECT_SECONDS)
+        except NoBrokerError as error:
+            failures = cast("list[ConnectError]", error.failures)
+            raise next((each for each in failures if not each.permanent), failures[-1]) from None
 
     @classmethod
-    async def _open(cls, target: _Target, connected: socket.socket) -> Connection:
-        url = target.url
-        transport = _Transport(connected, target.context)
-        connection = _AiormqConnection(url, context=target.context, transport_factory=transport)
+    async def _open(cls, broker: Broker, context: SSLContext | None, connected: socket.socket) -> Connection:
+        transport = _Transport(broker, context, connected)
+        connection = _AiormqConnection(broker.url, context=context, transport_factory=transport)
         connection.on_blocked = lambda _: None
-        try:
-            with broker_errors():
-                async with asyncio.timeout(CONNECT_SECONDS):
-                    await connection.connect()
-        except LinkLostError as error:
-            transport.abort()
-            farewell = transport.reader.farewell if transport.reader else ""
-            raise connect_error(error.__cause__ or error, url, farewell) from error
-        except BaseException:
-            transport.abort()
-            raise
+        async with transport.opening():
+            await connection.connect()
         return cls(connection, transport)
 
     async def channel(
@@ -165,8 +135,8 @@ class Connection:
             if self._channel_number not in self._connection.channels:
                 return self._channel_number
         raise ConnectError(
-            f"the broker allows too few channels on a connection ({most}), a worker needs 2; raise its "
-            "channel_max",
+            f"the broker allows too few channels on a connection ({most}), a worker needs 2",
+            "raise its channel_max",
             permanent=True,
         )
 
@@ -227,8 +197,7 @@ class Connection:
     @property
     def heard(self) -> int:
         """A number that changes whenever the broker sends anything."""
-        reader = self._transport.reader
-        return 0 if reader is None else reader.heard
+        return self._transport.reader.heard
 
     @property
     def longest_silence(self) -> float | None:
@@ -263,31 +232,15 @@ class Connection:
             watcher()
 
 
-class _Transport(aiormq.connection.TransportFactory):
-    """Gives aiormq a connected socket, and keeps its writer so that a stuck connection can be aborted."""
+class _Transport(Transport):
+    """``takers`` get the frames of their channels ahead of aiormq."""
 
-    def __init__(self, connected: socket.socket, context: SSLContext | None) -> None:
-        self._socket: socket.socket | None = connected
-        self._context = context
-        self.reader: frames.FrameReader | None = None
-        self.writer: asyncio.StreamWriter | None = None
+    def __init__(self, broker: Broker, context: SSLContext | None, connected: socket.socket) -> None:
         self.takers: dict[int, frames.Taker] = {}
+        super().__init__(broker, context, connected)
 
-    async def create(self, url: URL, **_kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        connected, self._socket = self._socket, None
-        stream, self.writer = await asyncio.open_connection(
-            sock=connected, ssl=self._context, server_hostname=url.host if self._context else None
-        )
-        self.reader = frames.FrameReader(stream, self.takers)
-        return cast("asyncio.StreamReader", self.reader), self.writer
-
-    def abort(self) -> None:
-        """Cut the connection, whatever is still to be sent."""
-        if self._socket is not None:
-            self._socket.close()
-        if self.writer is not None:
-            with suppress(Exception):
-                self.writer.transport.abort()
+    def read_from(self, stream: asyncio.StreamReader) -> frames.FrameReader:
+        return frames.FrameReader(stream, self.takers)
 
 
 class _AiormqConnection(aiormq.Connection):
@@ -303,26 +256,9 @@ class _AiormqConnection(aiormq.Connection):
         self.on_blocked(False)
 
 
-class _Target(NamedTuple):
-    url: URL
-    context: SSLContext | None
-
-
-async def _look_up(url: URL) -> list[dial.Place[_Target]] | ConnectError:
-    """Return the addresses of the broker, or why it cannot be connected to."""
-    try:
-        target = _Target(url, await tls.context_for(url))
-        async with asyncio.timeout(CONNECT_SECONDS):
-            return await dial.look_up(target, url.host or "", port_of(url))
-    except tls.UnusableError as error:
-        return ConnectError(str(error), permanent=True)
-    except (OSError, RuntimeError) as error:  # RuntimeError: no thread can be started
-        return connect_error(error, url, "")
-
-
 def _prepared(url: str, purpose: str) -> URL:
     parsed = URL(url)
-    query = {"heartbeat": str(DEFAULT_HEARTBEAT), **parsed.query, "name": f"session-worker {purpose}"}
+    query = {"heartbeat": str(HEARTBEAT_SECONDS), **parsed.query, "name": f"session-worker {purpose}"}
     return parsed.with_query(query)
 
 

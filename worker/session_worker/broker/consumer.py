@@ -7,12 +7,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from session_client.net.aiormq_errors import broker_errors
+from session_client.net.errors import LinkLostError
 from session_contracts.amqp import BODY_BYTES, BODY_SHA256
 from session_worker.broker import frames
 from session_worker.broker.connection import SETUP_SECONDS, FrameChannel
-from session_worker.broker.failures import broker_errors
 from session_worker.messages.delivery import CUT_BYTES, NO_HEADERS, Cut, Delivery, Lane, newest_death
-from session_worker.messages.errors import LinkLostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pamqp.encode
 
+from session_client.net import transport
 from session_worker.messages import headers
 from session_worker.messages.errors import TooLongError
 from session_worker.messages.message import Properties
@@ -26,7 +27,6 @@ HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 OVERHEAD = 8
 """Bytes of a frame beside its payload: type, channel, size and end."""
 
-CLOSE_CONNECTION = b"\x00\x0a\x00\x32"
 PUBLISH = b"\x00\x3c\x00\x28"
 RETURN = b"\x00\x3c\x00\x32"
 DELIVER = b"\x00\x3c\x00\x3c"
@@ -265,32 +265,23 @@ _DECISIVE = frozenset(
 address."""
 
 
-def reply_text(payload: bytes) -> str:
-    """Why the broker closes the connection, in its own words."""
-    size = int.from_bytes(payload[6:7], "big")
-    return payload[7 : 7 + size].decode(errors="replace")
-
-
 # --------------------------------------------------------------------------- off the socket
 
 
-class FrameReader:
+class FrameReader(transport.FrameReader):
     """Stands between the socket's stream and aiormq, which reads from it frame by frame.
 
     It reads in large pieces, and offers each frame to the taker of its channel. What nobody takes is left to
-    aiormq. ``farewell`` is what the broker said when it closed the connection: during the handshake, aiormq
-    does not tell. ``heard`` counts how often anything came in.
+    aiormq.
     """
 
     def __init__(self, stream: asyncio.StreamReader, takers: Mapping[int, Taker]) -> None:
-        self._stream = stream
+        super().__init__(stream)
         self._takers = takers
         self._buffer = b""
         self._position = 0
         self._left = 0
         self._alive_at = 0.0
-        self.farewell = ""
-        self.heard = 0
 
     def at_eof(self) -> bool:
         return self._position == len(self._buffer) and self._stream.at_eof()
@@ -318,8 +309,7 @@ class FrameReader:
             take = self._takers.get(number)
             payload = self._buffer[self._position + 7 : end - 1]
             if take is None or not take(kind, payload):
-                if payload.startswith(CLOSE_CONNECTION):
-                    self.farewell = reply_text(payload)
+                self.note_farewell(payload)
                 return end - self._position
             self._position = end
             fed = True

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
+from session_client.net.errors import LinkLostError
 from session_contracts.amqp import Names
 from session_worker.broker import marker
 from session_worker.broker.connection import Connection
@@ -14,7 +15,6 @@ from session_worker.broker.consumer import Consumer
 from session_worker.broker.publisher import Publisher
 from session_worker.broker.topology import NotPermittedError, TopologyError
 from session_worker.messages.delivery import Lane
-from session_worker.messages.errors import LinkLostError
 from session_worker.telemetry.events import EntranceNotKept, OwnerUnknown, unheard
 
 if TYPE_CHECKING:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import aiormq
 
+from session_client.net.aiormq_errors import broker_errors
+from session_client.net.diagnosis import Diagnosis
+from session_client.net.errors import LinkLostError
 from session_worker.broker.connection import SETUP_SECONDS
-from session_worker.broker.failures import broker_errors
-from session_worker.messages.errors import LinkLostError
 from session_worker.messages.values import value
 
 if TYPE_CHECKING:
@@ -37,12 +38,12 @@ class Owner:
     name: str
 
 
-def mismatch(names: Names, owner: Owner) -> str:
+def mismatch(names: Names, owner: Owner) -> Diagnosis:
     """Say that the queues belong to another ledger, and what to do."""
-    return (
-        f"queue {names.work}: belongs to another ledger, {owner.name} (made {owner.identity}); name that one "
-        "in SESSION_WORKER_LEDGER_URL, or have this one adopt the queues with `session-worker topology apply "
-        "--adopt-ledger`"
+    return Diagnosis(
+        f"queue {names.work}: belongs to another ledger, {owner.name} (made {owner.identity})",
+        "name that one in SESSION_WORKER_LEDGER_URL, or have this one adopt the queues with `session-worker "
+        "topology apply --adopt-ledger`",
     )
 
 

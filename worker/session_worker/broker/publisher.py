@@ -11,18 +11,12 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from session_client.net.objections import Kind, objection
+from session_client.net.close_reasons import Kind, close_reason
+from session_client.net.errors import ForbiddenError, LinkLostError
 from session_contracts.amqp import is_direct_reply_to
 from session_worker.broker import backoff
 from session_worker.broker.confirms import ChannelLostError, ConfirmChannel
-from session_worker.broker.failures import ForbiddenError
-from session_worker.messages.errors import (
-    LinkLostError,
-    NotConnectedError,
-    PublishError,
-    UnconfirmedError,
-    UnsendableError,
-)
+from session_worker.messages.errors import NotConnectedError, PublishError, UnconfirmedError, UnsendableError
 from session_worker.messages.message import Message, Properties
 
 if TYPE_CHECKING:
@@ -184,10 +178,10 @@ class Publisher:
         except ChannelLostError as lost:
             # No message may be given up over a missing permission: the link is built anew until it is
             # granted.
-            told = objection(str(lost), exchange="write")
-            if told is not None and told.kind is Kind.PERMISSION:
-                self._connection.lose(told.sentence)
-                raise ForbiddenError(told.sentence) from lost
+            reason = close_reason(str(lost), exchange="write")
+            if reason is not None and reason.kind is Kind.PERMISSION:
+                self._connection.lose(str(reason.diagnosis))
+                raise ForbiddenError(reason.diagnosis) from lost
             raise
 
     async def _publish_alone(self, message: Message) -> None:

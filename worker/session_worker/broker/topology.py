@@ -9,11 +9,12 @@ import aiormq
 from aiormq.exceptions import ChannelClosed
 from pamqp import commands as spec
 
-from session_client.net.objections import Kind, objection
+from session_client.net.aiormq_errors import broker_errors
+from session_client.net.close_reasons import Kind, close_reason
+from session_client.net.diagnosis import DiagnosedError
+from session_client.net.errors import LinkLostError
 from session_worker.broker.connection import SETUP_SECONDS
-from session_worker.broker.failures import broker_errors
 from session_worker.messages.delivery import SLOW_LANE_LIMIT
-from session_worker.messages.errors import LinkLostError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
@@ -29,7 +30,7 @@ REPLIES_BYTES = 268_435_456
 REPLIES_TTL_MS = 86_400_000
 
 
-class TopologyError(Exception):
+class TopologyError(DiagnosedError):
     """Exchange or queues are not what the worker needs; the message says which, and what to do."""
 
 
@@ -233,24 +234,26 @@ def _quorum(*, to: str | None = None, limit: int = NO_LIMIT) -> dict[str, Any]:
 
 
 async def _step(
-    what: str, call: Awaitable[object], *, queue: str = "configure or read", exchange: str = "configure"
+    part: str, call: Awaitable[object], *, queue: str = "configure or read", exchange: str = "configure"
 ) -> object:
     """Do one thing; ``queue`` and ``exchange`` are the permissions that it takes on either."""
     try:
         with broker_errors():
             return await call
     except LinkLostError as lost:
-        told = objection(str(lost.__cause__), queue=queue, exchange=exchange)
-        if not isinstance(lost.__cause__, ChannelClosed) or told is None or told.kind is Kind.UNAVAILABLE:
+        reason = close_reason(str(lost.__cause__), queue=queue, exchange=exchange)
+        if not isinstance(lost.__cause__, ChannelClosed) or reason is None or reason.kind is Kind.UNAVAILABLE:
             raise
-        if told.kind is Kind.PERMISSION:
+        what, fix = reason.diagnosis
+        if reason.kind is Kind.PERMISSION:
             raise NotPermittedError(
-                f"{what}: {told.sentence}, or have an operator run `session-worker topology apply` and set "
-                "SESSION_WORKER_DECLARE=false"
+                f"{part}: {what}",
+                f"{fix}, or have an operator run `session-worker topology apply` and set "
+                "SESSION_WORKER_DECLARE=false",
             ) from lost
-        if told.kind is Kind.MISSING:  # maybe another part, which this one is bound to
-            raise TopologyError(told.sentence) from lost
-        raise TopologyError(f"{what}: {told.sentence}") from lost
+        if reason.kind is Kind.MISSING:  # maybe another part, which this one is bound to
+            raise TopologyError(reason.diagnosis) from lost
+        raise TopologyError(f"{part}: {what}", fix) from lost
 
 
 async def _close(channel: aiormq.Channel) -> None:

@@ -13,6 +13,7 @@ from uuid import UUID
 
 import typer
 
+from session_client.net.errors import LinkLostError
 from session_contracts.errors import ErrorCode
 from session_worker.cli import command_settings, interrupts, streams, terminal
 from session_worker.cli.problems import Failure
@@ -21,7 +22,7 @@ from session_worker.cli.views import letters
 from session_worker.cli.views.entries import timeline
 from session_worker.ledger.protocol import LedgerError
 from session_worker.loop import PlainLoop
-from session_worker.messages.errors import LinkLostError, PublishError
+from session_worker.messages.errors import PublishError
 from session_worker.operators import dead_letters, entries
 from session_worker.operators.dead_letters import Fate, Filter, ParkingLot, Sender
 from session_worker.settings import durations

@@ -42,9 +42,9 @@ def _explain(error: Exception) -> tuple[int, list[str]]:
 
 def _expected() -> tuple[type[Exception], ...]:
     from session_client import SessionClientError
+    from session_client.net.errors import LinkLostError
     from session_worker.broker.topology import TopologyError
     from session_worker.ledger.protocol import LedgerError
-    from session_worker.messages.errors import LinkLostError
     from session_worker.operations.loading import HandlerNotFoundError
     from session_worker.runtime.ops import OpsPortError
     from session_worker.runtime.stopping import StartError

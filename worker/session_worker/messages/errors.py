@@ -1,21 +1,6 @@
-"""What can go wrong between the worker and the broker, as those say it who settle deliveries."""
+"""Why the broker did not take a message."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from session_client.net.objections import Kind
-
-
-class LinkLostError(Exception):
-    """The connection or a channel it cannot do without is gone. ``booting``: the broker failed inside, as it
-    does while it starts. ``kind``: that of the broker's objection, if it had one."""
-
-    def __init__(self, message: str, *, booting: bool = False, kind: Kind | None = None) -> None:
-        super().__init__(message)
-        self.booting = booting
-        self.kind = kind
 
 
 class PublishError(Exception):

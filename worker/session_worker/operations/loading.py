@@ -6,7 +6,7 @@ import importlib
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from session_client.net.trouble import words
+from session_client.net.failures import in_one_line
 
 if TYPE_CHECKING:
     from session_worker.operations.handler import Handler
@@ -27,7 +27,7 @@ def load(path: str) -> Handler:
         target: Any = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
         raise HandlerNotFoundError(
-            f"handler {path}: module {module_name} cannot be imported ({words(error)})"
+            f"handler {path}: module {module_name} cannot be imported ({in_one_line(error)})"
         ) from error
     for part in name.split("."):
         target = getattr(target, part, None)

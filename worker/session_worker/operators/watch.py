@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import aiormq
 
-from session_client.net.objections import Kind
+from session_client.net.aiormq_errors import broker_errors
+from session_client.net.close_reasons import Kind
+from session_client.net.errors import LinkLostError
 from session_contracts import Names, RequestStatus
 from session_worker.broker.connection import Connection
-from session_worker.broker.failures import broker_errors
 from session_worker.ledger import LedgerError, open_reader
-from session_worker.messages.errors import LinkLostError
 from session_worker.settings.durations import percentile
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from session_client.net.trouble import words
+from session_client.net.failures import in_one_line
 from session_contracts import ErrorCode
 from session_contracts.errors import ERRORS, known_code
 from session_worker.ledger.protocol import (
@@ -113,7 +113,7 @@ class Flow:
         try:
             answer = await self._ledger.claim(claim)
         except UnstorableError as error:
-            return self._refuse(request.refused(ErrorCode.INTERNAL_ERROR), words(error))
+            return self._refuse(request.refused(ErrorCode.INTERNAL_ERROR), in_one_line(error))
         if isinstance(answer, Claimed | Finished | InOtherHands):
             current_trace.get().known(answer.traceparent)
         match answer:

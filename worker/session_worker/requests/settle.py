@@ -11,10 +11,10 @@ import itertools
 import time
 from typing import TYPE_CHECKING, Any
 
+from session_client.net.errors import LinkLostError
 from session_contracts import amqp
 from session_worker.messages.delivery import NO_HEADERS
 from session_worker.messages.errors import (
-    LinkLostError,
     NackedError,
     NotConnectedError,
     PublishError,

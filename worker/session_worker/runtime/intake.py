@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from session_worker.messages.errors import LinkLostError
+from session_client.net.errors import LinkLostError
 from session_worker.requests.outcomes import Busy
 from session_worker.requests.parse import identify
 from session_worker.requests.turns import Turns

@@ -9,11 +9,13 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from session_client.net.close_reasons import Kind
+from session_client.net.errors import LinkLostError
 from session_worker.broker import backoff
 from session_worker.broker.link import Link
 from session_worker.broker.marker import Owner
 from session_worker.broker.topology import Topology, TopologyError
-from session_worker.messages.errors import LinkLostError, UnroutableError
+from session_worker.messages.errors import UnroutableError
 from session_worker.runtime.health import STARTING
 from session_worker.runtime.stopping import StartError
 from session_worker.telemetry.events import LinkFailed, LinkLost, WorkerUp
@@ -128,7 +130,7 @@ class LinkKeeper:
         def hopeless(state: tenacity.RetryCallState) -> bool:
             error = state.outcome.exception() if state.outcome else None
             permanent = isinstance(error, TopologyError) or getattr(error, "permanent", False)
-            longest = BOOT_SECONDS if getattr(error, "booting", False) else START_SECONDS
+            longest = BOOT_SECONDS if getattr(error, "kind", None) is Kind.UNAVAILABLE else START_SECONDS
             tried_until = (state.seconds_since_start or 0) + state.upcoming_sleep
             return first and (permanent or tried_until > longest)
 

@@ -17,7 +17,7 @@ from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, Resou
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-from session_client.net.trouble import words
+from session_client.net.failures import in_one_line
 from session_worker.telemetry.spans import LISTENERS, SCOPE, Spans, SpanTrace, TraceIds
 from session_worker.telemetry.trace import Trace, current_trace
 
@@ -103,7 +103,7 @@ class _Reporter(logging.Handler):
             return
         self._silent_until = now + QUIET_SECONDS
         error = record.exc_info[1] if record.exc_info else None
-        reason = record.getMessage() if error is None else f"{record.getMessage()} {words(error)}"
+        reason = record.getMessage() if error is None else f"{record.getMessage()} {in_one_line(error)}"
         self._report(" ".join(reason.split())[:500])
 
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import asyncpg
 
-from session_client.net.trouble import words
+from session_client.net.failures import in_one_line
 from session_worker.ledger.postgresql.errors import AWAY, UnusableError, sentence
 from session_worker.ledger.protocol import LedgerError
 from session_worker.settings import postgresql_url
@@ -94,7 +94,7 @@ def _misread(error: Exception, url: str) -> str:
         )
     return (
         "the ledger's URL cannot be used with what PostgreSQL's variables and files (~/.pgpass) say "
-        f"({words(error)}{postgresql_url.variables()}); correct them"
+        f"({in_one_line(error)}{postgresql_url.variables()}); correct them"
     )
 
 

@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 import asyncpg
 
-from session_client.net.trouble import tls_trouble, why_lost
+from session_client.net.failures import tls_failure, why_lost
 from session_worker.settings import postgresql_url
 
 AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
@@ -58,7 +58,7 @@ def sentence(error: BaseException, url: str) -> str:
 
 
 def _about_tls(error: BaseException, place: str, url: str) -> str | None:
-    if trouble := tls_trouble(error, place, "sslrootcert"):
+    if trouble := tls_failure(error, place, "sslrootcert"):
         return f"the ledger's PostgreSQL: {trouble}"
     match error:
         case asyncpg.ClientConfigurationError():

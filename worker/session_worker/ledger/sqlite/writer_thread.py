@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, sleep_using_event, stop_when_event_set
 
-from session_client.net.trouble import words
+from session_client.net.failures import in_one_line
 from session_worker.ledger.availability import BACKOFF
 from session_worker.ledger.migrations import IDENTITY
 from session_worker.ledger.protocol import LedgerError, Opened, UnstorableError, holds
@@ -159,7 +159,7 @@ class WriterThread:
             raise
         except Exception as error:  # what sqlite3 cannot even bind: lone surrogates, too large numbers
             self._roll_back()
-            raise UnstorableError(words(error)) from error
+            raise UnstorableError(in_one_line(error)) from error
 
     def _try(self, steps: Sequence[Step], *, sweep: bool, leave: bool) -> list[Answer]:
         if self._database is None:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import aiormq
 
-from session_client.net.objections import Kind
+from session_client.net.aiormq_errors import broker_errors
+from session_client.net.close_reasons import Kind
+from session_client.net.errors import LinkLostError
 from session_contracts import Names
 from session_worker.broker.connection import SETUP_SECONDS, Connection
 from session_worker.broker.consumer import Consumer
-from session_worker.broker.failures import broker_errors
 from session_worker.broker.topology import TopologyError
 from session_worker.messages.delivery import Lane
-from session_worker.messages.errors import LinkLostError
 from session_worker.operators.dead_letters.letter import DeadLetter
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def _queue_errors(queue: str) -> Iterator[None]:
     except LinkLostError as lost:
         if lost.kind is Kind.MISSING:
             raise TopologyError(
-                f"queue {queue}: missing; check the prefix and the vhost, or create it with "
-                "`session-worker topology apply`"
+                f"queue {queue}: missing",
+                "check the prefix and the vhost, or create it with `session-worker topology apply`",
             ) from lost
         raise

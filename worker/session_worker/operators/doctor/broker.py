@@ -14,14 +14,15 @@ import aiormq
 from aiormq.exceptions import ChannelClosed
 from yarl import URL
 
-from session_client.net.objections import Kind, objection
+from session_client.net.aiormq_errors import broker_errors
+from session_client.net.close_reasons import Kind, close_reason
+from session_client.net.errors import ConnectError, ForbiddenError, LinkLostError
+from session_client.net.urls import port_of, vhost_of
 from session_contracts import Names
 from session_worker.broker import marker
 from session_worker.broker.connection import Connection
-from session_worker.broker.failures import ConnectError, ForbiddenError, broker_errors, port_of, vhost_of
 from session_worker.broker.publisher import Publisher
 from session_worker.broker.topology import NotPermittedError, Topology, TopologyError
-from session_worker.messages.errors import LinkLostError
 from session_worker.operators.doctor.result import (
     CHECK_SECONDS,
     Result,
@@ -213,9 +214,9 @@ async def _refusal(
             await ask(channel)
             await channel.close()
     except LinkLostError as lost:
-        told = objection(str(lost.__cause__), queue=queue, exchange=exchange)
-        if told is not None and told.kind is Kind.PERMISSION:
-            return ForbiddenError(told.sentence)
+        reason = close_reason(str(lost.__cause__), queue=queue, exchange=exchange)
+        if reason is not None and reason.kind is Kind.PERMISSION:
+            return ForbiddenError(reason.diagnosis)
         if not isinstance(lost.__cause__, ChannelClosed):
             raise
     return None

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from session_client.net.errors import LinkLostError
 from session_contracts import Names
 from session_worker.broker import marker
 from session_worker.broker.topology import TopologyError
-from session_worker.messages.errors import LinkLostError
 from session_worker.operators.dead_letters import ParkingLot
-from session_worker.operators.doctor.result import CHECK_SECONDS, no_answer, ok, refused, skipped, warning
+from session_worker.operators.doctor.result import CHECK_SECONDS, failed, no_answer, ok, skipped, warning
 from session_worker.settings import durations
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def owner(settings: Settings, ledger: LedgerFindings, broker: BrokerFindings) ->
     names = Names(settings.prefix)
     if broker.owner.identity == ledger.identity:
         return [ok("owner", f"{names.work} belongs to this ledger")]
-    return [refused("owner", TopologyError(marker.mismatch(names, broker.owner)), "")]
+    return [failed("owner", *marker.mismatch(names, broker.owner))]
 
 
 async def retention(settings: Settings, broker: BrokerFindings, clock: Callable[[], float]) -> Result:

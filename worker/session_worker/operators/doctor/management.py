@@ -13,10 +13,10 @@ from urllib.parse import quote, unquote, urlsplit
 
 from yarl import URL
 
+from session_client.net.failures import network_failure, tls_failure, why_lost
 from session_client.net.threads import in_own_thread
-from session_client.net.trouble import network_trouble, tls_trouble, why_lost
+from session_client.net.urls import vhost_of
 from session_contracts import Names
-from session_worker.broker.failures import vhost_of
 from session_worker.broker.topology import Topology
 from session_worker.operators.doctor.result import CHECK_SECONDS, failed, no_answer, ok, skipped, warning
 
@@ -148,12 +148,12 @@ class Management:
         return _UnreadableError(f"{self._where} answers {error.code} {error.reason}", _FIX)
 
     def _unreadable(self, error: Exception) -> _UnreadableError:
-        if trouble := tls_trouble(error, self._where, "cafile"):
-            return _UnreadableError(trouble.partition("; ")[0], _FIX)
+        if failure := tls_failure(error, self._where, "cafile"):
+            return _UnreadableError(failure.what, _FIX)
         cause = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(error, ValueError | HTTPException) or isinstance(cause, ConnectionResetError):
             return _UnreadableError(f"what answers at {self._where} is not RabbitMQ's", _FIX)
-        why = network_trouble(error) or (why_lost(cause) if isinstance(cause, BaseException) else str(cause))
+        why = network_failure(error) or (why_lost(cause) if isinstance(cause, BaseException) else str(cause))
         return _UnreadableError(
             f"{self._where} cannot be reached ({why})",
             f"enable it with `rabbitmq-plugins enable rabbitmq_management`, or {_FIX}",

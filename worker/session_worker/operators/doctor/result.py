@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from session_client.net.diagnosis import DiagnosedError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -66,8 +68,9 @@ def failed(name: str, found: str, fix: str) -> Result:
 
 
 def refused(name: str, error: Exception, fix: str) -> Result:
-    """A failure as an error of ours tells it: what is wrong; what to do (or: what to do). ``fix`` is for
-    those that end in a question, or in somebody else's words."""
+    """A failure as an error of ours tells it. ``fix`` is for those that do not say what to do."""
+    if isinstance(error, DiagnosedError):
+        return failed(name, error.what, error.fix or fix)
     text = str(error)
     found, _, told = text.rpartition("; " if "; " in text else ": ")
     if not found or " cannot be used: " in text:

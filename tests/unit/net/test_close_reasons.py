@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from session_client.net.objections import Kind, Objection, objection
+from session_client.net.close_reasons import CloseReason, Kind, close_reason
 
 LOCKED = (
     "RESOURCE_LOCKED - cannot obtain exclusive access to locked queue 'ex' in vhost 't'. It could be originally "
@@ -52,14 +52,21 @@ SAID = {
     "timeout value can be configured, see consumers doc guide to learn more": Kind.TOO_SLOW,
     "PRECONDITION_FAILED - user_id property set to 'bob' but authenticated user was 'guest'": Kind.OTHER,
     "PRECONDITION_FAILED - unknown delivery tag 77": Kind.OTHER,
+    "ACCESS_REFUSED - Login was refused using authentication mechanism PLAIN. For details see the broker logfile.": (
+        Kind.LOGIN
+    ),
+    "NOT_ALLOWED - vhost limit not found": Kind.VHOST,
+    "NOT_ALLOWED - access to vhost 'limit' refused for user 'ada'": Kind.VHOST,
+    "NOT_ALLOWED - access to vhost 'v' refused for user 'ada': connection limit (0) is reached": Kind.LIMIT,
+    "NOT_ALLOWED - attempt to reuse consumer tag 'replies'": Kind.OTHER,
     "CHANNEL_ERROR - expected 'channel.open'": Kind.OTHER,
     "CONNECTION_FORCED - broker forced connection closure with reason 'shutdown'": Kind.OTHER,
 }
 REFUSED = "ACCESS_REFUSED - {}access to {} in vhost '{}' refused for user 'ada'"
 
 
-def told(text: str, **taken: str) -> Objection:
-    found = objection(text, **taken)
+def told(text: str, **taken: str) -> CloseReason:
+    found = close_reason(text, **taken)
     assert found is not None
     return found
 
@@ -70,14 +77,15 @@ def test_the_kind_is_told_by_the_words_and_not_by_the_code(text: str, kind: Kind
     for before in ("", "406 ", "ChannelPreconditionFailed: ", "(320, '"):
         found = told(before + text)
         assert found.kind is kind
-        assert ("delete it" in found.sentence) is (kind is Kind.DIFFERENT)
-        assert "; " in found.sentence
+        assert ("delete it" in found.diagnosis.fix) is (kind is Kind.DIFFERENT)
+        assert found.diagnosis.what
+        assert found.diagnosis.fix
 
 
 def test_a_limit_is_told_with_the_commands_that_raise_it() -> None:
     text = "PRECONDITION_FAILED - cannot declare queue 'd': queue limit in vhost 't' (2) is reached"
-    assert text in told(text).sentence
-    assert "rabbitmqctl set_vhost_limits" in told(text).sentence
+    assert text in told(text).diagnosis.what
+    assert "rabbitmqctl set_vhost_limits" in told(text).diagnosis.fix
 
 
 @pytest.mark.parametrize(
@@ -113,14 +121,14 @@ def test_a_missing_permission_is_named(text: str, permission: str) -> None:
     """The one that was asked for, unless the broker names it; the default exchange is only written to."""
     found = told(text, queue="read", exchange="configure")
     assert found.kind is Kind.PERMISSION
-    assert found.sentence.startswith(f"user ada has no {permission}")
+    assert str(found.diagnosis).startswith(f"user ada has no {permission}")
 
 
 def test_what_the_broker_cut_off_is_still_told_by_its_beginning() -> None:
     """Its words have room for 255 bytes."""
     cut = REFUSED.format("", "queue 'session.create'", "v" * 250)[:252] + "..."
     assert told(cut).kind is Kind.PERMISSION
-    assert "set_permissions" in told(cut).sentence
+    assert "set_permissions" in told(cut).diagnosis.fix
     limit = f"PRECONDITION_FAILED - cannot declare queue '{'q' * 255}"[:252] + "..."
     assert told(limit).kind is Kind.LIMIT
 
@@ -128,9 +136,23 @@ def test_what_the_broker_cut_off_is_still_told_by_its_beginning() -> None:
 def test_a_name_is_not_taken_for_the_brokers_words() -> None:
     found = told("NOT_FOUND - no queue 'access to queue' in vhost '/'", queue="read")
     assert found.kind is Kind.MISSING
-    assert found.sentence.startswith("queue access to queue: missing; run `session-worker topology apply`")
+    assert str(found.diagnosis).startswith(
+        "queue access to queue: missing; run `session-worker topology apply`"
+    )
 
 
 @pytest.mark.parametrize("text", ["", "None", "Connection reset by peer", "the connection was lost - why?"])
 def test_other_words_are_not_the_brokers(text: str) -> None:
-    assert objection(text) is None
+    assert close_reason(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"),
+    [
+        ("PRECONDITION_FAILED - message size 3014 is larger than configured max size 2000", 2000),
+        ("PRECONDITION_FAILED - message size 3014 is larger than max size 2000", 2000),
+        ("PRECONDITION_FAILED - unknown delivery tag 77", 0),
+    ],
+)
+def test_the_limit_is_told_of_a_message_that_is_too_large(text: str, limit: int) -> None:
+    assert told(text).max_bytes == limit

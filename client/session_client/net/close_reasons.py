@@ -1,4 +1,4 @@
-"""The meaning of the words with which RabbitMQ closes a channel, or a connection that was open.
+"""The reasons for which RabbitMQ closes a channel or a connection, read from its words.
 
 They are read here alone: for the client, the worker, its topology and its doctor.
 """
@@ -9,10 +9,14 @@ import re
 from enum import Enum, auto
 from typing import NamedTuple
 
+from session_client.net.diagnosis import Diagnosis
+
 
 class Kind(Enum):
     """What RabbitMQ objects to. Each of its reply codes stands for several of them: only its words tell."""
 
+    LOGIN = auto()
+    VHOST = auto()
     PERMISSION = auto()
     LIMIT = auto()
     DIFFERENT = auto()
@@ -25,11 +29,12 @@ class Kind(Enum):
     OTHER = auto()
 
 
-class Objection(NamedTuple):
-    """Why the broker closed a channel or an open connection. ``sentence``: what is wrong; what to do."""
+class CloseReason(NamedTuple):
+    """``max_bytes``: the limit that the broker names when a message is too large, else 0."""
 
     kind: Kind
-    sentence: str
+    diagnosis: Diagnosis
+    max_bytes: int = 0
 
 
 _WORDS = re.compile(
@@ -47,22 +52,22 @@ _NO_ACCESS = re.compile(
     re.DOTALL,
 )
 _NOT_THERE = re.compile(r"NOT_FOUND - no (queue|exchange) '(.*?)' in vhost ", re.DOTALL)
-_OBJECTIONS = (
+_SIZE = re.compile(r"PRECONDITION_FAILED - message size \d+ is larger than .*max size (\d+)", re.DOTALL)
+_REASONS = (
     (
         Kind.PERMISSION,
         r"ACCESS_REFUSED - (\w+ )?access to ",
+        "this user lacks a permission ({words})",
         (
-            "this user lacks a permission ({words}); grant it with `rabbitmqctl set_permissions` or "
-            "`set_topic_permissions` (docs/security.md has the patterns)"
+            "grant it with `rabbitmqctl set_permissions` or `set_topic_permissions` "
+            "(docs/security.md has the patterns)"
         ),
     ),
     (
         Kind.DIFFERENT,
         "PRECONDITION_FAILED - inequivalent arg ",
-        (
-            "exists with other arguments ({words}); move its messages away, delete it and run "
-            "`session-worker topology apply`"
-        ),
+        "exists with other arguments ({words})",
+        "move its messages away, delete it and run `session-worker topology apply`",
     ),
     (
         Kind.UNSUPPORTED,
@@ -70,10 +75,8 @@ _OBJECTIONS = (
             "NOT_IMPLEMENTED - |[A-Z_]+ - (invalid (arg|property) |Cannot declare a queue .* feature flag |"
             "Feature `|use of deprecated |.* does not support )"
         ),
-        (
-            "the broker does not support it ({words}); use RabbitMQ 3.10 or later, and enable its feature "
-            "flags (`rabbitmqctl enable_feature_flag all`)"
-        ),
+        "the broker does not support it ({words})",
+        "use RabbitMQ 3.10 or later, and enable its feature flags (`rabbitmqctl enable_feature_flag all`)",
     ),
     (
         Kind.LIMIT,
@@ -81,45 +84,58 @@ _OBJECTIONS = (
             r"[A-Z_]+ - (cannot declare queue '|number of channels opened |reached maximum |"
             r".*limit \(\d+\) is reached|.*limit in cluster \(|.*limit cannot be queried)"
         ),
-        (
-            "a limit of the broker is reached ({words}); raise it (`rabbitmqctl set_vhost_limits` or "
-            "`set_user_limits`), or make room within it"
-        ),
+        "a limit of the broker is reached ({words})",
+        "raise it (`rabbitmqctl set_vhost_limits` or `set_user_limits`), or make room within it",
     ),
     (
         Kind.LOCKED,
         "RESOURCE_LOCKED - |ACCESS_REFUSED - .* in exclusive use",
-        "another connection has it for itself ({words}); close that connection, or use another prefix",
+        "another connection has it for itself ({words})",
+        "close that connection, or use another prefix",
+    ),
+    (
+        Kind.LOGIN,
+        "ACCESS_REFUSED - Login was refused",
+        "the broker refused the login ({words})",
+        "check user and password",
+    ),
+    (
+        Kind.VHOST,
+        "NOT_ALLOWED - (access to vhost|vhost .* not found)",
+        "the vhost cannot be entered ({words})",
+        "create it, or let the user in",
     ),
     (
         Kind.MISSING,
         "NOT_FOUND - no (queue|exchange) ",
-        "something is missing ({words}); run `session-worker topology apply`",
+        "something is missing ({words})",
+        "run `session-worker topology apply`",
     ),
     (
         Kind.TOO_LARGE,
         r"PRECONDITION_FAILED - message size \d+ is larger than ",
-        "a message is larger than the broker takes ({words}); raise its max_message_size, or send less",
+        "a message is larger than the broker takes ({words})",
+        "raise its max_message_size, or send less",
     ),
     (
         Kind.TOO_SLOW,
         "PRECONDITION_FAILED - (delivery acknowledgement|consumer ack) .*timed out",
-        (
-            "the broker took back what was held for longer than its consumer_timeout ({words}); raise that, "
-            "or set a shorter SESSION_WORKER_HANDLER_TIMEOUT"
-        ),
+        "the broker took back what was held for longer than its consumer_timeout ({words})",
+        "raise that, or set a shorter SESSION_WORKER_HANDLER_TIMEOUT",
     ),
     (
         Kind.UNAVAILABLE,
         "INTERNAL_ERROR|NOT_FOUND - (home node|.* is down|.* stopped|failed to )",
-        "the broker failed inside ({words}), as it may while it, or another node, starts; its log says why",
+        "the broker failed inside ({words}), as it may while it, or another node, starts",
+        "its log says why",
     ),
-    (Kind.OTHER, "", "the broker ended it ({words}); its log may say more"),
+    (Kind.OTHER, "", "the broker ended it ({words})", "its log may say more"),
 )
+"""Kind, pattern, what is wrong, and what to do."""
 
 
-def objection(text: str, *, queue: str = "", exchange: str = "") -> Objection | None:
-    """The meaning of ``text``, with which RabbitMQ closed a channel or connection; None: it is none of its.
+def close_reason(text: str, *, queue: str = "", exchange: str = "") -> CloseReason | None:
+    """The reason that ``text`` gives for closing a channel or connection; None: it is not the broker's.
 
     Not every version of the broker names the permission that is missing: ``queue`` and ``exchange`` name the
     one that was needed on either. To the default exchange, one can only write.
@@ -128,27 +144,25 @@ def objection(text: str, *, queue: str = "", exchange: str = "") -> Objection | 
     if found is None:
         return None
     said = found[0]
-    kind, sentence = next(
-        (kind, sentence) for kind, pattern, sentence in _OBJECTIONS if re.match(pattern, said, re.DOTALL)
+    kind, what, fix = next(
+        (kind, what, fix) for kind, pattern, what, fix in _REASONS if re.match(pattern, said, re.DOTALL)
     )
     if kind is Kind.PERMISSION and (lacking := _NO_ACCESS.match(said)):
-        return Objection(kind, _lacking(lacking, queue, exchange))
+        return CloseReason(kind, _lacking(lacking, queue, exchange))
     if kind is Kind.MISSING and (missing := _NOT_THERE.match(said)):
-        return Objection(
-            kind,
-            f"{missing[1]} {missing[2]}: missing; run `session-worker topology apply`, or let the worker "
-            "declare what is missing (SESSION_WORKER_DECLARE=true)",
-        )
-    return Objection(kind, sentence.format(words=said))
+        declare = "or let the worker declare what is missing (SESSION_WORKER_DECLARE=true)"
+        return CloseReason(kind, Diagnosis(f"{missing[1]} {missing[2]}: missing", f"{fix}, {declare}"))
+    size = _SIZE.match(said)
+    return CloseReason(kind, Diagnosis(what.format(words=said), fix), int(size[1]) if size else 0)
 
 
-def _lacking(told: re.Match[str], queue: str, exchange: str) -> str:
+def _lacking(told: re.Match[str], queue: str, exchange: str) -> Diagnosis:
     topic = told["exchange"]
     needed = "write" if told["name"] == "amq.default" else queue if told["kind"] == "queue" else exchange
     permission = told["permission"] or ("topic" if topic else needed)
     where = f"topic {told['name']} of exchange {topic}" if topic else f"{told['kind']} {told['name']}"
     command = "set_topic_permissions" if topic else "set_permissions"
-    return (
-        f"user {told['user']} has no {permission} permission on {where} in vhost {told['vhost']}; grant it "
-        f"with `rabbitmqctl {command}` (docs/security.md has the patterns)"
+    return Diagnosis(
+        f"user {told['user']} has no {permission} permission on {where} in vhost {told['vhost']}",
+        f"grant it with `rabbitmqctl {command}` (docs/security.md has the patterns)",
     )

@@ -10,30 +10,31 @@ from typing import TYPE_CHECKING
 from tenacity import AsyncRetrying, wait_random_exponential
 from yarl import URL
 
-from session_client.broken import LinkLostError
-from session_client.link import OPEN_SECONDS, Broker, Link
-from session_client.net import tls
-from session_client.net.dial import Place, UnreachedError, first_to_answer, look_up
-from session_client.net.trouble import unreachable
-from session_client.net.urls import broker_urls
+from session_client.link import Link
+from session_client.net.brokers import NoBrokerError, first_to_open
+from session_client.net.errors import LinkLostError
+from session_client.net.urls import HEARTBEAT_SECONDS, broker_urls
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
+    from ssl import SSLContext
 
-    from aiormq.abc import DeliveredMessage
+    from aio_pika.abc import AbstractIncomingMessage
     from tenacity import RetryCallState
 
+    from session_client.net.brokers import Broker
     from session_contracts import Names
 
 log = logging.getLogger(__name__)
 
-HEARTBEAT = 10
-"""Seconds between heartbeats, unless the URL says otherwise."""
+OPEN_SECONDS = 5.0
+"""Time to connect to one address; to log in there; and to declare the reply queue and consume from it."""
 HEALTHY_SECONDS = 5.0
 """A link that lived so long is replaced at once, a shorter-lived one after a pause that grows."""
 
 
-class Keeper:
+class LinkKeeper:
     """``on_reply`` is called for each reply, and must not block."""
 
     def __init__(
@@ -42,9 +43,9 @@ class Keeper:
         names: Names,
         reply_queue: str | None,
         *,
-        on_reply: Callable[[DeliveredMessage], None],
+        on_reply: Callable[[AbstractIncomingMessage], None],
     ) -> None:
-        self.trouble: str | None = None
+        self.obstacle: str | None = None
         """Why there is no link."""
         self.links_tried = 0
         self._urls = urls
@@ -93,34 +94,23 @@ class Keeper:
         Raises:
             LinkLostError: none could be used; the message says of each why.
         """
-        reasons: dict[str, None] = {}
-        places: list[Place[Broker]] = []
-        for found in await asyncio.gather(*map(_look_up, self._urls)):
-            if isinstance(found, str):
-                reasons[found] = None
-            else:
-                places += found
-        while places:
-            try:
-                place, connected = await first_to_answer(places, OPEN_SECONDS)
-            except UnreachedError as error:
-                reasons |= {_reason(place.of.url, _words(cause)): None for place, cause in error.failures}
-                break
-            self.links_tried += 1
-            try:
-                return await Link.open(
-                    place.of,
-                    connected,
-                    names=self._names,
-                    reply_queue=self._reply_queue,
-                    on_reply=self._on_reply,
-                    priority=self.links_tried,
-                )
-            except LinkLostError as error:
-                reasons[_reason(place.of.url, str(error))] = None
-            places.remove(place)
-        self.trouble = "; ".join(reasons)
-        raise LinkLostError(self.trouble)
+        try:
+            return await first_to_open(self._urls, self._open_on, url_name="the URL", seconds=OPEN_SECONDS)
+        except NoBrokerError as error:
+            self.obstacle = str(error)
+            raise LinkLostError(self.obstacle) from error
+
+    async def _open_on(self, broker: Broker, context: SSLContext | None, connected: socket.socket) -> Link:
+        self.links_tried += 1
+        return await Link.open(
+            broker,
+            context,
+            connected,
+            names=self._names,
+            reply_queue=self._reply_queue,
+            on_reply=self._on_reply,
+            priority=self.links_tried,
+        )
 
     async def _keep_linked(self, link: Link | None) -> None:
         """Have a link at all times, until cancelled."""
@@ -140,8 +130,8 @@ class Keeper:
             if not self._was_linked and attempt.attempt_number == 1:
                 log.warning("%s; trying again", error)
         else:
-            self.trouble = f"{type(error).__name__} while connecting"
-            log.error("cannot connect, trying again: %s", self.trouble, exc_info=error)
+            self.obstacle = f"{type(error).__name__} while connecting"
+            log.error("cannot connect, trying again: %s", self.obstacle, exc_info=error)
 
     def _use(self, link: Link) -> None:
         self._link = link
@@ -159,34 +149,11 @@ class Keeper:
         reason = await link.watch()
         level = logging.INFO if link.lost_by_a_request else logging.WARNING
         log.log(level, "connection lost, connecting again: %s", reason)
-        self._link, self.trouble = None, reason
+        self._link, self.obstacle = None, reason
         self._linked.clear()
         await link.close()
         if asyncio.get_running_loop().time() - opened_at < HEALTHY_SECONDS:
             raise LinkLostError(reason)
-
-
-async def _look_up(url: URL) -> list[Place[Broker]] | str:
-    """Return the addresses of the broker, or why it cannot be connected to."""
-    try:
-        broker = Broker(url, await tls.context_for(url))
-        async with asyncio.timeout(OPEN_SECONDS):
-            return await look_up(broker, url.host or "", url.port or 0)
-    except tls.UnusableError as error:
-        return _reason(url, str(error))
-    except (OSError, RuntimeError) as error:  # RuntimeError: no thread can be started
-        return _reason(url, _words(error))
-
-
-def _words(error: BaseException) -> str:
-    if isinstance(error, TimeoutError):
-        return f"no answer within {OPEN_SECONDS:g} s"
-    return unreachable(error, "this broker")
-
-
-def _reason(url: URL, why: str) -> str:
-    vhost = url.path.removeprefix("/") or "/"
-    return f"cannot use the broker {url.host}:{url.port}, vhost {vhost}: {why}"
 
 
 def parse_urls(text: str, connection_name: str) -> tuple[URL, ...]:
@@ -199,9 +166,5 @@ def parse_urls(text: str, connection_name: str) -> tuple[URL, ...]:
         urls = [URL(url) for url in broker_urls(text)]
     except ValueError as error:
         raise ValueError(f"url: {error}") from None
-    return tuple(
-        url.with_port(url.explicit_port or (5671 if url.scheme == "amqps" else 5672)).with_query(
-            {"heartbeat": HEARTBEAT, "name": connection_name, **url.query}
-        )
-        for url in urls
-    )
+    defaults = {"heartbeat": str(HEARTBEAT_SECONDS), "name": connection_name}
+    return tuple(url.with_query({**defaults, **url.query}) for url in urls)

@@ -16,24 +16,25 @@ from uuid import UUID, uuid4
 
 from pydantic import ValidationError
 
-from session_client.broken import LinkLostError, NotAcceptedError, NotRoutedError, UnconfirmedError
 from session_client.call import Call
 from session_client.errors import ClientClosed, ConnectionFailed, RequestNotRouted, RequestTimedOut
-from session_client.keeper import Keeper, parse_urls
+from session_client.link_keeper import LinkKeeper, parse_urls
+from session_client.net.errors import LinkLostError
+from session_client.publish_errors import NotAcceptedError, NotRoutedError, UnconfirmedError
 from session_contracts import CreateSessionRequest, Names, problems
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
 
-    from aiormq.abc import DeliveredMessage
+    from aio_pika.abc import AbstractIncomingMessage
 
     from session_client.link import Link
     from session_contracts import CreateSessionResponse
 
 log = logging.getLogger(__name__)
 
-PAUSE_SECONDS = 0.5
+RETRY_PAUSE_SECONDS = 0.5
 """Before a request that the broker did not accept is sent again."""
 MAX_TIMEOUT = 86_400.0
 
@@ -65,7 +66,7 @@ class SessionClient:
         if reply not in {"queue", "direct"}:
             raise ValueError('reply: must be "queue" or "direct"')
         names = Names(prefix)
-        self._keeper = Keeper(
+        self._keeper = LinkKeeper(
             parse_urls(url, f"session-client {name}"),
             names,
             f"{names.replies}.{name}.{uuid4().hex[:12]}" if reply == "queue" else None,
@@ -176,27 +177,29 @@ class SessionClient:
             if self._closed or not self._keeper.is_running:
                 raise ClientClosed(f"the client is not open; the outcome of request {request_id} is unknown")
             if call.is_overdue:
-                raise RequestTimedOut(request_id, call.timeout, call.trouble)
+                raise RequestTimedOut(request_id, call.timeout, call.obstacle)
             await self._try(call)
 
     async def _try(self, call: Call) -> None:
         """Send once and wait: for the reply, the end of the try's time, or the loss of the link."""
         link = await self._keeper.link(call.left)
         if link is None:
-            call.trouble = self._keeper.trouble
+            call.obstacle = self._keeper.obstacle
             return
-        call.trouble = await self._send(call, link)
-        await link.wait_for(call.replied, min(PAUSE_SECONDS, call.left) if call.trouble else call.patience)
-        if not (call.trouble or call.replied.done() or link.lost.done()):
-            call.be_more_patient()
-            call.trouble = await link.trouble()
+        call.obstacle = await self._send(call, link)
+        await link.wait_for(
+            call.replied, min(RETRY_PAUSE_SECONDS, call.left) if call.obstacle else call.reply_wait
+        )
+        if not (call.obstacle or call.replied.done() or link.lost.done()):
+            call.wait_longer()
+            call.obstacle = await link.blocked()
 
     async def _send(self, call: Call, link: Link) -> str | None:
         """Returns when the broker has taken the request (None), or why it has not this time."""
         try:
-            await link.publish(call.body, call.properties(link.reply_to), call.patience)
+            await link.publish(call.message(link.reply_to), call.reply_wait)
         except UnconfirmedError as error:
-            call.be_more_patient()
+            call.wait_longer()
             return str(error)
         except NotAcceptedError as error:
             return str(error)
@@ -210,8 +213,8 @@ class SessionClient:
         call.accepted = True
         return None
 
-    def _on_reply(self, message: DeliveredMessage) -> None:
-        correlation_id = message.header.properties.correlation_id
+    def _on_reply(self, message: AbstractIncomingMessage) -> None:
+        correlation_id = message.correlation_id
         call = self._calls.get(correlation_id or "")
         if call is None or not call.take(message.body):
             log.debug("reply dropped, nobody waits for it: correlation id %s", correlation_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from session_client.net.urls import broker_urls
+from session_client.net.urls import broker_urls, splits_login
 
 
 @pytest.mark.parametrize(
@@ -75,3 +75,19 @@ def test_any_other_is_refused_with_what_is_wrong_and_is_not_quoted(url: str, sai
     with pytest.raises(ValueError, match=said) as caught:
         broker_urls(url)
     assert "s3" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "splits"),
+    [
+        ("amqp://ada:12/34@mq/", True),
+        ("amqp://ada:12#34@mq/", True),
+        ("amqp://ada:12?34@mq/", True),
+        ("amqp://ada:1@2/34@mq/", True),
+        ("amqp://ada:12%2F34@mq/", False),
+        ("amqp://ada:1@2@mq/v?name=ada", False),
+        ("amqp://mq/v", False),
+    ],
+)
+def test_a_password_that_cuts_the_url_is_found(url: str, splits: bool) -> None:
+    assert splits_login(url) is splits
