@@ -17,7 +17,7 @@ from session_client.net.aiormq_errors import broker_errors
 from session_client.net.diagnosis import Diagnosis
 from session_client.net.errors import LinkLostError
 from session_worker.broker.connection import SETUP_SECONDS
-from session_worker.messages.values import value
+from session_worker.messages.immutable import immutable
 
 if TYPE_CHECKING:
     from aiormq.abc import DeliveredMessage
@@ -30,7 +30,7 @@ READ_SECONDS = 0.5
 """How long an empty stream is listened to: what is in it comes at once."""
 
 
-@value
+@immutable
 class Owner:
     """The ledger that a marker names: its identity, and what it is called."""
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from session_worker.messages.values import value
+from session_worker.messages.immutable import immutable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # ------------------------------------------------------------------------------------------- steps
 
 
-@value
+@immutable
 class Claim:
     """Ask for a request: may this worker handle it now?
 
@@ -54,7 +54,7 @@ class Claim:
     suspect_after: int | None = 2
 
 
-@value
+@immutable
 class Finish:
     """Record the outcome: ``processing`` (or ``pending``, if its time ended while it waited) → ``status``.
 
@@ -71,7 +71,7 @@ class Finish:
     detail: str | None = None
 
 
-@value
+@immutable
 class Postpone:
     """Let the request wait for its next attempt: ``processing`` → ``pending``.
 
@@ -86,7 +86,7 @@ class Postpone:
     detail: str
 
 
-@value
+@immutable
 class Release:
     """Hand the request back without counting the attempt (shutdown): ``processing`` → ``pending``."""
 
@@ -94,7 +94,7 @@ class Release:
     token: UUID
 
 
-@value
+@immutable
 class Reopen:
     """Begin a new round for a request that failed, for an operator: ``failed`` → ``pending``.
 
@@ -109,7 +109,7 @@ class Reopen:
 # ----------------------------------------------------------------------------------------- answers
 
 
-@value
+@immutable
 class Claimed:
     """The request is ours under our token. ``attempt`` counts from 1 and includes this one.
 
@@ -128,7 +128,7 @@ class Claimed:
     detail: str | None = None
 
 
-@value
+@immutable
 class InOtherHands:
     """It cannot be claimed for another ``wait`` seconds: until it is due, or (if ``running``) until its
     living holder could be known to be gone."""
@@ -138,7 +138,7 @@ class InOtherHands:
     traceparent: str | None = None
 
 
-@value
+@immutable
 class Suspect:
     """Several workers died with the request. Claim it again, without a limit, when no other suspect runs."""
 
@@ -146,7 +146,7 @@ class Suspect:
 SETTLING_SECONDS = 5.0
 
 
-@value
+@immutable
 class Finished:
     """The request had its outcome before; ``response`` is the reply that was stored with it.
 
@@ -169,7 +169,7 @@ class Finished:
     traceparent: str | None = None
 
 
-@value
+@immutable
 class Mismatch:
     """The id was used before for another request (another fingerprint)."""
 
@@ -212,7 +212,7 @@ COUNTED = 10_000
 """``Recent.waiting`` counts no further: a look must cost the same however much there is."""
 
 
-@value
+@immutable
 class Opened:
     """Which ledger was opened. ``identity``: the moment in which it was made, which its copies keep. ``name``
     is for people, without a password. ``holds``: how many requests are there, as far as is known at once."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from session_contracts import RequestStatus
-from session_worker.messages.values import value
+from session_worker.messages.immutable import immutable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
 
-@value
+@immutable
 class Entry:
     """One row of ``requests`` as people and programs see it (``status --json``, ``requests --json``)."""
 
@@ -42,7 +42,7 @@ class Entry:
         return (self.history[-1]["detail"] if self.history else None) or self.error or ""
 
 
-@value
+@immutable
 class Glimpse:
     """One request in short. Seconds by the ledger's clock: ``age`` since its first claim, ``took`` from then
     to its outcome. ``redriven``: an operator has re-opened it in between."""
@@ -55,7 +55,7 @@ class Glimpse:
     redriven: bool = False
 
 
-@value
+@immutable
 class Recent:
     """Current activity. ``newest``: the requests received last. ``troubled``: those received last that
     failed, or whose last attempt did. ``waiting``: how many wait for their next attempt, or were handed back.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Literal
 
-from session_worker.messages.values import value
+from session_worker.messages.immutable import immutable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,7 +15,7 @@ LAZY = 0.25
 """Seconds that a note for which nobody waits may gather company: losing it costs one repeated reply."""
 
 
-@value
+@immutable
 class ReplyNote:
     """The reply was sent or cannot be delivered, or the request's copy is on the parking lot."""
 

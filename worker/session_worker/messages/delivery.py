@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from session_contracts.amqp import REDRIVE_COUNT, REQUEUE_COUNT
 from session_worker.messages.headers import DEATH, DELIVERY_COUNT
-from session_worker.messages.values import value
+from session_worker.messages.immutable import immutable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,7 +44,7 @@ CUT_BYTES = 4096
 """What is kept of a body that is too large to be read, or refused."""
 
 
-@value
+@immutable
 class Cut:
     """What is known of a body of which only ``CUT_BYTES`` were kept: its size in bytes, and its SHA-256."""
 
@@ -62,7 +62,7 @@ def newest_death(headers: Mapping[str, Any]) -> Mapping[str, Any]:
     return newest if isinstance(newest, dict) else NO_HEADERS
 
 
-@value
+@immutable
 class Delivery:
     """One message as the broker handed it over.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from session_worker.messages.values import value
+from session_worker.messages.immutable import immutable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,7 +29,7 @@ class Properties:
     illegible: str = ""
 
 
-@value
+@immutable
 class Message:
     """What is published, always to the default exchange: the routing key is the queue's name."""
 

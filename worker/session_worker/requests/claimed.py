@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from session_worker.ledger.protocol import Claim
 from session_worker.messages.identifiers import new_session_id, storable
-from session_worker.messages.values import value
+from session_worker.messages.immutable import immutable
 from session_worker.requests.outcomes import Reply
 from session_worker.telemetry.trace import current_trace
 
@@ -24,7 +24,7 @@ MAX_AGE = 30 * 86_400.0
 """Seconds. A request that claims to be older counts as this old, so that it spoils no sum."""
 
 
-@value
+@immutable
 class ClaimedRequest:
     """A request, the token that later steps show, and what the ledger knows of it (``entry``)."""
 

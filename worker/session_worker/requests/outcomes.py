@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from session_worker.messages.values import value
+from session_worker.messages.immutable import immutable
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from session_contracts import ErrorCode
 
 
-@value
+@immutable
 class Reply:
     """A response on its way out: the body, and where it goes.
 
@@ -35,7 +35,7 @@ class Reply:
     published: float | None = None
 
 
-@value
+@immutable
 class Letter:
     """Why a request goes to the parking lot: what the headers of its parked copy will say."""
 
@@ -48,28 +48,28 @@ class Letter:
     first_seen_at: datetime | None = None
 
 
-@value
+@immutable
 class Completed:
     """The session was created now."""
 
     reply: Reply
 
 
-@value
+@immutable
 class Rejected:
     """The handler gave a business answer: no."""
 
     reply: Reply
 
 
-@value
+@immutable
 class Expired:
     """The request's time to live was over before its first attempt."""
 
     reply: Reply
 
 
-@value
+@immutable
 class Failed:
     """Attempts or crashes are spent, or trying again cannot help."""
 
@@ -77,7 +77,7 @@ class Failed:
     letter: Letter
 
 
-@value
+@immutable
 class Replayed:
     """The request had its outcome before: the stored response goes out again. ``letter`` is there when the
     request should have been parked and never was."""
@@ -87,7 +87,7 @@ class Replayed:
     error_code: ErrorCode | None = None
 
 
-@value
+@immutable
 class RetryLater:
     """The attempt failed and others are left. ``delay`` in whole seconds names the retry queue."""
 
@@ -96,7 +96,7 @@ class RetryLater:
     attempt: int
 
 
-@value
+@immutable
 class Busy:
     """The request is in other hands, not due yet, or a suspect whose turn it is not; or, after a defect of
     ours, nothing could be decided.
@@ -110,12 +110,12 @@ class Busy:
     requeues: int
 
 
-@value
+@immutable
 class Interrupted:
     """The worker shuts down: the entry is ``pending`` again and the attempt is not counted."""
 
 
-@value
+@immutable
 class Refused:
     """Nothing was claimed. ``reply`` is None when nobody could match a response."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from session_worker.messages.values import value
+from session_worker.messages.immutable import immutable
 from session_worker.requests.sentences import sentence
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ NIL_ID = UUID(int=0)
 """Stands for the id of a request that has none."""
 
 
-@value
+@immutable
 class Request:
     """A request that was understood.
 
@@ -41,7 +41,7 @@ class Request:
         )
 
 
-@value
+@immutable
 class Refusal:
     """Why nothing is claimed. ``correlation_id`` is None when nobody could match a response."""
 

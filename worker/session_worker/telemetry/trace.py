@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from session_worker.messages.headers import TRACEPARENT, TRACESTATE
-from session_worker.messages.values import value
+from session_worker.messages.immutable import immutable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +32,7 @@ _TRACEPARENT = re.compile(
 _STATE = re.compile(r"[\x20-\x7e]*")
 
 
-@value
+@immutable
 class TraceContext:
     """Where in which trace something belongs: under the span ``span_id``. Ids are hexadecimal. Of the flags
     those are kept that have a meaning."""

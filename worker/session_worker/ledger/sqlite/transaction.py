@@ -37,7 +37,7 @@ from session_worker.ledger.sqlite.statements import (
     TAKE,
     TAKE_EXPIRED,
 )
-from session_worker.messages.values import value
+from session_worker.messages.immutable import immutable
 
 if TYPE_CHECKING:
     import sqlite3
@@ -50,7 +50,7 @@ def iso(moment: datetime) -> str:
     return moment.isoformat(timespec="microseconds")
 
 
-@value
+@immutable
 class Lookup:
     """Find out whether there is an entry; nothing is written."""
 
