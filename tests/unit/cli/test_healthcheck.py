@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import TYPE_CHECKING
 
 import pytest
@@ -67,3 +69,52 @@ def test_a_port_that_is_none_is_a_sentence(
     monkeypatch.setenv("SESSION_WORKER_OPS_PORT", "99999999")
     assert check() == 1
     assert "ops_port" in capsys.readouterr().out
+
+
+def test_a_command_that_cannot_be_read_leaves_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container whose first process is another user's, or a machine without /proc."""
+    port = free_port()
+    monkeypatch.setenv("SESSION_WORKER_OPS_PORT", str(port))
+    with ops.serving("127.0.0.1", port, Board(1)):
+        assert main(tmp_path / "none") == main(tmp_path) == 0
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "session-worker run --ops-port {port}",
+        "session-worker run --ops-port={port} --ops-host '127.0.0.1'",
+        "umask 077; exec session-worker run --ops-port $PORT&& echo done",
+        "session-worker run --ops-port {port} # 'quoted",
+    ],
+)
+def test_a_command_for_a_shell_is_read_word_by_word(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    monkeypatch.setenv("SESSION_WORKER_OPS_PORT", "1")
+    monkeypatch.setenv("PORT", str(port))
+    (tmp_path / "cmdline").write_bytes(f"sh\0-c\0{command.format(port=port)}\0".encode())
+    with ops.serving("127.0.0.1", port, Board(1)):
+        assert main(tmp_path / "cmdline") == 0
+    assert main(tmp_path / "cmdline") == 1
+
+
+def test_an_answer_is_harmless_to_a_terminal(check: Check, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever has the port may write anything."""
+
+    class Stranger(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"\x1b[2Jalive\n")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Stranger) as other:
+        threading.Thread(target=other.handle_request, daemon=True).start()
+        assert check("--ops-port", str(other.server_port)) == 0
+    assert capsys.readouterr().out == "\\x1b[2Jalive\n"

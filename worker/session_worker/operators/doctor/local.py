@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from http.client import HTTPException
+from typing import TYPE_CHECKING
 
+from session_client.net.threads import in_own_thread
 from session_worker.operators.doctor.result import CHECK_SECONDS, failed, ok, refused, warning
-from session_worker.runtime import ops
+from session_worker.runtime import ops, probe
 from session_worker.settings import CONSUMER_TIMEOUT, unknown_variables
 
 if TYPE_CHECKING:
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
 
 HASTY_SECONDS = 5.0
 SLUGGISH_SECONDS = 300.0
-MOST_BYTES = 65_536
 # Not from the current folder: what lies there must not get in the way of Python's own modules.
 _LOAD = """
 import json, sys
@@ -101,7 +102,15 @@ async def ops_port(host: str, port: int) -> Result:
         return ok("ops port", "none is opened")
     try:
         async with asyncio.timeout(CHECK_SECONDS):
-            ready = await _ready(host, port)
+            _, said = await in_own_thread(probe.ask, host, port, "/readyz", CHECK_SECONDS)
+        checks = json.loads(said)["checks"].items()
+        reasons = [f"{name}: {reason}" for name, reason in checks if reason != "ok"]
+    except (HTTPException, ValueError, LookupError, TypeError, AttributeError):  # no worker
+        return failed(
+            "ops port",
+            f"port {port} of {host} is taken by another program",
+            "choose another one (SESSION_WORKER_OPS_PORT), or 0 for none",
+        )
     except OSError:  # nobody answers there
         try:
             for listener in ops.listen(host, port):
@@ -109,30 +118,7 @@ async def ops_port(host: str, port: int) -> Result:
         except ops.OpsPortError as error:
             return refused("ops port", error, "choose another one")
         return ok("ops port", f"port {port} of {host} is free: no worker of this machine has it")
-    if ready is None:
-        return failed(
-            "ops port",
-            f"port {port} of {host} is taken by another program",
-            "choose another one (SESSION_WORKER_OPS_PORT), or 0 for none",
-        )
-    reasons = [f"{name}: {reason}" for name, reason in ready["checks"].items() if reason != "ok"]
     if reasons:
         found = f"the worker at port {port} of {host} is not ready: {'; '.join(reasons)}"
         return warning("ops port", found, "fix that; the worker continues by itself")
     return ok("ops port", f"the worker at port {port} of {host} is ready")
-
-
-async def _ready(host: str, port: int) -> dict[str, Any] | None:
-    """What a worker says at ``/readyz``; None when it is no worker that answers. Raises OSError."""
-    reader, writer = await asyncio.open_connection(host, port)
-    try:
-        writer.write(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-        head_and_body = b""
-        while (part := await reader.read(MOST_BYTES)) and len(head_and_body) < MOST_BYTES:
-            head_and_body += part
-        said = json.loads(head_and_body.partition(b"\r\n\r\n")[2])
-    except (ConnectionError, ValueError):
-        return None
-    finally:
-        writer.transport.abort()
-    return said if isinstance(said, dict) and isinstance(said.get("checks"), dict) else None
