@@ -280,10 +280,12 @@ def test_settings_survive_being_handed_to_another_process(monkeypatch: pytest.Mo
         retry_delays="2,4",
         retention="30d",
     )
-    handed_over = json.dumps(settings.revealed())
+    handed_over = json.dumps(settings.hand_over())
     for name in Settings.model_fields:
         monkeypatch.setenv(f"SESSION_WORKER_{name.upper()}", "7")
-    assert Settings(**json.loads(handed_over)) == settings
+    there = Settings.take_over(json.loads(handed_over))
+    assert dict(there) == dict(settings)
+    assert there.model_fields_set == settings.model_fields_set, "what nobody gave is no less a default there"
 
 
 # ------------------------------------------------------------------------- never silently ignored

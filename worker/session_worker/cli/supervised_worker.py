@@ -100,7 +100,7 @@ def _run(pipe: Pipe) -> int:
     given = json.loads(line)
     sys.path[:] = given["path"]
     sys.path.insert(0, str(Path.cwd()))
-    settings = Settings(**given["settings"])
+    settings = Settings.take_over(given["settings"])
     log.configure(settings.log_level)
     return run_loop(settings, reporter, pipe.obey, patient=given["again"])
 

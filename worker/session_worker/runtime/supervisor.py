@@ -76,7 +76,7 @@ class _Process:
 
     def hand_over(self, settings: Settings, *, again: bool) -> None:
         """Let it begin. ``again``: another one was in its place before."""
-        given = {"settings": settings.revealed(), "path": sys.path, "again": again}
+        given = {"settings": settings.hand_over(), "path": sys.path, "again": again}
         self._writer.write(json.dumps(given).encode() + b"\n")
         self._knows = True
 

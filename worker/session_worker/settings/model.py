@@ -293,6 +293,15 @@ class Settings(BaseSettings):
         secrets = {name: value.get_secret_value() for name, value in self if isinstance(value, SecretStr)}
         return self.model_dump(mode="json") | secrets
 
+    def hand_over(self) -> dict[str, Any]:
+        """Return what another process needs to have the same settings: plain data, passwords included."""
+        return {"values": self.revealed(), "given": sorted(self.model_fields_set)}
+
+    @classmethod
+    def take_over(cls, handed: Mapping[str, Any]) -> Settings:
+        """The settings that another process handed over; what the environment says does not count."""
+        return cls.model_construct(_fields_set=set(handed["given"]), **dict(cls(**handed["values"])))
+
     @property
     def amqp_urls(self) -> tuple[str, ...]:
         return broker_urls(self.amqp_url.get_secret_value())
