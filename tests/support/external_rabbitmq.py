@@ -9,7 +9,9 @@ import urllib.request
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-STANDARD_PORT = 15_672
+from yarl import URL
+
+from session_client.net.urls import MANAGEMENT_PORT, port_of
 
 
 class ExternalRabbitMQ:
@@ -28,7 +30,7 @@ class ExternalRabbitMQ:
         login = f"{self._user}:{unquote(parts.password or 'guest')}"
         self._authorization = "Basic " + base64.b64encode(login.encode()).decode()
         self._api = ""
-        for port in ((parts.port or 5672) + 10_000, STANDARD_PORT):
+        for port in (port_of(URL(url)) + 10_000, MANAGEMENT_PORT):
             self._api = f"http://{parts.hostname}:{port}/api"
             try:
                 self._call("GET", "/whoami")
@@ -37,7 +39,7 @@ class ExternalRabbitMQ:
             return
         raise RuntimeError(
             f"The broker of SESSION_WORKER_TEST_AMQP_URL at {parts.hostname} has no management interface for "
-            f"{self._user} on port {(parts.port or 5672) + 10_000} or {STANDARD_PORT}; "
+            f"{self._user} on port {port_of(URL(url)) + 10_000} or {MANAGEMENT_PORT}; "
             "enable it with `rabbitmq-plugins enable rabbitmq_management`."
         )
 

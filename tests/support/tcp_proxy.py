@@ -9,6 +9,8 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Final, Literal, Self
 from urllib.parse import urlsplit
 
+from session_client.net.urls import AMQP_PORT
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -35,7 +37,7 @@ class TcpProxy:
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         self._parts = parts
-        self._target = (parts.hostname or "127.0.0.1", parts.port or 5672)
+        self._target = (parts.hostname or "127.0.0.1", parts.port or AMQP_PORT)
         self._pipes: set[_Pipe] = set()
         self._swallowing: set[asyncio.StreamWriter] = set()
         self._silent: set[asyncio.StreamWriter] = set()

@@ -13,6 +13,13 @@ if TYPE_CHECKING:
 
 HEARTBEAT_SECONDS = 10
 """Between heartbeats on a connection, unless its URL says otherwise."""
+AMQP_PORT = 5672
+AMQPS_PORT = 5671
+MANAGEMENT_PORT = 15_672
+POSTGRESQL_PORT = 5432
+LOCAL_BROKER = f"amqp://guest:guest@localhost:{AMQP_PORT}/"
+"""The URL of a broker that was just installed on this machine."""
+
 _LAST_PORT = 65_535
 _LONGEST_VHOST = 255
 """Bytes, as everywhere in AMQP's short texts."""
@@ -77,7 +84,7 @@ def database_url(url: str) -> SplitResult:
 
 def port_of(url: URL) -> int:
     """The port of a broker; RabbitMQ's own where the URL names none."""
-    return url.port or (5671 if url.scheme == "amqps" else 5672)
+    return url.port or (AMQPS_PORT if url.scheme == "amqps" else AMQP_PORT)
 
 
 def vhost_of(url: URL) -> str:

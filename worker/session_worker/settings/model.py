@@ -23,7 +23,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from session_client.net.urls import broker_urls, web_url
+from session_client.net.urls import LOCAL_BROKER, MANAGEMENT_PORT, broker_urls, web_url
 from session_contracts.amqp import DEFAULT_REPLY_TO_ALLOW
 from session_contracts.errors import rule
 from session_contracts.types import Rule
@@ -61,7 +61,7 @@ class Settings(BaseSettings):
     )
 
     amqp_url: SecretStr = Field(
-        default=SecretStr("amqp://guest:guest@localhost:5672/"),
+        default=SecretStr(LOCAL_BROKER),
         description="URL of the broker: `amqp://user:password@host:port/vhost?heartbeat=10`, or `amqps://`. "
         "For a cluster, the URLs of all nodes separated by commas.",
     )
@@ -173,8 +173,9 @@ class Settings(BaseSettings):
     )
     management_url: Annotated[SecretStr | None, BeforeValidator(_unless_off)] = Field(
         default=None,
-        description="URL of the broker's management interface, `http://host:15672`, where `doctor` looks for "
-        "policies that void the promise; with user and password if they are not those of `amqp_url`.",
+        description=f"URL of the broker's management interface, `http://host:{MANAGEMENT_PORT}`, where "
+        "`doctor` looks for policies that void the promise; with user and password if they are not those of "
+        "`amqp_url`.",
     )
     traces: bool = Field(
         default=False,

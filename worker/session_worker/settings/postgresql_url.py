@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
-from session_client.net.urls import database_url
+from session_client.net.urls import POSTGRESQL_PORT, database_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -117,7 +117,7 @@ def place_of(url: str) -> str:
     if not hosts:
         return f"localhost{database.rstrip('/')} (sockets in {', '.join(_SOCKETS)}, then TCP)"
     if hosts.startswith("/"):
-        port = given.get("port") or os.environ.get("PGPORT") or "5432"
+        port = given.get("port") or os.environ.get("PGPORT") or POSTGRESQL_PORT
         socket = hosts if ".s.PGSQL." in hosts else f"{hosts}/.s.PGSQL.{port}"
         return f"socket {socket}, database {database[1:] or 'of that user'}"
     return f"{hosts}{database.rstrip('/')}"

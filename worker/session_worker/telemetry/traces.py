@@ -9,15 +9,16 @@ import threading
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from opentelemetry import trace as otel
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from yarl import URL
 
 from session_client.net.failures import in_one_line
+from session_client.net.urls import port_of
 from session_worker.telemetry.spans import LISTENERS, SCOPE, Spans, SpanTrace, TraceIds
 from session_worker.telemetry.trace import Trace, current_trace
 
@@ -143,6 +144,5 @@ def start(settings: Settings, names: Names, worker_id: str, trouble: Callable[[s
 def _server(urls: tuple[str, ...]) -> dict[str, str | int]:
     if len(urls) > 1:
         return {}
-    url = urlsplit(urls[0])
-    port = url.port or (5671 if url.scheme == "amqps" else 5672)
-    return {"server.address": url.hostname or "", "server.port": port}
+    url = URL(urls[0])
+    return {"server.address": url.host or "", "server.port": port_of(url)}
