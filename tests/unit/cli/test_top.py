@@ -10,8 +10,9 @@ import pytest
 from rich.console import Console
 
 from session_contracts import RequestStatus
-from session_worker.cli.top import Frame, _fitting, picture
-from session_worker.operators.watch import Depth, Finished, Look, Traffic
+from session_worker.cli.views.activity import fitting, picture
+from session_worker.operators.traffic import Finished, Traffic
+from session_worker.operators.watch import Depth, Look, Snapshot
 from tests.unit.cli.test_words import entry, shown
 
 LATELY, MINUTE = Finished(5.0, {}, None, None), Finished(60.0, {}, None, None)
@@ -27,7 +28,7 @@ FAILED = replace(
 
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_of_a_failure_time_id_and_code_are_whole_and_the_reason_is_one_line(width: int) -> None:
-    text = shown(picture(Frame(Look(TRAFFIC, [FAILED]), [Depth("session.create", 0, 1)])), width)
+    text = shown(picture(Snapshot(Look(TRAFFIC, [FAILED]), [Depth("session.create", 0, 1)])), width)
 
     assert "failed (UTC)" in text
     assert f"12:00:04      {FAILED.request_id}" in text
@@ -44,7 +45,7 @@ def test_a_rate_has_two_digits_that_say_something(finished: int, rate: str) -> N
     """However few requests there are."""
     traffic = replace(TRAFFIC, minute=replace(MINUTE, rates={"completed": finished / 60}))
 
-    text = shown(picture(Frame(Look(traffic, []))), 80)
+    text = shown(picture(Snapshot(Look(traffic, []))), 80)
     assert f"finished  0/s over 5 s\n          {rate}/s over 60 s  completed {rate}\n" in text
 
 
@@ -56,12 +57,12 @@ def test_a_screen_with_few_lines_shows_a_failure_all_the_same(width: int, height
     traffic = replace(TRAFFIC, lately=busy, minute=replace(busy, seconds=60.0), workers=["a-1-2", "b-3-4"])
     names = ["", *(f".retry.{delay}s" for delay in (1, 5, 30, 120, 600)), ".undelivered", ".dead"]
     queues = [Depth(f"session.create{name}", messages, 0) for name in names]
-    frame = Frame(Look(traffic, [FAILED] * 5), [*queues, Depth("session.replies", 9, 0)])
+    snapshot = Snapshot(Look(traffic, [FAILED] * 5), [*queues, Depth("session.replies", 9, 0)])
     screen = Console(file=StringIO(), width=width, height=height)
 
     lines = [
         "".join(part.text for part in line).rstrip()
-        for line in screen.render_lines(_fitting(frame, screen), pad=False)
+        for line in screen.render_lines(fitting(snapshot, screen), pad=False)
     ]
 
     assert len(lines) <= height

@@ -416,26 +416,26 @@ def topology_apply(
     retry_delays: RetryDelays = None,
 ) -> None:
     """Declare the exchange and the queues. Safe to repeat."""
-    from session_worker.cli.admin import topology_apply
+    from session_worker.cli.topology import apply
 
     flags = {"amqp_url": amqp_url, "prefix": prefix, "retry_delays": retry_delays}
-    topology_apply(adopt=adopt_ledger, ledger_url=ledger_url, **flags)
+    apply(adopt=adopt_ledger, ledger_url=ledger_url, **flags)
 
 
 @topology.command("check")
 def topology_check(amqp_url: AmqpUrl = None, prefix: Prefix = None, retry_delays: RetryDelays = None) -> None:
     """Compare the broker with what the worker needs. Exits with 1 if they differ."""
-    from session_worker.cli.admin import topology_check
+    from session_worker.cli.topology import check
 
-    raise typer.Exit(topology_check(amqp_url=amqp_url, prefix=prefix, retry_delays=retry_delays))
+    raise typer.Exit(check(amqp_url=amqp_url, prefix=prefix, retry_delays=retry_delays))
 
 
 @ledger.command("upgrade")
 def ledger_upgrade(ledger_url: LedgerUrl = None) -> None:
     """Upgrade the ledger's schema to this version. Safe to repeat."""
-    from session_worker.cli.admin import ledger_upgrade
+    from session_worker.cli.ledger import upgrade
 
-    ledger_upgrade(ledger_url=ledger_url)
+    upgrade(ledger_url=ledger_url)
 
 
 @ledger.command("copy")
@@ -449,9 +449,9 @@ def ledger_copy(
     ledger_url: LedgerUrl = None,
 ) -> None:
     """Copy a SQLite ledger into an empty PostgreSQL ledger. All or nothing."""
-    from session_worker.cli.admin import ledger_copy
+    from session_worker.cli.ledger import copy
 
-    ledger_copy(source, ledger_url=ledger_url)
+    copy(source, ledger_url=ledger_url)
 
 
 @ledger.command("prune")
@@ -469,7 +469,7 @@ def ledger_prune(
     json: Json = False,
 ) -> None:
     """Delete old finished requests while workers run. In small batches; their sessions are kept."""
-    from session_worker.cli.prune import prune
+    from session_worker.cli.ledger import prune
 
     raise typer.Exit(prune(older_than, dry_run=dry_run, ledger_url=ledger_url, json=json))
 
@@ -533,7 +533,7 @@ def schema(
     """Print a JSON Schema or the AsyncAPI document.
 
     The JSON Schema of requests or of responses, or one document of all queues and messages."""
-    from session_worker.cli.admin import schema
+    from session_worker.cli.schema import schema
 
     schema(of, prefix)
 

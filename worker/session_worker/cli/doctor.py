@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from session_worker import settings
 from session_worker.cli import interrupts, streams, terminal
 from session_worker.loop import PlainLoop
-from session_worker.operators.doctor import Result, State, examine
+from session_worker.operators.doctor import State, examine
+from session_worker.operators.doctor.local import invalid_settings
 from session_worker.operators.doctor.result import folded
 from session_worker.settings import InvalidSettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from session_worker.operators.doctor import Result
 
 WORDS = {
     State.FAILED: ("FAIL", "bold red"),
@@ -30,12 +32,8 @@ def doctor(*, json: bool, **flags: str | None) -> int:
     """Print what was found, one line a check; 1 when a check failed, 2 when the settings are refused."""
     try:
         loaded = settings.load(**flags)
-    except InvalidSettingsError as refused:
-        fix = "correct it; docs/settings.md has them all"
-        _show(
-            [Result("settings", State.FAILED, text, fix) for text in refused.sentences],
-            json=json,
-        )
+    except InvalidSettingsError as error:
+        _show(invalid_settings(error), json=json)
         return 2
     with asyncio.Runner(loop_factory=PlainLoop) as runner, terminal.notices().status("Looking …"):
         results = interrupts.run(runner, examine(loaded))
@@ -46,7 +44,7 @@ def doctor(*, json: bool, **flags: str | None) -> int:
 def _show(results: Sequence[Result], *, json: bool) -> None:
     if json:
         for result in results:
-            streams.write_document(asdict(result))
+            streams.write_document(result.document())
         return
     from rich.text import Text
 

@@ -7,34 +7,30 @@ declared or consumed, and no look costs more because the ledger is larger.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 import aiormq
 
 from session_client.net.aiormq_errors import broker_errors
 from session_client.net.close_reasons import Kind
 from session_client.net.errors import LinkLostError
-from session_contracts import Names, RequestStatus
+from session_contracts import Names
 from session_worker.broker.connection import Connection
 from session_worker.ledger import LedgerError, open_reader
-from session_worker.settings.durations import percentile
+from session_worker.operators.traffic import SAMPLE, failed_last, traffic
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from uuid import UUID
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
-    from session_worker.ledger.reader import Entry, LedgerReader, Recent
+    from session_worker.ledger.reader import Entry, LedgerReader
+    from session_worker.operators.traffic import Traffic
     from session_worker.settings import Settings
 
 LOOK_SECONDS = 10.0
-LATELY_SECONDS = 5.0
-MINUTE = 60.0
 HOUR = 3600.0
-SAMPLE = 3000
-"""The newest requests that a look reads: more than are ever under way at the same time, in most places."""
-FAILURES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,74 +52,35 @@ class Depth:
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
-    """What finished in the last ``seconds``. ``rates``: requests per second, by ``completed`` or error code;
-    ``p50`` and ``p95``: seconds from their first claim to their outcome, without those that were redriven,
-    which lay dead in between (None: there were none)."""
-
-    seconds: float
-    rates: Mapping[str, float]
-    p50: float | None
-    p95: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Traffic:
-    """``running`` and ``failed`` were received within the last hour and are in the samples; ``failed_more``:
-    there may be more. ``waiting`` for their next attempt are all, up to ``COUNTED``."""
-
-    lately: Finished
-    minute: Finished
-    running: int
-    waiting: int
-    failed: int
-    failed_more: bool
-    workers: Sequence[str]
-
-
-def traffic(recent: Recent) -> Traffic:
-    """What follows from a look at the ledger."""
-    return Traffic(
-        lately=finished(recent, LATELY_SECONDS),
-        minute=finished(recent, MINUTE),
-        running=sum(each.status is RequestStatus.PROCESSING for each in recent.newest),
-        waiting=recent.waiting,
-        failed=sum(each.status is RequestStatus.FAILED for each in recent.troubled),
-        failed_more=len(recent.troubled) == SAMPLE,
-        workers=recent.workers,
-    )
-
-
-def finished(recent: Recent, seconds: float) -> Finished:
-    """What a look knows of the last ``seconds``, or of less: a full sample reaches back only so far."""
-    if len(recent.newest) == SAMPLE:
-        seconds = min(seconds, max(recent.newest[-1].age, 0.001))
-    # One that failed after many attempts was received long before the sample.
-    known = {each.request_id: each for each in (*recent.newest, *recent.troubled)}.values()
-    ended = [each for each in known if each.took is not None and each.age - each.took <= seconds]
-    took = [each.took for each in ended if each.took is not None and not each.redriven]
-    count = Counter(each.error_code or RequestStatus.COMPLETED.value for each in ended)
-    return Finished(
-        seconds,
-        rates={outcome: number / seconds for outcome, number in count.most_common()},
-        p50=percentile(took, 50) if took else None,
-        p95=percentile(took, 95) if took else None,
-    )
-
-
-def failed_last(recent: Recent) -> list[UUID]:
-    """The requests whose failure is the newest, the newest first."""
-    failed = [each for each in recent.troubled if each.status is RequestStatus.FAILED]
-    failed.sort(key=lambda each: each.age - (each.took or 0))
-    return [each.request_id for each in failed[:FAILURES]]
-
-
-@dataclass(frozen=True, slots=True)
 class Look:
     """The ledger at one moment."""
 
     traffic: Traffic
     failures: Sequence[Entry]
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """What was found last at ledger and broker; None: nothing yet."""
+
+    ledger: Look | Unreachable | None = None
+    queues: list[Depth] | Unreachable | None = None
+
+
+@asynccontextmanager
+async def watchers(settings: Settings) -> AsyncIterator[tuple[LedgerWatch, BrokerWatch]]:
+    """Make the two watchers, and close them afterwards."""
+    ledger, broker = LedgerWatch(settings), BrokerWatch(settings)
+    try:
+        yield ledger, broker
+    finally:
+        await asyncio.gather(ledger.close(), broker.close())
+
+
+async def snapshot(settings: Settings) -> Snapshot:
+    """Look at ledger and broker once, both at the same time."""
+    async with watchers(settings) as (ledger, broker):
+        return Snapshot(*await asyncio.gather(ledger.look(), broker.look()))
 
 
 class LedgerWatch:
@@ -204,3 +161,45 @@ _TROUBLE: Mapping[Kind | None, str] = {
     Kind.MISSING: "missing",
     Kind.PERMISSION: "this user may not see it",
 }
+
+
+def document(snapshot: Snapshot) -> dict[str, Any]:
+    """The snapshot as a JSON document, whose field names are part of the interface."""
+    ledger, queues = snapshot.ledger, snapshot.queues
+    return {
+        "at": datetime.now(UTC).isoformat(),
+        "ledger": _ledger_document(ledger) if isinstance(ledger, Look) else None,
+        "ledger_trouble": ledger.reason if isinstance(ledger, Unreachable) else None,
+        "queues": {
+            each.queue: {
+                "messages": each.messages,
+                "consumers": each.consumers,
+                "trouble": each.trouble or None,
+            }
+            for each in queues
+        }
+        if isinstance(queues, list)
+        else None,
+        "broker_trouble": queues.reason if isinstance(queues, Unreachable) else None,
+    }
+
+
+def _ledger_document(look: Look) -> dict[str, Any]:
+    traffic = look.traffic
+    return {
+        **traffic.lately.document(),
+        "last_minute": traffic.minute.document(),
+        "processing": traffic.running,
+        "pending": traffic.waiting,
+        "failed_last_hour": traffic.failed,
+        "workers": list(traffic.workers),
+        "failures": [
+            {
+                "request_id": str(entry.request_id),
+                "at": (entry.finished_at or entry.updated_at).isoformat(),
+                "error_code": entry.error_code,
+                "reason": entry.reason,
+            }
+            for entry in look.failures
+        ],
+    }

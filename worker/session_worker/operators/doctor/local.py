@@ -15,7 +15,7 @@ from session_worker.settings import CONSUMER_TIMEOUT, unknown_variables
 
 if TYPE_CHECKING:
     from session_worker.operators.doctor.result import Result
-    from session_worker.settings import Settings
+    from session_worker.settings import InvalidSettingsError, Settings
 
 HASTY_SECONDS = 5.0
 SLUGGISH_SECONDS = 300.0
@@ -39,6 +39,12 @@ async def examine(settings: Settings) -> list[Result]:
         holder_timeout(settings.holder_timeout),
         port,
     ]
+
+
+def invalid_settings(error: InvalidSettingsError) -> list[Result]:
+    """A failure for each setting that is invalid, without which nothing else can be checked."""
+    fix = "correct it; docs/settings.md has them all"
+    return [failed("settings", sentence, fix) for sentence in error.sentences]
 
 
 def known_settings(prefix: str) -> Result:

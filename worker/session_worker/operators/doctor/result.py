@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,10 @@ class Result:
     state: State
     found: str
     fix: str | None = None
+
+    def document(self) -> dict[str, str | None]:
+        """The result as a JSON document, whose field names are part of the interface."""
+        return asdict(self)
 
 
 def folded(results: Sequence[Result]) -> list[Result]:

@@ -9,7 +9,7 @@ import pytest
 
 from session_contracts import RequestStatus
 from session_worker.ledger.reader import Glimpse, Recent
-from session_worker.operators.watch import FAILURES, SAMPLE, failed_last, traffic
+from session_worker.operators.traffic import FAILURES, SAMPLE, failed_last, traffic
 
 DONE, BAD, RUNNING = RequestStatus.COMPLETED, RequestStatus.FAILED, RequestStatus.PROCESSING
 WAITING = RequestStatus.PENDING
@@ -46,13 +46,13 @@ def test_only_what_finished_in_a_window_has_a_rate_and_a_latency() -> None:
 
 def test_a_redriven_request_has_a_rate_and_no_latency() -> None:
     """The time that it lay dead says nothing of the worker's."""
-    replayed = replace(seen(DONE, 3000, 2999), redriven=True)
+    redriven = replace(seen(DONE, 3000, 2999), redriven=True)
 
-    found = traffic(recent(seen(DONE, 5, 0.2), replayed)).minute
+    found = traffic(recent(seen(DONE, 5, 0.2), redriven)).minute
 
     assert found.rates == {"completed": pytest.approx(2 / 60)}
     assert (found.p50, found.p95) == (0.2, 0.2)
-    assert traffic(recent(replayed)).minute.p50 is None
+    assert traffic(recent(redriven)).minute.p50 is None
 
 
 def test_a_full_sample_gives_the_rate_of_the_time_that_it_covers() -> None:
