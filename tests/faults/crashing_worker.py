@@ -1,4 +1,4 @@
-"""A worker that kills itself at one step of a delivery: the product has no hooks for this, so it is wrapped.
+"""A worker that kills itself at one step of a delivery, by the calls from one room to another.
 
     python -m tests.faults.crashing_worker --at after-claim --count 17
 
@@ -14,12 +14,12 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from session_worker.broker.confirms import ConfirmChannel
-from session_worker.broker.consumer import Consumer, _Receipt
+from session_worker.broker.consumer import Consumer
 from session_worker.broker.publisher import Publisher
 from session_worker.ledger.postgresql.ledger import PostgreSQLLedger
 from session_worker.ledger.sqlite.ledger import SQLiteLedger
+from session_worker.messages.delivery import Delivery
 from session_worker.operations import loading
-from session_worker.requests import parse
 from session_worker.runtime import process
 from session_worker.settings import load
 
@@ -87,23 +87,17 @@ def sent_step(queues: str) -> Callable[[Fuse], None]:
     """The bytes are in the socket; no confirm was read."""
 
     def wrap(fuse: Fuse) -> None:
-        send, flush = ConfirmChannel.send, ConfirmChannel._flush
-        waiting = 0
+        send = ConfirmChannel.send
 
-        def counted(self: ConfirmChannel, message: Message) -> Any:
-            nonlocal waiting
-            waiting += kind(message) == queues
-            return send(self, message)
+        def burning(self: ConfirmChannel, message: Message) -> Any:
+            confirmed = send(self, message)
+            if kind(message) == queues:
+                # What is sent in this turn of the event loop is written at its end, and is in the socket
+                # when the next one begins.
+                self.loop.call_soon(lambda: self.loop.call_soon(fuse.burn))
+            return confirmed
 
-        def flushed(self: ConfirmChannel) -> None:
-            nonlocal waiting
-            flush(self)
-            # The event loop hands what was written to the socket before it calls this.
-            self.loop.call_soon(fuse.burn, waiting)
-            waiting = 0
-
-        ConfirmChannel.send = counted  # type: ignore[method-assign]
-        ConfirmChannel._flush = flushed  # type: ignore[method-assign]
+        ConfirmChannel.send = burning  # type: ignore[method-assign]
 
     return wrap
 
@@ -124,39 +118,35 @@ def in_handler(fuse: Fuse) -> None:
 
 
 def before_ack(fuse: Fuse) -> None:
-    ack = _Receipt.ack
+    ack = Consumer.ack
 
-    def wrapped(self: _Receipt) -> None:
+    def burning(self: Consumer, tag: int) -> None:
         fuse.burn()
-        ack(self)
+        ack(self, tag)
 
-    _Receipt.ack = wrapped  # type: ignore[method-assign]
+    Consumer.ack = burning  # type: ignore[method-assign]
 
 
 def after_ack(fuse: Fuse) -> None:
-    flush = Consumer.flush
+    """The acks are in the socket: as with ``sent_step``."""
+    ack = Consumer.ack
 
-    def flushed(self: Consumer) -> None:
-        done = len(self._done)
-        flush(self)
-        self.loop.call_soon(fuse.burn, done)
+    def burning(self: Consumer, tag: int) -> None:
+        ack(self, tag)
+        self.loop.call_soon(lambda: self.loop.call_soon(fuse.burn))
 
-    Consumer.flush = flushed  # type: ignore[method-assign]
+    Consumer.ack = burning  # type: ignore[method-assign]
 
 
 def in_parser(_: Fuse) -> None:
     """Reading a marked body kills, however often and by whichever function it is read."""
 
-    def killed_by(read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-        def wrapped(body: bytes) -> Any:
-            if PARSER_KILLER in body:
-                die()
-            return read(body)
+    def document(self: Delivery) -> bytes:
+        if PARSER_KILLER in self.body:
+            die()
+        return self.body
 
-        return wrapped
-
-    setattr(parse, "_read_body", killed_by(parse._read_body))  # noqa: B010
-    setattr(parse, "_id_in", killed_by(parse._id_in))  # noqa: B010
+    Delivery.document = property(document)  # type: ignore[assignment, method-assign]
 
 
 STEPS: dict[str, Callable[[Fuse], None]] = {
