@@ -29,11 +29,11 @@ class Lane(Enum):
 
 
 class Receipt(Protocol):
-    """What settles a delivery at the broker. Only ``settle.py`` calls it."""
+    """Settles a delivery at the broker. Only ``settle.py`` calls it."""
 
     @property
     def valid(self) -> bool:
-        """False once the channel it came through is gone: the broker delivers it again by itself."""
+        """False once the channel it came through is gone: then the broker delivers it again by itself."""
 
     def ack(self) -> None: ...
 
@@ -41,12 +41,12 @@ class Receipt(Protocol):
 
 
 CUT_BYTES = 4096
-"""What is kept of a body that is too large to be read, or refused."""
+"""Bytes that are kept of a body that is too large to be read, or refused."""
 
 
 @immutable
 class Cut:
-    """What is known of a body of which only ``CUT_BYTES`` were kept: its size in bytes, and its SHA-256."""
+    """A body of which only ``CUT_BYTES`` were kept: its size in bytes, and its SHA-256 in hexadecimal."""
 
     size: int
     sha256: str
@@ -56,7 +56,7 @@ NO_HEADERS: Mapping[str, Any] = MappingProxyType({})
 
 
 def newest_death(headers: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The newest entry of ``x-death``, or an empty one. The header may be anything a requester made up."""
+    """Return the newest entry of ``x-death``, or an empty one. A requester may have made up the header."""
     deaths = headers.get(DEATH)
     newest = deaths[0] if isinstance(deaths, list) and deaths else None
     return newest if isinstance(newest, dict) else NO_HEADERS
@@ -66,9 +66,8 @@ def newest_death(headers: Mapping[str, Any]) -> Mapping[str, Any]:
 class Delivery:
     """One message as the broker handed it over.
 
-    ``illegible`` names a property that would be needed and could not be decoded; it is missing then. ``cut``
-    is there when the body was too large to be kept. ``expired`` says that it is here because the broker saw
-    its ``expiration`` pass.
+    ``illegible`` names a property that is needed, could not be decoded and is missing here. ``cut`` is there
+    when the body was too large to be kept. ``expired`` says that the broker saw its ``expiration`` pass.
     """
 
     body: bytes
@@ -108,7 +107,8 @@ class Delivery:
 
     @property
     def requeues(self) -> int:
-        """How often its request was in other hands, by our own header; a forged one does no harm."""
+        """How often it went round because others had its request, by our own header; a forged one does no
+        harm."""
         return _count(self.headers.get(REQUEUE_COUNT), 1000)
 
     @property
@@ -118,5 +118,5 @@ class Delivery:
 
 
 def _count(value: object, limit: int) -> int:
-    """What a header counts; a requester's own message may say anything there."""
+    """Return what a header counts. A requester may write anything there."""
     return min(int(value), limit) if isinstance(value, int) and value > 0 else 0

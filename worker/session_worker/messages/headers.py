@@ -1,7 +1,7 @@
 """The headers of a message. Only those that the worker uses are read.
 
-A requester may fill a frame with others. They are skipped by their size, whatever is nested in them: a table
-costs time in proportion to its bytes, and memory for the few headers that are kept.
+A requester may fill a frame with others. They are skipped by their size, whatever is nested in them, so a
+table costs time in proportion to its bytes, and memory only for the few headers that are kept.
 """
 
 from __future__ import annotations
@@ -66,11 +66,13 @@ _SIGNED = {**dict.fromkeys(b"bsIlL", True), **dict.fromkeys(b"Bui", False)}
 
 
 def read(table: bytes, position: int, end: int) -> dict[str, Any]:
-    """The headers between these positions, behind the table's own size; of ``x-death``, a list, only the
-    newest entry. A value is left out if it has a type that its header never has, or cannot be decoded.
+    """Return the headers between two positions, which do not include the table's own size.
+
+    Of ``x-death``, a list, only the newest entry is read. A value is left out if its type is one that its
+    header never has, or if it cannot be decoded.
 
     Raises:
-        ValueError: there are more than ``MAX_FIELDS``.
+        ValueError: there are more than ``MAX_FIELDS`` headers.
     """
     return _fields(table, position, end, _USED)
 
@@ -95,7 +97,7 @@ def _fields(table: bytes, position: int, end: int, used: Mapping[bytes, str]) ->
             position += 4
         if position + size > end:
             break
-        # Of two the first one counts: the broker writes its own in the place of the first one forged.
+        # Of two with one name the first counts: the broker puts its own in the place of the first forged one.
         if name is not None and name not in found:
             value = _value(table, kind, position, position + size)
             if value is not None:
@@ -105,7 +107,7 @@ def _fields(table: bytes, position: int, end: int, used: Mapping[bytes, str]) ->
 
 
 def _value(table: bytes, kind: int, position: int, end: int) -> Any:
-    """The value between these positions, or None."""
+    """Return the value between two positions, or None."""
     if kind == _TEXT:
         try:
             return table[position:end].decode() if end - position <= MAX_TEXT else None

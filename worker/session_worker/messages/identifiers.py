@@ -22,7 +22,7 @@ _DRAWN_TOGETHER = 256
 
 
 def _draw() -> Iterator[bytes]:
-    """Sixteen random bytes each time. A system call for every one would cost more than all that uses them."""
+    """Give sixteen random bytes each time. To ask the system for each would cost more than all their uses."""
     while True:
         drawn = os.urandom(16 * _DRAWN_TOGETHER)
         for start in range(0, len(drawn), 16):
@@ -37,7 +37,7 @@ def new_token() -> UUID:
 
 
 def new_message_id() -> str:
-    """A random UUID, as text."""
+    """Return a random UUID, as text."""
     digits = _random().hex()
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
 
@@ -51,7 +51,8 @@ def new_span_id() -> str:
 
 
 def new_session_id(now: float | None = None) -> str:
-    """``ts_YYMMDD_<15 lower-case base-36 characters>``, the date in UTC; ``now`` in seconds since 1970.
+    """Return ``ts_YYMMDD_<15 lower-case base-36 characters>``, the date in UTC. ``now`` is in seconds since
+    1970.
 
     Three characters are the time of day, so that new ids lie side by side in an index; twelve are random.
     """
@@ -71,7 +72,7 @@ def _moment(number: int) -> str:
 
 
 def storable(text: str, limit: int = 1000) -> str:
-    """Text that every database and JSON can hold: no NUL, no lone surrogate, bounded."""
+    """Return text that every database and JSON can hold: no NUL, no lone surrogate, ``limit`` characters."""
     if text.isascii() and "\0" not in text:
         return text[:limit]
     return text[:limit].replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()

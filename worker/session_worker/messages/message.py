@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Properties:
-    """The properties of a message that matter to us. ``timestamp`` in seconds since 1970. ``illegible`` names
-    one that would be needed and cannot be decoded; it is None then."""
+    """The properties of a message that matter to us. ``timestamp`` is in seconds since 1970. ``illegible``
+    names one that is needed and could not be decoded; it is None here."""
 
     content_type: str | None = None
     content_encoding: str | None = None

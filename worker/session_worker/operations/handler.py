@@ -1,4 +1,4 @@
-"""Your code goes here: an async function that is called once for every attempt of a request.
+"""What a handler is, gets and may raise. It is your code: an async function, called once for each attempt.
 
     from session_worker import Context, Rejected
 
@@ -7,9 +7,9 @@
             raise Rejected("no sessions left for this month", code="quota")
         return {"region": "eu-1"}          # merged into the answer's metadata
 
-Returning lets the session be created. Raising :class:`Rejected` is an answer, not a failure. Anything else
-that is raised is a failure, and tried again. What the function does outside the ledger's database is done at
-least once: use ``context.request_id`` as the idempotency key.
+If it returns, the session is created. If it raises :class:`Rejected`, that is an answer, not a failure.
+Anything else that it raises is a failure, and is tried again. What it does outside the ledger's database is
+done at least once: use ``context.request_id`` as the idempotency key.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Context:
 
 
 class PermanentError(Exception):
-    """Trying again gives the same result. Base of what a handler can raise that is not retried."""
+    """To try again would give the same result. Base of everything a handler can raise that is not retried."""
 
 
 class Rejected(PermanentError):  # noqa: N818 - an answer, not an error

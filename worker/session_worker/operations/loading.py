@@ -17,10 +17,10 @@ class HandlerNotFoundError(Exception):
 
 
 def load(path: str) -> Handler:
-    """The handler at ``package.module:function``.
+    """Return the handler at ``package.module:function``.
 
     Raises:
-        HandlerNotFoundError: with the reason, in a sentence.
+        HandlerNotFoundError: there is none; the message is a sentence for people.
     """
     module_name, _, name = path.partition(":")
     try:

@@ -1,4 +1,4 @@
-"""One attempt: the handler is called, with immediate retries, until it returns, refuses or fails."""
+"""One attempt: call the handler, with immediate retries, until it returns, rejects or fails."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ MAX_RESULT_BYTES = 65_536
 MAX_STACKTRACE = 8_192
 MAX_FRAMES = 3
 CANCEL_SECONDS = 3.0
-"""How long a handler that was cut off may take to clean up before the worker goes on without it. Shorter than
-what a shutdown gives to handing back, so that a handler that never ends is handed back too."""
+"""How long a handler that was cut off may clean up before the worker goes on without it. A shutdown leaves
+more time than this for handing back, so that a handler that never ends is handed back too."""
 
 
 _METADATA: pydantic.TypeAdapter[JsonObject] = pydantic.TypeAdapter(JsonObject)
 
 
 class InvalidResultError(PermanentError):
-    """What the handler returned cannot be part of an answer."""
+    """What the handler returned cannot be part of a response."""
 
 
 @dataclass(frozen=True, slots=True)
 class Success:
-    """The handler returned; ``metadata`` is what it adds to the answer, as plain JSON values."""
+    """The handler returned. ``metadata`` is what it adds to the response, as plain JSON values."""
 
     metadata: dict[str, Any]
 
@@ -64,7 +64,7 @@ class Failure:
 
     @property
     def detail(self) -> str:
-        """The message and the innermost frames: for the history, which has no room for a stack trace."""
+        """The message and the innermost frames, for the history, which has no room for a stack trace."""
         places = (_place(frame.f_code, line) for frame, line in reversed(_innermost(self.error)))
         return storable("; ".join((self.message, *places)), 2000)
 
@@ -78,12 +78,12 @@ async def run(
 ) -> Success | Failure | Rejected:
     """Run one attempt of at most ``timeout`` seconds.
 
-    The handler runs in a task of its own: what it does to its task (cancel it, leave by ``SystemExit``) fails
-    the attempt and nothing else. When the caller is cancelled, the handler is cancelled with it.
+    The handler runs in a task of its own. If it cancels that task or leaves it by ``SystemExit``, the attempt
+    fails and nothing else. When the caller is cancelled, the handler is cancelled with it.
     """
     loop = asyncio.get_running_loop()
     task = loop.create_task(_call(handler, request, context))
-    # What asyncio.wait does for one task, at a third of its price.
+    # This is asyncio.wait for one task, at a third of the price.
     over = loop.create_future()
     timer = loop.call_later(timeout, _set, over)
     task.add_done_callback(lambda _: _set(over))
@@ -113,7 +113,7 @@ async def _call(
     failed: list[Exception] = []
 
     async def again() -> Success | Rejected:
-        # The first try was made: whoever succeeds at once has nothing to do with retrying.
+        # The first try was made already, without tenacity: most succeed at once.
         if failed:
             raise failed.pop()
         return await _once(handler, request, context)
@@ -144,7 +144,8 @@ async def _once(handler: Handler, request: CreateSessionRequest, context: Contex
 
 
 def _rejection(group: ExceptionGroup[Exception]) -> Rejected | None:
-    """The rejection in a group that holds nothing else: what a handler's TaskGroup makes of one."""
+    """Return the rejection of a group that holds nothing else, which is what a handler's TaskGroup makes of
+    one."""
     rejections, others = group.split(Rejected)
     found: Any = rejections
     while isinstance(found, ExceptionGroup):
@@ -153,7 +154,6 @@ def _rejection(group: ExceptionGroup[Exception]) -> Rejected | None:
 
 
 async def _tried(call: Callable[[], Awaitable[Success | Rejected]]) -> Success | Rejected:
-    """Call with immediate retries."""
     try:
         return await retry.immediate()(call)
     except BaseException as error:
@@ -162,10 +162,10 @@ async def _tried(call: Callable[[], Awaitable[Success | Rejected]]) -> Success |
 
 
 def _release(error: BaseException) -> None:
-    """Leave the error the handler's own frames.
+    """Leave the error only the handler's own frames.
 
-    tenacity's frames and the error hold each other, and with them all of the request, until somebody searches
-    for cycles; and the handler's frames lead back to those that called them.
+    Tenacity's frames and the error hold each other, and with them all of the request, until the collector
+    searches for cycles. The handler's frames lead back to those of their callers.
     """
     frames, error.__traceback__ = error.__traceback__, _beyond_this_file(error.__traceback__)
     while frames is not error.__traceback__ and frames is not None:
@@ -180,7 +180,7 @@ def _place(code: CodeType, line: int) -> str:
 
 
 def _innermost(error: BaseException) -> list[tuple[FrameType, int]]:
-    """Where the error, or the one that it stands for, was raised: the frame and the line, innermost last."""
+    """Return where the error, or the one it stands for, was raised: frames and lines, the innermost last."""
     while isinstance(error, BaseExceptionGroup) and error.exceptions[0].__traceback__ is not None:
         error = error.exceptions[0]
     if _beyond_this_file(error.__traceback__) is None and error.__cause__ is not None:
@@ -189,7 +189,7 @@ def _innermost(error: BaseException) -> list[tuple[FrameType, int]]:
 
 
 def _beyond_this_file(frames: TracebackType | None) -> TracebackType | None:
-    """The handler's own frames: those that tell why."""
+    """Return the handler's own frames, those that tell why."""
     beyond = frames
     while frames is not None:
         if frames.tb_frame.f_code.co_filename == __file__:
@@ -199,7 +199,7 @@ def _beyond_this_file(frames: TracebackType | None) -> TracebackType | None:
 
 
 def _plain(result: object) -> dict[str, Any]:
-    """The handler's result as JSON values, as they will read in the answer."""
+    """Return the handler's result as the JSON values that the response will have."""
     if result is None:
         return {}
     if not isinstance(result, dict) or not all(isinstance(key, str) for key in result):
@@ -228,7 +228,7 @@ def _set(over: asyncio.Future[None]) -> None:
 
 
 async def _cut_off(task: asyncio.Task[Success | Failure | Rejected]) -> BaseException | None:
-    """End the attempt; the error, if there is one, says by its traceback where the handler was."""
+    """End the attempt. The traceback of the error, if there is one, says where the handler was."""
     task.cancel()
     await asyncio.wait({task}, timeout=CANCEL_SECONDS)
     if not task.done():

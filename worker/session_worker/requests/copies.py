@@ -73,8 +73,8 @@ def explanation(delivery: Delivery, letter: Letter, worker_id: str) -> dict[str,
 
 
 def shortened(headers: Mapping[str, Any], excess: int) -> dict[str, Any]:
-    """Shorten headers by ``excess`` bytes: cut the beginning of the stack trace, whose end says most, and if
-    that is not enough the end of the message."""
+    """Return the headers without ``excess`` bytes of the stack trace's beginning, for its end says most, and
+    if that is not enough, of the message's end."""
     trace = str(headers.get(amqp.EXCEPTION_STACKTRACE, "")).encode()
     message = str(headers.get(amqp.EXCEPTION_MESSAGE, "")).encode()
     rest = max(excess - len(trace), 0)

@@ -1,7 +1,8 @@
 """When to try again: pure policy, and the tenacity settings that follow from it.
 
-Three layers: *immediate* (inside one attempt, for what is over in a moment), *delayed* (the request waits in
-a retry queue), *parked* (people look at it). Which failures are worth trying again is decided here alone.
+There are three layers: *immediate* (within one attempt, for failures that pass in a moment), *delayed* (the
+request waits in a retry queue) and *parked* (people look at it). Only this file decides which failures are
+worth another try.
 """
 
 from __future__ import annotations
@@ -21,38 +22,38 @@ IMMEDIATE_SECONDS = 2.0
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether another attempt may succeed. Everything may, except what says that it cannot."""
+    """Whether another attempt may succeed. After any error it may, unless the error says that it cannot."""
     return not isinstance(error, PermanentError)
 
 
 def attempt_delays(attempt: int, delays: Sequence[int], chance: float) -> Sequence[int]:
-    """The possible waits, in seconds, after failed attempt number ``attempt`` (from 1): the last one is
-    wanted, a shorter one is for a request without time for it.
+    """Return the possible waits, in seconds, after failed attempt number ``attempt`` (from 1). The last one
+    is wanted; the shorter ones are for a request that has no time for it.
 
-    The nominal delay is the one at the attempt's place in ``delays`` (the last one repeats). So that requests
-    which failed together do not all come back together, ``chance`` (0 ≤ chance < 1) sends half of them
-    to the delay before it: a wait is never longer than the table says.
+    The nominal delay stands at the attempt's place in ``delays`` (the last one repeats). Requests that failed
+    together shall not all come back together: ``chance`` (0 ≤ chance < 1) sends half of them to the delay
+    before it, so that no wait is longer than the table says.
     """
     nominal = min(attempt, len(delays))
     return delays[: nominal if chance < 0.5 else max(nominal - 1, 1)]
 
 
 def busy_delay(wait: float, delays: Sequence[int], *, running: bool, requeues: int) -> int:
-    """The time, in seconds, a delivery stays away from a request that is not to be had for ``wait`` seconds.
+    """Return for how many seconds to send a delivery round whose request is not free for ``wait`` seconds.
 
-    A request that is due at a known time: the shortest delay that reaches it. One that a live worker is
-    running may be over at any moment: ask again soon at first, later each time, never later than the moment
-    its worker could be known to be gone.
+    If the request is due at a known time, that is the shortest delay that reaches it. If a live worker runs
+    it, it may be over at any moment: ask again soon at first and later each time, but no later than its
+    worker could be known to be gone.
     """
     if not running:
         return next((delay for delay in delays if delay >= wait), delays[-1])
-    patient = delays[min(requeues, len(delays) - 1)]
+    growing = delays[min(requeues, len(delays) - 1)]
     within = [delay for delay in delays if delay <= wait]
-    return min(patient, within[-1] if within else delays[0])
+    return min(growing, within[-1] if within else delays[0])
 
 
 def immediate() -> tenacity.AsyncRetrying:
-    """Tries within one attempt: at most ``IMMEDIATE_TRIES``, begun within ``IMMEDIATE_SECONDS``."""
+    """Return the tries within one attempt: at most ``IMMEDIATE_TRIES`` within ``IMMEDIATE_SECONDS``."""
     return tenacity.AsyncRetrying(
         stop=tenacity.stop_after_attempt(IMMEDIATE_TRIES) | tenacity.stop_before_delay(IMMEDIATE_SECONDS),
         wait=tenacity.wait_random_exponential(multiplier=0.1, max=0.5),
@@ -62,7 +63,7 @@ def immediate() -> tenacity.AsyncRetrying:
 
 
 def _worth_another_try(error: BaseException) -> bool:
-    # Whatever a handler raises when it is cancelled, it is not called again.
+    # A handler that was cancelled is not called again, whatever it raises.
     task = asyncio.current_task()
     cut_off = task is not None and task.cancelling() > 0
     return isinstance(error, Exception) and is_transient(error) and not cut_off

@@ -1,7 +1,7 @@
 """What is done about an outcome: publish, wait for the confirm, acknowledge. In this order, here alone.
 
-Every case ends in exactly one settlement. What cannot be acknowledged any more is left alone: the broker
-delivers it again, and the ledger knows what is left to do.
+Every case ends in exactly one settlement. A delivery that can no longer be acknowledged is left alone: the
+broker delivers it again, and the ledger knows what is left to do.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from session_worker.telemetry.events import (
 from session_worker.telemetry.trace import current_trace
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
     from uuid import UUID
 
     from session_worker.ledger.protocol import Ledger
@@ -59,13 +59,18 @@ if TYPE_CHECKING:
     from session_worker.telemetry.events import Emit
 
 REPLY_TRIES = 3
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+"""Seconds between the tries of a copy: each pause is twice the one before."""
 SPARE_BYTES = 512
-"""Room in a frame, for a dead letter that was too long, for what the broker may add to its headers."""
+"""What a dead letter that was too long for a frame leaves free, for headers that the broker may add."""
 
 
 class Settler:
-    """Settles deliveries. ``stuck`` counts the copies that the broker does not take at the moment: the worker
-    is not ready meanwhile."""
+    """Settles deliveries.
+
+    ``stuck`` counts the copies that the broker does not take at the moment. The worker is not ready while
+    there are any.
+    """
 
     def __init__(
         self,
@@ -86,7 +91,7 @@ class Settler:
         self.stuck = 0
 
     async def settle(self, delivery: Delivery, outcome: Outcome) -> None:
-        """Settle one delivery, unless its link is gone."""
+        """Settle a delivery, unless its link is lost."""
         try:
             await self._settle(delivery, outcome)
         except LinkLostError as lost:
@@ -97,9 +102,9 @@ class Settler:
             case Completed(reply=reply) | Rejected(reply=reply) | Expired(reply=reply):
                 await self._reply(delivery, outcome, reply)
             case RetryLater(request_id=request_id, delay=delay, attempt=attempt):
-                await self._copy(delivery, delay, request_id, attempt)
+                await self._send_round(delivery, delay, request_id, attempt)
             case Busy(request_id=request_id, delay=delay, requeues=requeues):
-                await self._copy(delivery, delay, request_id, 0, {amqp.REQUEUE_COUNT: requeues})
+                await self._send_round(delivery, delay, request_id, 0, {amqp.REQUEUE_COUNT: requeues})
             case Replayed(reply=reply, letter=letter, error_code=code):
                 await self._reply(delivery, outcome, reply)
                 self._emit(RequestFinished(reply.request_id, reply.attempt, "replayed", code))
@@ -127,7 +132,7 @@ class Settler:
     async def _send(self, delivery: Delivery, message: Message) -> None:
         """Publish, unless the delivery can no longer be acknowledged: then it comes again, and so would this.
 
-        Asked before every try: between two of them the link may have been rebuilt.
+        Every try asks anew, because the link may have been rebuilt since the one before.
         """
         if not delivery.receipt.valid:
             raise LinkLostError("the connection it came by was lost")
@@ -137,7 +142,7 @@ class Settler:
     # ------------------------------------------------------------------------------------ replies
 
     async def _reply(self, delivery: Delivery, outcome: Outcome, reply: Reply) -> None:
-        """Deliver an answer, or record that it cannot be delivered; never fail."""
+        """Deliver the reply, or record that it cannot be delivered. Raises ``LinkLostError`` alone."""
         message = reply_message(reply)
         for tries in itertools.count(1):
             try:
@@ -163,7 +168,7 @@ class Settler:
 
     # ------------------------------------------------------------------------------------- copies
 
-    async def _copy(
+    async def _send_round(
         self,
         delivery: Delivery,
         delay: int,
@@ -171,31 +176,31 @@ class Settler:
         attempt: int,
         headers: Mapping[str, Any] = NO_HEADERS,
     ) -> None:
-        """Publish a copy of the delivery that comes back, however long the broker does not take it.
+        """Publish a copy that comes back after ``delay`` seconds; try until the broker takes it.
 
-        Should the request have no id, the copy says so: else its ``message_id`` would be taken for one.
+        The copy of a request without an id says so: otherwise its own ``message_id`` would be taken for one.
         """
         queue = self._names.retry(delay)
         message = copy_of(delivery, queue, {amqp.REQUEST_ID: str(request_id or NIL_ID), **headers})
-        stuck = False
+        pause = 0.0
         try:
-            for pause in _pauses():
+            while True:
                 try:
                     return await self._send(delivery, message)
                 except PublishError as error:
-                    if not stuck:
-                        stuck = True
+                    if not pause:
                         self.stuck += 1
                         self._emit(CopyNotTaken(request_id, attempt, queue, str(error)))
-                    await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE) or FIRST_PAUSE
+                await asyncio.sleep(pause)
         finally:
-            self.stuck -= stuck
+            self.stuck -= pause > 0
 
     async def _park(self, delivery: Delivery, outcome: Refused | Replayed | Failed, letter: Letter) -> bool:
-        """Put a copy on the parking lot, and note it; whether it is there.
+        """Park a copy and note it. Return whether it is parked now.
 
-        When the lot is full, nobody else's answer waits for it: the copy goes round by the slowest retry
-        queue, comes back as a duplicate and is parked then.
+        A full lot makes no other delivery wait: the copy goes round by the slowest retry queue, comes back as
+        a duplicate and is parked then.
         """
         headers = explanation(delivery, letter, self._worker_id)
         refused = isinstance(outcome, Refused)
@@ -204,9 +209,9 @@ class Settler:
             await self._send_letter(delivery, headers, cut=refused)
         except PublishError as error:
             self._emit(ParkingLotRefused(*subject(outcome), self._names.dead, str(error)))
-            # Its requester was told no. The copy may lack what was wrong, and settings and ledger may change.
+            # Its requester was told no, so it stays refused, even if the copy lacks what was wrong with it.
             headers = {amqp.REFUSED: letter.code.value} if refused else {}
-            await self._copy(delivery, self._slowest, letter.request_id, letter.attempts, headers)
+            await self._send_round(delivery, self._slowest, letter.request_id, letter.attempts, headers)
             return False
         self._emit(RequestParked(*subject(outcome), letter.code, letter.message))
         if letter.request_id is not None and token is not None:
@@ -243,6 +248,7 @@ def _tell_trace(method: str, outcome: Outcome) -> None:
 
 
 def reply_message(reply: Reply) -> Message:
+    """Return the message that carries a reply."""
     properties = Properties(
         content_type=amqp.CONTENT_TYPE,
         correlation_id=reply.correlation_id,
@@ -251,15 +257,7 @@ def reply_message(reply: Reply) -> Message:
         persistent=True,
         headers={amqp.IDEMPOTENT_REPLAYED: True} if reply.replayed else None,
     )
-    # The broker reports every direct reply as unroutable, or none, depending on its version.
+    # Depending on its version, the broker reports every direct reply as unroutable, or none.
     return Message(
         reply.reply_to, reply.body, properties, mandatory=not amqp.is_direct_reply_to(reply.reply_to)
     )
-
-
-def _pauses() -> Iterator[float]:
-    """Seconds between the tries of a copy: 0.1, 0.2, 0.4 … at most 5."""
-    pause = 0.1
-    while True:
-        yield pause
-        pause = min(pause * 2, 5.0)

@@ -1,7 +1,7 @@
 """Slots: how many requests run at the same time, each with a thread for what its handler calls in one.
 
-A thread cannot be cancelled. One that still runs when its attempt has ended keeps the slot until it ends too,
-so that each request that gets a slot has a thread at once.
+A thread cannot be cancelled. If one outlives its attempt, it keeps the slot until it ends, so that a request
+that gets a slot has a thread at once.
 """
 
 from __future__ import annotations
@@ -21,10 +21,8 @@ T = TypeVar("T")
 
 
 class Slots:
-    """``count`` slots, given in the order in which they were asked for.
-
-    ``changed`` is called when ``failed`` may have changed.
-    """
+    """``count`` slots, given in the order in which they were asked for. ``changed`` is called when
+    ``exhausted`` may have changed."""
 
     def __init__(self, count: int) -> None:
         self._count = self._free = count
@@ -39,7 +37,7 @@ class Slots:
         return self._kept == self._count
 
     def take(self) -> Slot:
-        """Return a context manager that holds a slot and gives True, or False because of ``turn_away``."""
+        """Return the block that holds a slot. It gives True, or False when there is none (``turn_away``)."""
         return Slot(self)
 
     def turn_away(self) -> None:
@@ -62,12 +60,12 @@ class Slots:
             return await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled() and turn.result():
-                self._give_on()
+                self._pass_on()
             raise
 
     def end(self, job: Future[Any] | None) -> None:
         if job is None or job.done():
-            self._give_on()
+            self._pass_on()
             return
         loop = asyncio.get_running_loop()
 
@@ -82,10 +80,10 @@ class Slots:
     def _thread_ended(self) -> None:
         self._kept -= 1
         self._turning_away = False
-        self._give_on()
+        self._pass_on()
         self.changed()
 
-    def _give_on(self) -> None:
+    def _pass_on(self) -> None:
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():
@@ -95,7 +93,7 @@ class Slots:
 
 
 class Slot:
-    """One slot, held within a block. ``job``: what the handler runs in the slot's thread."""
+    """One slot, held within a block. ``job`` is what the handler runs in the slot's thread."""
 
     __slots__ = ("_slots", "held", "job")
 
@@ -121,8 +119,8 @@ _current: ContextVar[Slot | None] = ContextVar("slot", default=None)
 class HandlerThreads(ThreadPoolExecutor):
     """asyncio's default pool in a worker, with a thread for each slot.
 
-    Further calls that a handler makes at the same time, and calls from outside of all slots, share a second
-    pool of the same size, so that they take no slot's thread away.
+    A handler's further calls at the same time, and calls outside of all slots, share a second pool of the
+    same size. So they take no slot's thread away.
     """
 
     def __init__(self, slots: int) -> None:
@@ -138,6 +136,6 @@ class HandlerThreads(ThreadPoolExecutor):
         return job
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002
-        """Begin no more calls, and do not wait for those that run: they may take any time."""
+        """Begin no more calls, and do not wait for those that run, which may take any time."""
         self._beside.shutdown(wait=False, cancel_futures=True)
         super().shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""One delivery at a time: for each request, and of all that saw several workers die; within this process."""
+"""One delivery at a time: for each request, and among the suspects. Both within this process."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 
 class Turns:
-    """Deliveries of one request take turns, in the order they came.
+    """Deliveries of one request take turns, in the order in which they came.
 
-    After a lost connection the broker delivers again what this process still runs. That delivery waits here
-    for the running one, and then finds the outcome in the ledger: no second run, no attempt spent.
+    After a lost connection the broker delivers again what this process still runs. The new delivery waits
+    here until the old one is settled, and then finds the outcome in the ledger: no second run, no attempt
+    spent.
     """
 
     def __init__(self) -> None:
@@ -67,8 +68,8 @@ class Turn:
 
 
 class OneAtATime:
-    """At most ``places`` tasks here, of which one at a time has its turn, in the order they came. None waits
-    longer for it than ``seconds``."""
+    """Gives turns to one task at a time, in the order in which they came. At most ``places`` tasks are here,
+    and none waits for longer than ``seconds``."""
 
     def __init__(self, places: int, seconds: float) -> None:
         self._free = places
@@ -77,7 +78,7 @@ class OneAtATime:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[bool]:
-        """The block in which it is our turn; or it is not (False): no place, or too long a wait."""
+        """Give True when it is the caller's turn, False when there is no place or the wait was too long."""
         if not self._free:
             yield False
             return
