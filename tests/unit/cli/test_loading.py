@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+import session_client
 
 HEAVY = {"pydantic", "rich", "structlog", "asyncio", "aiormq", "aio_pika", "asyncpg", "uvloop", "tenacity"}
 SERVING = {"aio_pika", "aiormq", "asyncpg", "uvloop", "pamqp"}
@@ -37,3 +41,12 @@ def test_a_supervisor_loads_nothing_that_serves_requests() -> None:
 def test_a_process_ignores_signals_before_it_loads_anything_large() -> None:
     found = loaded("import session_worker.cli.supervised_worker")
     assert not found & HEAVY
+
+
+def test_how_servers_are_reached_is_loaded_without_the_client_that_uses_it() -> None:
+    """A worker is no requester."""
+    files = sorted((Path(session_client.__file__).parent / "net").glob("[!_]*.py"))
+    found = loaded(f"import {', '.join(f'session_client.net.{file.stem}' for file in files)}")
+    assert "session_client.net.brokers" in found
+    assert "aio_pika" not in found
+    assert not [each for each in found if re.fullmatch(r"session_client\.(?!net\b).*", each)]
