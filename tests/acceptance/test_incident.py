@@ -15,8 +15,8 @@ from uuid import uuid4
 from session_worker.ledger import open_reader
 from session_worker.sandbox.workspace import free_port
 from tests.acceptance.conftest import environment
-from tests.broker.lab import answer, request
 from tests.support import stand_ins
+from tests.support.lab import answer, request
 from tests.support.pages import blocks
 from tests.support.requester import Requester
 from tests.support.waiting import soon

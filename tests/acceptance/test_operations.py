@@ -21,8 +21,8 @@ from session_worker.runtime.stopping import SHUTDOWN_SECONDS
 from session_worker.runtime.supervisor import LAST_SECONDS
 from session_worker.sandbox.workspace import free_port
 from session_worker.settings import Settings
-from tests.broker.lab import answer, code_of, lock_ledger, request
 from tests.support import stand_ins
+from tests.support.lab import answer, code_of, lock_ledger, request
 from tests.support.ops import Ops
 from tests.support.pages import blocks, follow, mentions
 from tests.support.requester import Requester

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from tests.ledger.support import completed, sql, take, worker
+from tests.support.ledger import completed, sql, take, worker
 from tests.support.waiting import soon
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from session_worker.sandbox.workspace import free_port
-from tests.broker.lab import Lab, open_lab
+from tests.support.lab import Lab, open_lab
 from tests.support.ops import Ops
 
 if TYPE_CHECKING:

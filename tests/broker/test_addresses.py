@@ -13,8 +13,8 @@ import uvloop
 from session_client import SessionClient
 from session_worker.ledger.postgresql.connection import connect, hang_up
 from session_worker.loop import PlainLoop, new_event_loop
-from tests.broker.lab import code_of, send
 from tests.support import addresses
+from tests.support.lab import code_of, send
 from tests.support.responder import responding
 from tests.support.tcp_proxy import TcpProxy
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
-    from tests.broker.lab import Lab
+    from tests.support.lab import Lab
 
     Trouble = Callable[[int], AbstractContextManager[None]]
 
@@ -43,7 +43,7 @@ def _by(host: str, proxy: TcpProxy) -> str:
 @contextmanager
 def _worker(lab: Lab, amqp_url: str) -> Iterator[None]:
     worker = lab.worker(
-        wait=False, amqp_url=amqp_url, handler="tests.broker.naming_handlers:scripted", holder_timeout=20
+        wait=False, amqp_url=amqp_url, handler="tests.support.handlers.naming:scripted", holder_timeout=20
     )
     with closing(worker):
         worker.wait_up(60)

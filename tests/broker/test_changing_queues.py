@@ -8,11 +8,11 @@ from uuid import uuid4
 import pytest
 from pika.exceptions import UnroutableError
 
-from tests.broker.lab import code_of, request
+from tests.support.lab import code_of, request
 from tests.support.waiting import soon
 
 if TYPE_CHECKING:
-    from tests.broker.lab import Lab
+    from tests.support.lab import Lab
 
 
 def test_what_waits_for_a_delay_that_is_no_longer_set_comes_back(lab: Lab) -> None:

@@ -21,15 +21,15 @@ from session_worker.operators import dead_letters
 from session_worker.operators.dead_letters import Fate, Filter, ParkingLot, Sender
 from session_worker.operators.dead_letters.parking_lot import PAGE
 from session_worker.settings import load
-from tests.broker.lab import ROOT, answer, code_of, request
 from tests.faults.crashing_redrive import STEPS
+from tests.support.lab import ROOT, answer, code_of, request
 from tests.support.waiting import soon
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from tests.broker.lab import Lab
+    from tests.support.lab import Lab
     from tests.support.requester import Requester
 
 DEAD = "session.create.dead"

@@ -35,8 +35,8 @@ from session_worker.runtime import ops
 from session_worker.runtime.health import Board
 from session_worker.sandbox.workspace import free_port
 from session_worker.settings import load
-from tests.broker.lab import HANDLER, ROOT, Lab, open_lab, request
-from tests.ledger.support import sql
+from tests.support.lab import HANDLER, ROOT, Lab, open_lab, request
+from tests.support.ledger import sql
 from tests.support.worker_process import PROGRAM
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from session_worker.operators.doctor.broker import difference
 from tests.broker.test_worker_setup import last_words
 
 if TYPE_CHECKING:
-    from tests.broker.lab import Lab
+    from tests.support.lab import Lab
 
 LIMIT = "queue limit in vhost '{}' (0) is reached"
 

@@ -13,7 +13,7 @@ from session_worker.broker import marker
 from session_worker.broker.connection import Connection
 from session_worker.broker.marker import Owner
 from tests.acceptance.conftest import Cli, cli
-from tests.broker.lab import Lab, code_of, request
+from tests.support.lab import Lab, code_of, request
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,17 +8,17 @@ from uuid import uuid4
 
 import pytest
 
-from tests.broker.lab import code_of, open_lab, send
+from tests.support.lab import code_of, open_lab, send
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from session_worker.sandbox import RabbitMQ
-    from tests.broker.lab import Lab
+    from tests.support.lab import Lab
     from tests.support.worker_process import WorkerProcess
 
-HASTY = "tests.broker.hasty_handlers:scripted"
+HASTY = "tests.support.handlers.hasty:scripted"
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.broker.lab import HANDLER, ROOT, code_of, open_lab, send
+from tests.support.lab import HANDLER, ROOT, code_of, open_lab, send
 from tests.support.waiting import soon
 from tests.support.worker_process import PROGRAM, WorkerProcess
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from session_worker.sandbox import RabbitMQ
-    from tests.broker.lab import Lab
     from tests.support.external_rabbitmq import ExternalRabbitMQ
+    from tests.support.lab import Lab
     from tests.support.ops import Ops
 
 REQUESTS = "session_worker_requests_total"

@@ -11,11 +11,11 @@ import pika
 
 from session_contracts import RequestStatus
 from session_contracts.amqp import REQUEUE_COUNT
-from tests.broker.lab import answer, code_of, request, send
+from tests.support.lab import answer, code_of, request, send
 from tests.support.waiting import soon
 
 if TYPE_CHECKING:
-    from tests.broker.lab import Lab
+    from tests.support.lab import Lab
 
 
 def requeues(lab: Lab) -> int:

@@ -9,10 +9,10 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from tests.broker.lab import NIL, answer, code_of, request
+from tests.support.lab import NIL, answer, code_of, request
 
 if TYPE_CHECKING:
-    from tests.broker.lab import Lab
+    from tests.support.lab import Lab
 
 ODD_IDS = ["plain", " two spaces ", "é" * 127 + "x", "𝄞\u200f\u0000\ufffe", "x" * 255, '{"a": "\\u0000"}']
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from tests.broker.lab import code_of, send
+from tests.support.lab import code_of, send
 
 if TYPE_CHECKING:
-    from tests.broker.lab import Lab
+    from tests.support.lab import Lab
 
 
 def test_whatever_a_handler_says_is_a_line_of_the_log_and_fails_no_request(lab: Lab) -> None:
-    worker = lab.worker(handler="tests.broker.talkative_handler:handle")
+    worker = lab.worker(handler="tests.support.handlers.talkative:handle")
     (request_id,) = send(lab, 1)
     (reply,) = lab.take("session.replies", 1, 30)
     assert code_of(reply) is None

@@ -11,11 +11,11 @@ from uuid import uuid4
 import pytest
 
 from session_contracts import RequestStatus
-from tests.broker.lab import code_of, request
+from tests.support.lab import code_of, request
 from tests.support.tcp_proxy import TcpProxy
 
 if TYPE_CHECKING:
-    from tests.broker.lab import Lab
+    from tests.support.lab import Lab
     from tests.support.requester import RawReply
 
 MANY = 200

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.broker.lab import open_lab, request, send
+from tests.support.lab import open_lab, request, send
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import soon
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from session_worker.sandbox import RabbitMQ
-    from tests.broker.lab import Lab
     from tests.support.external_rabbitmq import ExternalRabbitMQ
+    from tests.support.lab import Lab
     from tests.support.ops import Ops
 
 LISTENING = "0A"
-BLOCKING = "tests.broker.blocking_handlers:block"
+BLOCKING = "tests.support.handlers.blocking:block"
 
 
 @pytest.fixture

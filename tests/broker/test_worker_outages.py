@@ -14,7 +14,7 @@ import pytest
 from session_contracts import RequestStatus
 from session_worker.ledger import upgrade
 from session_worker.sandbox import PostgreSQL
-from tests.broker.lab import code_of, lock_ledger, open_lab, request, send
+from tests.support.lab import code_of, lock_ledger, open_lab, request, send
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import soon
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from session_worker.sandbox import RabbitMQ
-    from tests.broker.lab import Lab
+    from tests.support.lab import Lab
     from tests.support.ops import Ops
     from tests.support.worker_process import WorkerProcess
 

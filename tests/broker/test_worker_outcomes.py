@@ -13,14 +13,14 @@ from uuid import uuid4
 import pytest
 
 from session_contracts import RequestStatus
-from tests.broker.lab import NIL, answer, code_of, request
+from tests.support.lab import NIL, answer, code_of, request
 from tests.support.waiting import soon
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from session_worker.ledger.reader import Entry
-    from tests.broker.lab import Lab
+    from tests.support.lab import Lab
     from tests.support.requester import RawReply
 
 HANDLED: dict[str, dict[str, Any]] = {
@@ -280,7 +280,7 @@ def test_a_request_that_would_be_due_after_its_expiry_fails_now(lab: Lab) -> Non
     assert code_of(reply) == "handler_failed"
     entry = lab.entry(request_id)
     assert entry.status is RequestStatus.FAILED
-    assert "in scripted (broker/handlers_for_tests.py:" in entry.history[-1]["detail"]
+    assert "in scripted (handlers/scripted.py:" in entry.history[-1]["detail"]
     [copy] = lab.take("session.create.dead")
     assert copy.headers["x-exception-type"] == "RuntimeError"
     assert "in scripted" in copy.headers["x-exception-stacktrace"]

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from session_contracts import RequestStatus
-from tests.broker.lab import code_of, open_lab, request
+from tests.support.lab import code_of, open_lab, request
 from tests.support.worker_process import PROGRAM
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from session_worker.sandbox import RabbitMQ
-    from tests.broker.lab import Lab
+    from tests.support.lab import Lab
 
 
 def test_a_full_parking_lot_holds_up_nobodys_answer(lab: Lab) -> None:

@@ -9,10 +9,10 @@ from uuid import uuid4
 import pika
 import pytest
 
-from tests.broker.lab import code_of, request
+from tests.support.lab import code_of, request
 
 if TYPE_CHECKING:
-    from tests.broker.lab import Lab
+    from tests.support.lab import Lab
     from tests.support.requester import Requester
 
 HEADERS, CORRELATION_ID, REPLY_TO, MESSAGE_ID, TIMESTAMP, TYPE, APP_ID = (

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from session_worker.sandbox.workspace import free_port
-from tests.broker.lab import code_of, request
+from tests.support.lab import code_of, request
 
 if TYPE_CHECKING:
-    from tests.broker.lab import Lab
+    from tests.support.lab import Lab
     from tests.support.worker_process import WorkerProcess
 
 

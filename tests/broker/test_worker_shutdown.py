@@ -9,11 +9,11 @@ import time
 from typing import TYPE_CHECKING
 
 from session_contracts import RequestStatus
-from tests.broker.lab import code_of, lock_ledger, send
+from tests.support.lab import code_of, lock_ledger, send
 from tests.support.tcp_proxy import TcpProxy
 
 if TYPE_CHECKING:
-    from tests.broker.lab import Lab
+    from tests.support.lab import Lab
 
 
 def assert_answered(lab: Lab, request_ids: list[str]) -> None:

@@ -8,10 +8,10 @@ from uuid import uuid4
 import pytest
 
 from session_worker.sandbox import RabbitMQ
-from tests.broker.lab import request
+from tests.support.lab import request
 
 if TYPE_CHECKING:
-    from tests.broker.lab import Lab
+    from tests.support.lab import Lab
 
 
 def test_a_full_queue_at_the_start_leaves_nothing_unanswered(lab: Lab) -> None:

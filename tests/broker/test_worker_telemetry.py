@@ -14,7 +14,7 @@ from session_worker.sandbox.workspace import free_port
 from session_worker.telemetry.events import EVENTS
 from session_worker.telemetry.log import LINES
 from session_worker.telemetry.metrics import METRICS
-from tests.broker.lab import ROOT, lock_ledger, open_lab, request
+from tests.support.lab import ROOT, lock_ledger, open_lab, request
 from tests.support.ops import Ops
 from tests.support.waiting import soon
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from session_worker.sandbox import RabbitMQ
-    from tests.broker.lab import Lab
     from tests.support.external_rabbitmq import ExternalRabbitMQ
+    from tests.support.lab import Lab
     from tests.support.requester import Requester
 
 SECRET_TITLE = "a title that nobody else may read"

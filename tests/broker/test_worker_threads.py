@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from session_contracts import RequestStatus
-from tests.broker.lab import code_of, send
+from tests.support.lab import code_of, send
 from tests.support.waiting import soon
 
 if TYPE_CHECKING:
-    from tests.broker.lab import Lab
+    from tests.support.lab import Lab
     from tests.support.ops import Ops
 
 

@@ -9,18 +9,18 @@ from uuid import uuid4
 import pytest
 
 from session_worker.sandbox.workspace import free_port
-from tests.broker.lab import ROOT, answer, code_of, request
 from tests.broker.test_dead_letters import redrive
 from tests.support.collector import Collector
+from tests.support.lab import ROOT, answer, code_of, request
 from tests.support.waiting import soon
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.broker.lab import Lab
+    from tests.support.lab import Lab
     from tests.support.worker_process import WorkerProcess
 
-HANDLER = "tests.broker.tracing_handlers:traced"
+HANDLER = "tests.support.handlers.tracing:traced"
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 TRACEPARENT = f"00-{TRACE}-{SPAN}-01"
 PROCESS, SEND = "process session.create", "send"

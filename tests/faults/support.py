@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = Names()
 WORKER = {
-    "handler": "tests.faults.handlers:handle",
+    "handler": "tests.support.handlers.titled:handle",
     "holder_timeout": 1,
     "retry_delays": "1",
     "shutdown_grace": 5,

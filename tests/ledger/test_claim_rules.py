@@ -14,7 +14,7 @@ import pytest
 
 from session_worker.ledger.protocol import Claimed, InOtherHands
 from tests.ledger.claim_rules import RULES, VALUES, Rule
-from tests.ledger.support import FINGERPRINT, a_claim, check_moves, entry, sql, worker
+from tests.support.ledger import FINGERPRINT, a_claim, check_moves, entry, sql, worker
 
 if TYPE_CHECKING:
     from session_worker.ledger.protocol import Claim, ClaimAnswer

@@ -9,7 +9,7 @@ import pytest
 
 from session_contracts import ErrorCode, RequestStatus
 from session_worker.ledger.protocol import Claimed, Finished, InOtherHands, StepResult
-from tests.ledger.support import (
+from tests.support.ledger import (
     a_claim,
     completed,
     entry,

@@ -14,7 +14,7 @@ from session_contracts import RequestStatus
 from session_worker.ledger import open_reader
 from session_worker.ledger.protocol import Claimed, Finished, InOtherHands, StepResult
 from session_worker.ledger.registration import Registration, StandstillWatch
-from tests.ledger.support import (
+from tests.support.ledger import (
     a_claim,
     becomes,
     completed,

@@ -11,7 +11,7 @@ from session_contracts import ErrorCode
 from session_worker.ledger import LedgerError, open_reader
 from session_worker.ledger.copy import BATCH, copy
 from session_worker.ledger.protocol import Claimed, Finished, Mismatch
-from tests.ledger.support import a_claim, completed, entry, failed, postponed, released, sql, take, worker
+from tests.support.ledger import a_claim, completed, entry, failed, postponed, released, sql, take, worker
 
 if TYPE_CHECKING:
     from session_worker.ledger.protocol import Claim

@@ -9,7 +9,7 @@ import pytest
 
 from session_contracts import RequestStatus
 from session_worker.ledger.protocol import Claimed, Finished, InOtherHands, Suspect
-from tests.ledger.support import (
+from tests.support.ledger import (
     a_claim,
     becomes,
     bury,

@@ -19,7 +19,7 @@ from session_worker.ledger.protocol import Claimed, StepResult
 from session_worker.ledger.sqlite.database import path_of
 from session_worker.ledger.sqlite.ledger import SQLiteLedger
 from session_worker.ledger.sqlite.writer_thread import WriterThread
-from tests.ledger.support import DEADLINE, a_claim, completed, take, worker
+from tests.support.ledger import DEADLINE, a_claim, completed, take, worker
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -264,7 +264,7 @@ input()
 
 WORKER = """
 import asyncio, sys
-from tests.ledger.support import take, worker
+from tests.support.ledger import take, worker
 async def main():
     async with worker(sys.argv[1], holder_timeout=2) as ledger:
         while True:

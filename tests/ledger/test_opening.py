@@ -24,7 +24,7 @@ from session_worker.ledger.postgresql.connection import connect, hang_up
 from session_worker.ledger.postgresql.errors import sentence
 from session_worker.ledger.sqlite import database as sqlite_database
 from session_worker.ledger.sqlite.database import path_of
-from tests.ledger.support import becomes, sql, take, worker
+from tests.support.ledger import becomes, sql, take, worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -267,7 +267,7 @@ async def test_four_processes_may_open_one_new_file_at_once(sqlite_url: str) -> 
     """One upgrades, all get in, and each claims its own request."""
     program = (
         "import asyncio, sys\n"
-        "from tests.ledger.support import take, worker\n"
+        "from tests.support.ledger import take, worker\n"
         "async def main():\n"
         "    async with worker(sys.argv[1]) as ledger:\n"
         "        await take(ledger)\n"

@@ -14,7 +14,7 @@ from session_contracts import RequestStatus
 from session_worker.ledger.postgresql.pool import ReconnectingConnection
 from session_worker.ledger.protocol import Claimed, Ledger, LedgerError, StepResult
 from session_worker.ledger.sqlite.ledger import SQLiteLedger
-from tests.ledger.support import (
+from tests.support.ledger import (
     DEADLINE,
     a_claim,
     becomes,

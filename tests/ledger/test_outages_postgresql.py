@@ -16,7 +16,7 @@ from session_worker.ledger.postgresql import pool as postgresql_pool
 from session_worker.ledger.postgresql.ledger import PostgreSQLLedger
 from session_worker.ledger.protocol import Claimed, Finished, InOtherHands, LedgerError, StepResult
 from session_worker.sandbox import PostgreSQL
-from tests.ledger.support import DEADLINE, a_claim, becomes, completed, released, sql, take, worker
+from tests.support.ledger import DEADLINE, a_claim, becomes, completed, released, sql, take, worker
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import eventually
 

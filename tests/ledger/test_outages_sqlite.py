@@ -13,7 +13,7 @@ from session_worker.ledger.protocol import Claimed, StepResult
 from session_worker.ledger.sqlite import database as sqlite_database
 from session_worker.ledger.sqlite.database import path_of
 from session_worker.ledger.sqlite.ledger import SQLiteLedger
-from tests.ledger.support import DEADLINE, a_claim, completed, take, worker
+from tests.support.ledger import DEADLINE, a_claim, completed, take, worker
 from tests.support.waiting import eventually
 
 

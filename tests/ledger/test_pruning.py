@@ -20,7 +20,7 @@ from session_worker.ledger.sqlite import database as sqlite_database
 from session_worker.ledger.sqlite import pruner as sqlite_pruner
 from session_worker.ledger.sqlite.database import path_of
 from session_worker.telemetry.events import LedgerNotPruned, LedgerPruned
-from tests.ledger.support import (
+from tests.support.ledger import (
     DEADLINE,
     a_claim,
     becomes,

@@ -16,7 +16,7 @@ from session_worker.ledger.protocol import Claimed
 from session_worker.ledger.reader import Entry
 from session_worker.ledger.sqlite.database import path_of
 from session_worker.ledger.sqlite.reader import SQLiteReader
-from tests.ledger.support import (
+from tests.support.ledger import (
     DEADLINE,
     FINGERPRINT,
     a_claim,

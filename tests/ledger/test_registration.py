@@ -10,7 +10,7 @@ from session_worker.ledger import open_ledger, upgrade
 from session_worker.ledger.postgresql import ledger as postgresql
 from session_worker.ledger.postgresql.registration import RegistrationKeeper
 from session_worker.ledger.protocol import InOtherHands, StepResult
-from tests.ledger.support import DEADLINE, a_claim, completed, sql, take, worker
+from tests.support.ledger import DEADLINE, a_claim, completed, sql, take, worker
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import eventually
 

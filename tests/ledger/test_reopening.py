@@ -10,7 +10,7 @@ import pytest
 from session_contracts import ErrorCode, RequestStatus
 from session_worker.ledger.protocol import Claimed, Finished, Mismatch, Reopened, StepResult
 from session_worker.ledger.reply_notes import LAZY
-from tests.ledger.support import (
+from tests.support.ledger import (
     FINGERPRINT,
     a_claim,
     check_moves,

@@ -11,7 +11,7 @@ import pytest
 from session_contracts import ErrorCode, RequestStatus
 from session_worker.ledger.protocol import Claimed, Finish, Finished, Postpone, Release, StepResult
 from session_worker.telemetry.events import LedgerCommitted
-from tests.ledger.support import (
+from tests.support.ledger import (
     FINGERPRINT,
     a_claim,
     becomes,

@@ -12,7 +12,7 @@ from session_worker.ledger import LedgerError, open_ledger, open_pruner, open_re
 from session_worker.ledger.copy import copy
 from session_worker.ledger.migrations import migrations, tables
 from session_worker.ledger.sqlite.database import path_of
-from tests.ledger.support import sql, take, worker
+from tests.support.ledger import sql, take, worker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

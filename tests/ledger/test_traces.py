@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from session_worker.ledger.protocol import Claimed, Finished, InOtherHands, Mismatch
-from tests.ledger.support import FINGERPRINT, a_claim, bury, completed, failed, postponed, take, worker
+from tests.support.ledger import FINGERPRINT, a_claim, bury, completed, failed, postponed, take, worker
 
 FIRST = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 OTHER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

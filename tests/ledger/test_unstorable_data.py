@@ -10,7 +10,7 @@ import pytest
 
 from session_contracts import RequestStatus
 from session_worker.ledger.protocol import Claimed, Finished, StepResult, UnstorableError
-from tests.ledger.support import a_claim, completed, entry, failed, sql, take, worker
+from tests.support.ledger import a_claim, completed, entry, failed, sql, take, worker
 
 
 @pytest.mark.parametrize("culprits", [{0}, {17}, {3, 4, 39}, set(range(40))])

@@ -17,7 +17,7 @@ import pytest
 
 from session_worker.ledger import LedgerError, open_pruner, open_reader, upgrade
 from session_worker.ledger.sqlite.database import path_of
-from tests.ledger.support import DEADLINE, entry, take, worker
+from tests.support.ledger import DEADLINE, entry, take, worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +27,7 @@ OWNER, READER, GROUP = 20_001, 20_002, 20_003
 AS = """
 import asyncio, os, sys
 from session_worker.ledger.sqlite import ledger, pruner, reader  # while it may
-from tests.ledger.support import take, worker
+from tests.support.ledger import take, worker
 from session_worker.ledger import open_pruner, open_reader
 from session_worker.ledger.migrations import migrations
 migrations("sqlite")

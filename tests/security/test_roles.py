@@ -12,7 +12,7 @@ import pytest
 from session_contracts import RequestStatus
 from session_worker.ledger import open_ledger, open_reader
 from session_worker.ledger.protocol import LedgerError, StepResult
-from tests.ledger.support import completed, entry, failed, postponed, released, take, worker
+from tests.support.ledger import completed, entry, failed, postponed, released, take, worker
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from session_client import ConnectionFailed, SessionClient
 from session_worker.ledger import open_reader
 from session_worker.ledger.protocol import LedgerError
 from session_worker.sandbox import PostgreSQL
-from tests.broker.lab import Lab, send
 from tests.security.conftest import VHOST, Authority
+from tests.support.lab import Lab, send
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

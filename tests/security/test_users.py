@@ -14,8 +14,8 @@ import pytest
 from pika.exceptions import ChannelClosedByBroker
 
 from session_client import ConnectionFailed, RequestNotRouted, SessionClient
-from tests.broker.lab import Lab, code_of, request
 from tests.security.conftest import ROOT, VHOST
+from tests.support.lab import Lab, code_of, request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 
-from tests.broker.handlers_for_tests import scripted
+from tests.support.handlers.scripted import scripted
 
 if TYPE_CHECKING:
     from session_contracts import CreateSessionRequest

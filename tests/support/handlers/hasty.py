@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from session_worker.broker import link
-from tests.broker.handlers_for_tests import scripted
+from tests.support.handlers.scripted import scripted
 
 __all__ = ["scripted"]
 

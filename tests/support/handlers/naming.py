@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.broker.handlers_for_tests import scripted
 from tests.support.addresses import name_them
+from tests.support.handlers.scripted import scripted
 
 __all__ = ["scripted"]
 

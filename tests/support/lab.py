@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     Broker = RabbitMQ | ExternalRabbitMQ
 
 ROOT = Path(__file__).resolve().parents[2]
-HANDLER = "tests.broker.handlers_for_tests:scripted"
+HANDLER = "tests.support.handlers.scripted:scripted"
 NIL = "00000000-0000-0000-0000-000000000000"
 
 
