@@ -71,4 +71,3 @@ def logging(pipe: Pipe) -> Iterator[Callable[[str], Emit]]:
     yield configure
     log._log = None
     log._identity.clear()
-    log._same.cache_clear()

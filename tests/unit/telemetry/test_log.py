@@ -18,7 +18,7 @@ import pytest
 import structlog
 
 from session_contracts import ErrorCode
-from session_worker.telemetry import events, foreign, log, stderr
+from session_worker.telemetry import capture, events, log, stderr
 from session_worker.telemetry.events import (
     AttemptEnded,
     Emit,
@@ -201,7 +201,7 @@ def test_nothing_in_a_line_commands_a_terminal(
     emit = logging("info")
     emit(RequestFinished(REQUEST_ID, 1, "failed", ErrorCode.HANDLER_FAILED, HOSTILE, 0.1))
     emit(OutcomeNotRecorded(REQUEST_ID, 1, ValueError(HOSTILE)))
-    with foreign.gathered():
+    with capture.output():
         structlog.get_logger().info(HOSTILE, **{HOSTILE: HOSTILE, "a": [HOSTILE], "b": {HOSTILE: HOSTILE}})
         print(HOSTILE)  # noqa: T201
     data = pipe.read()
@@ -241,7 +241,7 @@ def test_a_handlers_own_line_says_all_it_said_beside_what_is_ours(
 ) -> None:
     """Who watches the log relies on our names; theirs are kept under others."""
     logging("info")
-    with foreign.gathered():
+    with capture.output():
         structlog.get_logger().warning(["any", "thing"], level="gold", worker_id=7, timestamp=None, amount=3)
     line = pipe.read()
     assert line.count(b'"level"') == line.count(b'"timestamp"') == line.count(b'"worker_id"') == 1

@@ -18,7 +18,7 @@ from session_worker.operations import loading
 from session_worker.runtime import process
 from session_worker.sandbox import RabbitMQ
 from session_worker.settings import places
-from session_worker.telemetry import foreign, log
+from session_worker.telemetry import capture, log
 
 if TYPE_CHECKING:
     from session_worker.runtime.health import Report
@@ -40,7 +40,7 @@ def dev(handler: str | None) -> int:
     # What is wrong with settings and handler is said before the broker takes its time.
     loaded = _load(handler, "amqp://127.0.0.1/", "sqlite:///ledger.db")
     log.configure(loaded.log_level)
-    with foreign.gathered():  # as where the worker loads it: how it sets up logging adds no lines
+    with capture.output():  # as where the worker loads it: how it sets up logging adds no lines
         loading.load(loaded.handler)
     with ExitStack() as stack:
         with show.step("a private RabbitMQ", "it takes about ten seconds"):

@@ -18,7 +18,7 @@ from session_worker.messages.identifiers import storable
 from session_worker.operations.handler import PermanentError, Rejected
 from session_worker.requests import retry
 from session_worker.requests.response import OUR_FACTS
-from session_worker.telemetry import values
+from session_worker.telemetry import plain_values
 from session_worker.telemetry.trace import current_trace
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Failure:
 
     @property
     def message(self) -> str:
-        return storable(values.title(self.error))
+        return storable(plain_values.title(self.error))
 
     @property
     def detail(self) -> str:
@@ -70,7 +70,7 @@ class Failure:
 
     @property
     def stacktrace(self) -> str:
-        return storable(values.stack_trace(self.error)[-MAX_STACKTRACE:], MAX_STACKTRACE)
+        return storable(plain_values.stack_trace(self.error)[-MAX_STACKTRACE:], MAX_STACKTRACE)
 
 
 async def run(

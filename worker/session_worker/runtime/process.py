@@ -15,7 +15,7 @@ from session_worker.runtime.assembly import assemble
 from session_worker.runtime.health import Board, Reporter
 from session_worker.runtime.stopping import StartError, Stop, exit_now
 from session_worker.settings import unknown_variables
-from session_worker.telemetry import foreign
+from session_worker.telemetry import capture
 from session_worker.telemetry import log as telemetry_log
 from session_worker.telemetry.log import say
 
@@ -56,7 +56,7 @@ def run_loop(
 ) -> int:
     """``serve`` on the fastest event loop there is; what handlers print meanwhile goes to the log."""
     ran.set()
-    with foreign.gathered(), asyncio.Runner(loop_factory=new_event_loop) as runner:
+    with capture.output(), asyncio.Runner(loop_factory=new_event_loop) as runner:
         try:
             code = runner.run(serve(settings, reporter, obey, patient=patient))
         except StartError:

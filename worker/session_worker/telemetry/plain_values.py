@@ -25,7 +25,7 @@ LEFT_OUT = "fields_left_out"
 LONGEST_NAME = 100
 
 
-def plain(fields: dict[str, Any]) -> dict[str, Any]:
+def plain_values(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields as plain values, together no longer than a line may be."""
     found: dict[str, Any] = {}
     left = ROOM

@@ -26,7 +26,7 @@ from uuid import UUID
 import pytest
 import structlog
 
-from session_worker.telemetry import foreign, log, stderr
+from session_worker.telemetry import capture, log, stderr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -171,7 +171,7 @@ VALUES: dict[str, Any] = {
 @pytest.fixture
 def gathered(logging: Callable[[str], Emit]) -> Iterator[None]:
     logging("info")
-    with foreign.gathered():
+    with capture.output():
         yield
 
 
@@ -331,7 +331,7 @@ def test_the_standard_librarys_records_are_lines_of_the_same_kind(pipe: Pipe) ->
     logger.debug("not at this level")
     assert pipe.read() == b""
     alone = standard.Logger("shop")  # pytest's own handlers cannot show it
-    alone.addHandler(foreign._Records())
+    alone.addHandler(capture._Records())
     alone.error("broken", exc_info=caught(BrokenError))
     line = _only_line(pipe)
     assert line["level"] == "error"
@@ -343,7 +343,7 @@ def test_the_standard_librarys_records_are_lines_of_the_same_kind(pipe: Pipe) ->
 def test_no_value_fails_a_record(pipe: Pipe, name: str) -> None:
     # Not by way of the root logger: pytest's own handlers there do fail.
     logger, value = standard.Logger("shop"), VALUES[name]
-    logger.addHandler(foreign._Records())
+    logger.addHandler(capture._Records())
     for tell in (
         lambda: logger.error(value),
         lambda: logger.error("%s and %s", value, 1),
@@ -360,7 +360,7 @@ def test_the_level_that_is_set_holds_for_the_standard_library_too(
     root, before = standard.getLogger(), standard.getLogger().level
     for level, expected in (("debug", 2), ("info", 1), ("error", 0)):
         logging(level)
-        with foreign.gathered():
+        with capture.output():
             standard.getLogger("shop").debug("one")
             standard.getLogger("shop").info("two")
             standard.getLogger("eager").setLevel(standard.DEBUG)
@@ -377,7 +377,7 @@ def test_bodies_that_a_library_prints_never_reach_the_log(
     """Also where a handler has set these loggers to all they have."""
     logging("debug")
     monkeypatch.setattr(standard.getLogger(name), "level", standard.DEBUG)
-    with foreign.gathered():
+    with capture.output():
         standard.getLogger(name).error("body: %r", b"secret")
     assert pipe.read() == b""
 
@@ -400,7 +400,7 @@ def test_a_warning_is_a_line(pipe: Pipe) -> None:
 
 def test_each_printed_line_is_a_line(pipe: Pipe, logging: Callable[[str], Emit]) -> None:
     logging("info")
-    with foreign.gathered():
+    with capture.output():
         print("one\ntwo", 3)  # noqa: T201
         print("four", file=sys.stderr)  # noqa: T201
         print()  # noqa: T201
@@ -419,7 +419,7 @@ def test_each_printed_line_is_a_line(pipe: Pipe, logging: Callable[[str], Emit])
 
 def test_what_was_begun_is_a_line_at_the_end(pipe: Pipe, logging: Callable[[str], Emit]) -> None:
     logging("error")  # what is printed has no level that could be off
-    with foreign.gathered():
+    with capture.output():
         print("no end", end="")  # noqa: T201
         sys.stderr.write("nor here")
     assert sorted(line["event"] for line in pipe.lines()) == ["no end", "nor here"]
@@ -427,7 +427,7 @@ def test_what_was_begun_is_a_line_at_the_end(pipe: Pipe, logging: Callable[[str]
 
 def test_a_line_without_end_is_bounded(pipe: Pipe, logging: Callable[[str], Emit]) -> None:
     logging("info")
-    with foreign.gathered():
+    with capture.output():
         for _ in range(300):
             print("x" * 100, end="")  # noqa: T201
         lines = pipe.read().splitlines()
@@ -439,7 +439,7 @@ def test_threads_that_print_at_once_do_not_mix_their_lines(
     pipe: Pipe, logging: Callable[[str], Emit]
 ) -> None:
     logging("info")
-    with foreign.gathered():
+    with capture.output():
         together = threading.Barrier(4)
 
         def work(name: str) -> None:
@@ -459,7 +459,7 @@ def test_threads_that_print_at_once_do_not_mix_their_lines(
 
 def test_a_traceback_that_python_prints_is_in_the_log(pipe: Pipe, logging: Callable[[str], Emit]) -> None:
     logging("info")
-    with foreign.gathered():
+    with capture.output():
         traceback.print_exception(caught(ValueError))
         said = [line["event"] for line in pipe.lines()]
         assert said[0] == "Traceback (most recent call last):"
@@ -468,7 +468,7 @@ def test_a_traceback_that_python_prints_is_in_the_log(pipe: Pipe, logging: Calla
 
 def test_a_handler_may_send_its_output_elsewhere(pipe: Pipe, logging: Callable[[str], Emit]) -> None:
     logging("info")
-    with foreign.gathered():
+    with capture.output():
         with redirect_stdout(StringIO()) as elsewhere:
             print("elsewhere")  # noqa: T201
         assert (elsewhere.getvalue(), pipe.read()) == ("elsewhere\n", b"")
@@ -515,7 +515,7 @@ def test_how_a_handler_sets_up_its_log_changes_nothing_of_ours(
     before = root.handlers[:], root.level
     logging("info")
     try:
-        with foreign.gathered():
+        with capture.output():
             configure()
             log.say("info", "ours")
             standard.getLogger(os.urandom(8).hex()).warning("theirs")  # no dictConfig knows it
@@ -539,7 +539,7 @@ def test_a_process_that_a_handler_forks_writes_its_own_lines(
 ) -> None:
     """And not once more those that its parent has not written yet."""
     logging("info")
-    with foreign.gathered():
+    with capture.output():
         log._log.out._lines.append(b'{"event":"waits"}\n')  # type: ignore[union-attr]
         child = os.fork()
         if child == 0:

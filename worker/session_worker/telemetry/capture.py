@@ -8,66 +8,61 @@ from __future__ import annotations
 
 import io
 import logging
-import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from session_worker.telemetry import log, values
+from session_worker.telemetry import log, plain_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-
-LEVELS = ("debug", "debug", "info", "warning", "error", "critical")
-"""By tens of the standard library's numbers."""
 SILENT = ("aiormq", "aio_pika")
 """Libraries whose loggers print whole messages, bodies included."""
 LONGEST_BEGINNING = 8192
-"""Bytes of a line that was not ended; more are a line of their own."""
+"""Bytes of a line that has not ended; more become a line of their own."""
+_LEVELS = ("debug", "debug", "info", "warning", "error", "critical")
+"""By tens of the standard library's numbers."""
 _STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 
 
 @contextmanager
-def gathered() -> Iterator[None]:
+def output() -> Iterator[None]:
     """Put all that is said in this process into the log; processes that it starts write as before."""
-    root, handler = logging.getLogger(), _Records()
-    before = root.level, sys.stdout, sys.stderr
-    printed = _Printed("stdout", "info", 1), _Printed("stderr", "warning", 2)
+    root, handler = logging.getLogger(), _Records(log.threshold())
+    level = root.level
+    stdout, stderr = _Printed("stdout", "info", 1), _Printed("stderr", "warning", 2)
     structlog.configure(processors=[], wrapper_class=Logger, logger_factory=Logger.new_one)
     root.addHandler(handler)
     root.setLevel(log.threshold())
     logging.captureWarnings(True)
-    sys.stdout, sys.stderr = map(_as_text, printed)
     try:
-        yield
+        with redirect_stdout(_as_text(stdout)), redirect_stderr(_as_text(stderr)):
+            yield
     finally:
-        level, sys.stdout, sys.stderr = before
         logging.captureWarnings(False)
         root.setLevel(level)
         root.removeHandler(handler)
-        for each in printed:
-            each.end()
+        stdout.end()
+        stderr.end()
 
 
-def level_of(number: int) -> str:
-    """The name of one of our levels."""
-    return LEVELS[max(0, min(number // 10, 5))]
+# ------------------------------------------------------------------------------------- structlog
 
 
-def _method(level: str) -> Callable[..., None]:
+def _method(level: str, **always: Any) -> Callable[..., None]:
     # Positional only: a field may have the name of any parameter.
     def tell(self: Logger, /, *said: Any, **fields: Any) -> None:
-        self._tell(level, said, fields)
+        self.tell(level, said, always | fields)
 
     return tell
 
 
-def _asynchronous(level: str) -> Callable[..., Any]:
+def _asynchronous(method: Callable[..., None]) -> Callable[..., Any]:
     async def tell(self: Logger, /, *said: Any, **fields: Any) -> None:
-        self._tell(level, said, fields)
+        method(self, *said, **fields)
 
     return tell
 
@@ -85,33 +80,39 @@ class Logger(structlog.BoundLoggerBase):
     def get_effective_level(self) -> int:
         return log.threshold()
 
-    def log(self, level: int, /, *said: Any, **fields: Any) -> None:
-        self._tell(level_of(level), said, fields)
-
-    async def alog(self, level: int, /, *said: Any, **fields: Any) -> None:
-        self._tell(level_of(level), said, fields)
-
-    def exception(self, /, *said: Any, **fields: Any) -> None:
-        self._tell("error", said, {"exc_info": True} | fields)
-
-    async def aexception(self, /, *said: Any, **fields: Any) -> None:
-        self._tell("error", said, {"exc_info": True} | fields)
-
-    debug, info, warning, error, critical = map(_method, LEVELS[1:])
-    msg, warn, err, fatal = info, warning, error, critical
-    adebug, ainfo, awarning, aerror, acritical = map(_asynchronous, LEVELS[1:])
-    amsg, awarn, aerr, afatal = ainfo, awarning, aerror, acritical
-
-    def _tell(self, level: str, said: tuple[Any, ...], fields: dict[str, Any]) -> None:
+    def tell(self, level: str, said: tuple[Any, ...], fields: dict[str, Any]) -> None:
         event, *arguments = said or (fields.pop("event", ""),)
-        log.say(level, values.interpolated(event, tuple(arguments)), **{**self._context, **fields})
+        log.say(level, plain_values.interpolated(event, tuple(arguments)), **{**self._context, **fields})
+
+    def log(self, level: int, /, *said: Any, **fields: Any) -> None:
+        self.tell(_level_of(level), said, fields)
+
+    debug = _method("debug")
+    info = msg = _method("info")
+    warning = warn = _method("warning")
+    error = err = _method("error")
+    exception = _method("error", exc_info=True)
+    critical = fatal = _method("critical")
+
+    alog = _asynchronous(log)
+    adebug = _asynchronous(debug)
+    ainfo = amsg = _asynchronous(info)
+    awarning = awarn = _asynchronous(warning)
+    aerror = aerr = _asynchronous(error)
+    aexception = _asynchronous(exception)
+    acritical = afatal = _asynchronous(critical)
+
+
+def _level_of(number: int) -> str:
+    """The name of one of our levels, by the standard library's number."""
+    return _LEVELS[max(0, min(number // 10, 5))]
+
+
+# --------------------------------------------------------------- the standard library, and print
 
 
 class _Records(logging.Handler):
     """The standard library's records."""
-
-    def __init__(self) -> None:
-        super().__init__(log.threshold())
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.name.partition(".")[0] in SILENT:
@@ -119,8 +120,8 @@ class _Records(logging.Handler):
         said = {"logger": record.name, "exc_info": record.exc_info}
         said |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
         arguments = record.args if type(record.args) is tuple else (record.args,)
-        text = values.interpolated(record.msg, arguments) if record.args else record.msg
-        log.say(level_of(record.levelno), text, **said)
+        text = plain_values.interpolated(record.msg, arguments) if record.args else record.msg
+        log.say(_level_of(record.levelno), text, **said)
 
 
 class _Printed(io.RawIOBase):
