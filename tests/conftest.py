@@ -19,6 +19,7 @@ from session_worker.ledger import upgrade
 from session_worker.sandbox import PostgreSQL, RabbitMQ
 from tests.support.external_rabbitmq import ExternalRabbitMQ
 from tests.support.guard import Guard, heed_signals
+from tests.support.ledgers import sqlite_in_memory
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import eventually
 from tests.support.worker_process import WorkerProcess
@@ -170,11 +171,13 @@ def sqlite_url(tmp_path: Path) -> str:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def ledger_url(request: pytest.FixtureRequest) -> str:
-    """Each kind of ledger in turn."""
-    url = request.getfixturevalue(f"{request.param}_url")
-    assert isinstance(url, str)
-    return url
+def ledger_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each kind of ledger in turn, SQLite's in memory."""
+    if request.param == "sqlite":
+        with sqlite_in_memory() as url:
+            yield url
+    else:
+        yield request.getfixturevalue("postgresql_url")
 
 
 @pytest.fixture

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from uuid import UUID
 
+import asyncpg
 import pytest
 
 from session_contracts import RequestStatus
-from session_worker.ledger.protocol import Claimed, Finished, InOtherHands, Suspect
+from session_worker.ledger.protocol import Claimed, Finished, InOtherHands, StepResult, Suspect
 from tests.support.ledger import (
+    DEADLINE,
     a_claim,
     becomes,
     bury,
@@ -203,3 +206,28 @@ async def test_a_crowd_takes_over_from_a_gone_holder_without_a_crash_too_many(le
     assert sum(isinstance(answer, Claimed) for answer in answers) == 50
     assert await sql(ledger_url, "SELECT DISTINCT crashes, attempt FROM requests") == [(1, 1)]
     assert (await entry(ledger_url, claims[0].request_id)).status is RequestStatus.PROCESSING
+
+
+async def test_postgresql_takes_nothing_from_a_worker_that_came_while_it_waited(postgresql_url: str) -> None:
+    """A claim that waits for a lock still sees the register as it was before: whoever registered and took a
+    request meanwhile is no gone holder."""
+    first, second = UUID(int=1), UUID(int=2)
+    async with worker(postgresql_url, "waiting") as waiting:
+        for request_id in (first, second):
+            await waiting.release(released(await take(waiting, request_id)))
+        blocker = await asyncpg.connect(postgresql_url)
+        try:
+            async with blocker.transaction():
+                await blocker.execute("SELECT FROM requests WHERE request_id = $1 FOR UPDATE", first)
+                claims = asyncio.gather(waiting.claim(a_claim(first)), waiting.claim(a_claim(second)))
+                blocked = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+                await becomes(postgresql_url, f"{blocked} AND datname = current_database()", [(1,)])
+                async with worker(postgresql_url, "newcomer") as newcomer:
+                    claim = await take(newcomer, second)
+                    await blocker.execute("ROLLBACK; BEGIN")
+                    answers = await asyncio.wait_for(claims, DEADLINE)
+                    assert await newcomer.finish(completed(claim)) is StepResult.APPLIED
+        finally:
+            await blocker.close()
+    assert isinstance(answers[0], Claimed)
+    assert isinstance(answers[1], InOtherHands)

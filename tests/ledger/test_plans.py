@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import pytest
 from session_worker.ledger import upgrade
 from session_worker.ledger.postgresql import statements as postgresql_statements
 from session_worker.ledger.postgresql.connection import connect
+from tests.support.ledger import a_claim, becomes, completed, worker
 
 if TYPE_CHECKING:
     import asyncpg
@@ -52,3 +54,19 @@ async def test_every_step_finds_its_entries_by_their_ids(postgresql_url: str, kn
     finally:
         await connection.close()
     assert found == {name: {"requests_pkey"} for name in KEYED}
+
+
+async def test_postgresql_uses_its_indexes_however_large_the_tables(postgresql_url: str) -> None:
+    """Plans are made while the tables are empty; no statement of the worker may read them whole."""
+    async with worker(postgresql_url) as ledger:
+        for _ in range(10):
+            claims = [a_claim() for _ in range(20)]
+            await asyncio.gather(*map(ledger.claim, claims))
+            await asyncio.gather(*(ledger.finish(completed(claim)) for claim in claims))
+            await asyncio.gather(*(ledger.claim(a_claim(claim.request_id)) for claim in claims))
+            await asyncio.gather(*(ledger.note_parked(claim.request_id, claim.token) for claim in claims))
+    await becomes(
+        postgresql_url,
+        "SELECT seq_scan, n_tup_ins FROM pg_stat_user_tables WHERE relname = 'requests'",
+        [(0, 200)],
+    )
