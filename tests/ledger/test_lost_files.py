@@ -400,3 +400,56 @@ async def test_pruning_refuses_a_wal_that_is_not_the_workers(sqlite_url: str) ->
         assert all([await asyncio.wait_for(ledger.knows(claim.request_id), DEADLINE) for claim in claims])
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("SELECT count(*) FROM requests").fetchone() == (3,)
+
+
+DIES = """
+import asyncio, os, signal, sys
+from tests.ledger.support import completed, take, worker
+
+async def main():
+    async with worker(sys.argv[1]) as ledger:
+        for _ in range(5):
+            claim = await take(ledger)
+            await ledger.finish(completed(claim))
+            print(claim.request_id, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("moved", "said"),
+    [
+        ([""], "it is missing, and ledger.db-wal beside it"),
+        (["", "-shm"], "it is missing, and ledger.db-wal beside it"),
+        (["-wal"], "ledger.db-wal beside it, with what a worker committed last, is missing"),
+        (["", "-wal"], "ledger.db-wal beside it, with what a worker committed last, is missing"),
+        (["-shm"], None),
+    ],
+    ids=lambda value: "+".join(value) or "ledger" if isinstance(value, list) else "",
+)
+async def test_files_that_were_moved_while_no_worker_ran_are_missed(
+    sqlite_url: str, tmp_path: Path, moved: list[str], said: str | None
+) -> None:
+    """What a killed worker answered is in its -wal. A start without that would not know of it; and what the
+    started worker answered would be gone when the -wal comes back."""
+    path, away = path_of(sqlite_url), tmp_path / "away"
+    killed = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", DIES, sqlite_url], cwd=ROOT, capture_output=True, text=True
+    )
+    answered = [UUID(line) for line in killed.stdout.split()]
+    assert len(answered) == 5, killed.stderr
+    away.mkdir()
+    for suffix in moved:
+        beside(path, suffix).rename(away / f"{path.name}{suffix}")
+    before = sorted(each.name for each in tmp_path.iterdir())
+    if said is not None:
+        with pytest.raises(LedgerError, match=said):
+            async with worker(sqlite_url):
+                pass
+        assert sorted(each.name for each in tmp_path.iterdir()) == before
+        for each in away.iterdir():
+            each.rename(path.with_name(each.name))
+    async with worker(sqlite_url) as ledger:
+        assert all([await ledger.knows(request_id) for request_id in answered])

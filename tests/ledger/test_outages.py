@@ -8,6 +8,7 @@ import sqlite3
 import threading
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import asyncpg
@@ -369,6 +370,20 @@ async def test_a_defect_after_an_outage_is_no_outage(
                 await ledger.claim(a_claim())
         await eventually(lambda: ledger.availability.up)
         assert not troubles
+
+
+async def test_postgresql_host_that_says_nothing_leaves_time_for_the_next(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It accepts the connection, and does not answer the first packet."""
+    monkeypatch.setattr(postgresql_connection, "CONNECT_TIMEOUT", 2.0)
+    async with TcpProxy(postgresql_url) as proxy:
+        proxy.mode = "stall"
+        silent, living = urlsplit(proxy.url), urlsplit(postgresql_url)
+        hosts = f"{silent.netloc.rpartition('@')[2]},{living.netloc.rpartition('@')[2]}"
+        user = living.netloc.rpartition("@")[0]
+        async with worker(living._replace(netloc=f"{user}@{hosts}").geturl()) as ledger:
+            await take(ledger)
 
 
 # ----------------------------------------------------------------------------------------- SQLite

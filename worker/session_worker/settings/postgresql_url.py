@@ -123,6 +123,13 @@ def place_of(url: str) -> str:
     return f"{hosts}{database.rstrip('/')}"
 
 
+def one_by_one(url: str) -> list[str]:
+    """``url`` for each of the hosts that stand before its path: it itself, where they are named elsewhere."""
+    parts = urlsplit(url)
+    user, at, hosts = parts.netloc.rpartition("@")
+    return [parts._replace(netloc=f"{user}{at}{host}").geturl() for host in hosts.split(",")]
+
+
 def unnamed_user(url: str) -> bool:
     """Whether neither ``url`` nor the environment names a user, and the user of this process has no name."""
     parts = urlsplit(url)

@@ -1,9 +1,10 @@
-"""Connections to a PostgreSQL ledger, and what their errors mean."""
+"""Connecting to a PostgreSQL ledger."""
 
 from __future__ import annotations
 
 import os
 from contextlib import suppress
+from typing import Any
 
 import asyncpg
 
@@ -72,17 +73,26 @@ async def _connect(
             )
         del settings[name]
     usual = target.patience or CONNECT_TIMEOUT
+    timeout = min(patience or usual, usual)
     try:
-        return await asyncpg.connect(
-            target.url,
-            timeout=min(patience or usual, usual),
-            command_timeout=command_timeout,
-            server_settings=settings,
+        return await _first_that_answers(
+            target.url, timeout, command_timeout=command_timeout, server_settings=settings
         )
     except Exception as error:
         if isinstance(error, AWAY) and not (isinstance(error, OSError) and postgresql_url.unnamed_user(url)):
             raise
         raise UnusableError(_misread(error, url)) from error
+
+
+async def _first_that_answers(url: str, timeout: float, **options: Any) -> asyncpg.Connection:
+    """Try the hosts of ``url`` in order, each for its share of ``timeout``: the driver would spend all of it
+    on one that accepts the connection and then says nothing."""
+    *others, last = postgresql_url.one_by_one(url)
+    timeout /= len(others) + 1
+    for each in others:
+        with suppress(OSError, asyncpg.CannotConnectNowError, asyncpg.TargetServerAttributeNotMatched):
+            return await asyncpg.connect(each, timeout=timeout, **options)
+    return await asyncpg.connect(last, timeout=timeout, **options)
 
 
 def _misread(error: Exception, url: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import struct
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -150,15 +151,42 @@ def _see_to_folder(folder: Path) -> None:
 
 
 def check_complete(path: Path) -> None:
-    """Raises sqlite3.Error: SQLite would delete the ``-wal`` of a file that is empty or not there, and begin
-    anew."""
-    wal = Path(f"{os.path.realpath(path)}-wal")
-    size = _size(path)
+    """Check that no file is missing that a crash has left.
+
+    Without the ``-wal`` SQLite would go on from an older state, and put the ``-wal`` over the new one when it
+    comes back. Without the file itself it would delete the ``-wal``.
+
+    Raises:
+        sqlite3.Error: one is missing, or empty.
+    """
+    real = os.path.realpath(path)
+    wal, shm, size = Path(f"{real}-wal"), Path(f"{real}-shm"), _size(path)
     if _size(wal) and not size:
         raise sqlite3.OperationalError(
             f"it is {'missing' if size is None else 'empty'}, and {wal.name} beside it has what a worker "
             "committed last; put the file back, or delete that one to start with a new ledger"
         )
+    if not _size(wal) and _tells_of_commits(shm):
+        raise sqlite3.OperationalError(
+            f"{wal.name} beside it, with what a worker committed last, is missing; put it back, or delete "
+            f"{shm.name} to go on without"
+        )
+
+
+def _tells_of_commits(shm: Path) -> bool:
+    """Whether the ``-shm`` says that the ``-wal`` has commits that were not copied to the main file yet.
+
+    It begins with the same 48 bytes twice; how many frames of the ``-wal`` were copied comes behind them.
+    """
+    try:
+        with shm.open("rb") as file:
+            start = file.read(100)
+    except OSError:
+        return False
+    if len(start) < 100 or start[:48] != start[48:96]:
+        return False
+    (frames,), (copied,) = struct.unpack_from("=I", start, 16), struct.unpack_from("=I", start, 96)
+    return bool(copied < frames)
 
 
 def _size(path: Path) -> int | None:
