@@ -404,7 +404,7 @@ async def test_pruning_refuses_a_wal_that_is_not_the_workers(sqlite_url: str) ->
 
 DIES = """
 import asyncio, os, signal, sys
-from tests.ledger.support import completed, take, worker
+from tests.support.ledger import completed, take, worker
 
 async def main():
     async with worker(sys.argv[1]) as ledger:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, contextmanager
 from datetime import datetime, timedelta
 from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
@@ -19,7 +21,7 @@ from session_worker.ledger.sqlite.database import path_of
 from session_worker.telemetry.events import unheard
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from session_worker.ledger.reader import Entry
     from session_worker.telemetry.events import Emit
@@ -93,6 +95,24 @@ async def worker(
         yield ledger
     finally:
         await ledger.close()
+
+
+MEMORY = Path("/dev/shm")
+
+
+@contextmanager
+def sqlite_in_memory() -> Iterator[str]:
+    """The URL of a ledger that is not there yet: to open it takes 2 ms, a step a quarter of one."""
+    with TemporaryDirectory(prefix="ledger-", dir=MEMORY if MEMORY.is_dir() else None) as folder:
+        yield f"sqlite:///{folder}/ledger.db"
+
+
+@asynccontextmanager
+async def ledger_in_memory(worker_id: str = "") -> AsyncIterator[Ledger]:
+    """The open SQLite ledger, in memory, of a worker that takes over at once."""
+    with sqlite_in_memory() as url:
+        async with worker(url, worker_id) as ledger:
+            yield ledger
 
 
 async def take(ledger: Ledger, request_id: UUID | None = None, **changes: Any) -> Claim:
