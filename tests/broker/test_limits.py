@@ -13,7 +13,7 @@ from session_contracts import Names
 from session_worker.broker.connection import Connection
 from session_worker.broker.topology import Topology, TopologyError
 from session_worker.operators.doctor.broker import difference
-from tests.broker.test_worker_setup import last_words
+from tests.broker.test_worker_lifetime import last_words
 
 if TYPE_CHECKING:
     from tests.support.lab import Lab
