@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from session_contracts import amqp
 from session_worker.requests.flow import Flow
-from session_worker.runtime.assembly import assemble
+from session_worker.runtime.worker import Worker
 from session_worker.telemetry import log
 from session_worker.telemetry.events import DeliveryFailed
 from tests.unit.runtime.links import FakeLink
@@ -36,7 +36,7 @@ REQUEST_ID = UUID(int=7)
 async def taking(folder: Path) -> AsyncIterator[tuple[Intake, list[Message]]]:
     """The intake of a worker, and what it publishes in place of the broker."""
     settings = parts.worker_settings(ledger_url=SecretStr(f"sqlite:///{folder}/ledger.db"))
-    worker = assemble(settings, asyncio.Event())
+    worker = Worker(settings, asyncio.Event())
     link = FakeLink()
     worker.keeper.link = cast("Link", link)
     await worker.ledger.open()

@@ -12,8 +12,8 @@ from pydantic import SecretStr
 from session_client.net.errors import ConnectError
 from session_worker.broker import backoff
 from session_worker.runtime import keeper
-from session_worker.runtime.assembly import assemble
 from session_worker.runtime.stopping import StartError
+from session_worker.runtime.worker import Worker
 from session_worker.settings import load
 from tests.unit.runtime.links import FakeLink, HalfDeadLink, builder
 from tests.unit.worker import parts
@@ -28,7 +28,7 @@ async def run(links: list[FakeLink], folder: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("session_worker.runtime.keeper.Link.build", builder(links, stop))
     settings = parts.worker_settings(ledger_url=SecretStr(f"sqlite:///{folder}/ledger.db"))
     async with asyncio.timeout(20):
-        await assemble(settings, stop).run()
+        await Worker(settings, stop).run()
 
 
 @pytest.mark.parametrize("failing", ["pause", "resume"])
@@ -80,5 +80,5 @@ async def test_who_has_no_broker_and_named_none_hears_of_a_command_that_brings_o
         ledger_url=f"sqlite:///{tmp_path}/ledger.db", amqp_url="amqp://localhost/" if named else None
     )
     with pytest.raises(StartError, match="nothing listens there") as told:
-        await assemble(settings, asyncio.Event()).run()
+        await Worker(settings, asyncio.Event()).run()
     assert ("`session-worker dev`" in str(told.value)) is not named

@@ -24,7 +24,7 @@ from session_contracts.amqp import Names
 from session_worker.messages.errors import UnroutableError
 from session_worker.operations.handler import PermanentError
 from session_worker.requests.outcomes import Busy
-from session_worker.runtime.assembly import assemble
+from session_worker.runtime.worker import Worker
 from session_worker.telemetry import traces
 from session_worker.telemetry.spans import TraceIds
 from tests.unit.worker import parts
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from session_worker.broker.link import Link
     from session_worker.messages.message import Message
     from session_worker.operations.handler import Context
-    from session_worker.runtime.worker import Worker
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 HEADERS = {"traceparent": f"00-{TRACE}-{SPAN}-01"}
@@ -103,7 +102,7 @@ async def bench(
     settings = parts.worker_settings(
         ledger_url=SecretStr(f"sqlite:///{folder}/ledger.db"), traces=True, max_attempts=2
     )
-    worker = assemble(settings, asyncio.Event())
+    worker = Worker(settings, asyncio.Event())
     await worker.ledger.open()
     try:
         yield Bench(worker, exporter, provider)

@@ -102,7 +102,7 @@ def _run(pipe: Pipe) -> int:
     sys.path.insert(0, str(Path.cwd()))
     settings = Settings.take_over(given["settings"])
     log.configure(settings.log_level)
-    return run_loop(settings, reporter, pipe.obey, patient=given["again"])
+    return run_loop(settings, reporter, pipe.obey, restarted=given["restarted"])
 
 
 if __name__ == "__main__":

@@ -63,14 +63,14 @@ class LinkKeeper:
         self.no_link = STARTING
         self.started = False
 
-    async def run(self, intake: Intake, opened: Opened, *, patient: bool) -> None:
+    async def run(self, intake: Intake, opened: Opened, *, restarted: bool) -> None:
         """Have deliveries come to ``intake`` until it is time to stop. A link that stands then is left open,
         for the replies of what still runs.
 
         Raises:
-            StartError: there is no first link, and it is no use to wait for it (never if ``patient``).
+            StartError: there is no first link, and it is no use to wait for it (never if ``restarted``).
         """
-        first, lost_early = not patient, 0
+        first, lost_early = not restarted, 0
         while link := await self._connect(partial(self._build, intake, opened), first=first):
             first, began = False, time.monotonic()
             self._emit(WorkerUp(self._names.work, self._settings.concurrency, opened.name, opened.holds))

@@ -11,9 +11,9 @@ from session_worker.ledger.protocol import LedgerError
 from session_worker.loop import new_event_loop
 from session_worker.operations.loading import HandlerNotFoundError
 from session_worker.runtime import ops
-from session_worker.runtime.assembly import assemble
 from session_worker.runtime.health import Board, Reporter
 from session_worker.runtime.stopping import StartError, Stop, exit_now
+from session_worker.runtime.worker import Worker
 from session_worker.settings import unknown_variables
 from session_worker.telemetry import capture
 from session_worker.telemetry import log as telemetry_log
@@ -52,13 +52,13 @@ def run(settings: Settings, see: Callable[[Report], object] = lambda _: None) ->
 
 
 def run_loop(
-    settings: Settings, reporter: Reporter, obey: Callable[[Stop], None], *, patient: bool = False
+    settings: Settings, reporter: Reporter, obey: Callable[[Stop], None], *, restarted: bool = False
 ) -> int:
     """``serve`` on the fastest event loop there is; what handlers print meanwhile goes to the log."""
     ran.set()
     with capture.output(), asyncio.Runner(loop_factory=new_event_loop) as runner:
         try:
-            code = runner.run(serve(settings, reporter, obey, patient=patient))
+            code = runner.run(serve(settings, reporter, obey, restarted=restarted))
         except StartError:
             raise
         except BaseException as error:  # noqa: BLE001
@@ -73,7 +73,7 @@ def run_loop(
 
 
 async def serve(
-    settings: Settings, reporter: Reporter, obey: Callable[[Stop], None], *, patient: bool
+    settings: Settings, reporter: Reporter, obey: Callable[[Stop], None], *, restarted: bool
 ) -> int:
     """Run a worker until a signal to stop; the process's exit code. ``obey`` may have it stop otherwise.
 
@@ -83,7 +83,7 @@ async def serve(
     asyncio.get_running_loop().set_exception_handler(_log_stray_error)
     stop = Stop(settings.shutdown_grace)
     try:
-        worker = assemble(settings, stop.asked, up=reporter.ask)
+        worker = Worker(settings, stop.asked, up=reporter.ask)
     except (HandlerNotFoundError, LedgerError) as error:
         raise StartError(str(error)) from error
     telemetry_log.identify(worker.worker_id)
@@ -92,7 +92,7 @@ async def serve(
     _relax_collector()
     reporting = asyncio.create_task(reporter.run(worker.report), name="reporter")
     try:
-        await worker.run(patient=patient)
+        await worker.run(restarted=restarted)
     finally:
         reporting.cancel()
         await asyncio.wait({reporting})

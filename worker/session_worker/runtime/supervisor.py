@@ -74,9 +74,9 @@ class _Process:
         reader, writer = await asyncio.open_connection(sock=ours, limit=REPORT_BYTES)
         return cls(process, reader, writer)
 
-    def hand_over(self, settings: Settings, *, again: bool) -> None:
-        """Let it begin. ``again``: another one was in its place before."""
-        given = {"settings": settings.hand_over(), "path": sys.path, "again": again}
+    def hand_over(self, settings: Settings, *, restarted: bool) -> None:
+        """Let it begin. ``restarted``: another one was in its place before."""
+        given = {"settings": settings.hand_over(), "path": sys.path, "restarted": restarted}
         self._writer.write(json.dumps(given).encode() + b"\n")
         self._knows = True
 
@@ -146,10 +146,10 @@ class Supervisor:
 
     async def _keep(self, place: int) -> None:
         """Have a process in this place for as long as we work."""
-        again, in_vain = False, 0
+        restarted, in_vain = False, 0
         while not self._stop.asked.is_set():
             began = time.monotonic()
-            code = await self._run_one(place, again=again)
+            code = await self._run_one(place, restarted=restarted)
             if self._stop.asked.is_set():
                 self._code = self._code or int(code not in TOLD)
             elif not self._first_is_up.is_set():
@@ -164,9 +164,9 @@ class Supervisor:
                 say("error", "process ended", process=place, exit_code=code, next_in=round(pause, 2))
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._stop.asked.wait(), pause)
-                again = True
+                restarted = True
 
-    async def _run_one(self, place: int, *, again: bool) -> int:
+    async def _run_one(self, place: int, *, restarted: bool) -> int:
         """Start a process and stay with it to its end; its exit code."""
         try:
             process = await _Process.start()
@@ -179,7 +179,7 @@ class Supervisor:
         if self._stop.asked.is_set():
             process.release()
         else:
-            process.hand_over(self._settings, again=again)
+            process.hand_over(self._settings, restarted=restarted)
 
         def put(report: Report) -> None:
             self._board.put(place, report)
