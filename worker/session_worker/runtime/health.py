@@ -1,4 +1,4 @@
-"""What worker processes say of themselves, and what follows for those who ask: alive? ready?"""
+"""What worker processes report, and what it means: is the worker alive, is it ready?"""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 BEAT_SECONDS = 1.0
-"""Between two reports of a process, unless it is asked for one."""
+"""How often a process reports without being asked."""
 STUCK_SECONDS = 5.0
-"""An event loop that has not turned for so long is stuck: a handler blocks it."""
+"""An event loop that has not turned for so long counts as stuck: a handler blocks it."""
 STARTING = "starting"
 TOLD_TO_STOP = "the worker was told to stop"
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One process at one moment. ``checks``: "" or the reason why not, for each thing it needs to be ready.
-    ``started``: it has consumed before."""
+    """One process at one moment.
+
+    ``checks`` has each thing that it needs to be ready, with "" or the reason why it has not got it.
+    ``started`` says whether it has consumed before.
+    """
 
     pid: int
     worker_id: str
@@ -35,7 +38,7 @@ class Report:
     metrics: dict[str, Any]
 
     def encode(self) -> bytes:
-        """One line."""
+        """The report as one line of JSON."""
         return json.dumps(asdict(self)).encode() + b"\n"
 
     @classmethod
@@ -44,7 +47,7 @@ class Report:
 
 
 class Reporter:
-    """Reports from an event loop: at every beat, and when somebody asks."""
+    """Reports on an event loop: every ``BEAT_SECONDS``, and when somebody asks."""
 
     def __init__(self, tell: Callable[[Report], None]) -> None:
         self._tell = tell
@@ -53,7 +56,7 @@ class Reporter:
         self._asked = False
 
     async def run(self, report: Callable[[], Report]) -> None:
-        """Tell what ``report`` says until cancelled, and then once more."""
+        """Tell what ``report`` returns until cancelled, and then once more."""
         self._report = report
         self._loop = asyncio.get_running_loop()
         try:
@@ -64,7 +67,7 @@ class Reporter:
             self._now()
 
     def ask(self) -> None:
-        """Have a report told soon, if the loop turns; from any thread."""
+        """Have a report told soon if the loop turns. This may be called from any thread."""
         if self._loop is not None and not self._asked:
             self._asked = True
             with suppress(RuntimeError):  # the loop is closed
@@ -78,7 +81,7 @@ class Reporter:
 
 @dataclass(slots=True)
 class _Place:
-    """Where a process is, or is to be. ``note``: why there is no report."""
+    """A place for a process, and its last report; ``note`` says why there is none."""
 
     note: str = STARTING
     report: Report | None = None
@@ -109,7 +112,7 @@ class Board:
             self._changed.notify_all()
 
     def gone(self, number: int, note: str) -> None:
-        """The process in this place has ended; what it counted stays."""
+        """Note that the process in this place has ended. What it counted stays."""
         with self._changed:
             report = self._places[number].report
             if report is not None:
@@ -132,8 +135,8 @@ class Board:
             )
 
     def live(self) -> tuple[bool, dict[str, Any]]:
-        """Whether every event loop turns. A process that is starting or being replaced is no reason to
-        end the others."""
+        """Whether every event loop turns. A process that is starting or being replaced is no reason to end
+        the others, and counts as live."""
         now = time.monotonic()
         found = [
             {
@@ -160,7 +163,7 @@ class Board:
         return ready, {"ready": ready, "checks": {name: self._say(said) for name, said in found.items()}}
 
     def _say(self, said: dict[str, list[int]]) -> str:
-        """ "ok", or each reason, with the processes that give it unless all of them do."""
+        """Either "ok" or the reasons, each with the processes that give it unless all of them do."""
         return (
             "; ".join(
                 reason

@@ -1,6 +1,6 @@
-"""The ops port: ``/livez``, ``/readyz`` and ``/metrics`` by HTTP, from threads of its own.
+"""The ops port: ``/livez``, ``/readyz`` and ``/metrics`` by HTTP.
 
-So it answers although the worker's event loop is stuck, and can say so.
+It has threads of its own, so that it answers, and says so, when the worker's event loop is stuck.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from http.server import BaseHTTPRequestHandler
 from socketserver import ThreadingTCPServer
 from typing import TYPE_CHECKING, Any
 
+from session_client.net.diagnosis import DiagnosedError, Diagnosis
 from session_worker.telemetry import metrics
 from session_worker.telemetry.log import say
 
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
     from session_worker.runtime.health import Board
 
 REQUEST_SECONDS = 5.0
-"""For a whole exchange, however slowly the other side sends or reads."""
+"""How long a visitor may stay, however slowly it sends or reads."""
 REFRESH_SECONDS = 0.5
+"""How long an answer waits for a new report of each process."""
 HEAD_BYTES = 131_072
 """How large a request may be: twice the line at which the standard library gives up."""
 LEFT_BYTES = 1_048_576
@@ -39,8 +41,8 @@ CONNECTIONS = 64
 JSON = "application/json"
 
 
-class OpsPortError(Exception):
-    """The ops port cannot be opened; the message says why and what to do."""
+class OpsPortError(DiagnosedError):
+    """The ops port cannot be opened."""
 
 
 @contextmanager
@@ -61,7 +63,7 @@ def serving(host: str, port: int, board: Board) -> Iterator[None]:
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """Listen at each address of ``host``; ``::`` stands for all of IPv4 as well.
+    """Listen at each address of ``host``, where ``::`` stands for all of IPv4 as well.
 
     Raises:
         OpsPortError: the address cannot be had.
@@ -89,21 +91,24 @@ def _listen(family: int, address: tuple[Any, ...]) -> socket.socket:
 
 
 def _is_fatal(error: Exception | None) -> bool:
-    """Whether to give up although another address of the name can be listened at. An address that this
-    machine lacks is no reason (``::1`` of ``localhost``)."""
+    """Whether to give up although another address of the name is free. That this machine lacks an address is
+    no reason (``::1`` of ``localhost``)."""
     return getattr(error, "errno", None) in {errno.EADDRINUSE, errno.EACCES}
 
 
-def _why_not(host: str, port: int, error: Exception) -> str:
+def _why_not(host: str, port: int, error: Exception) -> Diagnosis:
     name = "port"
     match getattr(error, "errno", None):
         case errno.EADDRINUSE:
-            what = f"port {port} of {host} is taken by another program; choose another one, or 0 for none"
+            what, fix = (
+                f"port {port} of {host} is taken by another program",
+                "choose another one, or 0 for none",
+            )
         case errno.EACCES:
-            what = f"this user may not open port {port}; choose one above 1023"
+            what, fix = f"this user may not open port {port}", "choose one above 1023"
         case _:
-            name, what = "host", f"{host} is no address of this machine; 127.0.0.1 and 0.0.0.0 always are"
-    return f"ops_{name}: {what}. It is set by --ops-{name} or SESSION_WORKER_OPS_{name.upper()}."
+            name, what, fix = "host", f"{host} is no address of this machine", "choose 127.0.0.1 or 0.0.0.0"
+    return Diagnosis(f"ops_{name}: {what}", f"{fix} (--ops-{name} or SESSION_WORKER_OPS_{name.upper()})")
 
 
 class _Server(ThreadingTCPServer):

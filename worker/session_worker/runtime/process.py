@@ -28,13 +28,17 @@ if TYPE_CHECKING:
 ran = threading.Event()
 """Whether a worker has run in this process."""
 COLLECT_AFTER = 50_000
-"""Objects beyond those that were freed, after which cycles are searched for."""
+"""How many objects must have been made and not freed before cycles are searched for."""
 
 
 def run(settings: Settings, see: Callable[[Report], object] = lambda _: None) -> int:
-    """A worker that is a process of its own, with an ops port if the settings name one; its exit code.
+    """Run a worker in this process, with an ops port if the settings name one; return the exit code.
 
     ``see`` gets every report.
+
+    Raises:
+        StartError: the worker cannot start.
+        OpsPortError: the address of the ops port cannot be had.
     """
     telemetry_log.configure(settings.log_level)
     for name, nearest in unknown_variables().items():
@@ -54,7 +58,14 @@ def run(settings: Settings, see: Callable[[Report], object] = lambda _: None) ->
 def run_loop(
     settings: Settings, reporter: Reporter, obey: Callable[[Stop], None], *, restarted: bool = False
 ) -> int:
-    """``serve`` on the fastest event loop there is; what handlers print meanwhile goes to the log."""
+    """Run a worker on the fastest event loop there is; return the exit code. What handlers print meanwhile
+    goes to the log.
+
+    ``obey`` gets the order to stop, which it may give. For ``restarted``, see ``Worker.run``.
+
+    Raises:
+        StartError: the worker cannot start.
+    """
     ran.set()
     with capture.output(), asyncio.Runner(loop_factory=new_event_loop) as runner:
         try:
@@ -62,12 +73,12 @@ def run_loop(
         except StartError:
             raise
         except BaseException as error:  # noqa: BLE001
-            # A task of a handler's left the loop (sys.exit, loop.stop). The runner would now cancel all that
-            # runs, and it would be handed back, time and again: so it counts as what it is, a crash.
+            # A task of a handler ended the loop (sys.exit, loop.stop). The runner would now cancel all that
+            # runs, and it would be handed back, time and again. So this is treated as the crash that it is.
             say("error", "event loop ended", exc_info=error)
             exit_now("the event loop ended without an order to stop")
-        if runner.run(_stubborn()):
-            # Their requests were handed back, and everything is closed: waiting for them would have no end.
+        if runner.run(_tasks_remain()):
+            # Their requests were handed back, and everything is closed: to wait for them might take for ever.
             exit_now("some handlers do not end", code)
     return code
 
@@ -75,11 +86,7 @@ def run_loop(
 async def serve(
     settings: Settings, reporter: Reporter, obey: Callable[[Stop], None], *, restarted: bool
 ) -> int:
-    """Run a worker until a signal to stop; the process's exit code. ``obey`` may have it stop otherwise.
-
-    Raises:
-        StartError: it cannot start; a sentence for people.
-    """
+    """See ``run_loop``."""
     asyncio.get_running_loop().set_exception_handler(_log_stray_error)
     stop = Stop(settings.shutdown_grace)
     try:
@@ -100,15 +107,18 @@ async def serve(
 
 
 def _relax_collector() -> None:
-    """What a request needs is freed by its reference counts. By default the search for cycles starts after a
-    few requests, and takes an eighth of their time; what was built until now is not searched at all."""
+    """Have Python search for cycles of objects less often, and not among those built until now.
+
+    What a request needs is freed by its reference counts. By default the search starts after a few requests,
+    and takes an eighth of their time.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER)
 
 
-async def _stubborn() -> bool:
-    """Whether tasks are left that go on although they were cancelled."""
+async def _tasks_remain() -> bool:
+    """Cancel the tasks that are left; whether some go on nevertheless."""
     left = asyncio.all_tasks() - {asyncio.current_task()}
     for task in left:
         task.cancel()

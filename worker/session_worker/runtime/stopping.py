@@ -1,4 +1,4 @@
-"""How a worker process is told to stop, and what makes sure that it ends."""
+"""How a worker process is told to stop, and what makes sure that it ends. ``Worker.run`` has the steps."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SHUTDOWN_SECONDS = 25.0
-"""What pausing, giving back, closing the link and closing the ledger may take together, beside the grace."""
+"""What the steps of the shutdown in ``Worker.run`` may take together, beside the grace."""
 EXIT_SECONDS = 3.0
 """What Python's own exit may take after that: ending threads, and calls that handlers registered."""
 
 
 class StartError(Exception):
-    """The worker cannot start; the message says why and what to do."""
+    """The worker cannot start; ``str()`` says why and what to do."""
 
 
 class Stop:
-    """The order to stop. Made in the event loop; ``asked`` is set there. ``last`` is called before the
-    process is ended at once."""
+    """The order to stop. It is made in the event loop, and sets ``asked`` there.
+
+    If the shutdown takes ``SHUTDOWN_SECONDS`` longer than ``grace``, or a second signal comes, ``last`` is
+    called and the process ended.
+    """
 
     def __init__(self, grace: float, last: Callable[[], None] = lambda: None) -> None:
         self.asked = asyncio.Event()
@@ -36,8 +39,8 @@ class Stop:
         self._signalled = False
 
     def listen(self) -> None:
-        """Stop at SIGTERM, SIGINT or SIGHUP, unless it is ignored; a second one ends the process at once, but
-        for SIGHUP: of a terminal that is closed the kernel tells, and the shell as well."""
+        """Stop at SIGTERM, SIGINT and SIGHUP, except those that are ignored. A second one ends the process at
+        once, but not SIGHUP: when a terminal is closed, both kernel and shell send one."""
         for number, obey in (
             (signal.SIGTERM, self._on_signal),
             (signal.SIGINT, self._on_signal),
@@ -47,7 +50,7 @@ class Stop:
                 self._loop.add_signal_handler(number, obey)
 
     def ask(self) -> None:
-        """Stop, from any thread and as often as one likes. A stop that does not end, ends the process."""
+        """Stop. This may be called from any thread, and more than once."""
         if self._deadline is not None:
             return
         self._deadline = threading.Timer(
@@ -69,15 +72,15 @@ class Stop:
 
 
 def exit_soon(code: int) -> None:
-    """Everything is closed: end the process within ``EXIT_SECONDS``, whatever threads of handlers still do.
-    Python would wait for them without end."""
+    """End the process within ``EXIT_SECONDS``, now that everything is closed. Python alone would wait for
+    handlers' threads without end."""
     last = threading.Timer(EXIT_SECONDS, exit_now, ["some threads of handlers do not end", code])
     last.daemon = True
     last.start()
 
 
 def exit_now(reason: str, code: int = 1) -> NoReturn:
-    """End the process, whatever runs."""
+    """End the process at once, whatever runs."""
     try:
         say("error", "worker ends at once", reason=reason)
         flush()

@@ -1,9 +1,9 @@
 """``run --processes N``: worker processes, each replaced when it dies, and one place that answers for all.
 
-All load their program at once, but the first one begins alone. What is wrong with the settings it says once,
-and what is to be declared or upgraded is there before the others begin. Settings go to a process by a socket
-pair, never by its arguments or its environment, which others can read. The pair is also how a process learns
-that its supervisor is gone.
+All load their program at once, but the first one begins alone: so an error in the settings is told once, and
+queues and schema are there before the others need them. Settings go to a process by a socket pair, never by
+its arguments or its environment, which others can read. The pair also tells a process that its supervisor is
+gone.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
     from session_worker.settings import Settings
 
 STEADY_SECONDS = 30.0
-"""A process that lived so long did not die of its start: the next one comes at once."""
+"""A process that lived so long did not die of its start: it is replaced at once."""
 LONGEST_PAUSE = 30.0
 LAST_SECONDS = 5.0
-"""How long the supervisor waits beyond the time in which its processes end by themselves."""
+"""How long the supervisor waits for its processes beyond the time that they give themselves."""
 REPORT_BYTES = 1_048_576
 TOLD = (0, -signal.SIGTERM)
-"""Exit codes of a process that was told to stop; the second one if it was so before it could listen."""
+"""Exit codes of a process that was told to stop. It has the second one if it could not listen yet."""
 
 
 class _Process:
@@ -58,7 +58,11 @@ class _Process:
 
     @classmethod
     async def start(cls) -> _Process:
-        """A process that loads its program and waits for its settings. Raises OSError."""
+        """Start a process, which loads its program and waits for its settings.
+
+        Raises:
+            OSError: the operating system does not start it.
+        """
         ours, theirs = socket.socketpair()
         try:
             with theirs:
@@ -75,31 +79,32 @@ class _Process:
         return cls(process, reader, writer)
 
     def hand_over(self, settings: Settings, *, restarted: bool) -> None:
-        """Let it begin. ``restarted``: another one was in its place before."""
+        """Let it begin with these settings. For ``restarted``, see ``Worker.run``."""
         given = {"settings": settings.hand_over(), "path": sys.path, "restarted": restarted}
         self._writer.write(json.dumps(given).encode() + b"\n")
         self._knows = True
 
     async def listen(self, put: Callable[[Report], None]) -> int:
-        """Hand on its reports until it ends; its exit code, or minus the signal that killed it."""
+        """Pass its reports on until it ends; return its exit code, or minus the signal that killed it."""
         ended = asyncio.create_task(self._ended(), name="process end")
         with suppress(OSError):
-            while (line := await self._reader.readline()).endswith(b"\n"):  # it may die in the middle of one
+            while (line := await self._reader.readline()).endswith(b"\n"):  # it may die in mid-report
                 put(Report.decode(line))
         return await ended
 
     async def _ended(self) -> int:
-        # Its end of the pipe may outlive it, in what a handler forked.
+        # A process that a handler forked may keep its end of the pipe open.
         code = await self._process.wait()
         self._writer.transport.abort()
         return code
 
     def ask(self) -> None:
+        """Ask for a report, unless it has not read the last question yet."""
         if self._knows and self._writer.transport.get_write_buffer_size() == 0:
             self._writer.write(b"report\n")
 
     def release(self) -> None:
-        """Have it stop in order; it can be asked no more."""
+        """Have it stop in order; after this it cannot be asked any more."""
         self._knows = False
         self._writer.write_eof()
 
@@ -109,7 +114,7 @@ class _Process:
 
 
 def command(module: str, *arguments: str) -> list[str]:
-    """What starts a module of ours as a process of its own."""
+    """The command that runs a module of ours in a process of its own."""
     # Without -P a folder named `worker` where this process was started would be taken for ours.
     safe = [] if sys.path[0] == str(Path.cwd()) else ["-P"]
     return [sys.executable, *safe, "-m", module, *arguments]
@@ -128,7 +133,7 @@ class Supervisor:
         self._code = 0
 
     async def run(self) -> int:
-        """Until it is time to stop, or the first process cannot start; the exit code."""
+        """Keep the processes until it is time to stop or the first one cannot start; return the exit code."""
         self._stop.listen()
         self._board.ask = self._ask
         places = range(1, self._settings.processes + 1)
@@ -145,7 +150,7 @@ class Supervisor:
         return self._code
 
     async def _keep(self, place: int) -> None:
-        """Have a process in this place for as long as we work."""
+        """Keep a process in this place until it is time to stop."""
         restarted, in_vain = False, 0
         while not self._stop.asked.is_set():
             began = time.monotonic()
@@ -167,7 +172,7 @@ class Supervisor:
                 restarted = True
 
     async def _run_one(self, place: int, *, restarted: bool) -> int:
-        """Start a process and stay with it to its end; its exit code."""
+        """Start a process and stay with it to its end; return its exit code."""
         try:
             process = await _Process.start()
         except OSError as error:
@@ -200,7 +205,7 @@ class Supervisor:
             self._loop.call_soon_threadsafe(ask_all)
 
     def _kill(self) -> None:
-        for process in tuple(self._processes.values()):  # from a thread, it may be
+        for process in tuple(self._processes.values()):  # this may run in another thread
             process.kill()
 
 
