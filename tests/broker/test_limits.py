@@ -25,14 +25,14 @@ def test_a_vhost_that_takes_no_more_queues_is_told_as_such(lab: Lab) -> None:
     """To who applies the topology, to a worker and to a client; none is told to delete what is not there."""
     lab.broker.limit(lab.vhost, "max-queues", 0)
 
-    async def apply() -> str:
+    async def apply() -> TopologyError:
         connection = await Connection.open([lab.url], "test")
         try:
             with pytest.raises(TopologyError) as refused:
                 await Topology.of(Names(), [1]).apply(connection)
         finally:
             await connection.close()
-        return str(refused.value)
+        return refused.value
 
     async def ask() -> str:
         with pytest.raises(ConnectionFailed) as failed:
@@ -41,12 +41,12 @@ def test_a_vhost_that_takes_no_more_queues_is_told_as_such(lab: Lab) -> None:
 
     applied, asked = asyncio.run(apply()), asyncio.run(ask())
     started = last_words(lab.worker(wait=False))
-    for words in (applied, asked, started):
+    for words in (str(applied), asked, started):
         assert LIMIT.format(lab.vhost) in words
         assert "rabbitmqctl set_vhost_limits" in words
         assert "delete" not in words.partition("; ")[2]
         assert "other arguments" not in words
-    result = difference("queue session.create.dead", TopologyError(applied))
+    result = difference("queue session.create.dead", applied)
     assert "limit" in result.found
     assert str(result.fix).startswith("raise it")
 
@@ -84,6 +84,7 @@ async def test_a_binding_to_an_exchange_that_is_not_there_names_the_exchange(amq
         await topology.apply(connection)
         elsewhere = Topology("elsewhere", topology.routing_key, topology.work, topology.queues)
         with pytest.raises(TopologyError, match=r"^exchange elsewhere: missing; "):
-            await elsewhere._bind(await connection.channel(aiormq.Channel))
+            async with connection.channel() as channel:
+                await elsewhere._bind(channel)
     finally:
         await connection.close()

@@ -35,7 +35,7 @@ class FakeConnection:
             raise LinkLostError("the connection was lost")
         self.written.append(frames)
 
-    async def channel(
+    async def frame_channel(
         self, factory: type[AnyChannel], *, confirms: bool = False, vital: bool = False
     ) -> AnyChannel:
         if self.refuses_channels is not None:

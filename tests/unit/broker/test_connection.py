@@ -46,6 +46,14 @@ def reader(taker: Taker) -> tuple[asyncio.StreamReader, FrameReceiver]:
     return stream, FrameReceiver(cast("asyncio.StreamReader", frames_of))
 
 
+def opened(reader: object = None, writer: object = None, **aiormqs: object) -> Connection:
+    """A connection without a socket; aiormq's has only what is given here."""
+    closing = asyncio.get_running_loop().create_future()
+    under = SimpleNamespace(connection=SimpleNamespace(closing=closing, **aiormqs))
+    transport = SimpleNamespace(reader=reader, writer=writer, takers={})
+    return Connection(cast("Any", SimpleNamespace(transport=under)), cast("Any", transport))
+
+
 frames = st.lists(
     st.tuples(st.sampled_from([OURS, THEIRS]), st.none() | st.binary(min_size=1, max_size=40)), max_size=12
 )
@@ -101,9 +109,7 @@ async def test_whatever_the_broker_sends_is_heard() -> None:
     """Also what aiormq is not shown, and a heartbeat."""
     stream = asyncio.StreamReader()
     raw = FrameReader(stream, {OURS: Taker().feed})
-    closing = asyncio.get_running_loop().create_future()
-    transport = SimpleNamespace(reader=raw, writer=None)
-    connection = Connection(cast("Any", SimpleNamespace(closing=closing)), cast("Any", transport))
+    connection = opened(reader=raw)
     reading = asyncio.create_task(_read_all(FrameReceiver(cast("asyncio.StreamReader", raw))))
     for frame, channel in ((ContentBody(b"x"), OURS), (ContentBody(b"y"), OURS), (Heartbeat(), 0)):
         before = connection.heard
@@ -117,12 +123,21 @@ async def test_whatever_the_broker_sends_is_heard() -> None:
     await reading
 
 
+async def test_an_alarm_is_noted_and_its_frames_are_left_to_aiormq() -> None:
+    """aiormq stops writing during an alarm, and tells nobody."""
+    connection = opened()
+    seen: list[bool] = []
+    connection.watchers.append(lambda: seen.append(connection.blocked))
+    take = connection._transport.takers[0]
+    for frame in (spec.Connection.Blocked("low on memory"), Heartbeat(), spec.Connection.Unblocked()):
+        data = pamqp.frame.marshal(frame, 0)
+        assert not take(data[0], data[7:-1])
+    assert seen == [True, False]
+
+
 @pytest.mark.parametrize(("heartbeat", "silence"), [(10, 15.0), (60, 90.0), (0, None)])
 async def test_silence_is_judged_by_the_interval_of_heartbeats(heartbeat: int, silence: float | None) -> None:
-    closing = asyncio.get_running_loop().create_future()
-    aiormqs = SimpleNamespace(closing=closing, heartbeat_timeout=heartbeat)
-    connection = Connection(cast("Any", aiormqs), cast("Any", SimpleNamespace(reader=None, writer=None)))
-    assert connection.longest_silence == silence
+    assert opened(heartbeat_timeout=heartbeat).longest_silence == silence
 
 
 async def test_writing_to_a_socket_that_was_closed_unnoticed_is_a_lost_link() -> None:
@@ -132,21 +147,13 @@ async def test_writing_to_a_socket_that_was_closed_unnoticed_is_a_lost_link() ->
         def write(self, _: bytes) -> None:
             raise RuntimeError("the handler is closed")
 
-    closing = asyncio.get_running_loop().create_future()
-    connection = Connection(
-        cast("Any", SimpleNamespace(closing=closing)), cast("Any", SimpleNamespace(writer=Closed()))
-    )
-
     with pytest.raises(LinkLostError):
-        connection.write(b"frames")
+        opened(writer=Closed()).write(b"frames")
 
 
 async def test_who_waits_for_an_answer_hears_at_once_that_the_connection_was_lost() -> None:
     """aiormq lets some wait for their whole timeout, and the worker would connect again only then."""
-    closing = asyncio.get_running_loop().create_future()
-    connection = Connection(
-        cast("Any", SimpleNamespace(closing=closing)), cast("Any", SimpleNamespace(writer=None))
-    )
+    connection = opened()
     cancelled = asyncio.Event()
 
     async def answer() -> None:

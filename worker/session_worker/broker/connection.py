@@ -1,7 +1,8 @@
 """Connections to the broker: opened, watched, and closed within a bounded time.
 
-What knows aiormq's inside is here, in ``confirms.py`` and ``consumer.py``. A connection
-is never repaired: at any failure what was built on it is torn down and built again (``link.py``).
+They are aio-pika's, and so are the channels on them but for those of the hot path: deliveries and confirms
+are read off the socket before aiormq, the layer below aio-pika, sees them. A connection is never repaired:
+after any failure, everything that was built on it is torn down and built again (``link.py``).
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+import aio_pika
 import aiormq
-import aiormq.connection
 from yarl import URL
 
 from session_client.net.aiormq_errors import broker_errors, lost_by
@@ -24,8 +26,10 @@ from session_worker.broker import frames
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
     from ssl import SSLContext
+
+    from aio_pika.abc import AbstractChannel, UnderlayConnection
 
     from session_client.net.brokers import Broker
 
@@ -33,15 +37,15 @@ CONNECT_SECONDS = 10.0
 SETUP_SECONDS = 15.0
 CLOSE_SECONDS = 2.0
 SILENT_HEARTBEATS = 1.5
-"""A broker sends something once in each interval of heartbeats, were it a heartbeat. The rest is patience."""
+"""How many intervals of heartbeats a broker may be silent. It sends something in each."""
 MAX_CHANNELS = 2047
-"""Channels on one connection that RabbitMQ allows by default; only a few are ever open at once."""
+"""How many channels RabbitMQ allows on one connection by default. Only a few are ever open at once."""
 
-# These loggers print whole messages, bodies included. What matters of them is in our own errors.
+# These loggers print whole messages with their bodies. Our own errors say what matters.
 logging.getLogger("aiormq").setLevel(logging.CRITICAL)
 logging.getLogger("aio_pika").setLevel(logging.CRITICAL)
 
-AnyChannel = TypeVar("AnyChannel", bound=aiormq.Channel)
+AnyChannel = TypeVar("AnyChannel", bound="FrameChannel")
 T = TypeVar("T")
 
 
@@ -54,34 +58,37 @@ class FrameChannel(aiormq.Channel):
     parent: Connection
 
     def feed(self, kind: int, payload: bytes) -> bool:
-        """Take a frame, or leave it to aiormq. Must not raise: the connection's reader calls it."""
+        """Take a frame, or leave it to aiormq; see ``frames.Taker``."""
         raise NotImplementedError
 
 
 class Connection:
     """One open connection.
 
-    ``lost`` gets the reason when it is gone, or when a channel opened with ``vital`` is. ``blocked`` says
-    that the broker does not read from us for now (an alarm).
+    ``lost`` gets the reason when the connection is gone, or a channel that was opened as ``vital``.
+    ``blocked`` says that the broker has an alarm and does not read from this connection for now; ``watchers``
+    are called when that changes.
     """
 
-    def __init__(self, connection: _AiormqConnection, transport: _Transport) -> None:
-        self._connection = connection
+    def __init__(self, library: aio_pika.Connection, transport: _Transport) -> None:
+        self._library = library
+        self._connection = cast("aiormq.Connection", cast("UnderlayConnection", library.transport).connection)
         self._transport = transport
         self._channel_number = 0
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.blocked = False
         self._forbidden = False
         self.watchers: list[Callable[[], None]] = []
-        connection.on_blocked = self._on_blocked
-        connection.closing.add_done_callback(lambda future: self.lose(_reason(future)))
+        transport.takers[0] = self._note_alarm
+        self._connection.closing.add_done_callback(lambda future: self.lose(_reason(future)))
 
     @classmethod
     async def open(cls, urls: Sequence[str], purpose: str) -> Connection:
-        """Connect to the first address of ``urls``, in random order, where a broker answers.
+        """Connect to one of the brokers, tried in random order. The broker shows ``purpose`` to its
+        operators.
 
         Raises:
-            ConnectError: none did; permanent when trying again helps with none of them.
+            ConnectError: none can be used; permanent if trying again helps with none of them.
         """
         shuffled = [_prepared(url, purpose) for url in random.sample(urls, len(urls))]
         try:
@@ -93,41 +100,61 @@ class Connection:
     @classmethod
     async def _open(cls, broker: Broker, context: SSLContext | None, connected: socket.socket) -> Connection:
         transport = _Transport(broker, context, connected)
-        connection = _AiormqConnection(broker.url, context=context, transport_factory=transport)
-        connection.on_blocked = lambda _: None
+        library = aio_pika.Connection(broker.url, ssl_context=context)
+        library.kwargs["transport_factory"] = transport  # handed on to aiormq
         async with transport.opening():
-            await connection.connect()
-        return cls(connection, transport)
+            await library.connect()
+        return cls(library, transport)
 
-    async def channel(
+    @asynccontextmanager
+    async def channel(self, *, confirms: bool = False) -> AsyncIterator[AbstractChannel]:
+        """Open a channel of aio-pika's, for anything but the hot path, and close it in the end.
+
+        Args:
+            confirms: have publishing raise unless the broker takes the message.
+
+        Raises:
+            LinkLostError: it could not be opened, or what is done with it failed at the broker.
+        """
+        channel = aio_pika.Channel(
+            self._library,
+            self._next_channel_number(),
+            publisher_confirms=confirms,
+            on_return_raises=confirms,
+        )
+        with broker_errors():
+            async with asyncio.timeout(SETUP_SECONDS):
+                await self.unless_lost(channel.initialize())
+            yield channel
+            async with asyncio.timeout(SETUP_SECONDS):
+                await self.unless_lost(channel.close())
+
+    async def frame_channel(
         self, factory: type[AnyChannel], *, confirms: bool = False, vital: bool = False
     ) -> AnyChannel:
-        """Open a channel. When a ``vital`` one closes, the connection counts as lost.
+        """Open a channel for the hot path. When a ``vital`` one closes, the connection counts as lost.
 
         Raises:
             LinkLostError: it could not be opened.
         """
         number = self._next_channel_number()
+        channel = factory(self._connection, number, publisher_confirms=confirms, frame_buffer=10)
+        channel.parent = self
+        self._connection.channels[number] = channel
+        self._transport.takers[number] = channel.feed
+        channel.closing.add_done_callback(lambda _: self._transport.takers.pop(number, None))
         with broker_errors():
             async with asyncio.timeout(SETUP_SECONDS):
-                channel = factory(self._connection, number, publisher_confirms=confirms, frame_buffer=10)
-                self._connection.channels[number] = channel
-                if isinstance(channel, FrameChannel):
-                    channel.parent = self
-                    self._transport.takers[number] = channel.feed
-                    channel.closing.add_done_callback(lambda _: self._transport.takers.pop(number, None))
                 await self.unless_lost(channel.open())
-        if vital:
-            channel.closing.add_done_callback(self._on_vital_closed)
-        else:
-            channel.closing.add_done_callback(_reason)
+        channel.closing.add_done_callback(self._on_vital_closed if vital else _reason)
         return channel
 
     def _next_channel_number(self) -> int:
-        """A free number, as long unused as can be: the broker may not be done with the last ones.
+        """Return a free number, the one that is unused for longest: the broker may still be closing the
+        others.
 
         Raises:
-            ConnectError: there is none.
+            ConnectError: none is free.
         """
         most = self._connection.connection_tune.channel_max or MAX_CHANNELS
         for _ in range(most):
@@ -141,16 +168,15 @@ class Connection:
         )
 
     async def unless_lost(self, work: Coroutine[Any, Any, T]) -> T:
-        """What ``work`` gives, which waits for the broker by this connection.
+        """Await ``work``, which waits for answers on this connection, but no longer than until it is lost.
 
-        aiormq does not tell everybody who waits for an answer that the connection is gone: they would wait
-        for ``SETUP_SECONDS``.
+        aiormq does not tell everybody who waits for an answer that the connection is gone.
 
         Raises:
             LinkLostError: the connection was lost before.
         """
         task = asyncio.ensure_future(work)
-        task.add_done_callback(_forget_failure)  # of both, the loss is told
+        task.add_done_callback(_forget_failure)  # if both fail, the loss is told
         either: set[asyncio.Future[Any]] = {task, self.lost}
         try:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -166,18 +192,18 @@ class Connection:
         """Hand whole frames to the socket at once.
 
         Raises:
-            LinkLostError: the connection is gone, whether that was noticed before or not.
+            LinkLostError: the connection is gone, noticed or not.
         """
         if self._transport.writer is None or self.lost.done():
             raise LinkLostError("the connection was lost")
         try:
             self._transport.writer.write(data)
-        except (RuntimeError, AttributeError) as error:  # it is closed, and `lost` follows in a moment
+        except (RuntimeError, AttributeError) as error:  # it is closed, and `lost` will be set in a moment
             raise LinkLostError("the connection was lost") from error
 
     @property
     def server(self) -> tuple[str, str]:
-        """What the broker calls itself: product and version."""
+        """Product and version, as the broker says."""
         told = self._connection.server_properties
         return str(told.get("product") or "unknown"), str(told.get("version") or "unknown")
 
@@ -190,7 +216,7 @@ class Connection:
     def unsent(self) -> int:
         """Bytes that the socket has not taken yet."""
         writer = self._transport.writer
-        if writer is None or self.lost.done():  # asyncio's TLS that was closed twice cannot be asked
+        if writer is None or self.lost.done():  # asyncio cannot tell once TLS was closed twice
             return 0
         return writer.transport.get_write_buffer_size()
 
@@ -201,19 +227,19 @@ class Connection:
 
     @property
     def longest_silence(self) -> float | None:
-        """Seconds after which a silent broker is away; None: without heartbeats, silence says nothing."""
+        """Seconds of silence after which the broker counts as gone; None: there are no heartbeats."""
         return self._connection.heartbeat_timeout * SILENT_HEARTBEATS or None
 
     def lose(self, reason: str) -> None:
-        """Declare the connection lost. The first reason counts."""
+        """Declare the connection lost. Only the first reason counts."""
         if not self.lost.done():
             self.lost.set_result(reason)
 
     async def close(self) -> None:
-        """Close politely, and after ``CLOSE_SECONDS`` without politeness. Nothing sent before is cut off
-        unless the broker stopped reading."""
+        """Close the connection, or cut it after ``CLOSE_SECONDS``. What was sent before arrives unless the
+        broker has stopped reading."""
         self.lose("closed")
-        closing = asyncio.ensure_future(self._connection.close())
+        closing = asyncio.ensure_future(self._library.close(asyncio.CancelledError))
         await asyncio.wait({closing}, timeout=CLOSE_SECONDS)
         self._transport.abort()
         if not closing.done():
@@ -226,10 +252,13 @@ class Connection:
         self._forbidden = isinstance(lost, ForbiddenError)
         self.lose(str(lost))
 
-    def _on_blocked(self, blocked: bool) -> None:
-        self.blocked = blocked
-        for watcher in self.watchers:
-            watcher()
+    def _note_alarm(self, _: int, payload: bytes) -> bool:
+        """See an alarm begin and end, of which aiormq does not tell; leave all frames to it."""
+        if payload.startswith((frames.BLOCKED, frames.UNBLOCKED)):
+            self.blocked = payload.startswith(frames.BLOCKED)
+            for watcher in self.watchers:
+                watcher()
+        return False
 
 
 class _Transport(Transport):
@@ -241,19 +270,6 @@ class _Transport(Transport):
 
     def read_from(self, stream: asyncio.StreamReader) -> frames.FrameReader:
         return frames.FrameReader(stream, self.takers)
-
-
-class _AiormqConnection(aiormq.Connection):
-    on_blocked: Callable[[bool], None]
-
-    # aiormq calls these two by their private names and offers no other way to learn of an alarm.
-    async def _Connection__handle_connection_blocked(self, frame: Any) -> None:  # noqa: N802
-        await super()._Connection__handle_connection_blocked(frame)  # type: ignore[misc]
-        self.on_blocked(True)
-
-    async def _Connection__handle_connection_unblocked(self, frame: Any) -> None:  # noqa: N802
-        await super()._Connection__handle_connection_unblocked(frame)  # type: ignore[misc]
-        self.on_blocked(False)
 
 
 def _prepared(url: str, purpose: str) -> URL:

@@ -27,6 +27,8 @@ HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 OVERHEAD = 8
 """Bytes of a frame beside its payload: type, channel, size and end."""
 
+BLOCKED = b"\x00\x0a\x00\x3c"
+UNBLOCKED = b"\x00\x0a\x00\x3d"
 PUBLISH = b"\x00\x3c\x00\x28"
 RETURN = b"\x00\x3c\x00\x32"
 DELIVER = b"\x00\x3c\x00\x3c"

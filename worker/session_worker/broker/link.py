@@ -122,7 +122,7 @@ class Link:
             (Lane.SLOW, names.undelivered, 1),
             (Lane.WORK, names.work, settings.concurrency),
         ):
-            channel = await self._consuming.channel(Consumer, vital=True)
+            channel = await self._consuming.frame_channel(Consumer, vital=True)
             channel.lane, channel.queue, channel.deliver = lane, queue, deliver
             channel.max_body_bytes = settings.max_body_bytes
             await self._consuming.unless_lost(channel.subscribe(prefetch, consuming=False))

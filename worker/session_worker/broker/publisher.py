@@ -51,7 +51,7 @@ class _ChannelOnDemand:
 
     async def _open(self) -> ConfirmChannel:
         connection = await self._get_connection()
-        return await connection.channel(ConfirmChannel, confirms=True)
+        return await connection.frame_channel(ConfirmChannel, confirms=True)
 
     def _opened(self, opening: asyncio.Task[ConfirmChannel]) -> None:
         self._opening = None

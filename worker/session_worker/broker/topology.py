@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-import aiormq
-from aiormq.exceptions import ChannelClosed
-from pamqp import commands as spec
+from aio_pika import ExchangeType
+from aio_pika.exceptions import ChannelClosed
 
 from session_client.net.aiormq_errors import broker_errors
-from session_client.net.close_reasons import Kind, close_reason
+from session_client.net.close_reasons import Kind
 from session_client.net.diagnosis import DiagnosedError
 from session_client.net.errors import LinkLostError
 from session_worker.broker.connection import SETUP_SECONDS
 from session_worker.messages.delivery import SLOW_LANE_LIMIT
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+
+    from aio_pika.abc import AbstractChannel, AbstractQueue
 
     from session_contracts.amqp import Names
     from session_worker.broker.connection import Connection
 
 NO_LIMIT = 1_000_000_000
-"""A delivery limit that is none. It must be stated: RabbitMQ 4 has 20 by default and then deletes."""
+"""A delivery limit that is never reached. It must be stated: by default, RabbitMQ 4 deletes after 20."""
 WORK_LIMIT = 20
 DEAD_BYTES = 1_073_741_824
 REPLIES_BYTES = 268_435_456
@@ -31,12 +33,11 @@ REPLIES_TTL_MS = 86_400_000
 
 
 class TopologyError(DiagnosedError):
-    """Exchange or queues are not what the worker needs; the message says which, and what to do."""
+    """Exchange or queues are not what the worker needs."""
 
 
 class NotPermittedError(TopologyError):
-    """The broker does not let this user declare it, or look at it; the message says which permission is
-    missing."""
+    """This user may not declare it, or not see it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +46,19 @@ class Queue:
     arguments: dict[str, Any]
     purpose: str
 
+    async def declare(self, channel: AbstractChannel, *, passive: bool = False) -> AbstractQueue:
+        return await channel.declare_queue(
+            self.name, durable=True, passive=passive, arguments=self.arguments, timeout=SETUP_SECONDS
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What is at the broker in place of one exchange or queue, ``part``. ``messages``: those that wait;
-    None, as ``consumers``, where nothing can be counted. ``trouble``: it is not what it must be; of the class
-    ``NotPermittedError``: this user may not know."""
+    """What the broker has as ``part``, an exchange or a queue.
+
+    ``messages`` wait in it; they and its ``consumers`` are None where they cannot be counted. ``trouble``
+    says why it is not what it must be, or (NotPermittedError) why this user cannot know.
+    """
 
     part: str
     messages: int | None
@@ -106,119 +114,85 @@ class Topology:
         )
 
     async def apply(self, connection: Connection) -> None:
-        """Declare everything; declaring what is there already, and is the same, changes nothing.
+        """Declare everything. What is there already, and is the same, stays as it is.
 
         Raises:
             TopologyError: something exists with other arguments, or declaring is forbidden.
             LinkLostError: the connection is gone.
         """
-        channel = await connection.channel(aiormq.Channel)
-        for part in self._parts():
-            await _step(part.name, part.declare(channel))
-        await self._bind(channel)
-        await _close(channel)
+        async with connection.channel() as channel:
+            for part, declare in self._parts().items():
+                with _objections_to(part):
+                    await declare(channel)
+            await self._bind(channel)
 
     async def restore_entrance(self, connection: Connection) -> None:
-        """Declare exchange and binding, by which requests come: nobody is told when one of them is deleted.
+        """Declare the exchange and the binding through which requests come: the broker tells nobody when one
+        of them is deleted.
 
         Raises:
             TopologyError, LinkLostError: as ``apply``.
         """
-        channel = await connection.channel(aiormq.Channel)
-        exchange = _Exchange(self.exchange)
-        await _step(exchange.name, exchange.declare(channel))
-        await self._bind(channel)
-        await _close(channel)
-
-    async def _bind(self, channel: aiormq.Channel) -> None:
-        bind = channel.queue_bind(self.work, self.exchange, self.routing_key, timeout=SETUP_SECONDS)
-        await _step(f"queue {self.work}", bind, queue="write", exchange="read")
+        async with connection.channel() as channel:
+            with _objections_to(f"exchange {self.exchange}"):
+                await self._declare_exchange(channel)
+            await self._bind(channel)
 
     async def verify(self, connection: Connection) -> None:
-        """Look whether everything is there, changing nothing. What may not be looked at is taken for there.
+        """Check that everything is there, and change nothing. What this user may not see counts as there.
 
         Raises:
             TopologyError: something is missing.
             LinkLostError: the connection is gone.
         """
-        channel = None
-        for part in self._parts():
-            channel = channel or await connection.channel(aiormq.Channel)
-            try:
-                await _step(part.name, part.look(channel))
-            except NotPermittedError:  # which closed the channel
-                channel = None
-        if channel is not None:
-            await _close(channel)
+        for part, declare in self._parts().items():
+            with suppress(NotPermittedError):
+                async with connection.channel() as channel:
+                    with _objections_to(part):
+                        await declare(channel, passive=True)
 
     async def inspect(self, connection: Connection) -> AsyncIterator[Found]:
-        """Compare one part after another with what the worker needs; changes nothing.
+        """Compare each part with what the worker needs, and change nothing.
 
         Raises:
             LinkLostError: the connection is gone.
         """
-        for part in self._parts():
-            channel = await connection.channel(aiormq.Channel)
-            seen, trouble = None, None
+        for part, declare in self._parts().items():
+            queue, trouble = None, None
             try:
-                seen = await _step(part.name, part.look(channel))
-                await _step(part.name, part.declare(channel))
+                async with connection.channel() as channel:
+                    with _objections_to(part):
+                        queue = await declare(channel, passive=True)
+                        await declare(channel)
             except TopologyError as error:
                 trouble = error
-            else:
-                await _close(channel)
-            if isinstance(seen, spec.Queue.DeclareOk):
-                yield Found(part.name, seen.message_count, seen.consumer_count, trouble)
-            else:
-                yield Found(part.name, None, None, trouble)
+            counts = queue.declaration_result if queue is not None else None
+            yield Found(
+                part,
+                messages=counts.message_count if counts else None,
+                consumers=counts.consumer_count if counts else None,
+                trouble=trouble,
+            )
 
-    def _parts(self) -> list[_Part]:
-        return [_Exchange(self.exchange), *(_DeclaredQueue(queue) for queue in self.queues)]
+    def _parts(self) -> dict[str, Callable[..., Awaitable[AbstractQueue | None]]]:
+        """How to declare each part, by its name for people; ``passive``: only if it is there."""
+        queues = {f"queue {queue.name}": queue.declare for queue in self.queues}
+        return {f"exchange {self.exchange}": self._declare_exchange, **queues}
 
-
-class _Part(Protocol):
-    """Something that can be declared, or looked at."""
-
-    name: str
-
-    def declare(self, channel: aiormq.Channel) -> Coroutine[Any, Any, object]: ...
-
-    def look(self, channel: aiormq.Channel) -> Coroutine[Any, Any, object]: ...
-
-
-class _Exchange:
-    def __init__(self, exchange: str) -> None:
-        self._exchange = exchange
-        self.name = f"exchange {exchange}"
-
-    async def declare(self, channel: aiormq.Channel) -> object:
-        return await channel.exchange_declare(
-            self._exchange, exchange_type="topic", durable=True, timeout=SETUP_SECONDS
+    async def _declare_exchange(self, channel: AbstractChannel, *, passive: bool = False) -> None:
+        await channel.declare_exchange(
+            self.exchange, ExchangeType.TOPIC, durable=True, passive=passive, timeout=SETUP_SECONDS
         )
 
-    async def look(self, channel: aiormq.Channel) -> object:
-        return await channel.exchange_declare(
-            self._exchange, exchange_type="topic", passive=True, timeout=SETUP_SECONDS
-        )
-
-
-class _DeclaredQueue:
-    def __init__(self, queue: Queue) -> None:
-        self._queue = queue
-        self.name = f"queue {queue.name}"
-
-    async def declare(self, channel: aiormq.Channel) -> object:
-        return await channel.queue_declare(
-            self._queue.name, durable=True, arguments=self._queue.arguments, timeout=SETUP_SECONDS
-        )
-
-    async def look(self, channel: aiormq.Channel) -> object:
-        return await channel.queue_declare(self._queue.name, passive=True, timeout=SETUP_SECONDS)
+    async def _bind(self, channel: AbstractChannel) -> None:
+        with _objections_to(f"queue {self.work}", queue="write", exchange="read"):
+            work = await channel.get_queue(self.work, ensure=False)
+            await work.bind(self.exchange, self.routing_key, timeout=SETUP_SECONDS)
 
 
 def _quorum(*, to: str | None = None, limit: int = NO_LIMIT) -> dict[str, Any]:
-    """A durable, replicated queue. ``to`` names the queue that gets what dies here, by an explicit routing
-    key: without one a requester's CC header would choose."""
+    """Arguments of a replicated queue. ``to`` is the queue that gets its dead letters: by an explicit routing
+    key, since without one a requester's CC header would choose."""
     arguments: dict[str, Any] = {
         "x-queue-type": "quorum",
         "x-delivery-limit": limit,
@@ -233,29 +207,25 @@ def _quorum(*, to: str | None = None, limit: int = NO_LIMIT) -> dict[str, Any]:
     return arguments
 
 
-async def _step(
-    part: str, call: Awaitable[object], *, queue: str = "configure or read", exchange: str = "configure"
-) -> object:
-    """Do one thing; ``queue`` and ``exchange`` are the permissions that it takes on either."""
+@contextmanager
+def _objections_to(
+    part: str, *, queue: str = "configure or read", exchange: str = "configure"
+) -> Iterator[None]:
+    """Raise the broker's objections to ``part`` as TopologyError. ``queue`` and ``exchange`` are the
+    permissions that are needed on either."""
     try:
-        with broker_errors():
-            return await call
+        with broker_errors(queue=queue, exchange=exchange):
+            yield
     except LinkLostError as lost:
-        reason = close_reason(str(lost.__cause__), queue=queue, exchange=exchange)
-        if not isinstance(lost.__cause__, ChannelClosed) or reason is None or reason.kind is Kind.UNAVAILABLE:
+        if not isinstance(lost.__cause__, ChannelClosed) or lost.kind in {None, Kind.UNAVAILABLE}:
             raise
-        what, fix = reason.diagnosis
-        if reason.kind is Kind.PERMISSION:
+        what, fix = lost.diagnosis
+        if lost.kind is Kind.PERMISSION:
             raise NotPermittedError(
                 f"{part}: {what}",
                 f"{fix}, or have an operator run `session-worker topology apply` and set "
                 "SESSION_WORKER_DECLARE=false",
             ) from lost
-        if reason.kind is Kind.MISSING:  # maybe another part, which this one is bound to
-            raise TopologyError(reason.diagnosis) from lost
+        if lost.kind is Kind.MISSING:  # maybe another part, which this one is bound to
+            raise TopologyError(lost.diagnosis) from lost
         raise TopologyError(f"{part}: {what}", fix) from lost
-
-
-async def _close(channel: aiormq.Channel) -> None:
-    with broker_errors():
-        await channel.close(timeout=SETUP_SECONDS)

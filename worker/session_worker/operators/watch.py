@@ -12,9 +12,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import aiormq
-
-from session_client.net.aiormq_errors import broker_errors
 from session_client.net.close_reasons import Kind
 from session_client.net.errors import LinkLostError
 from session_contracts import Names
@@ -122,7 +119,6 @@ class BrokerWatch:
         self._queues = (names.work, *retries, names.undelivered, names.dead, names.replies)
         self._urls = settings.amqp_urls
         self._connection: Connection | None = None
-        self._channel: aiormq.Channel | None = None
 
     async def look(self) -> list[Depth] | Unreachable:
         try:
@@ -138,23 +134,21 @@ class BrokerWatch:
         return Unreachable(reason)
 
     async def close(self) -> None:
-        connection, self._connection, self._channel = self._connection, None, None
+        connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
 
     async def _depth(self, connection: Connection, queue: str) -> Depth:
-        if self._channel is None:
-            self._channel = await connection.channel(aiormq.Channel)
         try:
-            with broker_errors():
-                found = await connection.unless_lost(self._channel.queue_declare(queue, passive=True))
+            async with connection.channel() as channel:
+                found = await connection.unless_lost(channel.declare_queue(queue, passive=True))
         except LinkLostError as error:
             trouble = _TROUBLE.get(error.kind)
             if trouble is None:
                 raise
-            self._channel = None  # the broker has closed it
             return Depth(queue, None, None, trouble)
-        return Depth(queue, found.message_count, found.consumer_count)
+        counts = found.declaration_result
+        return Depth(queue, counts.message_count, counts.consumer_count)
 
 
 _TROUBLE: Mapping[Kind | None, str] = {

@@ -6,8 +6,6 @@ import asyncio
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING
 
-import aiormq
-
 from session_client.net.aiormq_errors import broker_errors
 from session_client.net.close_reasons import Kind
 from session_client.net.errors import LinkLostError
@@ -61,7 +59,7 @@ class ParkingLot:
         connection = await Connection.open(settings.amqp_urls, "dead letters")
         try:
             count = await ready(connection, queue)
-            channel = await connection.channel(Consumer, vital=True)
+            channel = await connection.frame_channel(Consumer, vital=True)
             channel.lane, channel.queue, channel.max_body_bytes = Lane.WORK, queue, LARGEST
             lot = cls(connection, channel, count)
             yield lot
@@ -151,13 +149,12 @@ class ParkingLot:
 
 async def ready(connection: Connection, queue: str) -> int:
     """How many messages wait in a queue that must be there."""
-    channel = await connection.channel(aiormq.Channel)
-    with _queue_errors(queue), broker_errors():
-        declared = await connection.unless_lost(
-            channel.queue_declare(queue, passive=True, timeout=SETUP_SECONDS)
-        )
-        await channel.close(timeout=SETUP_SECONDS)
-    return declared.message_count or 0
+    with _queue_errors(queue):
+        async with connection.channel() as channel:
+            declared = await connection.unless_lost(
+                channel.declare_queue(queue, passive=True, timeout=SETUP_SECONDS)
+            )
+    return declared.declaration_result.message_count or 0
 
 
 @contextmanager

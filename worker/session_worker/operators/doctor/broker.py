@@ -10,12 +10,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-import aiormq
-from aiormq.exceptions import ChannelClosed
+from aio_pika.exceptions import ChannelClosed
 from yarl import URL
 
 from session_client.net.aiormq_errors import broker_errors
-from session_client.net.close_reasons import Kind, close_reason
 from session_client.net.errors import ConnectError, ForbiddenError, LinkLostError
 from session_client.net.urls import port_of, vhost_of
 from session_contracts import Names
@@ -37,6 +35,8 @@ from session_worker.operators.doctor.result import (
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from aio_pika.abc import AbstractChannel
 
     from session_worker.broker.topology import Found
     from session_worker.settings import Settings
@@ -202,39 +202,39 @@ async def _permissions(settings: Settings, connection: Connection, findings: Bro
 
 async def _refusal(
     connection: Connection,
-    ask: Callable[[aiormq.Channel], Awaitable[object]],
+    ask: Callable[[AbstractChannel], Awaitable[object]],
     *,
     queue: str,
     exchange: str = "",
 ) -> ForbiddenError | None:
     """The permission on ``queue`` or ``exchange`` that this user lacks. Any other answer is none of it."""
-    channel = await connection.channel(aiormq.Channel)
     try:
-        with broker_errors():
-            await ask(channel)
-            await channel.close()
+        async with connection.channel() as channel:
+            with broker_errors(queue=queue, exchange=exchange):
+                await ask(channel)
+    except ForbiddenError as forbidden:
+        return forbidden
     except LinkLostError as lost:
-        reason = close_reason(str(lost.__cause__), queue=queue, exchange=exchange)
-        if reason is not None and reason.kind is Kind.PERMISSION:
-            return ForbiddenError(reason.diagnosis)
         if not isinstance(lost.__cause__, ChannelClosed):
             raise
     return None
 
 
-async def _consume(channel: aiormq.Channel, queue: str) -> None:
+async def _consume(channel: AbstractChannel, queue: str) -> None:
     """In a way that no broker accepts, but only after it has looked at the permission: no delivery comes."""
-    await channel.basic_qos(prefetch_count=1)
-    await channel.basic_consume(queue, _unused, arguments={"x-priority": "none"})
+    await channel.set_qos(prefetch_count=1)
+    consumed = await channel.get_queue(queue, ensure=False)
+    await consumed.consume(_unused, arguments={"x-priority": "none"})
 
 
 async def _unused(_: object) -> None:
     """No delivery comes."""
 
 
-async def _unbind(channel: aiormq.Channel, names: Names) -> None:
+async def _unbind(channel: AbstractChannel, names: Names) -> None:
     """To undo a binding that is not there changes nothing, and takes the same permissions as to bind."""
-    await channel.queue_unbind(names.work, names.exchange, f"doctor.{uuid4()}")
+    work = await channel.get_queue(names.work, ensure=False)
+    await work.unbind(names.exchange, f"doctor.{uuid4()}")
 
 
 async def _blocked(settings: Settings) -> bool:
