@@ -185,6 +185,25 @@ def test_what_apt_get_goes_on_with_when_it_was_killed_is_awaited_and_the_policy_
     assert is_as_before(machine, policy)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_without_leaving_its_log(machine: Machine, number: signal.Signals) -> None:
+    process = machine.begin()
+    os.killpg(process.pid, number)
+    machine.go_on()
+
+    assert machine.end(process)[0] != 0
+    assert [*machine.root.glob("tmp.*")] == []
+
+
+def test_the_log_of_an_installation_that_failed_stays(machine: Machine) -> None:
+    machine.program("apt-get", "#!/bin/sh\necho no such package; exit 100\n")
+    code, out = machine.end(machine.start())
+
+    (log,) = machine.root.glob("tmp.*")
+    assert (code, f"what it printed is in {log}" in out) == (1, True)
+    assert "no such package" in log.read_text()
+
+
 def test_two_runs_at_once_install_once_and_leave_the_policy(machine: Machine, policy: str | None) -> None:
     first = machine.begin()
     second = machine.start()

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import socket
+import sqlite3
 import threading
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
 from session_contracts import Names
-from session_worker.broker.topology import Topology
-from session_worker.operators.doctor import State, management
-from session_worker.operators.doctor.broker import version
-from session_worker.operators.doctor.ledger_findings import LARGE_BYTES, clock_skew, size
+from session_worker.broker.topology import Found, Topology
+from session_worker.ledger import upgrade
+from session_worker.operators.doctor import State, cross_checks, management, sqlite
+from session_worker.operators.doctor.broker import BrokerFindings, version
+from session_worker.operators.doctor.ledger_findings import LARGE_BYTES, LedgerFindings, clock_skew, size
 from session_worker.operators.doctor.local import holder_timeout, known_settings
 from session_worker.operators.doctor.postgresql import server
 from session_worker.operators.doctor.result import failed, folded, ok, refused
@@ -94,6 +97,34 @@ def test_what_a_server_tells_of_itself(change: dict[str, object], words: str) ->
     result = server(sound | change, 1)
     assert words in result.found
     assert result.state is (State.FAILED if change else State.OK)
+
+
+async def test_to_try_a_sqlite_ledger_does_not_lengthen_its_write_ahead_log(tmp_path: Path) -> None:
+    """On a nearly full disk the log would keep the room that the workers need."""
+    path, settings = tmp_path / "ledger.db", load(amqp_url="amqp://mq/")
+    await upgrade(f"sqlite:///{path}")
+    log, findings = path.with_name("ledger.db-wal"), LedgerFindings()
+    with closing(sqlite3.connect(path)) as worker:  # with the last connection the log goes
+        worker.execute("CREATE TABLE mine (id)")
+        before = log.stat().st_size
+        sqlite.examine(path, settings, findings)
+        assert log.stat().st_size == before
+    assert findings.usable
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["ledger.db"]
+
+
+@pytest.mark.parametrize(("consuming", "slow"), [(1, 0), (0, 0)])
+def test_why_workers_pause_is_not_asked_while_the_ledger_fails(consuming: int, slow: int) -> None:
+    """They pause because of it; between two tries only one of the two queues may have a consumer."""
+    names = Names()
+    counted = {names.work: consuming, names.undelivered: slow}
+    found = {f"queue {name}": Found(f"queue {name}", 0, count, None) for name, count in counted.items()}
+    ledger = LedgerFindings([failed("ledger", "its disk is full", "make room")], alive=1, gone=0)
+    settings = load(amqp_url="amqp://mq/")
+
+    assert cross_checks.workers(settings, ledger, BrokerFindings(found=found)).state is State.SKIPPED
+    ledger.results.clear()
+    assert cross_checks.workers(settings, ledger, BrokerFindings(found=found)).state is State.WARNING
 
 
 def test_the_innermost_mount_tells_the_file_system(tmp_path: Path) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from session_worker.cli import streams
 from session_worker.cli.help_layout import Formatter
+from session_worker.telemetry.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,8 +41,6 @@ def _in_plain_words() -> Iterator[None]:
     try:
         yield
     except _UsageError as error:
-        from session_worker.telemetry.printable import printable
-
         if isinstance(error, typer.BadParameter) and error.__cause__ is not None:
             from pydantic import ValidationError
 
@@ -47,7 +48,7 @@ def _in_plain_words() -> Iterator[None]:
 
             if isinstance(error.__cause__, ValidationError):
                 error.message = f"{rule(error.__cause__.errors()[0])}."
-        error.message = printable(error.message)
+        error.message = streams.encodable(printable(error.message), sys.stderr)
         raise
 
 
@@ -377,8 +378,6 @@ def dead_redrive(
 @dead.command("replay", hidden=True)
 @functools.wraps(dead_redrive)
 def dead_replay(**options: Any) -> None:
-    from session_worker.cli import streams
-
     streams.complain("`dead replay` is now called `dead redrive`.")
     dead_redrive(**options)
 

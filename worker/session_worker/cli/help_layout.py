@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import textwrap
 from typing import TYPE_CHECKING
 
 from typer.core import TyperCommand
+
+from session_worker.cli import streams
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +22,10 @@ LEAST = 24
 class Formatter(TyperCommand.context_class.formatter_class):  # type: ignore[misc,name-defined]
     def __init__(self, indent_increment: int = 2, *_: object, **__: object) -> None:
         super().__init__(indent_increment, min(shutil.get_terminal_size().columns, WIDEST) - 2)
+
+    def getvalue(self) -> str:
+        """The whole text. Click writes characters that the encoding lacks as UTF-8, whatever reads them."""
+        return streams.encodable(super().getvalue(), sys.stdout)
 
     def write_text(self, text: str) -> None:
         indent = " " * self.current_indent

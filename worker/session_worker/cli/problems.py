@@ -26,13 +26,11 @@ def _explain(error: Exception) -> tuple[int, list[str]]:
         return 2, list(error.sentences)
     if isinstance(error, UnicodeError):
         return 2, [f"A name, a variable or a file has something that is not UTF-8 text: {error}."]
-    if isinstance(error, streams.UnwritableError):
-        why = error.__cause__
-        if isinstance(why, BrokenPipeError):
-            return 1, []
-        return 1, [f"Standard output takes nothing: {getattr(why, 'strerror', None) or why}."]
-    if isinstance(error, BrokenPipeError):
-        return 1, []  # whoever reads has seen enough
+    unwritable = error.__cause__ if isinstance(error, streams.UnwritableError) else streams.unwritable()
+    if isinstance(unwritable, BrokenPipeError) or isinstance(error, BrokenPipeError):
+        return 1, []  # the reader has seen enough
+    if isinstance(unwritable, OSError):
+        return 1, [f"Standard output takes nothing: {unwritable.strerror or unwritable}."]
     if isinstance(error, OSError):
         return 1, [_refused_by_system(error)]
     if isinstance(error, _expected()):

@@ -17,7 +17,7 @@ from session_worker.telemetry.printable import printable, printable_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
+    from typing import Any, TextIO
 
 
 class UnwritableError(Exception):
@@ -36,6 +36,21 @@ def prepare() -> None:
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+
+
+def unwritable() -> OSError | None:
+    """Why standard output does not take what was written to it last; None: it takes it."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        return error
+    return None
+
+
+def encodable(text: str, stream: TextIO) -> str:
+    """Replace the characters that the stream's encoding lacks."""
+    encoding = stream.encoding or "utf-8"
+    return text.encode(encoding, "replace").decode(encoding)
 
 
 def discard_unwritten() -> None:

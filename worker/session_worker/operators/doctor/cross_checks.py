@@ -27,8 +27,8 @@ def workers(settings: Settings, ledger: LedgerFindings, broker: BrokerFindings) 
     """Who is registered at the ledger, and who consumes."""
     names = Names(settings.prefix)
     work, slow = (broker.consumers(queue) for queue in (names.work, names.undelivered))
-    if ledger.alive is None or work is None:
-        return skipped("workers", "broker and ledger must work first")
+    if ledger.alive is None or work is None or not ledger.usable:
+        return skipped("workers", "broker and ledger must work first: without one, workers pause")
     gone = f" ({ledger.gone} more ended without a word)" if ledger.gone else ""
     found = f"{ledger.alive} registered{gone}; {work} consume{'s' if work == 1 else ''} {names.work}"
     if work == 0 and ledger.alive == 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from session_worker.operators.doctor.result import Result, ok, warning
+from session_worker.operators.doctor.result import Result, State, ok, warning
 from session_worker.settings import durations
 
 SKEW_SECONDS = 2.0
@@ -19,6 +19,10 @@ class LedgerFindings:
     alive: int | None = None
     gone: int | None = None
     identity: str | None = None
+
+    @property
+    def usable(self) -> bool:
+        return all(result.state is not State.FAILED for result in self.results)
 
 
 def size(rows: int, count: int, retention: float | None) -> Result:

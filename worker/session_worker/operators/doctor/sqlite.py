@@ -8,6 +8,7 @@ import stat
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
@@ -101,9 +102,12 @@ def _file(path: Path, version: int) -> Result:
 
 
 def _try_to_write(path: Path) -> None:
-    """Have SQLite write as much as a batch needs, and take it back. Raises sqlite3.Error, OSError."""
+    """See whether a batch can be written, and take it back. Raises sqlite3.Error, OSError.
+
+    SQLite keeps what it is given in memory until a commit. Written to the write-ahead log it would stay
+    there, and take room from workers whose disk is nearly full: an unnamed file tries the disk instead.
+    """
     with closing(connect(path, "rw")) as database:
-        database.execute("PRAGMA cache_size = 10")  # what does not fit must go to the disk before a commit
         turn = Retrying(
             retry=retry_if_exception(is_busy),
             stop=stop_after_delay(BUSY_TIMEOUT),
@@ -113,19 +117,11 @@ def _try_to_write(path: Path) -> None:
         turn(database.execute, "BEGIN IMMEDIATE")
         database.execute("CREATE TABLE doctors_probe (written BLOB)")
         database.execute("INSERT INTO doctors_probe VALUES (zeroblob(?))", (PROBE_BYTES,))
-        wal = path.resolve().with_name(f"{path.resolve().name}-wal")
-        if wal.exists():
-            _flush(wal)
         database.execute("ROLLBACK")
-
-
-def _flush(file: Path) -> None:
-    """Some file systems say only now that there is no room. (SQLite has no lock on it to lose.)"""
-    descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with TemporaryFile(dir=path.resolve().parent) as file:
+        file.write(bytes(PROBE_BYTES))
+        file.flush()
+        os.fsync(file.fileno())  # some file systems say only now that there is no room
 
 
 def _privacy(path: Path) -> Result:
