@@ -63,12 +63,12 @@ async function askOnce(connection, request, ownQueue, end) {
     persistent: true,
     mandatory: true,
   });
-  const patience = new AbortController();
+  const timer = new AbortController();
   try {
-    const tooLate = sleep(Math.max(0, end - Date.now()), null, { signal: patience.signal });
+    const tooLate = sleep(Math.max(0, end - Date.now()), null, { signal: timer.signal });
     return await Promise.race([answered, lost, refused, returned, tooLate]);
   } finally {
-    patience.abort();
+    timer.abort();
   }
 }
 

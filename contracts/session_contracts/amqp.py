@@ -34,7 +34,7 @@ class Names:
 
     @property
     def exchange(self) -> str:
-        """Topic exchange to which requesters publish, with ``routing_key``."""
+        """The topic exchange to which requesters publish, with ``routing_key``."""
         return self.prefix
 
     @property
@@ -43,7 +43,7 @@ class Names:
 
     @property
     def work(self) -> str:
-        """The queue of requests."""
+        """The queue of requests that wait for a worker."""
         return f"{self.prefix}.create"
 
     def retry(self, seconds: int) -> str:
@@ -52,12 +52,12 @@ class Names:
 
     @property
     def undelivered(self) -> str:
-        """What the broker gave up on."""
+        """The queue of requests that the broker gave up on: the slow lane."""
         return f"{self.work}.undelivered"
 
     @property
     def dead(self) -> str:
-        """The parking lot for people."""
+        """The queue of dead letters, for people: the parking lot."""
         return f"{self.work}.dead"
 
     @property
@@ -67,7 +67,7 @@ class Names:
 
     @property
     def replies(self) -> str:
-        """Replies to requests that named no ``reply_to``."""
+        """The queue of replies to requests that name no ``reply_to``."""
         return f"{self.prefix}.replies"
 
     def is_ours(self, queue: str) -> bool:
@@ -79,7 +79,7 @@ DIRECT_REPLY_TO = "amq.rabbitmq.reply-to"
 
 
 def is_direct_reply_to(name: str) -> bool:
-    """Whether the broker takes ``name`` for a direct reply-to address, well-formed or not."""
+    """Return whether the broker takes ``name`` for a direct reply-to address, well-formed or not."""
     return name.startswith(DIRECT_REPLY_TO)
 
 

@@ -17,7 +17,7 @@ from session_contracts.amqp import (
 from session_contracts.sessions import CreateSessionRequest, CreateSessionResponse
 
 VERSION = "1.0.0"
-"""The version of the contracts, not of the worker."""
+"""The version of the contracts; the worker has its own."""
 
 
 def document(names: Names) -> dict[str, Any]:
@@ -92,7 +92,7 @@ _PROPERTIES = {
 }
 _REQUEST_PROPERTIES = {
     "reply_to": _TEXT,
-    "expiration": {"type": "string", "pattern": "^[0-9]+$", "description": "The patience, in milliseconds."},
+    "expiration": {"type": "string", "pattern": "^[0-9]+$", "description": "Time to live, in milliseconds."},
     REQUEST_ID: _TEXT,
 } | _PROPERTIES
 _RESPONSE_PROPERTIES = {

@@ -23,7 +23,7 @@ P = TypeVar("P", bound=BaseModel)
 
 
 class Contract(BaseModel):
-    """Frozen; fields of a newer sender are ignored on reading and never written."""
+    """Base of all models. They are frozen, and ignore the fields that only a newer sender knows."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -31,8 +31,8 @@ class Contract(BaseModel):
 class BaseRequest(Contract, Generic[P]):
     """Request for an operation.
 
-    The defaults of ``request_id`` and ``timestamp`` are for requesters: a worker that took them would make a
-    new request of every redelivery.
+    The defaults of ``request_id`` and ``timestamp`` are for requesters. A worker must not use them: each
+    redelivery would become a new request.
     """
 
     request_id: RequestId = Field(

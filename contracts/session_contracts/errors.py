@@ -1,4 +1,4 @@
-"""Why a request failed: the closed list of codes, and how a refused body is explained to its requester."""
+"""Why a request failed: the closed list of codes, and the words that explain an invalid body."""
 
 from __future__ import annotations
 
@@ -38,8 +38,11 @@ class ErrorCode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ErrorInfo:
-    """What a code means. ``retryable``: the same content, sent as a *new* request, may succeed although
-    nobody fixed anything. ``parked``: a copy of the request is on the parking lot for people."""
+    """What a code means.
+
+    ``retryable``: the same content, sent as a *new* request, may succeed although nobody fixed anything.
+    ``parked``: a copy of the request is on the parking lot, where people find it.
+    """
 
     meaning: str
     who_fixes: Literal["requester", "operator", "handler's author"]
@@ -113,7 +116,7 @@ ERRORS: Mapping[ErrorCode, ErrorInfo] = MappingProxyType(
 
 
 def known_code(value: str | None) -> ErrorCode | None:
-    """The code that ``value`` is; None for one that only a newer release knows."""
+    """Return the code that ``value`` names, or None if this release does not know it."""
     return next((code for code in ERRORS if code == value), None)
 
 
@@ -155,9 +158,9 @@ _WORDS = MappingProxyType(
 def problems(error: ValidationError) -> str:
     """Say what is wrong with a request or a response: ``field: rule; field: rule``.
 
-    At most ten problems and 2000 characters. A value is never quoted: pydantic's own words may quote it, so
-    only messages written in ``contracts`` and the words above are used. The contracts themselves keep the
-    number of errors small (one per field), however large the body.
+    The text has at most ten problems and 2000 characters. It never quotes a value: pydantic's own messages
+    may, so only the rules of the contracts and the words above are used. However large the body is, the
+    contracts find at most one problem in each field.
     """
     found = error.errors(include_url=False, include_input=False)
     said = [f"{_path(each['loc'])}: {rule(each)}" for each in found[:MAX_PROBLEMS]]
@@ -168,17 +171,17 @@ def problems(error: ValidationError) -> str:
 
 
 def rule(problem: ErrorDetails) -> str:
-    """The rule that a value breaks, in plain words; the value itself is never quoted."""
+    """Return the rule that a value breaks, in plain words that never quote the value."""
     kind, message = problem["type"], problem["msg"]
     if kind == RULE:
         return message
     if kind == "json_invalid":
-        # The parser quotes nothing but the place: "Invalid JSON: … at line 1 column 2".
+        # The parser quotes only the place: "Invalid JSON: … at line 1 column 2".
         return message[0].lower() + message[1:]
     return _WORDS.get(kind, f"is not valid ({kind})").format_map(problem.get("ctx", {}))
 
 
 def _path(location: tuple[int | str, ...]) -> str:
-    # A key may be the requester's own: it is cut, and shown as it is only when it is plain.
+    # The requester may have chosen a key: cut it, and escape it unless it is plain.
     parts = (str(part)[:40] for part in location[:8])
     return ".".join(part if _PLAIN.fullmatch(part) else ascii(part) for part in parts) or "body"

@@ -1,4 +1,4 @@
-"""Creating a session: the request, the response, and what makes two requests the same."""
+"""Create a session: the request, the response, and the fingerprint by which two requests are the same."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from session_contracts.envelopes import BaseRequest, BaseResponse, Contract
 from session_contracts.types import CasefileId, Rule, Title
 
 NIL_SESSION_ID = "ts_000000_none"
-"""The session id in the answer to a request for which none was reserved."""
+"""The session id in the response to a request for which no id was reserved."""
 
 
 class CreateSessionPayload(Contract):
@@ -54,10 +54,10 @@ class CreateSessionResponse(BaseResponse[SessionCreatedPayload]):
 
 
 def fingerprint(request: CreateSessionRequest) -> bytes:
-    """What is asked, by whom: SHA-256 (32 bytes) over operation, user and payload as canonical JSON.
+    """Return what is asked and by whom: SHA-256 (32 bytes) of operation, user and payload as canonical JSON.
 
-    A payload field that is null counts as absent, so a fingerprint outlives fields that are added later.
-    Text is compared as it was sent: the composed and the decomposed form of a letter differ.
+    A payload field that is null counts as absent, so that fields may be added later without changing the
+    fingerprints of older requests. Text counts as it was sent: composed and decomposed letters differ.
     """
     given = sorted(vars(request.payload).items())
     asked = {

@@ -1,7 +1,7 @@
-"""The constrained types of the wire: what a requester may send, refused by a rule in plain words.
+"""The types of the fields on the wire, each with the rule that a value must follow, in plain words.
 
-Everything but free-form objects and the calendar of a timestamp is checked inside pydantic-core. A type says
-its rule itself (``Rule``), so no message of the parser, which may quote the value, ever reaches a requester.
+pydantic-core checks everything but free-form objects and the calendar of a timestamp. Each type says its rule
+itself (``Rule``): the parser's own messages may quote the value, and never reach a requester.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
 
 MAX_DEPTH = 16
-"""Objects and lists inside one another in a free-form object, itself included."""
+"""How deep objects and lists may be nested in a free-form object, itself included."""
 MAX_VALUES = 1000
 """Values in a free-form object, at all depths together, objects and lists included."""
 MAX_KEY = 256
@@ -34,12 +34,12 @@ MAX_ITEMS = 100
 """Items in a list of strings."""
 
 RULE = "rule"
-"""The error type of every message written here, which is safe to show as it stands."""
+"""The error type of the messages that are written here. They are safe to show."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Annotation: whatever is wrong with a value, say ``text``, which never quotes the value."""
+    """Annotation: say ``text`` of any value that is invalid. It never quotes the value."""
 
     text: str
 
@@ -63,7 +63,7 @@ _NO_NUL = r"^[^\x00]*$"
 
 
 def _identifier(prefix: str) -> StringConstraints:
-    # The pattern is matched before the text is lower-cased: it spells both cases out, in ASCII only.
+    # pydantic matches the pattern before it lower-cases the text, so the pattern has both cases, in ASCII.
     return StringConstraints(strict=True, to_lower=True, pattern=f"^{prefix}_{_DAY}_{_CODE}$")
 
 
@@ -119,9 +119,9 @@ Timestamp = Annotated[
 
 
 def new_request_id() -> UUID:
-    """A UUID of version 7 (RFC 9562): the time in milliseconds, then 74 random bits.
+    """Make a UUID of version 7 (RFC 9562): the time in milliseconds, then 74 random bits.
 
-    New requests then touch the same few pages of a ledger's index, however many it has seen.
+    New requests touch the same few pages of a ledger's index then, however many entries it has.
     """
     random = bytearray(os.urandom(10))
     random[0] = random[0] & 0x0F | 0x70
@@ -130,23 +130,23 @@ def new_request_id() -> UUID:
 
 
 def now() -> str:
-    """The time as the contracts write it: ISO 8601, UTC, with offset and milliseconds."""
+    """Return the time as the contracts write it: ISO 8601, UTC, with offset and milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def _refuse(rule: str) -> PydanticCustomError:
+def _invalid(rule: str) -> PydanticCustomError:
     return PydanticCustomError(RULE, rule)
 
 
 def _check_text(text: str, limit: int) -> None:
     if len(text) > limit:
-        raise _refuse(f"must not hold a key of over {MAX_KEY} or a string of over {MAX_TEXT} characters")
+        raise _invalid(f"must not hold a key of over {MAX_KEY} or a string of over {MAX_TEXT} characters")
     if "\0" in text:
-        raise _refuse("must not hold a NUL character")
+        raise _invalid("must not hold a NUL character")
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise _refuse("must not hold half a surrogate pair") from None
+        raise _invalid("must not hold half a surrogate pair") from None
 
 
 def _check_scalar(value: Any) -> None:
@@ -154,12 +154,12 @@ def _check_scalar(value: Any) -> None:
         _check_text(value, MAX_TEXT)
     elif isinstance(value, int):
         if not -(2**63) <= value < 2**63:
-            raise _refuse("must not hold a whole number beyond 64 bits")
+            raise _invalid("must not hold a whole number beyond 64 bits")
     elif isinstance(value, float):
         if not isfinite(value):
-            raise _refuse("must not hold NaN or an infinite number")
+            raise _invalid("must not hold NaN or an infinite number")
     elif value is not None:
-        raise _refuse("must hold JSON values only")
+        raise _invalid("must hold JSON values only")
 
 
 def _values(container: Any) -> Iterable[Any]:
@@ -167,13 +167,13 @@ def _values(container: Any) -> Iterable[Any]:
         return cast("list[Any]", container)
     for key in container:
         if not isinstance(key, str):
-            raise _refuse("must hold JSON values only")
+            raise _invalid("must hold JSON values only")
         _check_text(key, MAX_KEY)
     return container.values()
 
 
 def _check_object(value: dict[str, Any]) -> dict[str, Any]:
-    """Level by level, not recursively: the depth is the sender's choice."""
+    """Check level by level, not recursively, because the sender chooses the depth."""
     if not value:  # what most requests send
         return value
     level: list[Any] = [value]
@@ -183,7 +183,7 @@ def _check_object(value: dict[str, Any]) -> dict[str, Any]:
         for container in level:
             seen += len(container)
             if seen > MAX_VALUES:
-                raise _refuse(f"must not hold more than {MAX_VALUES} values")
+                raise _invalid(f"must not hold more than {MAX_VALUES} values")
             for item in _values(container):
                 if isinstance(item, dict | list | tuple):
                     deeper.append(item)
@@ -192,7 +192,7 @@ def _check_object(value: dict[str, Any]) -> dict[str, Any]:
         if not deeper:
             return value
         level = deeper
-    raise _refuse(f"must not be nested more than {MAX_DEPTH} deep")
+    raise _invalid(f"must not be nested more than {MAX_DEPTH} deep")
 
 
 JsonObject = Annotated[dict[str, Any], AfterValidator(_check_object)]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 
-PATIENCE = 10.0
+TIMEOUT = 10.0
 
 
 def answer(message: AbstractIncomingMessage) -> bytes:
@@ -79,7 +79,7 @@ class Responder:
 
     async def received(self, count: int) -> None:
         """Wait until so many requests have arrived."""
-        async with asyncio.timeout(PATIENCE), self._arrived:
+        async with asyncio.timeout(TIMEOUT), self._arrived:
             await self._arrived.wait_for(lambda: len(self.requests) >= count)
 
     async def reply(self, message: AbstractIncomingMessage) -> None:
@@ -107,7 +107,7 @@ class Responder:
 @asynccontextmanager
 async def responding(amqp_url: str, names: Names | None = None) -> AsyncIterator[Responder]:
     """Exchange, work queue and a stand-in worker on it."""
-    connection = await aio_pika.connect(amqp_url, timeout=PATIENCE)
+    connection = await aio_pika.connect(amqp_url, timeout=TIMEOUT)
     async with connection:
         responder = Responder(await connection.channel(), names or Names())
         await responder.declare()

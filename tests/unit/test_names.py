@@ -43,13 +43,8 @@ RETIRED: dict[str, set[str]] = {
 """Each name that was given up, as a regular expression, and the files that may still have it."""
 
 STILL = {
-    r"(?i)\bpatience\b": 41,
-    r"\bDeclined?\b": 5,
-    r"\bbroken\.py\b|session_client\.broken": 5,
-    r"\bOneByOne\b": 3,
-    r"\b_go_on\b": 1,
+    r"(?i)\bpatience\b": 16,
     r"\b_stubborn\b": 1,
-    r"\b_OwnPipe\b": 1,
 }
 """In how many files names are left that are on their way out. Numbers here only sink."""
 
