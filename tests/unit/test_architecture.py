@@ -23,7 +23,6 @@ DISTRIBUTIONS = {
 OPTIONAL = {"session_client": {"opentelemetry"}, "session_worker": set[str]()}
 """What a package imports only where somebody else has installed it."""
 CIRCLES: set[frozenset[str]] = {
-    frozenset({"session_worker.requests.reply", "session_worker.requests.request"}),
     frozenset({"session_worker.telemetry.span_trace", "session_worker.telemetry.traces"}),
 }
 """Files that still import each other; nothing is added here."""

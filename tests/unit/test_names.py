@@ -35,6 +35,10 @@ RETIRED: dict[str, set[str]] = {
     # Files and functions whose names said nothing about what they are for.
     r"\bbroken\.py\b|session_client\.broken": set(),
     r"\bOneByOne\b": set(),
+    r"\bprobable_id\b|\bid_from_properties\b": set(),
+    r"\bReplyBuilder\b": set(),
+    r"\bDEADLY_LOSSES\b": set(),
+    r"\bmessages\.values\b|\boperations\.handlers\b": set(),
     r"\b_go_on\b": set(),
     r"\b_stubborn\b": set(),
     r"\b_OwnPipe\b": set(),
