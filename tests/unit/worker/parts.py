@@ -1,7 +1,6 @@
 """What the worker's unit tests are built from: deliveries, requests, settings, a receipt that keeps count."""
 
 import json
-import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -10,7 +9,6 @@ from session_contracts import DEFAULT_REPLY_TO_ALLOW, CreateSessionPayload, Crea
 from session_worker.ledger.protocol import Claimed
 from session_worker.messages.delivery import Delivery
 from session_worker.operations.handler import Context
-from session_worker.requests.claimed import ClaimedRequest
 from session_worker.requests.parse import RequestParser
 from session_worker.requests.request import Request
 from session_worker.settings import Settings
@@ -79,13 +77,6 @@ def request(**fields: Any) -> Request:
 
 def claimed(attempt: int = 1, crashes: int = 0, *, expired: bool = False) -> Claimed:
     return Claimed(SESSION_ID, attempt, crashes, RECEIVED_AT, expired)
-
-
-def claimed_request(
-    request: Request, attempt: int = 1, crashes: int = 0, *, seconds: float = 0.0
-) -> ClaimedRequest:
-    """A request that was claimed so many seconds ago."""
-    return ClaimedRequest(request, uuid4(), claimed(attempt, crashes), time.monotonic() - seconds)
 
 
 def context() -> Context:

@@ -227,7 +227,7 @@ def test_what_an_attempt_lets_pass_fits_into_an_answer(value: dict[str, Any]) ->
     result = asyncio.run(_run(_returning(value)))
     if isinstance(result, Success):
         request = parts.request()
-        body = ResponseBuilder("w").completed(parts.claimed_request(request), result.metadata)
+        body = ResponseBuilder("w").completed(request, parts.claimed(), result.metadata, 0.1)
         answer = json.loads(body)
         assert answer["metadata"] == result.metadata | {name: answer["metadata"][name] for name in OUR_FACTS}
     else:

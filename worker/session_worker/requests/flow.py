@@ -25,13 +25,11 @@ from session_worker.messages.identifiers import new_token
 from session_worker.operations.handler import Context, Rejected
 from session_worker.requests import attempt, outcomes, retry
 from session_worker.requests.attempt import Failure, Success
-from session_worker.requests.claimed import ClaimedRequest, FencedError, claim_step
+from session_worker.requests.claimed import ClaimedRequest, FencedError, Recorder, claim_step
 from session_worker.requests.outcomes import Letter, Reply
 from session_worker.requests.parse import identify_unread
-from session_worker.requests.recorder import Recorder
 from session_worker.requests.request import Refusal, Request
-from session_worker.requests.slots import Slots
-from session_worker.requests.turns import OneAtATime
+from session_worker.requests.turns import OneAtATime, Slots
 from session_worker.settings import CONSUMER_TIMEOUT
 from session_worker.telemetry.events import AttemptEnded, OutcomeNotRecorded, RequestTakenOver
 from session_worker.telemetry.trace import current_trace

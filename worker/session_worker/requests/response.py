@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from uuid import UUID
 
-    from session_worker.requests.claimed import ClaimedRequest
-    from session_worker.requests.request import Refusal
+    from session_worker.ledger.protocol import Claimed
+    from session_worker.requests.request import Refusal, Request
 
 OUR_FACTS = dict.fromkeys(("attempts", "worker_id", "processing_ms"))
 """What every response's metadata holds beside the handler's: it counts towards the limits, and wins."""
@@ -37,18 +37,27 @@ class ResponseBuilder:
     def __init__(self, worker_id: str) -> None:
         self._worker_id = worker_id
 
-    def completed(self, claimed: ClaimedRequest, handler_metadata: Mapping[str, Any]) -> bytes:
+    def completed(
+        self, request: Request, entry: Claimed, handler_metadata: Mapping[str, Any], seconds: float
+    ) -> bytes:
         metadata = {name: fact for name, fact in handler_metadata.items() if name not in FACTS_OF_FAILURE}
-        metadata |= self._facts(claimed.entry.attempt, claimed.seconds)
-        return _encode(claimed.request.request_id, _payload(claimed), metadata)
+        metadata |= self._facts(entry.attempt, seconds)
+        return _encode(request.request_id, _payload(request, entry), metadata)
 
     def failed(
-        self, claimed: ClaimedRequest, code: ErrorCode, error: str, rejection_code: str | None = None
+        self,
+        request: Request,
+        entry: Claimed,
+        code: ErrorCode,
+        error: str,
+        rejection_code: str | None = None,
+        *,
+        seconds: float,
     ) -> bytes:
-        metadata = _error_facts(code) | self._facts(claimed.entry.attempt, claimed.seconds)
+        metadata = _error_facts(code) | self._facts(entry.attempt, seconds)
         if rejection_code is not None:
             metadata["rejection_code"] = rejection_code
-        return _encode(claimed.request.request_id, _payload(claimed), metadata, error)
+        return _encode(request.request_id, _payload(request, entry), metadata, error)
 
     def refused(self, refusal: Refusal) -> bytes:
         """A refusal reserved nothing: it carries the nil session id and the time of the refusal."""
@@ -68,11 +77,11 @@ def _error_facts(code: ErrorCode) -> dict[str, Any]:
     return {"error_code": code.value, "retryable": ERRORS[code].retryable}
 
 
-def _payload(claimed: ClaimedRequest) -> dict[str, Any]:
+def _payload(request: Request, entry: Claimed) -> dict[str, Any]:
     return {
-        "session_id": claimed.entry.session_id,
-        "casefile_id": claimed.request.casefile_id,
-        "created_at": timestamp(claimed.entry.received_at),
+        "session_id": entry.session_id,
+        "casefile_id": request.casefile_id,
+        "created_at": timestamp(entry.received_at),
     }
 
 

@@ -16,7 +16,7 @@ from session_worker.requests.flow import Flow
 from session_worker.requests.parse import RequestParser
 from session_worker.requests.response import ResponseBuilder
 from session_worker.requests.settle import Settler
-from session_worker.requests.slots import HandlerThreads
+from session_worker.requests.threads import HandlerThreads
 from session_worker.runtime.health import STARTING, TOLD_TO_STOP, Report
 from session_worker.runtime.intake import Intake
 from session_worker.runtime.keeper import LinkKeeper

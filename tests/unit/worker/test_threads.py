@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from session_worker.requests.slots import HandlerThreads, Slots
+from session_worker.requests.threads import HandlerThreads
+from session_worker.requests.turns import Slots
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -86,7 +87,9 @@ async def test_a_thread_that_ended_in_time_keeps_nothing(over: threading.Event) 
     assert await asyncio.wait_for(_try(slots), 1)
 
 
-async def test_whoever_gets_a_slot_gets_a_thread_however_many_the_others_use(over: threading.Event) -> None:
+async def test_a_request_with_a_slot_gets_a_thread_however_many_the_others_use(
+    over: threading.Event,
+) -> None:
     slots = Slots(2)
     await _use_threads(2)
     async with _attempt(slots, over, over, over):
@@ -110,7 +113,7 @@ async def test_calls_outside_of_all_slots_take_no_threads_from_them(over: thread
     await asyncio.gather(*outside)
 
 
-async def test_nobody_waits_for_slots_that_threads_keep_once_they_are_turned_away(
+async def test_no_request_waits_for_slots_that_threads_keep_once_requests_are_turned_away(
     over: threading.Event,
 ) -> None:
     slots = Slots(1)
@@ -127,7 +130,9 @@ async def test_nobody_waits_for_slots_that_threads_keep_once_they_are_turned_awa
     assert await asyncio.wait_for(_try(slots), 1)
 
 
-async def test_who_waits_for_a_slot_that_will_come_is_not_turned_away(over: threading.Event) -> None:
+async def test_a_request_is_not_turned_away_while_a_slot_will_come(
+    over: threading.Event,
+) -> None:
     slots = Slots(1)
     await _use_threads(1)
     async with _attempt(slots, over) as attempt:
@@ -139,7 +144,7 @@ async def test_who_waits_for_a_slot_that_will_come_is_not_turned_away(over: thre
     assert await asyncio.wait_for(waiting, 1)
 
 
-async def test_a_slot_given_to_someone_who_was_cancelled_meanwhile_goes_on_to_the_next() -> None:
+async def test_a_slot_given_to_a_request_that_was_cancelled_meanwhile_goes_to_the_next() -> None:
     slots = Slots(1)
     async with slots.take():
         first, second = (asyncio.create_task(_try(slots)) for _ in range(2))
