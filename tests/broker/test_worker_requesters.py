@@ -111,6 +111,7 @@ def test_garbage_is_answered_with_the_nil_id_when_the_requester_can_match_it(ser
     assert code_of(reply) == "unreadable"
     assert answer(reply)["request_id"] == NIL
     assert answer(reply)["payload"]["session_id"] == "ts_000000_none"
+    served.take("session.create.dead")
 
 
 def test_unknown_fields_and_charsets_are_tolerated(served: Lab) -> None:
