@@ -143,7 +143,9 @@ def test_at_a_terminal_it_asks(
     assert len(cli("dead", "list", "--json", amqp_url=amqp_url).documents) == left
 
 
-def test_what_cannot_be_done_is_said_in_a_sentence(cli: Cli, amqp_url: str, sqlite_url: str) -> None:
+def test_a_command_that_cannot_do_its_work_says_so_in_a_sentence(
+    cli: Cli, amqp_url: str, sqlite_url: str
+) -> None:
     """No queue, no letter, no ledger, no broker, no such code."""
     missing = cli("dead", "list", amqp_url=amqp_url)
     assert missing.code == 1
@@ -163,7 +165,7 @@ def test_what_cannot_be_done_is_said_in_a_sentence(cli: Cli, amqp_url: str, sqli
         assert arguments[0] in wrong.err
 
 
-def test_who_may_not_read_or_publish_is_told_so_and_re_opens_nothing(
+def test_an_operator_who_may_not_read_or_publish_is_told_so_and_reopens_nothing(
     cli: Cli, rabbitmq: RabbitMQ, vhost: str, amqp_url: str, sqlite_url: str
 ) -> None:
     """Before the first letter is touched."""

@@ -35,7 +35,7 @@ async def handle(request, context):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
-def test_what_it_prints_can_be_pasted_and_nothing_is_left_however_it_ends(
+def test_the_lines_that_dev_prints_can_be_pasted_and_nothing_is_left_however_it_ends(
     temporary_folder: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     """Its handler comes from the folder where it was started, the lines work in any other."""

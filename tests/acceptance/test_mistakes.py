@@ -101,7 +101,7 @@ def test_a_ledger_that_another_program_locks_is_a_sentence(cli: Cli, tmp_path: P
     assert str(path) in ran.err
 
 
-def test_refused_settings_are_named_by_flag_and_variable_and_never_quoted(cli: Cli) -> None:
+def test_invalid_settings_are_named_by_flag_and_variable_and_never_quoted(cli: Cli) -> None:
     """One line for each; the value may be a secret in the wrong place."""
     ran = cli("run", "--concurrency", "0", prefix=f"!{SECRET}", retry_delays=SECRET)
 

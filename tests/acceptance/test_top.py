@@ -111,7 +111,7 @@ def terminal(folder: Path, **settings: str) -> Iterator[Terminal]:
         found.close()
 
 
-def test_one_look_counts_what_there_is(
+def test_top_once_counts_requests_queues_and_workers(
     cli: Cli,
     worker_process: Callable[..., WorkerProcess],
     amqp_url: str,

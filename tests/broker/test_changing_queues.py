@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tests.support.lab import Lab
 
 
-def test_what_waits_for_a_delay_that_is_no_longer_set_comes_back(lab: Lab) -> None:
+def test_a_request_that_waits_for_a_delay_no_longer_set_comes_back(lab: Lab) -> None:
     """Its queue, which the new workers do not know, gives it back to the work queue by itself."""
     old = lab.worker(retry_delays="4")
     with lab.requester() as requester:

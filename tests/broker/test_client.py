@@ -218,7 +218,7 @@ async def test_without_an_exchange_a_call_is_not_routed_and_others_survive(
 
 
 @both_modes
-async def test_without_a_workers_queue_a_call_is_not_routed(amqp_url: str, reply: Mode) -> None:
+async def test_a_call_to_an_exchange_without_queues_is_not_routed(amqp_url: str, reply: Mode) -> None:
     """Nobody has to wait for a deadline to learn that there is no worker; 20 at once as well as one."""
     async with channel_to(amqp_url) as channel, SessionClient(amqp_url, reply=reply) as client:
         await channel.declare_exchange(Names().exchange, "topic", durable=True)

@@ -147,7 +147,7 @@ def test_a_replayed_request_gets_a_new_round_and_its_requester_a_new_answer(lab_
     lab.quiet()
 
 
-def test_what_fails_again_comes_back_once_and_the_replay_ends(lab: Lab) -> None:
+def test_a_request_that_fails_again_is_parked_once_and_the_redrive_ends(lab: Lab) -> None:
     """More letters than a page. Those parked anew while it runs stay outside it, and count redrives."""
     lab.worker(max_attempts=1)
     defect = bug(lab)
@@ -295,7 +295,7 @@ def test_a_purge_drops_what_is_wanted_and_nothing_else(lab: Lab) -> None:
     assert {entry.status for entry in lab.entries(ids)} == {RequestStatus.FAILED}
 
 
-def test_a_letter_that_was_refused_re_opens_nothing(lab: Lab) -> None:
+def test_the_letter_of_a_refused_request_reopens_nothing(lab: Lab) -> None:
     """A conflict goes through the flow and is refused once more; the entry of the other request with its id,
     which failed too, is not touched."""
     lab.worker(max_attempts=1)
@@ -333,7 +333,7 @@ def test_a_letter_refused_for_a_setting_completes_once_that_is_changed(lab: Lab)
     assert lab.sessions() == 1
 
 
-def test_what_cannot_be_replayed_stays_and_is_counted(lab: Lab) -> None:
+def test_a_letter_that_cannot_be_redriven_stays_and_is_counted(lab: Lab) -> None:
     """A cut body; a request that the ledger does not know any more; an id that is another's by now."""
     lab.worker(max_attempts=1)
     defect = bug(lab)
@@ -388,7 +388,7 @@ def test_a_copy_that_is_sent_twice_is_done_once(lab: Lab) -> None:
     assert set(lab.runs().values()) == {2}
 
 
-def test_a_replay_killed_at_any_step_can_be_run_again(lab_on_each_ledger: Lab) -> None:
+def test_a_redrive_killed_at_any_step_can_be_run_again(lab_on_each_ledger: Lab) -> None:
     """kill -9 at the third of five letters: none is lost, none is done twice, each has one answer."""
     lab = lab_on_each_ledger
     lab.worker(max_attempts=1)
@@ -407,7 +407,7 @@ def test_a_replay_killed_at_any_step_can_be_run_again(lab_on_each_ledger: Lab) -
     assert lab.runs() == dict.fromkeys(every, 2)
 
 
-def test_a_thousand_letters_are_replayed_by_one_command_that_is_killed_half_way(lab: Lab) -> None:
+def test_a_thousand_letters_are_redriven_by_one_command_that_is_killed_half_way(lab: Lab) -> None:
     """Every requester gets its new answer, and there is one session for each request."""
     lab.worker(max_attempts=1)
     defect = bug(lab)

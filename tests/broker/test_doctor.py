@@ -276,7 +276,7 @@ def test_a_queue_with_other_arguments_is_named(declared: Lab, arguments: dict[st
     assert "delete it and run" in str(broken.fix)
 
 
-def test_that_nobody_works_is_a_warning_and_the_exit_code_stays_0(declared: Lab) -> None:
+def test_queues_without_a_worker_are_a_warning_and_the_exit_code_stays_0(declared: Lab) -> None:
     done = command(declared)
     (line,) = (line for line in done.stdout.splitlines() if not line.startswith("ok "))
     assert done.returncode == 0
@@ -287,7 +287,7 @@ def test_that_nobody_works_is_a_warning_and_the_exit_code_stays_0(declared: Lab)
     assert first == "First, workers: start one with `session-worker run`"
 
 
-def test_where_nothing_exists_yet_that_is_one_line_and_so_is_its_fix(lab: Lab) -> None:
+def test_a_vhost_without_queues_is_one_line_with_one_fix(lab: Lab) -> None:
     """The problems come first, and the last line says where to begin."""
     done = command(lab)
     words = [line.split()[0] for line in done.stdout.splitlines()]
@@ -404,7 +404,7 @@ def test_a_missing_grant_is_named_as_the_statement_to_run(
         postgresql.execute(f"DROP OWNED BY {role}; DROP ROLE {role}", database)
 
 
-def test_a_ledger_that_may_lose_commits_or_takes_none_and_another_than_the_workers_is_named(
+def test_a_ledger_that_may_lose_or_take_no_commits_or_is_not_the_workers_is_named(
     sound: Lab, postgresql: PostgreSQL, postgresql_url: str
 ) -> None:
     """The tests' PostgreSQL skips every fsync; the worker of this lab is registered in another ledger."""
@@ -511,7 +511,7 @@ def test_a_ledger_that_everybody_may_read_is_a_warning(declared: Lab) -> None:
 # ------------------------------------------------------------------------- settings, handler, port
 
 
-def test_refused_settings_are_a_result_as_well_and_end_with_2(sound: Lab) -> None:
+def test_invalid_settings_are_results_of_their_own_and_end_with_2(sound: Lab) -> None:
     done = command(sound, "--json", max_attempts=0, prefix="!", amqp_url=f"http://guest:{SECRET}@localhost/")
     documents = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 2
@@ -545,7 +545,7 @@ def test_a_handler_that_does_not_load_is_named_with_its_line(
     assert "SESSION_WORKER_HANDLER" in str(broken.fix)
 
 
-def test_what_lies_in_the_folder_does_not_get_in_the_way_of_a_handler(
+def test_files_in_the_folder_do_not_get_in_the_way_of_a_handler(
     sound: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor what it prints when it is imported."""

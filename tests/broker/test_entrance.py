@@ -70,7 +70,7 @@ async def _link(url: str, emit: Emit = unheard) -> Link:
     ],
     ids=["exchange", "binding"],
 )
-async def test_what_leads_to_the_work_queue_is_put_back(
+async def test_a_deleted_exchange_or_binding_is_put_back(
     amqp_url: str, delete: Callable[[BlockingChannel], object]
 ) -> None:
     """Nobody is told that it is gone: requesters would go on being refused by a worker that looks well."""

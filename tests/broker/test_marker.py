@@ -101,7 +101,7 @@ def test_a_worker_with_another_ledger_does_not_consume_until_it_is_told_to_adopt
     assert late.wait() == 1
 
 
-def test_what_the_marker_takes_is_not_taken_from_serving(
+def test_the_marker_is_read_on_a_connection_of_its_own(
     lab: Lab, rabbitmq: RabbitMQ | ExternalRabbitMQ
 ) -> None:
     """A connection of its own: brokers end one over a stream, and allow a user only so many."""

@@ -168,7 +168,7 @@ def test_a_second_signal_ends_all_at_once(lab: Lab, ops: Ops, up: Up) -> None:
     soon(lambda: gone(pids))
 
 
-def test_what_is_wrong_with_the_settings_is_said_once(lab: Lab, empty_postgresql_url: str) -> None:
+def test_a_mistake_in_the_settings_is_said_once(lab: Lab, empty_postgresql_url: str) -> None:
     worker = lab.worker(wait=False, processes=3, ledger_url=empty_postgresql_url)
     assert worker.wait() == 1
     [sentence] = [line for line in worker.output if line.startswith("session-worker: ")]

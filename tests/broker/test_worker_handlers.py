@@ -44,7 +44,7 @@ def test_while_threads_of_ended_attempts_still_run_nothing_more_is_consumed(lab:
     assert {entry.attempt for entry in lab.entries(waiting)} == {1}
 
 
-def test_what_waited_for_a_thread_is_left_to_other_workers(lab: Lab) -> None:
+def test_a_request_that_waited_for_a_thread_is_left_to_other_workers(lab: Lab) -> None:
     lab.worker(concurrency=1, handler_timeout=1, retry_delays="1,600").wait_up()
     send(lab, 1, thread=str(lab.gate))
     lab.running(1)

@@ -157,7 +157,7 @@ def test_a_terminal_that_is_closed_drains_the_worker(lab: Lab) -> None:
     assert_answered(lab, request_ids)
 
 
-def test_what_does_not_finish_within_the_grace_goes_back_uncounted(lab: Lab) -> None:
+def test_a_request_that_does_not_finish_within_the_grace_goes_back_uncounted(lab: Lab) -> None:
     """It is pending again with no attempt spent, and the next worker does it at its first attempt."""
     worker = lab.worker(shutdown_grace=0)
     request_ids = send(lab, 20, gate=str(lab.gate))

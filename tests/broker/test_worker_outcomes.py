@@ -148,7 +148,7 @@ def test_a_failed_attempt_is_repeated_when_it_is_due_and_not_before(ended: dict[
         ("large", "handler_result_invalid", 1, "InvalidResultError"),
     ],
 )
-def test_exhausted_requests_are_answered_and_parked_once(
+def test_failed_requests_are_answered_and_parked_once(
     served: Lab, ended: dict[str, Ended], name: str, code: str, attempts: int, exception: str
 ) -> None:
     """With every header that people need, and the body and properties as they were sent."""

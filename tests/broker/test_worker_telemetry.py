@@ -165,7 +165,7 @@ def test_requests_are_counted_by_how_they_ended(day: Day) -> None:
     assert counted == ENDS
 
 
-def test_what_was_parked_is_counted_by_its_reason(day: Day) -> None:
+def test_parked_requests_are_counted_by_their_reason(day: Day) -> None:
     counted = {
         dict(labels)["reason"]: value
         for (name, labels), value in day.samples.items()

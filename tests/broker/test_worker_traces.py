@@ -112,7 +112,9 @@ def test_a_retry_continues_the_trace_that_the_worker_began(lab: Lab, collector: 
     assert "error.type" not in second.attributes
 
 
-def test_who_takes_a_request_over_continues_its_trace(lab_on_each_ledger: Lab, collector: Collector) -> None:
+def test_a_worker_that_takes_a_request_over_continues_its_trace(
+    lab_on_each_ledger: Lab, collector: Collector
+) -> None:
     """The dead one's spans are lost with it, and the message says nothing: the ledger knows."""
     lab = lab_on_each_ledger
     dying = tracing(lab, collector)
@@ -133,7 +135,7 @@ def test_who_takes_a_request_over_continues_its_trace(lab_on_each_ledger: Lab, c
     assert reply.headers["traceparent"].split("-")[1] == process.trace_id
 
 
-def test_an_operators_replay_continues_the_trace(lab: Lab, collector: Collector) -> None:
+def test_an_operators_redrive_continues_the_trace(lab: Lab, collector: Collector) -> None:
     bug = lab.folder / "bug"
     bug.touch()
     tracing(lab, collector)

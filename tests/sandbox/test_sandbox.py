@@ -249,7 +249,7 @@ def test_connections_are_counted_and_closed_by_vhost(node: RabbitMQ) -> None:
     node.delete_vhost("yours")
 
 
-def test_an_alarm_blocks_who_publishes_until_it_is_cleared(node: RabbitMQ) -> None:
+def test_an_alarm_blocks_publishers_until_it_is_cleared(node: RabbitMQ) -> None:
     news: list[str] = []
     with blocking(node.url) as connection:
         connection.add_on_connection_blocked_callback(lambda *_: news.append("blocked"))

@@ -41,7 +41,7 @@ async def test_the_worker_takes_every_step(secured: Secured) -> None:
     assert (await entry(secured.ledger_url("reader"), done.request_id)).reply == "undeliverable"
 
 
-async def test_the_reader_reads(secured: Secured, cli: Cli) -> None:
+async def test_the_readers_role_may_read_what_commands_show(secured: Secured, cli: Cli) -> None:
     async with worker(secured.ledger_url("worker")) as ledger:
         done = await take(ledger)
         await ledger.finish(completed(done))
@@ -86,12 +86,14 @@ async def test_the_operator_does_the_workers_steps_and_prunes(secured: Secured, 
         ("operator", "DROP TABLE requests"),
     ],
 )
-async def test_a_role_may_not(secured: Secured, role: str, statement: str) -> None:
+async def test_a_role_may_not_do_what_another_role_is_for(
+    secured: Secured, role: str, statement: str
+) -> None:
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await run(secured.ledger_url(role), statement)
 
 
-async def test_who_is_no_role_may_not_even_connect(secured: Secured) -> None:
+async def test_a_user_without_a_role_may_not_even_connect(secured: Secured) -> None:
     secured.sql(f"CREATE ROLE stranger LOGIN PASSWORD '{secured.secret}'")
     try:
         login = urlsplit(secured.ledger_url("reader")).netloc.rpartition("@")[0]

@@ -102,7 +102,7 @@ async def test_worker_client_and_commands_work_by_the_private_authority(
     assert cli("topology", "check", amqp_url=url, retry_delays="1").code == 0
 
 
-async def test_what_cannot_be_trusted_or_used_is_refused_in_one_sentence(
+async def test_a_broker_or_file_that_cannot_be_trusted_or_used_is_one_sentence(
     lab: Lab, secured: Secured, stranger: Authority, tmp_path: Path
 ) -> None:
     """By worker and client in the same words, in time, without a traceback and without the password."""

@@ -147,7 +147,7 @@ FORBIDDEN: dict[str, Callable[[BlockingChannel], object]] = {
 
 
 @pytest.mark.parametrize("what", FORBIDDEN)
-def test_the_requester_may_not(secured: Secured, what: str) -> None:
+def test_a_requesters_user_may_not_do_a_workers_work(secured: Secured, what: str) -> None:
     with closing(pika.BlockingConnection(pika.URLParameters(secured.amqp_url("shop")))) as connection:
         channel = connection.channel()
         channel.confirm_delivery()
@@ -156,7 +156,7 @@ def test_the_requester_may_not(secured: Secured, what: str) -> None:
 
 
 @pytest.mark.parametrize("what", ["get a dead letter", "get others' replies", "purge the dead letters"])
-def test_the_worker_may_not(secured: Secured, what: str) -> None:
+def test_a_workers_user_may_not_do_an_operators_work(secured: Secured, what: str) -> None:
     doing = FORBIDDEN | {"purge the dead letters": lambda channel: channel.queue_purge("session.create.dead")}
     with closing(pika.BlockingConnection(pika.URLParameters(secured.amqp_url("worker")))) as connection:
         channel = connection.channel()

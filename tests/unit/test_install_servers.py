@@ -166,7 +166,7 @@ def test_after_it_was_killed_half_way_another_run_restores_the_policy(
 
 
 @pytest.mark.parametrize("over", [True, False])
-def test_what_apt_get_goes_on_with_when_it_was_killed_is_awaited_and_the_policy_restored(
+def test_work_that_a_killed_apt_get_left_running_is_awaited_and_the_policy_restored(
     machine: Machine, policy: str | None, over: bool
 ) -> None:
     """Whether that is over or not, the next run has nothing to install."""
@@ -225,7 +225,7 @@ def test_a_policy_that_is_new_since_it_was_killed_stays_and_the_old_one_is_kept(
     assert "older" in "".join(path.read_text() for path in machine.policy.parent.glob("*before*"))
 
 
-def test_who_may_not_install_learns_at_once_what_is_missing_and_what_to_type(tmp_path: Path) -> None:
+def test_a_user_who_may_not_install_is_told_at_once_what_is_missing_and_what_to_type(tmp_path: Path) -> None:
     """Without sudo, and with one that wants a password, which nobody can type."""
     machine = Machine(tmp_path, uid=1000)
     for sudo in (None, '#!/bin/sh\n[ "$1" != --non-interactive ] && echo "sudo was asked"\nexit 1\n'):

@@ -96,7 +96,7 @@ it was 2
     run(page, capture={"NUMBER": r"number (\d)"})
 
 
-def test_what_is_replaced_must_be_on_the_page(run: Follow) -> None:
+def test_a_command_that_is_replaced_must_be_on_the_page(run: Follow) -> None:
     page = "```sh\necho far away\n```\n"
     with pytest.raises(AssertionError, match="does not have"):
         run(page, replace={"near": "here"})
@@ -118,7 +118,7 @@ def test_what_is_replaced_must_be_on_the_page(run: Follow) -> None:
         ("```sh\necho NUMBER\n```\n", "nothing was printed for NUMBER"),
     ],
 )
-def test_nothing_that_is_wrong_passes(run: Follow, page: str, complaint: str) -> None:
+def test_a_page_with_a_mistake_does_not_pass(run: Follow, page: str, complaint: str) -> None:
     with pytest.raises(AssertionError, match=complaint):
         run(page, capture={"NUMBER": r"number (\d)"})
 

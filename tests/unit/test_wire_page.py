@@ -45,7 +45,7 @@ def test_the_example_is_a_request() -> None:
 
 
 @pytest.mark.parametrize("name", EXAMPLE)
-def test_the_page_names_the_fields_without_which_it_is_none(name: str) -> None:
+def test_the_page_names_the_required_fields(name: str) -> None:
     named = f"`{name}`" in PAGE.partition("with at least ")[2].partition(":")[0]
     assert isinstance(parsed(without(name)), Refusal) == named
 
@@ -60,11 +60,11 @@ def test_the_page_names_the_fields_without_which_it_is_none(name: str) -> None:
         ErrorCode.IDEMPOTENCY_CONFLICT,
     ],
 )
-def test_a_name_is_the_codes(name: str) -> None:
+def test_the_page_has_each_name_of_the_code(name: str) -> None:
     assert f"`{name}`" in PAGE
 
 
-def test_the_limits_are_the_codes() -> None:
+def test_the_limits_on_the_page_are_those_of_the_code() -> None:
     body = Settings.model_fields["max_body_bytes"].default
     assert rows("Limits") == {
         "What": "At most",
@@ -174,7 +174,9 @@ def test_an_answer_carries_what_the_page_says() -> None:
     ("properties", "answerable"),
     [({}, False), ({"correlation_id": "call-7"}, True), ({"message_id": str(uuid4())}, True)],
 )
-def test_what_cannot_be_matched_is_not_answered(properties: dict[str, Any], answerable: bool) -> None:
+def test_a_message_that_nobody_could_match_is_not_answered(
+    properties: dict[str, Any], answerable: bool
+) -> None:
     refusal = parsed(without("request_id", "user_id"), **properties)
     assert isinstance(refusal, Refusal)
     assert (refusal.correlation_id is not None) == answerable

@@ -99,6 +99,6 @@ def test_time_belongs_to_the_innermost_place_that_is_known(stack: str, place: st
     assert by_place(f"{stack} 3\n{stack} 4\n") == {place: 7}
 
 
-def test_waiting_is_no_time() -> None:
+def test_time_spent_waiting_does_not_count() -> None:
     waiting = "run (/project/uvloop/loop.c:1);uv__io_poll (/linux.c:2);epoll_pwait (/lib/libc.so.6) 900\n"
     assert by_place(f"{waiting}step (/lib/libsqlite3.so.0) 1\n") == {"SQLite": 1}
