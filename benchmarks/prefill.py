@@ -11,7 +11,7 @@ from uuid import uuid4
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from session_worker.sandbox import PostgreSQL
+    from tests.support.servers import PostgreSQL
 
 SPACING_SECONDS: Final = 0.05
 """Between the times of two entries: a million of them are half a day."""

@@ -16,7 +16,7 @@ from benchmarks.process import ContestantError
 from benchmarks.scenarios import SCENARIOS
 from benchmarks.stage import Stage
 from benchmarks.wire import WireError
-from session_worker.sandbox import SandboxError
+from tests.support.servers import SandboxError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

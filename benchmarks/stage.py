@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Self
 from benchmarks.messages import REPLIES
 from benchmarks.process import ContestantError, ContestantProcess
 from benchmarks.wire import Connection, ReplyQueue
-from session_worker.sandbox import PostgreSQL, RabbitMQ
+from tests.support.servers import PostgreSQL, RabbitMQ
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -16,10 +16,10 @@ import pytest
 import pytest_asyncio
 
 from session_worker.ledger import upgrade
-from session_worker.sandbox import PostgreSQL, RabbitMQ
 from tests.support.external_rabbitmq import ExternalRabbitMQ
 from tests.support.guard import Guard, heed_signals
 from tests.support.ledger import sqlite_in_memory
+from tests.support.servers import PostgreSQL, RabbitMQ
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import eventually
 from tests.support.worker_process import WorkerProcess

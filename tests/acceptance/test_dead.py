@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from session_worker.sandbox import RabbitMQ
     from tests.acceptance.conftest import Cli
+    from tests.support.servers import RabbitMQ
     from tests.support.worker_process import WorkerProcess
 
 HANDLER = """

@@ -15,9 +15,9 @@ from tests.support.worker_process import PROGRAM
 if TYPE_CHECKING:
     import pytest
 
-    from session_worker.sandbox import PostgreSQL, RabbitMQ
     from tests.acceptance.conftest import Cli
     from tests.support.external_rabbitmq import ExternalRabbitMQ
+    from tests.support.servers import PostgreSQL, RabbitMQ
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 

@@ -25,8 +25,8 @@ from tests.support.worker_process import PROGRAM
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from session_worker.sandbox import RabbitMQ
     from tests.support.external_rabbitmq import ExternalRabbitMQ
+    from tests.support.servers import RabbitMQ
     from tests.support.worker_process import WorkerProcess
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "operations.md"

@@ -13,9 +13,9 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from session_worker.sandbox import RabbitMQ
     from tests.acceptance.conftest import Cli
     from tests.support.external_rabbitmq import ExternalRabbitMQ
+    from tests.support.servers import RabbitMQ
 
 SECRET = "tr0ub4dor"
 NOBODY_THERE = f"amqp://guest:{SECRET}@127.0.0.1:1/"

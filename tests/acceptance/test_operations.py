@@ -32,7 +32,7 @@ from tests.support.worker_process import PROGRAM
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from session_worker.sandbox import PostgreSQL, RabbitMQ
+    from tests.support.servers import PostgreSQL, RabbitMQ
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "operations.md"

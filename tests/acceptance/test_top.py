@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from session_worker.sandbox import RabbitMQ
     from tests.acceptance.conftest import Cli
     from tests.support.external_rabbitmq import ExternalRabbitMQ
+    from tests.support.servers import RabbitMQ
     from tests.support.worker_process import WorkerProcess
 
 HANDLER = """

@@ -15,8 +15,8 @@ from tests.support.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from session_worker.sandbox import RabbitMQ
     from tests.support.responder import Responder
+    from tests.support.servers import RabbitMQ
     from tests.support.tcp_proxy import TcpProxy
 
 USER = "ada@example.com"

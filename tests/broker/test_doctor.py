@@ -42,8 +42,8 @@ from tests.support.worker_process import PROGRAM
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-    from session_worker.sandbox import PostgreSQL, RabbitMQ
     from tests.support.external_rabbitmq import ExternalRabbitMQ
+    from tests.support.servers import PostgreSQL, RabbitMQ
 
 SECRET = "tr0ub4dor"
 WORK, SLOW, DEAD = "session.create", "session.create.undelivered", "session.create.dead"

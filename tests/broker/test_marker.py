@@ -18,8 +18,8 @@ from tests.support.lab import Lab, code_of, request
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from session_worker.sandbox import RabbitMQ
     from tests.support.external_rabbitmq import ExternalRabbitMQ
+    from tests.support.servers import RabbitMQ
 
 __all__ = ["cli"]
 

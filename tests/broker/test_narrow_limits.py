@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from session_worker.sandbox import RabbitMQ
     from tests.support.lab import Lab
+    from tests.support.servers import RabbitMQ
     from tests.support.worker_process import WorkerProcess
 
 HASTY = "tests.support.handlers.hasty:scripted"

@@ -16,8 +16,8 @@ from session_worker.broker.connection import Connection
 from session_worker.broker.topology import Topology
 from session_worker.operators.doctor import management
 from session_worker.operators.doctor.result import State
-from session_worker.sandbox import RabbitMQ
 from session_worker.settings import Settings, load
+from tests.support.servers import RabbitMQ
 from tests.support.waiting import soon
 
 if TYPE_CHECKING:

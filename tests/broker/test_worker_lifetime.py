@@ -13,9 +13,9 @@ from uuid import uuid4
 import pytest
 
 from session_contracts import RequestStatus
-from session_worker.sandbox import RabbitMQ
 from session_worker.sandbox.workspace import free_port
 from tests.support.lab import code_of, lock_ledger, request, send
+from tests.support.servers import RabbitMQ
 from tests.support.tcp_proxy import TcpProxy
 
 if TYPE_CHECKING:

@@ -17,10 +17,10 @@ from tests.support.waiting import soon
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from session_worker.sandbox import RabbitMQ
     from tests.support.external_rabbitmq import ExternalRabbitMQ
     from tests.support.lab import Lab
     from tests.support.ops import Ops
+    from tests.support.servers import RabbitMQ
 
 LISTENING = "0A"
 BLOCKING = "tests.support.handlers.blocking:block"

@@ -13,8 +13,8 @@ import pytest
 
 from session_contracts import RequestStatus
 from session_worker.ledger import upgrade
-from session_worker.sandbox import PostgreSQL
 from tests.support.lab import code_of, lock_ledger, open_lab, request, send
+from tests.support.servers import PostgreSQL
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import soon
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from session_worker.sandbox import RabbitMQ
     from tests.support.lab import Lab
     from tests.support.ops import Ops
+    from tests.support.servers import RabbitMQ
     from tests.support.worker_process import WorkerProcess
 
 

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from session_worker.ledger.reader import Entry
-    from session_worker.sandbox import RabbitMQ
     from tests.support.lab import Lab
     from tests.support.requester import RawReply
+    from tests.support.servers import RabbitMQ
 
 
 # --------------------------------------------------------------------------------------------- answers

@@ -21,10 +21,10 @@ from tests.support.waiting import soon
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from session_worker.sandbox import RabbitMQ
     from tests.support.external_rabbitmq import ExternalRabbitMQ
     from tests.support.lab import Lab
     from tests.support.requester import Requester
+    from tests.support.servers import RabbitMQ
 
 SECRET_TITLE = "a title that nobody else may read"
 ENDS = {

@@ -22,13 +22,13 @@ from typing import Any
 import pika
 
 from session_worker.ledger import upgrade
-from session_worker.sandbox import PostgreSQL, RabbitMQ
 from tests.faults import audit
 from tests.faults.crowd import Crowd
 from tests.faults.fleet import Place, descriptors, memory_kib
 from tests.faults.support import NAMES, declare_on, settled
 from tests.faults.weather import Weather
 from tests.support.guard import Guard
+from tests.support.servers import PostgreSQL, RabbitMQ
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import eventually, soon
 

@@ -21,8 +21,8 @@ from tests.support.worker_process import WorkerProcess
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from session_worker.sandbox import RabbitMQ
     from tests.support.external_rabbitmq import ExternalRabbitMQ
+    from tests.support.servers import RabbitMQ
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = Names()

@@ -15,8 +15,8 @@ from tests.support.waiting import soon
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from session_worker.sandbox import RabbitMQ
     from tests.support.external_rabbitmq import ExternalRabbitMQ
+    from tests.support.servers import RabbitMQ
 
 pytestmark = pytest.mark.faults
 

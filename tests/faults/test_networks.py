@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-    from session_worker.sandbox import RabbitMQ
     from tests.faults.book import Sending
     from tests.support.external_rabbitmq import ExternalRabbitMQ
+    from tests.support.servers import RabbitMQ
     from tests.support.worker_process import WorkerProcess
 
 pytestmark = pytest.mark.faults

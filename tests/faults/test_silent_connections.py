@@ -19,9 +19,9 @@ from tests.support.waiting import eventually, soon
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from session_worker.sandbox import RabbitMQ
     from tests.faults.book import Sending
     from tests.support.external_rabbitmq import ExternalRabbitMQ
+    from tests.support.servers import RabbitMQ
 
 pytestmark = pytest.mark.faults
 

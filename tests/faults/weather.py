@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Sequence
 
-    from session_worker.sandbox import PostgreSQL, RabbitMQ
     from tests.faults.fleet import Place
+    from tests.support.servers import PostgreSQL, RabbitMQ
     from tests.support.tcp_proxy import Mode, TcpProxy
 
 Kinds = dict[str, tuple[int, Callable[[], Awaitable[None]]]]

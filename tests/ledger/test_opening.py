@@ -29,7 +29,7 @@ from tests.support.ledger import becomes, sql, take, worker
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from session_worker.sandbox import PostgreSQL
+    from tests.support.servers import PostgreSQL
 
 PASSWORD = "s3cret"
 NEWEST = migrations("sqlite")[-1].version

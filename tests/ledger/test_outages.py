@@ -24,7 +24,6 @@ from session_worker.ledger.protocol import Claimed, Finished, InOtherHands, Ledg
 from session_worker.ledger.sqlite import database as sqlite_database
 from session_worker.ledger.sqlite.database import path_of
 from session_worker.ledger.sqlite.ledger import SQLiteLedger
-from session_worker.sandbox import PostgreSQL
 from tests.support.ledger import (
     DEADLINE,
     a_claim,
@@ -38,6 +37,7 @@ from tests.support.ledger import (
     take,
     worker,
 )
+from tests.support.servers import PostgreSQL
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import eventually
 

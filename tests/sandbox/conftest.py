@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from session_worker.sandbox import RabbitMQ
+from tests.support.servers import RabbitMQ
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,13 +13,13 @@ from tests.support.external_rabbitmq import ExternalRabbitMQ
 from tests.support.waiting import soon
 
 if TYPE_CHECKING:
-    from session_worker.sandbox import RabbitMQ
+    from tests.support.servers import RabbitMQ
 
 
 @pytest.fixture
 def broker(managed_node: RabbitMQ, monkeypatch: pytest.MonkeyPatch) -> ExternalRabbitMQ:
     monkeypatch.setattr(
-        "tests.support.external_rabbitmq.STANDARD_PORT", int(managed_node.management_url.rpartition(":")[2])
+        "tests.support.external_rabbitmq.MANAGEMENT_PORT", int(managed_node.management_url.rpartition(":")[2])
     )
     return ExternalRabbitMQ(managed_node.url)
 
@@ -42,6 +42,6 @@ def test_it_offers_vhosts_users_and_depths_like_a_private_node(broker: ExternalR
 
 
 def test_without_a_management_interface_one_sentence_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.support.external_rabbitmq.STANDARD_PORT", free_port())
+    monkeypatch.setattr("tests.support.external_rabbitmq.MANAGEMENT_PORT", free_port())
     with pytest.raises(RuntimeError, match="rabbitmq-plugins enable rabbitmq_management"):
         ExternalRabbitMQ(f"amqp://guest:guest@127.0.0.1:{free_port()}/")

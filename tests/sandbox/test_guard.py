@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # a folder.
 TEST = """
 import pathlib, subprocess, tempfile
-from session_worker.sandbox import PostgreSQL
+from tests.support.servers import PostgreSQL
 
 def test_it():
     with PostgreSQL() as server:

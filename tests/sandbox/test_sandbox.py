@@ -23,20 +23,20 @@ import pika
 import pika.exceptions
 import pytest
 
-from session_worker.sandbox import PostgreSQL, SandboxError
 from session_worker.sandbox.workspace import Workspace, find, free_port
+from tests.support.servers import PostgreSQL, SandboxError
 from tests.support.waiting import soon
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from session_worker.sandbox import RabbitMQ
+    from tests.support.servers import RabbitMQ
 
 # Starts a server, tells its folder, and ends as the test says.
 SCRIPT = """
 import sys, time
-from session_worker import sandbox
-with getattr(sandbox, sys.argv[2])() as server:
+from tests.support import servers
+with getattr(servers, sys.argv[2])() as server:
     print(server.folder, flush=True)
     if sys.argv[1] == "raise":
         raise RuntimeError("as asked")

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 import trustme
 
-from session_worker.sandbox import PostgreSQL, RabbitMQ
-from session_worker.sandbox.workspace import Certificate
 from tests.acceptance.conftest import cli
 from tests.support.pages import follow
+from tests.support.servers import PostgreSQL, RabbitMQ
+from tests.support.servers.certificate import Certificate
 from tests.support.worker_process import PROGRAM
 
 if TYPE_CHECKING:

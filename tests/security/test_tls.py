@@ -17,9 +17,9 @@ from cryptography.hazmat.primitives.serialization import (
 from session_client import ConnectionFailed, SessionClient
 from session_worker.ledger import open_reader
 from session_worker.ledger.protocol import LedgerError
-from session_worker.sandbox import PostgreSQL
 from tests.security.conftest import VHOST, Authority
 from tests.support.lab import Lab, send
+from tests.support.servers import PostgreSQL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

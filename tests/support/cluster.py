@@ -6,7 +6,7 @@ import secrets
 from contextlib import ExitStack
 from typing import Self
 
-from session_worker.sandbox import RabbitMQ
+from tests.support.servers import RabbitMQ
 
 
 class _Member(RabbitMQ):

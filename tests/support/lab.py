@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from session_worker.ledger.reader import Entry
-    from session_worker.sandbox import RabbitMQ
     from tests.support.external_rabbitmq import ExternalRabbitMQ
+    from tests.support.servers import RabbitMQ
 
     Broker = RabbitMQ | ExternalRabbitMQ
 

@@ -27,7 +27,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from session_worker.sandbox.workspace import children
+from tests.support.servers.postgresql import children
 from tests.support.waiting import soon
 
 if TYPE_CHECKING:

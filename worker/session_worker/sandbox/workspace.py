@@ -11,7 +11,7 @@ import socket
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Self
+from typing import IO, Any, Self
 
 # Waits for the end of its standard input: the kernel closes it when our process is gone, be it by SIGKILL.
 # Then it ends every process group noted in the folder (a file "<pid>.<signal>" each) and removes the folder.
@@ -37,14 +37,6 @@ _WHEN_NOTED = 'read -r noted && exec "$@"'
 
 class SandboxError(Exception):
     """A private server cannot be had: one sentence that says why and what to do."""
-
-
-class Certificate(NamedTuple):
-    """What a server shows to its clients, and the authority of theirs; each as PEM."""
-
-    cacertfile: str
-    certfile: str
-    keyfile: str
 
 
 class Workspace:
@@ -253,14 +245,6 @@ def find(name: str, package: str, *patterns: str) -> Path:
             f"`{'sudo ' if os.geteuid() else ''}apt-get install {package}`."
         )
     return Path(found)
-
-
-def children(pid: int) -> list[int]:
-    """The processes that a process has started and that still run; none when it has ended itself."""
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
 
 
 def tail(text: str, lines: int = 8) -> str:

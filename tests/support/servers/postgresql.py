@@ -8,18 +8,20 @@ import signal
 import subprocess
 import time
 from contextlib import suppress
-from typing import Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from session_worker.sandbox.workspace import (
-    Certificate,
     SandboxError,
     Server,
     Workspace,
-    children,
     find,
     free_port,
     tail,
 )
+
+if TYPE_CHECKING:
+    from tests.support.servers.certificate import Certificate
 
 START_TIMEOUT: Final = 60.0
 _QUICK: Final = ("-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off")
@@ -111,7 +113,7 @@ class PostgreSQL(Server):
         Raises:
             SandboxError: the statement failed; with the server's words.
         """
-        done = subprocess.run(  # noqa: S603 -- our own command
+        done = subprocess.run(
             [self._psql, "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", self._place(database), "-c", sql],
             env=os.environ | {"PGPASSWORD": self.password},
             capture_output=True,
@@ -173,3 +175,11 @@ class PostgreSQL(Server):
 
     def _place(self, database: str, password: str = "") -> str:
         return f"postgresql://postgres{password}@127.0.0.1:{self.port}/{database}"
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started and that still run; none when it has ended itself."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
