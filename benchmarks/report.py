@@ -84,9 +84,9 @@ The broker is stopped and started again. The time runs from the moment it is up 
 request; 60 s or more means that none came.
 """,
     "telemetry": """\
-A drain with only warnings in the log; with a line for each request and metrics; and with a trace of each
-request as well, sent to a collector that discards them. Three workers side by side, started anew after every
-third repetition: two that are the same may differ by some per cent.
+A drain with only warnings in the log; with a line for each request and metrics; and with traces of one
+request in a hundred or of each, sent to a collector that discards them. Four workers side by side, started
+anew after every fourth repetition: two that are the same may differ by some per cent.
 """,
     "hostile": """\
 A drain of requests whose headers fill a frame of 131 kB, beside one of requests without. The peak of memory

@@ -43,12 +43,14 @@ def _start(stage: Stage, contestant: Contestant, stack: ExitStack) -> dict[str, 
     traced = {
         "SESSION_WORKER_TRACES": "true",
         "OTEL_EXPORTER_OTLP_ENDPOINT": stack.enter_context(collecting()),
+        "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
     }
     runs = {}
     for level, settings in (
         (OFF, {}),
         ("with logs and metrics", watched | {"SESSION_WORKER_OPS_PORT": str(_free_port())}),
-        ("with traces too", watched | {"SESSION_WORKER_OPS_PORT": str(_free_port())} | traced),
+        ("with 1 % of the traces", traced | {"OTEL_TRACES_SAMPLER_ARG": "0.01"}),
+        ("with all traces", traced | {"OTEL_TRACES_SAMPLER_ARG": "1"}),
     ):
         runs[level] = stack.enter_context(stage.running(contestant, settings=settings))
         warm_up(runs[level])
