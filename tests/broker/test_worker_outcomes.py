@@ -384,7 +384,7 @@ def test_a_full_parking_lot_holds_up_nobodys_answer(lab: Lab) -> None:
     with lab.requester() as requester:
         requester.channel.queue_declare("session.create.dead", durable=True, arguments=arguments)
         worker = lab.worker(declare="false", max_attempts=1)
-        while not any(line["event"] == "parking lot refuses" for line in worker.logs):
+        while not any(line["event"] == "request not parked" for line in worker.logs):
             asked.append(str(uuid4()))
             assert code_of(requester.ask(request(asked[-1], fails=99))) == "handler_failed"
             assert len(asked) < 20
@@ -450,4 +450,4 @@ def test_a_dead_letter_fits_into_the_frames_that_the_broker_takes(
         lab.quiet()
     assert copy.headers["x-exception-stacktrace"].endswith("é")
     assert copy.headers["x-exception-message"].startswith("RuntimeError: é")
-    assert not [line for line in worker.logs if line["event"] == "parking lot refuses"]
+    assert not [line for line in worker.logs if line["event"] == "request not parked"]

@@ -41,9 +41,9 @@ ENDS = {
 """How the requests of `_send_all` end: outcome, error code, how many."""
 ELSEWHERE = {
     "LinkFailed": "tests/broker/test_worker_ops.py",
-    "OwnerUnknown": "tests/broker/test_marker.py",
+    "QueueOwnerUnknown": "tests/broker/test_marker.py",
     "EntranceNotKept": "tests/broker/test_narrow_limits.py",
-    "ParkingLotRefused": "tests/broker/test_worker_outcomes.py",
+    "RequestNotParked": "tests/broker/test_worker_outcomes.py",
     "CopyNotTaken": "tests/broker/test_worker_outcomes.py",
     "RequestTakenOver": "tests/broker/test_worker_once.py",
     "OutcomeNotRecorded": "tests/unit/worker/test_flow.py",

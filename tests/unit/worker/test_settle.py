@@ -507,7 +507,7 @@ async def test_a_refusal_is_told_once_however_long_the_parking_lot_is_full() -> 
     for _ in range(3):
         await bench.settle(Refused(REFUSAL, dataclasses.replace(REFUSED, request_id=REQUEST_ID)))
     kinds = [type(event).__name__ for event in bench.events]
-    assert kinds.count("ParkingLotRefused") == 2
+    assert kinds.count("RequestNotParked") == 2
     assert kinds.count("RequestFinished") == kinds.count("RequestParked") == 1
     assert {getattr(event, "request_id", None) for event in bench.events} == {REQUEST_ID}
 

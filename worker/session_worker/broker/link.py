@@ -15,7 +15,7 @@ from session_worker.broker.consumer import Consumer
 from session_worker.broker.publisher import Publisher
 from session_worker.broker.topology import NotPermittedError, TopologyError
 from session_worker.messages.delivery import Lane
-from session_worker.telemetry.events import EntranceNotKept, OwnerUnknown, unheard
+from session_worker.telemetry.events import EntranceNotKept, QueueOwnerUnknown, unheard
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -204,9 +204,9 @@ async def _check_owner(
                 await connection.unless_lost(marker.declare(connection, names.ledger))
             owner = await connection.unless_lost(marker.mark(connection, names.ledger, ours))
     except LinkLostError as lost:
-        emit(OwnerUnknown(names.ledger, str(lost)))
+        emit(QueueOwnerUnknown(names.ledger, str(lost)))
     except TimeoutError:
-        emit(OwnerUnknown(names.ledger, f"the broker did not answer within {OWNER_SECONDS:g} s"))
+        emit(QueueOwnerUnknown(names.ledger, f"the broker did not answer within {OWNER_SECONDS:g} s"))
     else:
         if owner.identity != ours.identity:
             raise TopologyError(marker.mismatch(names, owner))

@@ -41,10 +41,10 @@ from session_worker.requests.request import NIL_ID
 from session_worker.telemetry.events import (
     CopyNotTaken,
     DeliveryLeft,
-    ParkingLotRefused,
     ReplyConfirmed,
     ReplyUndeliverable,
     RequestFinished,
+    RequestNotParked,
     RequestParked,
 )
 from session_worker.telemetry.trace import current_trace
@@ -208,7 +208,7 @@ class Settler:
         try:
             await self._send_letter(delivery, headers, cut=refused)
         except PublishError as error:
-            self._emit(ParkingLotRefused(*subject(outcome), self._names.dead, str(error)))
+            self._emit(RequestNotParked(*subject(outcome), self._names.dead, str(error)))
             # Its requester was told no, so it stays refused, even if the copy lacks what was wrong with it.
             headers = {amqp.REFUSED: letter.code.value} if refused else {}
             await self._send_round(delivery, self._slowest, letter.request_id, letter.attempts, headers)

@@ -15,7 +15,7 @@ from session_worker.telemetry.events import (
     ConsumingResumed,
     DeliveryFailed,
     Draining,
-    GivingBack,
+    HandingBack,
 )
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 NO_THREAD = "calls of attempts that have ended still run in all handlers' threads"
 RELEASE_SECONDS = 5.0
-"""What giving back may take after the grace."""
+"""What handing back may take after the grace."""
 
 
 class Intake:
@@ -173,5 +173,5 @@ class Intake:
         if self.serving:
             for task in self.serving:
                 task.cancel()
-            self._emit(GivingBack(len(self.serving)))
+            self._emit(HandingBack(len(self.serving)))
             await asyncio.wait(self.serving, timeout=RELEASE_SECONDS)

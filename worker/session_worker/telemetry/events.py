@@ -1,7 +1,7 @@
-"""What happens in a worker, as types. Logs and metrics only listen; a class's docstring is its documentation.
+"""What happens in a worker: a class for each event, whose docstring is its documentation.
 
-Times are in seconds. ``attempt`` counts from 1; it is 0 where nothing was attempted. ``request_id`` is None
-where none could be read.
+Log, metrics and traces only listen. Times are in seconds. ``attempt`` counts from 1, and is 0 where nothing
+was attempted. ``request_id`` is None where none could be read.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class AttemptEnded(Event):
-    """The handler was called, and returned, refused or failed. `seconds` is its time, `queue_wait` the time
-    from publishing to the first attempt, where that is known."""
+    """The handler ran, and returned, rejected the request or failed. `seconds` is its time, `queue_wait` the
+    time from publishing to the first attempt, if that is known."""
 
     request_id: UUID
     attempt: int
@@ -41,8 +41,8 @@ class AttemptEnded(Event):
 
 @dataclass(frozen=True, slots=True)
 class AttemptFailed(Event):
-    """An attempt failed, and another one follows in `next_attempt_in` seconds, or none. `exception` is the
-    traceback."""
+    """An attempt failed. The next one follows in `next_attempt_in` seconds; None means there is none.
+    `exception` is the traceback."""
 
     request_id: UUID
     attempt: int
@@ -54,8 +54,8 @@ class AttemptFailed(Event):
 
 @dataclass(frozen=True, slots=True)
 class RequestFinished(Event):
-    """A request ended: its outcome is in the ledger (`completed`, `rejected`, `expired`, `failed`), or a
-    stored answer went out again (`replayed`), or what cannot be handled was answered and parked (`refused`).
+    """A request ended: its outcome is in the ledger (`completed`, `rejected`, `expired`, `failed`), the
+    stored response was sent again (`replayed`), or nothing was claimed, and a copy was parked (`refused`).
     `seconds` is the time from the claim to the outcome."""
 
     request_id: UUID | None
@@ -68,8 +68,8 @@ class RequestFinished(Event):
 
 @dataclass(frozen=True, slots=True)
 class ReplyConfirmed(Event):
-    """The broker has an answer. `critical_seconds` is the time since the request was published; None for
-    refusals and for stored answers."""
+    """The broker has confirmed a reply. `critical_seconds` is the time since the request was published; None
+    for refused and replayed requests."""
 
     request_id: UUID | None
     attempt: int
@@ -78,8 +78,8 @@ class ReplyConfirmed(Event):
 
 @dataclass(frozen=True, slots=True)
 class ReplyUndeliverable(Event):
-    """An answer could not be delivered: its queue is gone, or the broker did not take it. Who asks again gets
-    it."""
+    """A reply could not be delivered: its queue is gone, or the broker did not take it. A requester who sends
+    the same request again gets it."""
 
     request_id: UUID | None
     attempt: int
@@ -89,7 +89,7 @@ class ReplyUndeliverable(Event):
 
 @dataclass(frozen=True, slots=True)
 class RequestParked(Event):
-    """A copy of the request was put on the parking lot, for people to look at."""
+    """A copy of the request was parked as a dead letter, for people to look at."""
 
     request_id: UUID | None
     attempt: int
@@ -98,8 +98,8 @@ class RequestParked(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class ParkingLotRefused(Event):
-    """The parking lot takes no copies: it is full. The copy goes round and is parked later."""
+class RequestNotParked(Event):
+    """The parking lot takes no copies, because it is full. The request goes round and is parked later."""
 
     request_id: UUID | None
     attempt: int
@@ -109,7 +109,7 @@ class ParkingLotRefused(Event):
 
 @dataclass(frozen=True, slots=True)
 class CopyNotTaken(Event):
-    """The broker does not take a copy that must not be lost; it is tried again until it does."""
+    """The broker does not take a copy that must not be lost. The worker tries again until it does."""
 
     request_id: UUID | None
     attempt: int
@@ -119,7 +119,7 @@ class CopyNotTaken(Event):
 
 @dataclass(frozen=True, slots=True)
 class DeliveryLeft(Event):
-    """The link was lost before a delivery was settled: the broker delivers it again."""
+    """The link was lost before a delivery was settled. The broker delivers it again."""
 
     request_id: UUID | None
     attempt: int
@@ -129,7 +129,7 @@ class DeliveryLeft(Event):
 
 @dataclass(frozen=True, slots=True)
 class RequestTakenOver(Event):
-    """Another worker took the request over meanwhile; what was done here does not count."""
+    """Another worker has taken the request over meanwhile. What was done here does not count."""
 
     request_id: UUID
     attempt: int
@@ -137,7 +137,7 @@ class RequestTakenOver(Event):
 
 @dataclass(frozen=True, slots=True)
 class RequestHandedBack(Event):
-    """The worker stops before the handler has ended: the attempt does not count, another worker makes it."""
+    """The worker stops before the handler has ended. The attempt does not count; another worker makes it."""
 
     request_id: UUID
     attempt: int
@@ -145,7 +145,7 @@ class RequestHandedBack(Event):
 
 @dataclass(frozen=True, slots=True)
 class OutcomeNotRecorded(Event):
-    """The ledger did not take an outcome, which is a defect: the request is answered `internal_error`."""
+    """The ledger did not take an outcome, which is a defect. The request is answered `internal_error`."""
 
     request_id: UUID
     attempt: int
@@ -154,7 +154,7 @@ class OutcomeNotRecorded(Event):
 
 @dataclass(frozen=True, slots=True)
 class DeliveryFailed(Event):
-    """A delivery met a defect of the worker's: it goes round by the slowest retry queue."""
+    """A delivery met a defect of the worker's. It goes round by the slowest retry queue."""
 
     request_id: UUID | None
     attempt: int
@@ -166,7 +166,7 @@ class DeliveryFailed(Event):
 
 @dataclass(frozen=True, slots=True)
 class LedgerCommitted(Event):
-    """One transaction was committed for `steps` steps, after `seconds`: outages it waited out included."""
+    """One transaction was committed for `steps` steps. It took `seconds`, outages included."""
 
     steps: int
     seconds: float
@@ -174,14 +174,14 @@ class LedgerCommitted(Event):
 
 @dataclass(frozen=True, slots=True)
 class LedgerPruned(Event):
-    """A round of pruning is over: `requests` old ones were forgotten."""
+    """A round of pruning has removed `requests` old requests."""
 
     requests: int
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerNotPruned(Event):
-    """A round of pruning was broken off; the next one goes on."""
+    """A round of pruning was broken off. The next one goes on from there."""
 
     reason: str
     exc_info: Exception | None
@@ -192,8 +192,8 @@ class LedgerNotPruned(Event):
 
 @dataclass(frozen=True, slots=True)
 class WorkerUp(Event):
-    """The worker has a link to the broker: at the start, and again whenever it was lost. `holds` tells what
-    was in the ledger when the worker started."""
+    """The worker has a link to the broker: at the start, and again after each loss. `holds` says what was in
+    the ledger when the worker started."""
 
     queue: str
     concurrency: int
@@ -202,9 +202,9 @@ class WorkerUp(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class OwnerUnknown(Event):
-    """Whether the queues belong to this ledger could not be looked up in the stream `marker`: the worker goes
-    on as if they did."""
+class QueueOwnerUnknown(Event):
+    """The stream `marker`, which says whose the queues are, could not be read. The worker goes on as if they
+    belonged to its ledger."""
 
     marker: str
     reason: str
@@ -212,7 +212,7 @@ class OwnerUnknown(Event):
 
 @dataclass(frozen=True, slots=True)
 class LinkFailed(Event):
-    """The broker cannot be reached, or its queues are not right; the next try is in `retry_in` seconds."""
+    """The broker cannot be reached, or its queues are not right. The next try is in `retry_in` seconds."""
 
     reason: str
     retry_in: float
@@ -220,7 +220,7 @@ class LinkFailed(Event):
 
 @dataclass(frozen=True, slots=True)
 class LinkLost(Event):
-    """The link to the broker was lost while `running` deliveries were in hand. A new one is built at once."""
+    """The link to the broker was lost while `running` deliveries were in hand. A new one is opened now."""
 
     reason: str
     running: int
@@ -228,16 +228,16 @@ class LinkLost(Event):
 
 @dataclass(frozen=True, slots=True)
 class EntranceNotKept(Event):
-    """Exchange and binding could not be declared again: requests may not find their way in, should somebody
-    delete them. What arrives is served. Told once for each reason; tried again after growing pauses."""
+    """The exchange and its binding could not be declared again: if somebody has deleted them, requests do
+    not arrive. What arrives is served. Logged once for each reason; tried again after growing pauses."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class ConsumingPaused(Event):
-    """The ledger is away, the broker takes nothing (`blocked`), or no thread is left for handlers: no
-    deliveries are asked for meanwhile."""
+    """The worker asks for no deliveries, because the ledger is away, the broker takes nothing (`blocked`), or
+    no thread is left for handlers."""
 
     ledger: str
     broker: str
@@ -246,7 +246,7 @@ class ConsumingPaused(Event):
 
 @dataclass(frozen=True, slots=True)
 class ConsumingResumed(Event):
-    """What consuming was paused for is over."""
+    """The worker asks for deliveries again."""
 
     ledger: str
     broker: str
@@ -255,28 +255,28 @@ class ConsumingResumed(Event):
 
 @dataclass(frozen=True, slots=True)
 class Draining(Event):
-    """The worker stops: `running` deliveries have `grace` seconds to finish."""
+    """The worker was told to stop. `running` deliveries have `grace` seconds to finish."""
 
     running: int
     grace: float
 
 
 @dataclass(frozen=True, slots=True)
-class GivingBack(Event):
-    """The grace is over: `running` deliveries are handed back."""
+class HandingBack(Event):
+    """The grace is over. `running` deliveries are handed back."""
 
     running: int
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerStopped(Event):
-    """The worker has ended in order."""
+    """The worker has stopped in order."""
 
 
 @dataclass(frozen=True, slots=True)
 class TracesNotTaken(Event):
-    """The collector does not take the traces, or too slowly: spans are lost, requests are not. Told once a
-    minute at the most."""
+    """The collector takes no traces, or takes them too slowly: spans are lost, requests are not. Logged at
+    most once a minute."""
 
     reason: str
 
@@ -289,11 +289,11 @@ EVENTS: tuple[type[Event], ...] = tuple(
 
 Emit = Callable[[Event], None]
 Listeners = Mapping[type[Any], Callable[[Any], None]]
-"""What a subscriber does about each type of event that it listens to."""
+"""What a subscriber calls for each type of event that it listens to."""
 
 
 def emitter(*subscribers: Listeners) -> Emit:
-    """Tells each event to the subscribers that listen to its type: at once, and in order."""
+    """Return a function that passes an event on, at once, to the subscribers that listen to its type."""
     heard: dict[type[Event], tuple[Callable[[Any], None], ...]] = {
         kind: tuple(listeners[kind] for listeners in subscribers if kind in listeners) for kind in EVENTS
     }

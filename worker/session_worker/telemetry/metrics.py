@@ -1,8 +1,8 @@
-"""The worker's numbers: counted here without a library, written as Prometheus's text when somebody asks.
+"""The worker's metrics: counted without a library, and written as Prometheus's text when somebody asks.
 
-``Metrics.snapshot()`` is plain data that fits into JSON. Whoever serves ``/metrics`` asks each process for
-one and answers ``render(merge(snapshots))``. What a process counted stays in the sum when it is gone: go on
-merging ``counted(its last snapshot)``, which is the snapshot without the gauges.
+``Metrics.snapshot()`` is plain data that fits into JSON. The ops port asks each process for one, and answers
+``render(merge(snapshots))``. What a process has counted must stay in the sum when it is gone: go on merging
+``counted(its last snapshot)``, which is the snapshot without the gauges.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from session_worker.telemetry.events import Listeners
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-"""Of what ``render`` gives."""
+"""The content type of what ``render`` returns."""
 
 Snapshot = dict[str, list[tuple[list[str], list[float]]]]
-"""By metric: label values, and numbers that are summed over processes. A counter or gauge has one number; a
-histogram has the count of each bucket, the last one for all that is larger, then the sum of what it saw."""
+"""By metric: label values, and numbers that are summed over processes. A counter or gauge has one number. A
+histogram has the count of each bucket, the last one for all larger values, and then the sum of all values."""
 
-QUICK = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-PATIENT = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0)
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+MINUTES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0)
 STEPS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0)
 
 
@@ -61,42 +61,42 @@ REQUESTS = Metric(
 CRITICAL_TIME = Metric(
     "session_worker_critical_time_seconds",
     "histogram",
-    "From publishing a request to the broker's confirm of its answer; without refusals and stored answers.",
-    bounds=PATIENT,
+    "From publishing a request to the broker's confirm of its reply; without refused and replayed requests.",
+    bounds=MINUTES,
 )
 QUEUE_WAIT = Metric(
     "session_worker_queue_wait_seconds",
     "histogram",
-    "From publishing a request to its first attempt; only of requests that bear a time.",
-    bounds=PATIENT,
+    "From publishing a request to its first attempt, if the request says when it was published.",
+    bounds=MINUTES,
 )
 HANDLER = Metric(
     "session_worker_handler_seconds",
     "histogram",
-    "The handler's time in one attempt, its immediate retries included.",
-    bounds=QUICK,
+    "The handler's time in one attempt, immediate retries included.",
+    bounds=SECONDS,
 )
 ATTEMPTS = Metric("session_worker_attempts_total", "counter", "Attempts in which the handler ran to its end.")
-REPLAYED = Metric("session_worker_replayed_total", "counter", "Duplicates that got the stored answer.")
+REPLAYED = Metric("session_worker_replayed_total", "counter", "Duplicates that got the stored response.")
 PARKED = Metric(
     "session_worker_parked_total",
     "counter",
-    "Copies put on the parking lot, by error code.",
+    "Requests parked as dead letters, by error code.",
     ("reason",),
 )
 UNDELIVERABLE = Metric(
-    "session_worker_replies_undeliverable_total", "counter", "Answers that could not be delivered."
+    "session_worker_replies_undeliverable_total", "counter", "Replies that could not be delivered."
 )
 COMMIT = Metric(
     "session_worker_ledger_commit_seconds",
     "histogram",
-    "The time of one of the ledger's transactions, with the outages that it waited out.",
-    bounds=QUICK,
+    "The time of one transaction of the ledger, outages included.",
+    bounds=SECONDS,
 )
 BATCH = Metric(
     "session_worker_ledger_batch_size", "histogram", "Steps that shared one transaction.", bounds=STEPS
 )
-INFLIGHT = Metric("session_worker_inflight", "gauge", "Deliveries in hand: come, and not settled yet.")
+INFLIGHT = Metric("session_worker_inflight", "gauge", "Deliveries that have arrived and are not settled yet.")
 CONNECTED = Metric("session_worker_broker_connected", "gauge", "Processes with a link to the broker.")
 CONSUMING = Metric("session_worker_consumer_active", "gauge", "Processes that ask for deliveries.")
 
@@ -126,7 +126,7 @@ class Histogram:
 
 
 class Metrics:
-    """One process's numbers. A gauge is not counted but asked for, when a snapshot is taken."""
+    """The metrics of one process. A gauge is asked for its value when a snapshot is taken."""
 
     def __init__(
         self,
@@ -154,7 +154,7 @@ class Metrics:
         }
 
     def snapshot(self) -> Snapshot:
-        """All numbers, as they are now."""
+        """All metrics as they are now."""
         requests: list[tuple[list[str], list[float]]] = [
             ([outcome, code or ""], [count]) for (outcome, code), count in self._requests.items()
         ]
@@ -200,7 +200,7 @@ class Metrics:
 
 
 def merge(snapshots: Iterable[Snapshot]) -> Snapshot:
-    """The sum of several processes' numbers, gauges included."""
+    """Add up the snapshots of several processes, gauges included."""
     merged: dict[str, dict[tuple[str, ...], list[float]]] = {}
     for snapshot in snapshots:
         for name, rows in snapshot.items():
@@ -212,13 +212,13 @@ def merge(snapshots: Iterable[Snapshot]) -> Snapshot:
 
 
 def counted(snapshot: Snapshot) -> Snapshot:
-    """What of a process's numbers still holds when it is gone: all but the gauges."""
+    """The part of a snapshot that still holds when its process is gone: all but the gauges."""
     gauges = {metric.name for metric in METRICS if metric.kind == "gauge"}
     return {name: rows for name, rows in snapshot.items() if name not in gauges}
 
 
 def render(snapshot: Snapshot) -> bytes:
-    """The numbers as Prometheus's text (``CONTENT_TYPE``)."""
+    """Write a snapshot as Prometheus's text (``CONTENT_TYPE``)."""
     from prometheus_client import CollectorRegistry, generate_latest
 
     registry = CollectorRegistry(auto_describe=False)
