@@ -226,7 +226,7 @@ class Link:
             await asyncio.wait({goodbye}, timeout=CLOSE_SECONDS)
         finally:
             self._transport.abort()
-        await asyncio.wait({goodbye}, timeout=CLOSE_SECONDS)
+            await asyncio.wait({goodbye}, timeout=CLOSE_SECONDS)
 
     async def _say_goodbye(self, delete_reply_queue: bool) -> None:
         with suppress(LinkLostError), broker_errors():

@@ -42,10 +42,10 @@ class Broker(NamedTuple):
             if failure := tls_failure(cause, where, "cafile"):
                 return ConnectError(failure, permanent=True)
             if hang_up := tls_hang_up(cause, where):
-                return ConnectError(hang_up, permanent=False)
+                return ConnectError(hang_up)
         if isinstance(cause, TimeoutError):
-            return ConnectError(f"{where} did not answer within {self.seconds:g} s", permanent=False)
-        return ConnectError(unreachable(cause, where, self.url_name), permanent=False)
+            return ConnectError(f"{where} did not answer within {self.seconds:g} s")
+        return ConnectError(unreachable(cause, where, self.url_name))
 
     def _turned_away(self, where: str, farewell: str) -> ConnectError:
         """The meaning of the words with which the broker closed a connection before it was open."""
@@ -113,6 +113,6 @@ async def first_to_open(
                 return await open_on(broker, contexts[broker], connected)
             except LinkLostError as error:
                 failures.append(error)
-                if isinstance(error, ConnectError) and error.permanent:
+                if error.permanent:
                     dialing.skip(broker)
     raise NoBrokerError([*failures, *(broker.error(cause) for broker, cause in dialing.failures)])

@@ -14,28 +14,29 @@ if TYPE_CHECKING:
 class LinkLostError(DiagnosedError):
     """A connection, or a channel it cannot do without, is gone or was not built.
 
-    ``kind``: that of the broker's reason, if it gave one. Whether a publish under way arrived is unknown.
+    ``kind``: that of the broker's reason, if it gave one. ``permanent``: trying again cannot help. Whether a
+    publish under way arrived is unknown.
     """
 
-    def __init__(self, what: Diagnosis | str, fix: str = "", *, kind: Kind | None = None) -> None:
+    def __init__(
+        self,
+        what: Diagnosis | str,
+        fix: str = "",
+        *,
+        kind: Kind | None = None,
+        permanent: bool = False,
+    ) -> None:
         super().__init__(what, fix)
         self.kind = kind
-
-
-class ConnectError(LinkLostError):
-    """No connection came about. ``permanent`` when trying again cannot help."""
-
-    def __init__(
-        self, what: Diagnosis | str, fix: str = "", *, permanent: bool, kind: Kind | None = None
-    ) -> None:
-        super().__init__(what, fix, kind=kind)
         self.permanent = permanent
 
 
-class ForbiddenError(LinkLostError):
-    """The broker's user lacks a permission; the message says which. Trying again at once cannot help."""
+class ConnectError(LinkLostError):
+    """No connection came about."""
 
-    permanent = True
+
+class ForbiddenError(LinkLostError):
+    """The broker's user lacks a permission; the message says which."""
 
     def __init__(self, what: Diagnosis | str, fix: str = "") -> None:
-        super().__init__(what, fix, kind=Kind.PERMISSION)
+        super().__init__(what, fix, kind=Kind.PERMISSION, permanent=True)

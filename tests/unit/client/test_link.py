@@ -98,6 +98,22 @@ async def test_who_waits_is_told_that_the_link_is_lost() -> None:
         await link.wait_for(never, 60)
 
 
+async def test_a_link_whose_closing_is_cancelled_leaves_no_goodbye_running(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A client is closed while its lost link is put away. aio-pika's goodbye may wait for ever if it is
+    cancelled, and so would the event loop that is then ended."""
+    link, cut = a_link(), asyncio.Event()
+    monkeypatch.setattr(link, "_say_goodbye", lambda _: cut.wait())
+    monkeypatch.setattr(link._transport, "abort", cut.set)
+    closing = asyncio.create_task(link.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait({closing})
+    assert closing.cancelled()
+    assert "client-goodbye" not in {task.get_name() for task in asyncio.all_tasks()}
+
+
 async def test_what_nobody_thought_of_is_told_and_costs_one_attempt(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
