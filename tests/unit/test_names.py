@@ -41,7 +41,12 @@ RETIRED: dict[str, set[str]] = {
     r"\bmessages\.values\b|\boperations\.handlers\b": set(),
     r"\b_go_on\b": set(),
     r"\b_stubborn\b": set(),
-    r"\b_OwnPipe\b": set(),
+    r"\b_(Own)?Pipe\b": {"tests/support/tcp_proxy.py"},
+    # What RabbitMQ calls connection, channel, consumer.
+    r"\bWire\b|\bopen_wire\b": set(),
+    r"\bRawChannel\b|\bConsumeChannel\b|\bPublishChannel\b": set(),
+    r"\baccused\b": set(),
+    r"\bgrow_older\b": set(),
     r"\blook_in\b": set(),
 }
 """Each name that was given up, as a regular expression, and the files that may still have it."""

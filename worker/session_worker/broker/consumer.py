@@ -38,21 +38,38 @@ class Consumer(FrameChannel):
     def valid(self) -> bool:
         return not self.parent.lost.done() and not self.is_closed
 
-    async def subscribe(self, prefetch: int, *, consuming: bool) -> None:
-        """Set the limit of unacknowledged deliveries, and begin to consume unless ``resume`` is to do that.
+    async def prepare(
+        self,
+        queue: str,
+        deliver: Callable[[Delivery], None],
+        *,
+        prefetch: int,
+        max_body_bytes: int,
+        lane: Lane = Lane.WORK,
+    ) -> None:
+        """Get ready to consume ``queue`` from ``resume`` on.
+
+        Args:
+            deliver: gets each delivery, and must not block.
+            prefetch: how many deliveries may be unacknowledged.
+            max_body_bytes: of a larger body only the beginning is kept.
+            lane: what deliveries are marked with.
+
+        Raises:
+            LinkLostError: the connection is gone.
+        """
+        self.queue, self.deliver, self.max_body_bytes, self.lane = queue, deliver, max_body_bytes, lane
+        self.on_consumer_cancel_callbacks.add(self._on_cancelled)
+        with broker_errors():
+            await self.basic_qos(prefetch_count=prefetch, timeout=SETUP_SECONDS)
+
+    async def resume(self) -> None:
+        """Consume. Each time it gets a new consumer tag: the broker closes the connection if a quorum queue
+        still has unacknowledged messages of a consumer with the same tag.
 
         Raises:
             LinkLostError: the queue is missing, consuming is forbidden, or the connection is gone.
         """
-        self.on_consumer_cancel_callbacks.add(self._on_cancelled)
-        with broker_errors():
-            await self.basic_qos(prefetch_count=prefetch, timeout=SETUP_SECONDS)
-        if consuming:
-            await self.resume()
-
-    async def resume(self) -> None:
-        """Consume, with a new consumer tag each time: the broker closes the connection if a quorum queue
-        still has unacknowledged messages of a consumer with the same tag."""
         with broker_errors():
             consuming = await self.basic_consume(self.queue, _unused, timeout=SETUP_SECONDS)
         self._consumer_tag = consuming.consumer_tag or ""

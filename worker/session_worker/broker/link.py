@@ -43,7 +43,7 @@ class Link:
         self._consuming = consuming
         self._publishing = publishing
         self._publisher = publisher
-        self._lanes: list[Consumer] = []
+        self._consumers: list[Consumer] = []
         self.consuming = False
         self.entrance = ""
         """Why requests may not reach the work queue; empty as far as is known."""
@@ -122,11 +122,12 @@ class Link:
             (Lane.SLOW, names.undelivered, 1),
             (Lane.WORK, names.work, settings.concurrency),
         ):
-            channel = await self._consuming.frame_channel(Consumer, vital=True)
-            channel.lane, channel.queue, channel.deliver = lane, queue, deliver
-            channel.max_body_bytes = settings.max_body_bytes
-            await self._consuming.unless_lost(channel.subscribe(prefetch, consuming=False))
-            self._lanes.append(channel)
+            consumer = await self._consuming.frame_channel(Consumer, vital=True)
+            preparing = consumer.prepare(
+                queue, deliver, prefetch=prefetch, max_body_bytes=settings.max_body_bytes, lane=lane
+            )
+            await self._consuming.unless_lost(preparing)
+            self._consumers.append(consumer)
         if consuming:
             await self._consuming.unless_lost(self.resume())
 
@@ -151,13 +152,13 @@ class Link:
     async def pause(self) -> None:
         """Stop consuming. No delivery comes after this returns."""
         self.consuming = False
-        for channel in self._lanes:
-            await channel.pause()
+        for consumer in self._consumers:
+            await consumer.pause()
 
     async def resume(self) -> None:
         self.consuming = True
-        for channel in self._lanes:
-            await channel.resume()
+        for consumer in self._consumers:
+            await consumer.resume()
 
     def lose(self, reason: str) -> None:
         """Give the link up, because only a new one can help."""
@@ -174,9 +175,9 @@ class Link:
         """Acknowledge what is done and disconnect, within a bounded time."""
         for task in self._tasks:
             task.cancel()
-        for channel in self._lanes:
+        for consumer in self._consumers:
             with suppress(LinkLostError):
-                channel.flush()
+                consumer.flush()
         await asyncio.gather(
             self._publisher.close(),
             self._consuming.close(),

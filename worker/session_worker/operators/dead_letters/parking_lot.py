@@ -13,7 +13,6 @@ from session_contracts import Names
 from session_worker.broker.connection import SETUP_SECONDS, Connection
 from session_worker.broker.consumer import Consumer
 from session_worker.broker.topology import TopologyError
-from session_worker.messages.delivery import Lane
 from session_worker.operators.dead_letters.letter import DeadLetter
 
 if TYPE_CHECKING:
@@ -40,9 +39,10 @@ class ParkingLot:
     Closing gives back those that were not dropped; so does the broker, should this process die.
     """
 
-    def __init__(self, connection: Connection, channel: Consumer, count: int) -> None:
+    def __init__(self, connection: Connection, consumer: Consumer, queue: str, count: int) -> None:
         self._connection = connection
-        self._channel = channel
+        self._consumer = consumer
+        self._queue = queue
         self._held = 0
         self.count = count
         self.on_read: Callable[[int], None] = lambda _: None
@@ -59,9 +59,8 @@ class ParkingLot:
         connection = await Connection.open(settings.amqp_urls, "dead letters")
         try:
             count = await ready(connection, queue)
-            channel = await connection.frame_channel(Consumer, vital=True)
-            channel.lane, channel.queue, channel.max_body_bytes = Lane.WORK, queue, LARGEST
-            lot = cls(connection, channel, count)
+            consumer = await connection.frame_channel(Consumer, vital=True)
+            lot = cls(connection, consumer, queue, count)
             yield lot
             await lot._give_back()
         finally:
@@ -118,9 +117,10 @@ class ParkingLot:
             if len(page) == size:
                 full.set()
 
-        self._channel.deliver = deliver
-        with _queue_errors(self._channel.queue):
-            await self._connection.unless_lost(self._channel.subscribe(size, consuming=True))
+        preparing = self._consumer.prepare(self._queue, deliver, prefetch=size, max_body_bytes=LARGEST)
+        await self._connection.unless_lost(preparing)
+        with _queue_errors(self._queue):
+            await self._connection.unless_lost(self._consumer.resume())
         silence = 0.0
         while not full.is_set():
             arrived = len(page)
@@ -129,21 +129,21 @@ class ParkingLot:
                     await self._connection.unless_lost(full.wait())
             silence = 0.0 if len(page) > arrived else silence + QUIET_SECONDS
             # Somebody else may hold what was counted, or have dropped it.
-            if silence and await ready(self._connection, self._channel.queue) == 0 and len(page) == arrived:
+            if silence and await ready(self._connection, self._queue) == 0 and len(page) == arrived:
                 break
             if silence > STUCK_SECONDS:
-                raise LinkLostError(f"queue {self._channel.queue} holds letters and hands none out")
-        await self._connection.unless_lost(self._channel.pause())
+                raise LinkLostError(f"queue {self._queue} holds letters and hands none out")
+        await self._connection.unless_lost(self._consumer.pause())
         return page
 
     async def _give_back(self) -> None:
         """Put the letters back, and see them there: else who looks at once would find none."""
-        self._channel.flush()
+        self._consumer.flush()
         with broker_errors():
-            await self._channel.basic_nack(0, multiple=True, requeue=True)
+            await self._consumer.basic_nack(0, multiple=True, requeue=True)
         with suppress(TimeoutError):
             async with asyncio.timeout(GIVE_BACK_SECONDS):
-                while await ready(self._connection, self._channel.queue) < self._held:  # noqa: ASYNC110 -- nobody tells
+                while await ready(self._connection, self._queue) < self._held:  # noqa: ASYNC110 -- nobody tells
                     await asyncio.sleep(0.01)
 
 
