@@ -16,6 +16,19 @@ if TYPE_CHECKING:
     from uuid import UUID
 
 
+Queue = deque["asyncio.Future[bool]"]
+
+
+def _give(queue: Queue, answer: bool) -> bool:
+    """Answer the first in the queue that still waits. Return whether there was one."""
+    while queue:
+        waiting = queue.popleft()
+        if not waiting.done():  # else it was cancelled
+            waiting.set_result(answer)
+            return True
+    return False
+
+
 class Turns:
     """Deliveries of one request take turns, in the order in which they came.
 
@@ -25,7 +38,7 @@ class Turns:
     """
 
     def __init__(self) -> None:
-        self._waiting: dict[UUID, deque[asyncio.Future[None]]] = {}
+        self._waiting: dict[UUID, Queue] = {}
 
     def take(self, request: Request | Refusal) -> Turn | nullcontext[None]:
         """Return the block in which it is the request's turn. A refusal claims nothing and waits for none."""
@@ -37,7 +50,7 @@ class Turn:
 
     __slots__ = ("_request_id", "_waiting")
 
-    def __init__(self, waiting: dict[UUID, deque[asyncio.Future[None]]], request_id: UUID) -> None:
+    def __init__(self, waiting: dict[UUID, Queue], request_id: UUID) -> None:
         self._waiting = waiting
         self._request_id = request_id
 
@@ -51,8 +64,7 @@ class Turn:
         try:
             await turn
         except asyncio.CancelledError:
-            # A turn that was never given stays in the queue: whoever passes the turn on skips it.
-            if not turn.cancelled():
+            if not turn.cancelled():  # it was given meanwhile
                 self._pass_on()
             raise
 
@@ -60,13 +72,8 @@ class Turn:
         self._pass_on()
 
     def _pass_on(self) -> None:
-        queue = self._waiting[self._request_id]
-        while queue:
-            turn = queue.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        del self._waiting[self._request_id]
+        if not _give(self._waiting[self._request_id], True):
+            del self._waiting[self._request_id]
 
 
 class OneAtATime:
@@ -115,7 +122,7 @@ class Slots:
         self._count = self._free = count
         self._kept = 0
         self._turning_away = False
-        self._waiting: deque[asyncio.Future[bool]] = deque()
+        self._waiting: Queue = deque()
         self.changed: Callable[[], None] = lambda: None
 
     @property
@@ -130,10 +137,8 @@ class Slots:
     def turn_away(self) -> None:
         """Let no request wait for a slot until one of the threads that keep them has ended."""
         self._turning_away = self.exhausted
-        while self._turning_away and self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(False)
+        while self._turning_away and _give(self._waiting, False):
+            pass
 
     async def begin(self) -> bool:
         if self._free:
@@ -171,12 +176,8 @@ class Slots:
         self.changed()
 
     def _pass_on(self) -> None:
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(True)
-                return
-        self._free += 1
+        if not _give(self._waiting, True):
+            self._free += 1
 
 
 class Slot:
