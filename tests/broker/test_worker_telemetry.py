@@ -46,7 +46,7 @@ ELSEWHERE = {
     "RequestNotParked": "tests/broker/test_worker_outcomes.py",
     "CopyNotTaken": "tests/broker/test_worker_outcomes.py",
     "RequestTakenOver": "tests/broker/test_worker_once.py",
-    "OutcomeNotRecorded": "tests/unit/worker/test_flow.py",
+    "OutcomeNotRecorded": "tests/unit/requests/test_flow.py",
     "DeliveryFailed": "tests/unit/runtime/test_intake.py",
     "LedgerNotPruned": "tests/ledger/test_pruning.py",
     "TracesNotTaken": "tests/broker/test_worker_traces.py",

@@ -382,7 +382,7 @@ async def test_parked_copy_holds_the_body_and_explains_itself() -> None:
         (1_000_000, "", ""),
     ],
 )
-async def test_dead_letter_that_no_frame_holds_loses_what_says_least(
+async def test_dead_letter_too_long_for_a_frame_loses_the_trace_before_the_message(
     excess: int, trace: str, message: str
 ) -> None:
     """First the beginning of the stack trace, then the end of the message."""
@@ -492,7 +492,7 @@ async def test_hostile_message_of_an_exception_fits_into_a_header() -> None:
     ],
     ids=["completed", "failed", "replayed", "refused", "retry"],
 )
-async def test_what_was_done_is_told(
+async def test_each_settlement_emits_its_events(
     outcome: Outcome, told: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time, "time", lambda: PUBLISHED + 5.0)

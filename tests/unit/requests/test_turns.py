@@ -116,7 +116,7 @@ async def test_turn_given_to_a_waiter_that_is_cancelled_then_goes_to_the_next() 
         st.tuples(st.sampled_from(["come", "leave", "cancel", "breathe"]), st.integers(0, 7)), max_size=40
     )
 )
-def test_whoever_comes_leaves_or_is_cancelled_one_is_inside_and_nothing_is_left(
+def test_one_delivery_at_a_time_has_its_turn_whichever_are_cancelled(
     moves: list[tuple[str, int]],
 ) -> None:
     """Any interleaving: never two inside, nobody starves, no entry stays."""
@@ -161,7 +161,7 @@ class Comer:
                 await self.leave.wait()
 
 
-async def test_one_by_one_in_the_order_of_coming_and_nobody_beyond_the_places() -> None:
+async def test_turns_are_given_one_at_a_time_in_order_and_within_the_places() -> None:
     line = OneAtATime(places=3, seconds=60)
     comers = [Comer(line) for _ in range(4)]
     for number in range(3):
@@ -187,7 +187,7 @@ async def _cancelled(line: OneAtATime) -> None:
 
 
 @pytest.mark.parametrize(("leave", "seconds"), [(_impatient, 0.01), (_cancelled, 60)])
-async def test_whoever_leaves_without_a_turn_gives_its_place_away(
+async def test_leaving_without_a_turn_gives_the_place_away(
     leave: Callable[[OneAtATime], Awaitable[None]], seconds: float
 ) -> None:
     line = OneAtATime(places=2, seconds=seconds)

@@ -265,7 +265,7 @@ async def test_failure_with_attempts_left_waits_as_long_as_the_ledger_chose() ->
     assert isinstance(postpone, Postpone)
     assert postpone.delays in ((4, 7), (4,))
     assert postpone.error_code == ErrorCode.HANDLER_FAILED
-    assert re.fullmatch(r"\S+PassingError: x; in __call__ \(worker/test_flow.py:\d+\)", postpone.detail)
+    assert re.fullmatch(r"\S+PassingError: x; in __call__ \(requests/test_flow.py:\d+\)", postpone.detail)
 
 
 class PassingError(Exception):
@@ -328,7 +328,7 @@ async def test_failure_that_leaves_no_time_for_another_attempt_is_the_outcome() 
     assert __file__ in outcome.letter.stacktrace
 
 
-async def test_handler_that_never_ends_in_time_is_answered_as_that() -> None:
+async def test_handler_that_takes_too_long_is_answered_handler_timeout() -> None:
     ledger = ScriptedLedger(StepResult.OVERDUE)
     outcome = await _outcome(_flow(ledger, Gate(), handler_timeout=0.01))
     assert isinstance(outcome, Failed)
@@ -351,7 +351,7 @@ async def test_handler_that_never_ends_in_time_is_answered_as_that() -> None:
         ({"crashes": 99}, ErrorCode.CRASHED_WORKER, "99 workers ended"),
     ],
 )
-async def test_request_whose_time_is_over_ends_by_the_attempts_that_it_had(
+async def test_request_that_expires_after_attempts_ends_with_the_last_ones_failure(
     claim: dict[str, Any], code: ErrorCode, message: str
 ) -> None:
     """However late its copy comes: nothing runs, and what failed is parked for people."""
@@ -394,7 +394,7 @@ async def test_finished_request_gets_its_stored_answer_at_the_new_address() -> N
 
 @pytest.mark.parametrize("code", [None, *ErrorCode])
 @pytest.mark.parametrize("parked", [False, True])
-async def test_finished_request_is_parked_by_whoever_finds_that_it_was_not(
+async def test_failed_request_that_was_never_parked_is_parked_by_its_duplicate(
     code: ErrorCode | None, parked: bool
 ) -> None:
     outcome = await _outcome(_flow(ScriptedLedger(_finished(code, parked=parked))))
@@ -518,7 +518,7 @@ async def _serving(flow: Flow, ids: list[UUID]) -> AsyncIterator[list[asyncio.Ta
 
 
 @pytest.mark.parametrize(("concurrency", "suspect", "most"), [(3, False, 3), (8, False, 5), (10, True, 1)])
-async def test_so_many_requests_run_at_a_time_and_suspects_one_by_one(
+async def test_as_many_requests_run_as_there_are_slots_and_suspects_one_by_one(
     concurrency: int, suspect: bool, most: int
 ) -> None:
     gate, ledger = Gate(), ScriptedLedger()

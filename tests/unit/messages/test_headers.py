@@ -35,7 +35,7 @@ def sized(value: bytes) -> bytes:
     return len(value).to_bytes(4, "big") + value
 
 
-def test_of_the_deaths_the_newest_is_read() -> None:
+def test_only_the_newest_death_is_read() -> None:
     """It says why the broker moved the message, when, and which time limit it took away."""
     died_at = datetime(2026, 5, 1, tzinfo=UTC)
     newest = {"reason": "expired", "queue": "session.create", "time": died_at, "original-expiration": "100"}
@@ -101,7 +101,7 @@ WORST = {
 
 
 @pytest.mark.parametrize("table", WORST.values(), ids=WORST)
-def test_headers_take_memory_for_what_is_kept_alone(table: bytes) -> None:
+def test_headers_take_memory_only_for_what_is_kept(table: bytes) -> None:
     """A few small values at the most, whatever a frame is filled with."""
     tracemalloc.start()
     found = read(table)

@@ -94,7 +94,7 @@ async def test_group_that_fails_keeps_its_cause() -> None:
         lambda text: ExceptionGroup(text, [Rejected(text)]),
     ],
 )
-async def test_of_an_attempt_that_failed_nothing_waits_for_the_collector(
+async def test_a_failed_attempt_leaves_nothing_to_the_collector(
     error: Callable[[str], BaseException],
 ) -> None:
     """It rarely looks: a thousand large requests that failed would stay until then."""
@@ -311,7 +311,7 @@ async def test_detail_is_bounded_however_long_names_and_message_are() -> None:
     assert len(failure.detail) < 2000
 
 
-async def test_result_that_is_refused_has_no_place_in_the_handler() -> None:
+async def test_invalid_result_has_no_place_in_the_handler() -> None:
     failure = await _failure(_returning("text"))
     assert failure.detail == failure.message
 
@@ -351,7 +351,7 @@ async def test_permanent_error_ends_the_attempt_for_good() -> None:
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()], ids=repr)
-async def test_order_to_leave_fails_the_attempt_and_not_the_worker(error: BaseException) -> None:
+async def test_system_exit_in_a_handler_fails_the_attempt_and_not_the_worker(error: BaseException) -> None:
     failure = await _failure(_raising(error))
     assert failure.code is ErrorCode.HANDLER_FAILED
     assert type(error).__name__ in failure.message

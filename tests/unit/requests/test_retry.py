@@ -71,7 +71,7 @@ def test_running_request_is_asked_again_before_its_holder_could_be_gone(
 
 
 @given(wait=st.floats(0, 1e6), delays=DELAYS, requeues=st.integers(0, 999))
-def test_each_lap_round_a_running_request_is_at_least_as_long_as_the_one_before(
+def test_each_delay_of_a_running_request_is_at_least_as_long_as_the_one_before(
     wait: float, delays: tuple[int, ...], requeues: int
 ) -> None:
     now = retry.busy_delay(wait, delays, running=True, requeues=requeues)
@@ -112,7 +112,7 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_no_waiting")
 @pytest.mark.parametrize("error", [ValueError("flaky"), TimeoutError(), OSError("reset")])
-async def test_what_may_be_over_in_a_moment_is_tried_three_times(error: Exception) -> None:
+async def test_passing_error_is_tried_three_times(error: Exception) -> None:
     assert await _tries(error) == 3
 
 
@@ -128,7 +128,7 @@ async def test_what_may_be_over_in_a_moment_is_tried_three_times(error: Exceptio
     ],
     ids=lambda error: type(error).__name__,
 )
-async def test_what_stays_as_it_is_is_tried_once(error: BaseException) -> None:
+async def test_lasting_error_is_tried_once(error: BaseException) -> None:
     """A permanent error, an answer, an order to leave."""
     assert await _tries(error) == 1
 

@@ -78,7 +78,7 @@ async def test_a_thread_that_outlives_its_attempt_keeps_the_slot_until_it_ends(
     assert not slots.exhausted
 
 
-async def test_a_thread_that_ended_in_time_keeps_nothing(over: threading.Event) -> None:
+async def test_a_thread_that_ended_in_time_keeps_no_slot(over: threading.Event) -> None:
     slots = Slots(1)
     await _use_threads(1)
     async with _attempt(slots, over) as attempt:

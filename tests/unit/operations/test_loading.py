@@ -95,7 +95,7 @@ def test_async_function_of_request_and_context_is_found(name: str) -> None:
         (f"{MODULE}:Outer.unbound", "must take two arguments"),
     ],
 )
-def test_what_is_no_handler_is_refused_with_the_reason(path: str, reason: str) -> None:
+def test_a_path_to_no_handler_is_reported_with_the_reason(path: str, reason: str) -> None:
     with pytest.raises(HandlerNotFoundError) as refused:
         load(path)
     assert str(refused.value).startswith(f"handler {path}: ")

@@ -4,5 +4,5 @@ import os
 
 from hypothesis import settings
 
-settings.register_profile("worker", deadline=None, derandomize="CI" in os.environ, max_examples=60)
-settings.load_profile("worker")
+settings.register_profile("unit", deadline=None, derandomize="CI" in os.environ, max_examples=60)
+settings.load_profile("unit")
