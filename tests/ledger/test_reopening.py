@@ -8,8 +8,8 @@ from uuid import uuid4
 import pytest
 
 from session_contracts import ErrorCode, RequestStatus
+from session_worker.ledger.batched import LAZY
 from session_worker.ledger.protocol import Claimed, Finished, Mismatch, Reopened, StepResult
-from session_worker.ledger.reply_notes import LAZY
 from tests.support.ledger import (
     FINGERPRINT,
     a_claim,

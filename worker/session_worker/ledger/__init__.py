@@ -11,6 +11,8 @@ from session_worker.settings.places import sqlite_url
 from session_worker.telemetry.events import unheard
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from session_worker.ledger.protocol import Ledger
     from session_worker.ledger.prune import Pruner
     from session_worker.ledger.reader import LedgerReader
@@ -39,11 +41,10 @@ def open_ledger(
     """
     grace = holder_timeout if takeover_grace is None else takeover_grace
     registration = Registration(worker_id, holder_timeout, grace)
-    if _is_sqlite(url):
-        from session_worker.ledger.sqlite.database import path_of
+    if path := _sqlite_file(url):
         from session_worker.ledger.sqlite.ledger import SQLiteLedger
 
-        return SQLiteLedger(path_of(url), registration, emit)
+        return SQLiteLedger(path, registration, emit)
     from session_worker.ledger.postgresql.ledger import PostgreSQLLedger
 
     return PostgreSQLLedger(url, registration, emit, migrate=migrate)
@@ -51,11 +52,10 @@ def open_ledger(
 
 def open_reader(url: str) -> LedgerReader:
     """How an operator asks the ledger at ``url``, not yet opened. Raises LedgerError like ``open_ledger``."""
-    if _is_sqlite(url):
-        from session_worker.ledger.sqlite.database import path_of
+    if path := _sqlite_file(url):
         from session_worker.ledger.sqlite.reader import SQLiteReader
 
-        return SQLiteReader(path_of(url))
+        return SQLiteReader(path)
     from session_worker.ledger.postgresql.reader import PostgreSQLReader
 
     return PostgreSQLReader(url)
@@ -63,11 +63,10 @@ def open_reader(url: str) -> LedgerReader:
 
 def open_pruner(url: str) -> Pruner:
     """Who forgets old entries of the ledger at ``url``, not yet opened. Raises LedgerError as above."""
-    if _is_sqlite(url):
-        from session_worker.ledger.sqlite.database import path_of
+    if path := _sqlite_file(url):
         from session_worker.ledger.sqlite.pruner import SQLitePruner
 
-        return SQLitePruner(path_of(url))
+        return SQLitePruner(path)
     from session_worker.ledger.postgresql.pruner import PostgreSQLPruner
 
     return PostgreSQLPruner(url)
@@ -75,10 +74,8 @@ def open_pruner(url: str) -> Pruner:
 
 def name_of(url: str) -> str:
     """The ledger at ``url`` for people: without a password, and wherever it is read. Raises LedgerError."""
-    if _is_sqlite(url):
-        from session_worker.ledger.sqlite.database import path_of
-
-        return sqlite_url(path_of(url).absolute())
+    if path := _sqlite_file(url):
+        return sqlite_url(path.absolute())
     from session_worker.settings.postgresql_url import place_of
 
     return f"postgresql://{place_of(url)}"
@@ -86,20 +83,24 @@ def name_of(url: str) -> str:
 
 async def upgrade(url: str) -> tuple[int, int]:
     """Bring the schema up to date; its version before (0: there was none) and after. Raises LedgerError."""
-    if _is_sqlite(url):
-        from session_worker.ledger.sqlite.database import path_of, upgrade_file
+    if path := _sqlite_file(url):
+        from session_worker.ledger.sqlite.database import upgrade_file
 
-        return await in_own_thread(upgrade_file, path_of(url))
+        return await in_own_thread(upgrade_file, path)
     from session_worker.ledger.postgresql.schema import upgrade_database
 
     return await upgrade_database(url)
 
 
-def _is_sqlite(url: str) -> bool:
-    """Whether ``url`` is for SQLite; if not it is for PostgreSQL, whose driver is imported only then."""
+def _sqlite_file(url: str) -> Path | None:
+    """The file if ``url`` is for SQLite; if not it is for PostgreSQL, whose driver is imported only then."""
     scheme = url.partition(":")[0]
-    if scheme not in {"sqlite", "postgresql", "postgres"}:
-        raise LedgerError(
-            "the ledger's URL must start with sqlite:/// or postgresql://, for example sqlite:////folder/ledger.db"
-        )
-    return scheme == "sqlite"
+    if scheme in {"postgresql", "postgres"}:
+        return None
+    if scheme == "sqlite":
+        from session_worker.ledger.sqlite.database import path_of
+
+        return path_of(url)
+    raise LedgerError(
+        "the ledger's URL must start with sqlite:/// or postgresql://, for example sqlite:////folder/ledger.db"
+    )

@@ -9,8 +9,7 @@ from typing import Any
 import asyncpg
 
 from session_client.net.failures import in_one_line
-from session_worker.ledger.postgresql.errors import AWAY, UnusableError, sentence
-from session_worker.ledger.protocol import LedgerError
+from session_worker.ledger.postgresql.errors import AWAY, UnusableError, explained
 from session_worker.settings import postgresql_url
 
 CONNECT_TIMEOUT = 5.0
@@ -52,10 +51,8 @@ async def connect_for_people(url: str, *, patience: float | None = None) -> asyn
     settings = {"application_name": "session-worker", "timezone": "UTC"}
     if patience is not None:
         settings |= {"statement_timeout": _milliseconds(patience), "tcp_keepalives_idle": "30"}
-    try:
+    with explained(url):
         return await _connect(url, None, command_timeout=patience, settings=settings)
-    except AWAY as error:
-        raise LedgerError(sentence(error, url)) from error
 
 
 async def _connect(

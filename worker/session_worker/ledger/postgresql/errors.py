@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import errno
 import socket
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import asyncpg
 
 from session_client.net.failures import tls_failure, why_lost
+from session_worker.ledger.protocol import LedgerError
 from session_worker.settings import postgresql_url
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 UNSTORABLE = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
@@ -55,6 +61,15 @@ def sentence(error: BaseException, url: str) -> str:
             f"cannot be used: {said}",
         )
     return f"the ledger's PostgreSQL at {place} {what}"
+
+
+@contextmanager
+def explained(url: str) -> Iterator[None]:
+    """Raise LedgerError, with a sentence for people, in place of what the ledger at ``url`` raises."""
+    try:
+        yield
+    except AWAY as error:
+        raise LedgerError(sentence(error, url)) from error
 
 
 def _about_tls(error: BaseException, place: str, url: str) -> str | None:

@@ -9,8 +9,8 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
 from session_worker.ledger.availability import BACKOFF
 from session_worker.ledger.postgresql.connection import connect, hang_up
-from session_worker.ledger.postgresql.errors import AWAY, COLLISIONS, UNSTORABLE, sentence
-from session_worker.ledger.protocol import LedgerError, UnstorableError
+from session_worker.ledger.postgresql.errors import AWAY, COLLISIONS, UNSTORABLE, explained, sentence
+from session_worker.ledger.protocol import UnstorableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,10 +43,8 @@ class ReconnectingConnection:
 
     async def open(self) -> asyncpg.Connection:
         """Connect now. Raises LedgerError."""
-        try:
+        with explained(self._url):
             self._connection = await connect(self._url)
-        except AWAY as error:
-            raise LedgerError(sentence(error, self._url)) from error
         return self._connection
 
     async def close(self) -> None:

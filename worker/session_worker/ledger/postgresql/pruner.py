@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from session_worker.ledger.postgresql.connection import connect_for_people, hang_up
-from session_worker.ledger.postgresql.errors import AWAY, sentence
-from session_worker.ledger.postgresql.schema import check_schema
-from session_worker.ledger.protocol import LedgerError
+from session_worker.ledger.postgresql.operator import OperatorConnection
 from session_worker.ledger.prune import PrunedElsewhereError
 from session_worker.ledger.rules import FINISHED
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    import asyncpg
 
 _LOCK = 0x5E55_1036
 """Key of the advisory lock under which one process prunes: it goes with the connection."""
@@ -39,20 +35,15 @@ SELECT count(*) AS count, max(received_at) AS reached FROM deleted
 """  # noqa: S608
 
 
-class PostgreSQLPruner:
+class PostgreSQLPruner(OperatorConnection):
     """``Pruner`` over a connection of its own."""
 
     finished_before: datetime
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._connection: asyncpg.Connection | None = None
-        self._reached: datetime | None = None
+    _reached: datetime | None = None
 
     async def open(self, older_than: float, *, patience: float | None = None) -> None:
-        self._connection = await connect_for_people(self._url, patience=patience)
+        await self._connect(patience)
         try:
-            await check_schema(self._connection, self._url)
             ((free, self.finished_before),) = await self._fetch(_BEGIN, _LOCK, older_than)
         except BaseException:
             await self.close()
@@ -61,11 +52,6 @@ class PostgreSQLPruner:
             await self.close()
             raise PrunedElsewhereError("somebody else is pruning this ledger: let that end")
 
-    async def close(self) -> None:
-        if self._connection is not None:
-            connection, self._connection = self._connection, None
-            await hang_up(connection)
-
     async def count(self) -> int:
         return int((await self._fetch(_COUNT, self.finished_before))[0][0])
 
@@ -73,11 +59,3 @@ class PostgreSQLPruner:
         ((count, reached),) = await self._fetch(_DELETE, self.finished_before, self._reached, limit)
         self._reached = reached or self._reached
         return int(count)
-
-    async def _fetch(self, sql: str, *values: Any) -> list[asyncpg.Record]:
-        if self._connection is None:
-            raise LedgerError("the ledger is not open")
-        try:
-            return await self._connection.fetch(sql, *values)
-        except AWAY as error:
-            raise LedgerError(sentence(error, self._url)) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -10,10 +9,8 @@ from typing import TYPE_CHECKING, Any
 from session_contracts import RequestStatus
 from session_contracts.status import REDRIVE
 from session_worker.ledger.migrations import IDENTITY
-from session_worker.ledger.postgresql.connection import connect_for_people, hang_up
-from session_worker.ledger.postgresql.errors import AWAY, sentence
-from session_worker.ledger.postgresql.schema import check_schema
-from session_worker.ledger.protocol import COUNTED, LedgerError
+from session_worker.ledger.postgresql.operator import OperatorConnection
+from session_worker.ledger.protocol import COUNTED
 from session_worker.ledger.reader import OF_SESSION, Entry, Glimpse, Recent, condition, matching
 from session_worker.ledger.registration import ALIVE
 
@@ -40,26 +37,11 @@ SELECT count(*) FROM (
 _WORKERS = f"SELECT worker_id FROM workers WHERE {ALIVE.format(now='now()')} ORDER BY worker_id"  # noqa: S608
 
 
-class PostgreSQLReader:
+class PostgreSQLReader(OperatorConnection):
     """``LedgerReader`` over one connection."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._connection: asyncpg.Connection | None = None
-        self._turn = asyncio.Lock()
-
     async def open(self) -> None:
-        self._connection = await connect_for_people(self._url)
-        try:
-            await check_schema(self._connection, self._url)
-        except BaseException:
-            await self.close()
-            raise
-
-    async def close(self) -> None:
-        if self._connection is not None:
-            connection, self._connection = self._connection, None
-            await hang_up(connection)
+        await self._connect()
 
     async def get(self, request_id: UUID) -> Entry | None:
         rows = await self._fetch(f"{_ENTRY} WHERE request_id = $1", request_id)
@@ -113,15 +95,6 @@ class PostgreSQLReader:
             waiting=waiting,
             workers=[row[0] for row in workers],
         )
-
-    async def _fetch(self, sql: str, *values: Any) -> list[asyncpg.Record]:
-        if self._connection is None:
-            raise LedgerError("the ledger is not open")
-        try:
-            async with self._turn:
-                return await self._connection.fetch(sql, *values)
-        except AWAY as error:
-            raise LedgerError(sentence(error, self._url)) from error
 
 
 def _glimpse(row: asyncpg.Record) -> Glimpse:

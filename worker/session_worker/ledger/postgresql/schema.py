@@ -18,7 +18,7 @@ from session_worker.ledger.migrations import (
     tables,
 )
 from session_worker.ledger.postgresql.connection import connect_for_people, hang_up
-from session_worker.ledger.postgresql.errors import AWAY, sentence
+from session_worker.ledger.postgresql.errors import AWAY, explained, sentence
 from session_worker.ledger.protocol import COUNTED, LedgerError, Opened, holds
 from session_worker.settings.postgresql_url import place_of
 
@@ -95,10 +95,8 @@ def way_out(url: str) -> str:
 
 async def check_schema(connection: asyncpg.Connection, url: str) -> int:
     """The version of the schema. Raises LedgerError unless it is there and that of this program."""
-    try:
+    with explained(url):
         version = (await schema_of(connection, url)).version
-    except AWAY as error:
-        raise LedgerError(sentence(error, url)) from error
     check_current("postgresql", version)
     return version
 
@@ -106,10 +104,8 @@ async def check_schema(connection: asyncpg.Connection, url: str) -> int:
 async def check_grants(connection: asyncpg.Connection, url: str) -> None:
     """Raises LedgerError unless the user may do all that a worker does: better now than at some request."""
     needed = [(table, privilege) for table, all_ in GRANTS.items() for privilege in all_]
-    try:
+    with explained(url):
         lacking = await connection.fetch(_LACKING, *zip(*needed, strict=True))
-    except AWAY as error:
-        raise LedgerError(sentence(error, url)) from error
     if lacking:
         grants = "; ".join(f"GRANT {privilege} ON {table} TO {user}" for user, table, privilege in lacking)
         raise LedgerError(f"the ledger's user lacks privileges: {grants} (docs/security.md has all of them)")
@@ -117,11 +113,9 @@ async def check_grants(connection: asyncpg.Connection, url: str) -> None:
 
 async def opened(connection: asyncpg.Connection, url: str) -> Opened:
     """Raises LedgerError."""
-    try:
+    with explained(url):
         ((counted, estimated),) = await connection.fetch(_COUNTS)
         made = await connection.fetchval(IDENTITY)
-    except AWAY as error:
-        raise LedgerError(sentence(error, url)) from error
     return Opened(
         made.isoformat(timespec="microseconds"), f"postgresql://{place_of(url)}", holds(counted, estimated)
     )

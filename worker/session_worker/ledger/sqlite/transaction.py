@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
 
 from session_contracts import RequestStatus
 from session_contracts.status import ATTEMPT, WORKER_GONE
+from session_worker.ledger.batched import ReplyNote
 from session_worker.ledger.protocol import (
     Claim,
     ClaimAnswer,
@@ -20,7 +21,6 @@ from session_worker.ledger.protocol import (
     Reopened,
     StepResult,
 )
-from session_worker.ledger.reply_notes import ReplyNote
 from session_worker.ledger.rules import EntryState, unwritten, unwritten_postpone, unwritten_reopen
 from session_worker.ledger.sqlite.statements import (
     CREATE_SESSION,
@@ -41,6 +41,7 @@ from session_worker.messages.immutable import immutable
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Callable, Mapping
 
     from session_worker.ledger.registration import Registration, StandstillWatch
 
@@ -86,21 +87,7 @@ class Transaction:
         self._histories = (json.dumps([pending]), json.dumps([pending, processing]))
 
     def apply(self, step: Step) -> Answer:
-        match step:
-            case Claim():
-                return self._claim(step)
-            case Finish():
-                return self._finish(step)
-            case ReplyNote():
-                return self._note(step)
-            case Postpone():
-                return self._postpone(step)
-            case Release():
-                return self._release(step)
-            case Reopen():
-                return self._reopen(step)
-            case Lookup():
-                return self._row(step.request_id) is not None
+        return self._answers[type(step)](self, step)
 
     def renew(self, watch: StandstillWatch, *, gap: bool) -> None:
         """Register this worker until one holder timeout from now, and expel those that ``watch`` finds gone;
@@ -181,6 +168,9 @@ class Transaction:
         written = self._execute(REOPEN, reopen)
         return Reopened.REOPENED if written else unwritten_reopen(reopen, self._find(reopen.request_id))
 
+    def _look_up(self, lookup: Lookup) -> bool:
+        return self._row(lookup.request_id) is not None
+
     def _note(self, note: ReplyNote) -> StepResult:
         self._execute(NOTE, note)
         return StepResult.APPLIED
@@ -243,6 +233,16 @@ class Transaction:
         values["now"] = self._now
         values["worker"] = self._me.worker_id
         return self._database.execute(sql, values).rowcount
+
+    _answers: ClassVar[Mapping[type, Callable[[Transaction, Any], Answer]]] = {
+        Claim: _claim,
+        Finish: _finish,
+        Postpone: _postpone,
+        Release: _release,
+        ReplyNote: _note,
+        Reopen: _reopen,
+        Lookup: _look_up,
+    }
 
 
 def _seconds(start: str, end: str) -> float:
