@@ -193,7 +193,7 @@ async def test_an_expired_claim_that_was_left_lying_is_taken_by_the_next(ledger_
         assert await other.finish(failed(second, ErrorCode.EXPIRED)) is StepResult.APPLIED
 
 
-async def test_patience_is_noted_at_the_first_claim_only(ledger_url: str) -> None:
+async def test_the_time_to_live_is_kept_from_the_first_claim_only(ledger_url: str) -> None:
     """A redelivery does not shorten what the requester was promised."""
     async with worker(ledger_url) as ledger:
         claim = await take(ledger)

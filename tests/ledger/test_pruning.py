@@ -257,10 +257,10 @@ async def test_a_turn_to_write_is_waited_for(sqlite_url: str, monkeypatch: pytes
         await done(ledger, 3)
     with closing(sqlite3.connect(path_of(sqlite_url), isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        monkeypatch.setattr(sqlite_pruner, "PATIENCE", 0.2)
+        monkeypatch.setattr(sqlite_pruner, "TURN_TIMEOUT", 0.2)
         with pytest.raises(LedgerError, match="locked by another process"):
             await pruned(sqlite_url, 0)
-        monkeypatch.setattr(sqlite_pruner, "PATIENCE", 20.0)
+        monkeypatch.setattr(sqlite_pruner, "TURN_TIMEOUT", 20.0)
         pruning = asyncio.create_task(pruned(sqlite_url, 0))
         await asyncio.wait({pruning}, timeout=0.2)
         assert not pruning.done()
@@ -325,7 +325,7 @@ async def test_a_worker_whose_pruning_gets_no_answer_says_so_and_tries_again(
 ) -> None:
     """The network swallows a batch: it must not wait for ever with the lock that keeps the others out."""
     monkeypatch.setattr(prune, "ROUND_SECONDS", 0.01)
-    monkeypatch.setattr(prune, "PATIENCE", 1.0)
+    monkeypatch.setattr(prune, "STATEMENT_TIMEOUT", 1.0)
     heard: list[Event] = []
     async with worker(postgresql_url) as ledger:
         await done(ledger, 2)
@@ -349,10 +349,10 @@ async def test_only_in_the_background_the_server_ends_a_statement_that_takes_too
     postgresql_url: str,
 ) -> None:
     """An operator, who can watch it and end it, lets it take its time."""
-    for patience, limit in ((60.0, "1min"), (None, "0")):
+    for seconds, limit in ((60.0, "1min"), (None, "0")):
         pruner = PostgreSQLPruner(postgresql_url)
         try:
-            await pruner.open(30 * DAY, patience=patience)
+            await pruner.open(30 * DAY, statement_timeout=seconds)
             assert (await pruner._fetch("SHOW statement_timeout"))[0][0] == limit
         finally:
             await pruner.close()

@@ -26,7 +26,7 @@ from tests.support.ledger import (
 
 
 async def test_a_re_opened_request_begins_a_fresh_round(ledger_url: str) -> None:
-    """Attempts, crashes, patience and the note that it is parked are gone; the reserved session id stays."""
+    """Attempts, crashes, time to live and the parked mark are gone; the reserved session id stays."""
     async with worker(ledger_url, "one") as ledger:
         first = await take(ledger, time_to_live=30)
         await ledger.finish(failed(first))

@@ -168,7 +168,7 @@ async def test_a_postponed_request_forgets_its_error_when_it_completes(ledger_ur
     assert (await entry(ledger_url, claim.request_id)).error_code is None
 
 
-async def test_a_request_is_not_postponed_beyond_its_requesters_patience(ledger_url: str) -> None:
+async def test_a_request_is_not_postponed_beyond_its_time_to_live(ledger_url: str) -> None:
     """It would only be due when nobody waits any more: nothing is written, and it can be answered at once."""
     async with worker(ledger_url) as ledger:
         claim = await take(ledger, time_to_live=30)
@@ -178,7 +178,7 @@ async def test_a_request_is_not_postponed_beyond_its_requesters_patience(ledger_
 
 
 @pytest.mark.parametrize(
-    ("patience", "delays", "chosen"),
+    ("time_to_live", "delays", "chosen"),
     [
         (None, (1, 5, 30), 30),
         (100, (1, 5, 30), 30),
@@ -189,11 +189,11 @@ async def test_a_request_is_not_postponed_beyond_its_requesters_patience(ledger_
     ],
 )
 async def test_a_request_waits_for_the_longest_delay_that_its_requester_waits_for(
-    ledger_url: str, patience: float | None, delays: tuple[int, ...], chosen: int
+    ledger_url: str, time_to_live: float | None, delays: tuple[int, ...], chosen: int
 ) -> None:
     """A shorter last wait rather than none; each request of a batch has the one that fits it."""
     async with worker(ledger_url) as ledger:
-        claim, other = await take(ledger, time_to_live=patience), await take(ledger, time_to_live=3)
+        claim, other = await take(ledger, time_to_live=time_to_live), await take(ledger, time_to_live=3)
         steps = postponed(claim, *delays), postponed(other, 1, 2, 600, 6000)
         assert await asyncio.gather(*map(ledger.postpone, steps)) == [chosen, 2]
     found = await entry(ledger_url, claim.request_id)

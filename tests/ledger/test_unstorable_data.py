@@ -65,12 +65,12 @@ async def test_a_note_that_nobody_awaits_cannot_break_its_neighbours(ledger_url:
     assert (await entry(ledger_url, claim.request_id)).reply == "sent"
 
 
-@pytest.mark.parametrize("patience", [1e300, float("nan")])
-async def test_an_absurd_patience_fails_alone(ledger_url: str, patience: float) -> None:
+@pytest.mark.parametrize("seconds", [1e300, float("nan")])
+async def test_an_absurd_time_to_live_fails_alone(ledger_url: str, seconds: float) -> None:
     """No time is that far away."""
     async with worker(ledger_url) as ledger:
         bad, good = await asyncio.gather(
-            ledger.claim(a_claim(time_to_live=patience)), ledger.claim(a_claim()), return_exceptions=True
+            ledger.claim(a_claim(time_to_live=seconds)), ledger.claim(a_claim()), return_exceptions=True
         )
     assert isinstance(bad, UnstorableError)
     assert isinstance(good, Claimed)

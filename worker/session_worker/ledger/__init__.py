@@ -32,9 +32,9 @@ def open_ledger(
 ) -> Ledger:
     """The ledger at ``url``, not yet opened. ``worker_id`` must be new for every process.
 
-    Times are in seconds. A worker that has not renewed itself for ``holder_timeout`` is taken for gone;
-    nothing is taken over for ``takeover_grace`` (None: one holder timeout) after a start or an outage.
-    ``migrate`` upgrades a PostgreSQL schema at ``open``; SQLite always does.
+    A worker that has not renewed itself for ``holder_timeout`` seconds is taken for gone. For
+    ``takeover_grace`` seconds (None: one holder timeout) after a start or an outage, nothing is taken over.
+    ``migrate``: upgrade a PostgreSQL schema at ``open``. A SQLite schema is always upgraded.
 
     Raises:
         LedgerError: the URL is not one of a ledger.
@@ -51,7 +51,7 @@ def open_ledger(
 
 
 def open_reader(url: str) -> LedgerReader:
-    """How an operator asks the ledger at ``url``, not yet opened. Raises LedgerError like ``open_ledger``."""
+    """What answers an operator's questions about a ledger, not yet opened. Raises LedgerError."""
     if path := _sqlite_file(url):
         from session_worker.ledger.sqlite.reader import SQLiteReader
 
@@ -62,7 +62,7 @@ def open_reader(url: str) -> LedgerReader:
 
 
 def open_pruner(url: str) -> Pruner:
-    """Who forgets old entries of the ledger at ``url``, not yet opened. Raises LedgerError as above."""
+    """What deletes old entries of the ledger at ``url``, not yet opened. Raises LedgerError."""
     if path := _sqlite_file(url):
         from session_worker.ledger.sqlite.pruner import SQLitePruner
 
@@ -73,7 +73,7 @@ def open_pruner(url: str) -> Pruner:
 
 
 def name_of(url: str) -> str:
-    """The ledger at ``url`` for people: without a password, and wherever it is read. Raises LedgerError."""
+    """The name of the ledger at ``url`` for people: the full place, no password. Raises LedgerError."""
     if path := _sqlite_file(url):
         return sqlite_url(path.absolute())
     from session_worker.settings.postgresql_url import place_of
@@ -82,7 +82,7 @@ def name_of(url: str) -> str:
 
 
 async def upgrade(url: str) -> tuple[int, int]:
-    """Bring the schema up to date; its version before (0: there was none) and after. Raises LedgerError."""
+    """Bring the schema up to date; return its version before (0: none) and after. Raises LedgerError."""
     if path := _sqlite_file(url):
         from session_worker.ledger.sqlite.database import upgrade_file
 

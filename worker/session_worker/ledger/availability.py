@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 BACKOFF = wait_random_exponential(multiplier=0.1, min=0.05, max=2)
-"""How long to wait before the next try while the ledger is away: a few moments at first, never over 2 s."""
+"""Pauses between tries while the ledger is away: short at first, never over 2 s."""
 
 
 class Availability:
-    """Up, or away for a ``reason``. Ledgers set it; the service pauses consuming while it is away."""
+    """Up, or away for a ``reason``. The ledger sets it; the worker pauses consuming while it is away."""
 
     def __init__(self) -> None:
         self.up = True
@@ -26,16 +26,10 @@ class Availability:
         """Call ``watcher(up)`` in the event loop at every change."""
         self._watchers.append(watcher)
 
-    def lost(self, reason: str) -> None:
-        self._change(up=False, reason=reason)
-
-    def back(self) -> None:
-        self._change(up=True, reason="")
-
-    def _change(self, *, up: bool, reason: str) -> None:
+    def report(self, reason: str) -> None:
+        """It is away for this ``reason``; empty: it is up."""
         self.reason = reason
-        if up == self.up:
-            return
-        self.up = up
-        for watcher in self._watchers:
-            watcher(up)
+        if self.up != (not reason):
+            self.up = not reason
+            for watcher in self._watchers:
+                watcher(self.up)

@@ -1,4 +1,4 @@
-"""From a SQLite ledger to a PostgreSQL one, when a single machine is not enough any more."""
+"""Copying a SQLite ledger to PostgreSQL, for when one machine is no longer enough."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from session_worker.ledger.migrations import IDENTITY, check_current
-from session_worker.ledger.postgresql.connection import connect_for_people, hang_up
+from session_worker.ledger.postgresql.connection import connect_for_operators, hang_up
 from session_worker.ledger.postgresql.errors import AWAY, sentence
 from session_worker.ledger.postgresql.schema import check_schema
 from session_worker.ledger.protocol import LedgerError
@@ -35,7 +35,7 @@ async def copy(source: str, target: str) -> tuple[int, int]:
     if not target.startswith("postgres"):
         raise LedgerError("the ledger to copy to is not a PostgreSQL one: name that by --ledger-url")
     path = path_of(source)
-    connection = await connect_for_people(target)
+    connection = await connect_for_operators(target)
     try:
         await check_schema(connection, target)
         with closing(connect(path, "rw")) as file:

@@ -1,10 +1,9 @@
 """Group commit: the steps that wait at the same time share one transaction.
 
 While one transaction is in flight, the next batch gathers; a lone step starts at once. There is no timer.
-Steps for which nobody waits come many at a time: where they share batches with others, they go along a few
-with each, and hold nobody up. A batch holds at most one step per request (a second one waits for the next
-batch, in order) and is sorted by request id, so that the overlapping batches of two workers take their locks
-in the same order.
+Steps for which nobody waits (notes) come many at a time: a few of them go along with each batch of others, so
+that they hold nobody up. A batch has at most one step of each request; a second one waits for the next batch.
+It is sorted by request id, so that the overlapping batches of two workers take their locks in one order.
 """
 
 from __future__ import annotations
@@ -24,8 +23,7 @@ if TYPE_CHECKING:
     from session_worker.telemetry.events import Emit
 
 MAX_BATCH = 500
-"""Of the steps for which somebody waits, a batch takes so many at most: bounds what a failure repeats and how
-long the first one waits."""
+"""The most steps with a caller in one batch. Bounds what a failure repeats, and how long the first waits."""
 
 
 class HasRequestId(Protocol):
@@ -42,11 +40,11 @@ _Item = tuple[StepT, asyncio.Future[AnswerT] | None]
 class GroupCommit(Generic[StepT, AnswerT]):
     """Turns single steps into batches for ``commit``, and its answers into single answers.
 
-    ``commit`` takes a batch, makes it durable and returns one answer per step, in order. An outage is for
-    ``commit`` itself to wait out; it raises LedgerError when the ledger is closed meanwhile. After any other
-    error the batch is halved until only the culprit fails: the steps may then be committed a second time, and
-    know by their tokens that they were. ``abandoned`` hears how a step ended whose caller was cancelled
-    meanwhile. Of the steps for which nobody waits a batch takes as many as of the others, or ``min_notes``.
+    ``commit`` takes a batch, makes it durable and returns one answer for each step, in order. It waits while
+    the ledger is away, and raises LedgerError if the ledger is closed meanwhile. After any other error the
+    batch is halved until only the culprit fails; steps that are committed a second time know it by their
+    tokens. ``abandoned`` is told how a step ended whose caller was cancelled meanwhile. A batch takes as many
+    notes as other steps, but at least ``min_notes``.
     """
 
     def __init__(
@@ -63,11 +61,10 @@ class GroupCommit(Generic[StepT, AnswerT]):
         self._waiting: deque[_Item[StepT, AnswerT]] = deque()
         self._notes: deque[_Item[StepT, AnswerT]] = deque()
         self._worker: asyncio.Task[None] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
     async def do(self, step: StepT) -> AnswerT:
-        """Have ``step`` committed. Cancelling the caller breaks neither the batch nor the step itself.
+        """Commit ``step`` with others. To cancel the caller breaks neither the batch nor the step itself.
 
         Raises:
             UnstorableError: the database cannot store the data of this step.
@@ -75,20 +72,19 @@ class GroupCommit(Generic[StepT, AnswerT]):
         """
         if self._closed:
             raise LedgerError("the ledger is closed")
-        loop = self._loop = self._loop or asyncio.get_running_loop()
-        answer: asyncio.Future[AnswerT] = loop.create_future()
+        answer: asyncio.Future[AnswerT] = asyncio.get_running_loop().create_future()
         self._waiting.append((step, answer))
         self._start()
         try:
             return await answer
         except asyncio.CancelledError:
-            # The answer may have been given already, and the cancellation be faster than it.
+            # The answer may have been set already, and the cancellation have overtaken it.
             if answer.done() and not answer.cancelled() and answer.exception() is None:
                 self._abandon(step, answer.result())
             raise
 
     def note(self, step: StepT) -> None:
-        """Have ``step`` committed if there is time; nobody waits, and nobody hears if it is not."""
+        """Commit ``step`` if there is time. Nobody waits for it or hears whether it was."""
         if not self._closed or self._worker is not None:
             self._notes.append((step, None))
             self._start()

@@ -35,7 +35,7 @@ class Migration(NamedTuple):
 
 @cache
 def migrations(database: Literal["sqlite", "postgresql"]) -> Sequence[Migration]:
-    """All migrations of ``database``, the oldest first."""
+    """The migrations of ``database``, the oldest first."""
     folder = resources.files("session_worker.ledger") / database / "migrations"
     files = sorted((file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda f: f.name)
     return [Migration(int(file.name.split("_")[0]), file.read_text(encoding="utf-8")) for file in files]

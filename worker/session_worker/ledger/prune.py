@@ -1,7 +1,7 @@
-"""Forgetting what finished long ago, in small batches beside the workers that use the ledger.
+"""Deleting what finished long ago, in small batches beside the workers that use the ledger.
 
-Only entries of ``requests`` go. The rows of ``sessions`` are what the service was asked for, and stay; they
-also keep an id that comes back after its entry is gone from getting a second session.
+Only rows of ``requests`` are deleted. The rows of ``sessions`` are what the service was asked for. They also
+keep a request id that comes back after its entry is gone from getting a second session.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 BATCH = 500
 """Entries in one transaction."""
 REST = 9.0
-"""How many times as long as a batch took it rests: most of the ledger's time is the workers'."""
+"""After a batch, rest for so many times as long as it took: most of the ledger's time is the workers'."""
 SHORTEST_REST = 0.01
 ROUND_SECONDS = 3600.0
-"""How often a worker with a retention looks for old entries; what fails is tried again then."""
-PATIENCE = 60.0
-"""Seconds for one statement in the background: whoever waits for an answer that the network lost keeps the
-others from pruning, and nobody is there to see it."""
+"""How often a worker with a retention looks for old entries, also after a failure."""
+STATEMENT_TIMEOUT = 60.0
+"""Seconds for one statement in the background. A pruner whose answer is lost in the network would keep the
+others from pruning, unseen."""
 
 
 class PrunedElsewhereError(LedgerError):
@@ -37,14 +37,14 @@ class PrunedElsewhereError(LedgerError):
 
 
 class Pruner(Protocol):
-    """The old entries of a ledger: those that finished before ``finished_before``."""
+    """Counts and deletes old entries: those that finished before ``finished_before``."""
 
     finished_before: datetime
 
-    async def open(self, older_than: float, *, patience: float | None = None) -> None:
-        """Connect, and let old mean: finished at least ``older_than`` seconds ago by the ledger's clock.
+    async def open(self, older_than: float, *, statement_timeout: float | None = None) -> None:
+        """Connect. Old is what finished at least ``older_than`` seconds ago by the ledger's clock.
 
-        Over a network a statement may take ``patience`` seconds; None: as long as it needs.
+        Over a network a statement may take ``statement_timeout`` seconds; None: as long as it needs.
 
         Raises:
             LedgerError: as when a ledger is opened.
@@ -61,7 +61,7 @@ class Pruner(Protocol):
 
 
 async def in_batches(pruner: Pruner) -> AsyncIterator[int]:
-    """Delete all old entries; the size of each batch. It may be left at any moment, and begun anew."""
+    """Delete all old entries, and yield the size of each batch. It may be left at any moment."""
     while True:
         began = time.monotonic()
         deleted = await pruner.delete(BATCH)
@@ -105,7 +105,7 @@ async def _keep_pruning(make: Callable[[], Pruner], retention: float, emit: Emit
 
 async def _prune(pruner: Pruner, older_than: float) -> int:
     try:
-        await pruner.open(older_than, patience=PATIENCE)
+        await pruner.open(older_than, statement_timeout=STATEMENT_TIMEOUT)
         return sum([deleted async for deleted in in_batches(pruner)])
     finally:
         await pruner.close()

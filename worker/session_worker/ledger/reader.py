@@ -1,4 +1,4 @@
-"""The ledger as operators ask it: what they see, and the SQL that finds it in either database."""
+"""What operators can ask a ledger, what they see, and the SQL that finds it in either database."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Recent:
 
 
 class LedgerReader(Protocol):
-    """The ledger as an operator asks it: nothing is registered, nothing is written."""
+    """Answers the questions of operators. It registers nothing and writes nothing."""
 
     async def open(self) -> None:
         """Raises LedgerError like ``Ledger.open``; also when the schema is not there or not this version."""
@@ -100,8 +100,8 @@ class LedgerReader(Protocol):
     async def count_sessions(self) -> int: ...
 
     async def recent(self, *, since: float, limit: int) -> Recent:
-        """A look that may be taken every second. ``newest`` and ``troubled`` are at most ``limit`` requests
-        each, received in the last ``since`` seconds; the newest come first."""
+        """What happens now, cheap enough for once a second. ``newest`` and ``troubled`` are at most ``limit``
+        requests each, received in the last ``since`` seconds, the newest first."""
 
 
 OF_SESSION = "WHERE request_id = (SELECT request_id FROM sessions WHERE session_id = {})"
@@ -130,11 +130,6 @@ def matching(
 ) -> str:
     """The SQL that finds entries to which all of these apply. ``bind`` takes a value, and returns what stands
     for it in the SQL."""
-    terms = [condition(status)]
-    if user_id is not None:
-        terms.append(f"AND user_id = {bind(user_id)}")
-    if error_code is not None:
-        terms.append(f"AND error_code = {bind(error_code)}")
-    if undeliverable:
-        terms.append("AND reply = 'undeliverable'")
-    return " ".join(terms)
+    wanted = {"user_id": user_id, "error_code": error_code}
+    terms = [f"AND {column} = {bind(value)}" for column, value in wanted.items() if value is not None]
+    return " ".join([condition(status), *terms, "AND reply = 'undeliverable'" if undeliverable else ""])

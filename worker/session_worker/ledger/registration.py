@@ -1,4 +1,4 @@
-"""Who this worker is in the ledger's register of workers, and who else in it is still there."""
+"""How workers register in the ledger, and how those that are gone are found."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ALIVE = "gone_at > {now} AND renewed_at <= {now}"
-"""The SQL condition for a worker that is there. One that renewed itself in the clock's future did so before
-the clock was put back, and does it again within seconds if it lives."""
+"""The SQL condition for a worker that is alive. One that was renewed in the clock's future was so before the
+clock was put back; if it lives, it renews itself within seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """``worker_id`` must be new for every process: the entries of a gone worker are taken over, and a process
-    under the same name would look like the gone one's being alive. Times in seconds: without renewal the
-    worker is taken for gone after ``holder_timeout``; it takes nothing over before it has renewed itself
-    without a gap for ``takeover_grace``, so that after an outage the others can renew themselves first."""
+    """How one worker is registered. ``worker_id`` must be new for every process: under the name of a gone
+    worker a new one would look as if that were alive. A worker that does not renew itself is taken for gone
+    after ``holder_timeout`` seconds. It takes nothing over before it has renewed itself without a gap for
+    ``takeover_grace`` seconds, so that the others can renew themselves first after an outage."""
 
     worker_id: str
     holder_timeout: float
@@ -32,8 +32,8 @@ class Registration:
 
 
 class StandstillWatch:
-    """Finds workers whose registration stands still for longer than they promised, by a clock that nobody
-    sets: the ledger's own may have been put back since, and would take them for living for as long."""
+    """Finds workers whose registration stands still for longer than their holder timeout, by a monotonic
+    clock: by the ledger's own, if that was put back, they would look alive for as long."""
 
     def __init__(self, registration: Registration) -> None:
         self._longest_pause = registration.holder_timeout / 2
@@ -43,8 +43,8 @@ class StandstillWatch:
     def still(self, registered: Sequence[tuple[str, object, float]], now: float | None = None) -> list[str]:
         """Which of the ``registered`` (name, last renewal, holder timeout in seconds) to take for gone.
 
-        To be asked at each of our own renewals. After a pause we begin anew: the others may have been held up
-        with us.
+        Ask at each of this worker's own renewals. After a pause it begins anew: whatever held this worker up
+        may have held up the others too.
         """
         now = time.monotonic() if now is None else now
         before = self._seen if now - self._looked <= self._longest_pause else {}

@@ -20,7 +20,7 @@ CLOSE_TIMEOUT = 2.0
 _SERVER_SETTINGS = {
     "application_name": "session-worker",
     "timezone": "UTC",  # the times in the history are written by the server
-    "tcp_keepalives_idle": "30",  # a line may be idle for hours, and what lies between forgets it
+    "tcp_keepalives_idle": "30",  # it may be idle for hours, and what lies between forgets it
     # Every statement finds its rows by key. Plans are made once, often on an empty table, and must hold when
     # it has grown; and only a nested loop takes its locks in the order of the batch.
     "plan_cache_mode": "force_generic_plan",
@@ -35,28 +35,28 @@ _YIELDING = {"application_name", "tcp_keepalives_idle"}
 """Settings of ours that may be others if the URL says so."""
 
 
-async def connect(url: str, *, patience: float | None = None) -> asyncpg.Connection:
+async def connect(url: str, *, timeout: float | None = None) -> asyncpg.Connection:
     """A connection for the ledger's own statements. Raises one of AWAY.
 
-    Connecting and each statement may take ``patience`` seconds, and never longer than they usually may.
+    Connecting and each statement may take ``timeout`` seconds, or as long as usual if that is less.
     """
-    seconds = min(patience or COMMAND_TIMEOUT, COMMAND_TIMEOUT)
+    seconds = min(timeout or COMMAND_TIMEOUT, COMMAND_TIMEOUT)
     settings = {**_SERVER_SETTINGS, "statement_timeout": _milliseconds(seconds)}
-    return await _connect(url, patience, command_timeout=seconds, settings=settings)
+    return await _connect(url, timeout, command_timeout=seconds, settings=settings)
 
 
-async def connect_for_people(url: str, *, patience: float | None = None) -> asyncpg.Connection:
-    """A connection for an operator's statements, which may take their time: ``patience`` seconds each, or as
-    long as they need. Raises LedgerError."""
+async def connect_for_operators(url: str, *, statement_timeout: float | None = None) -> asyncpg.Connection:
+    """A connection for an operator's statements. Each may take ``statement_timeout`` seconds (None: any
+    time). Raises LedgerError."""
     settings = {"application_name": "session-worker", "timezone": "UTC"}
-    if patience is not None:
-        settings |= {"statement_timeout": _milliseconds(patience), "tcp_keepalives_idle": "30"}
+    if statement_timeout is not None:
+        settings |= {"statement_timeout": _milliseconds(statement_timeout), "tcp_keepalives_idle": "30"}
     with explained(url):
-        return await _connect(url, None, command_timeout=patience, settings=settings)
+        return await _connect(url, None, command_timeout=statement_timeout, settings=settings)
 
 
 async def _connect(
-    url: str, patience: float | None, *, command_timeout: float | None, settings: dict[str, str]
+    url: str, timeout: float | None, *, command_timeout: float | None, settings: dict[str, str]
 ) -> asyncpg.Connection:
     """Raises one of AWAY, whatever the driver raises."""
     try:
@@ -70,7 +70,7 @@ async def _connect(
             )
         del settings[name]
     usual = target.patience or CONNECT_TIMEOUT
-    timeout = min(patience or usual, usual)
+    timeout = min(timeout or usual, usual)
     try:
         return await _first_that_answers(
             target.url, timeout, command_timeout=command_timeout, server_settings=settings

@@ -78,9 +78,8 @@ def _about_tls(error: BaseException, place: str, url: str) -> str | None:
     match error:
         case asyncpg.ClientConfigurationError():
             said = str(error).partition("\n")[0]
-            fix = "correct it"
-            if "root certificate" in said:
-                fix = "name the authority's file: ?sslrootcert=/path/ca.pem"
+            authority = "root certificate" in said
+            fix = "name the authority's file: ?sslrootcert=/path/ca.pem" if authority else "correct it"
             return f"the ledger's URL cannot be used: {said}{postgresql_url.variables()}; {fix}"
         case OSError(errno=number) if (
             number not in _NETWORK

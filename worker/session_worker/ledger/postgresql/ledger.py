@@ -88,11 +88,9 @@ class PostgreSQLLedger(BatchedLedger):
         self._url = url
         self._me = registration
         self._migrate = migrate
-        self._away: set[ReconnectingConnection | RegistrationKeeper] = set()
-        self._pool = ConnectionPool(
-            [ReconnectingConnection(url, self._lost, self._back) for _ in range(CONNECTIONS)]
-        )
-        self._registration = RegistrationKeeper(url, registration, self._lost, self._back)
+        self._away: set[object] = set()
+        self._pool = ConnectionPool([ReconnectingConnection(url, self._report) for _ in range(CONNECTIONS)])
+        self._registration = RegistrationKeeper(url, registration, self._report)
         self._groups = {
             Claim: GroupCommit(self._claim, self._abandoned, emit),
             Finish: GroupCommit(
@@ -185,12 +183,11 @@ class PostgreSQLLedger(BatchedLedger):
         rows = await self._pool.fetch(ENTRIES, request_ids, self._me.worker_id, self._me.takeover_grace)
         return {request_id: EntryState(*columns) for request_id, *columns in rows}
 
-    def _lost(self, who: ReconnectingConnection | RegistrationKeeper, reason: str) -> None:
-        self._away.add(who)
-        self.availability.lost(reason)
-
-    def _back(self, who: ReconnectingConnection | RegistrationKeeper) -> None:
-        if self._away:
+    def _report(self, who: object, reason: str) -> None:
+        """The ledger is away while ``who`` does not reach it, for this ``reason``; empty: it does."""
+        if reason:
+            self._away.add(who)
+        else:
             self._away.discard(who)
-            if not self._away:
-                self.availability.back()
+        if reason or not self._away:
+            self.availability.report(reason)

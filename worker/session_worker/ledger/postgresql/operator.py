@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from session_worker.ledger.postgresql.connection import connect_for_people, hang_up
+from session_worker.ledger.postgresql.connection import connect_for_operators, hang_up
 from session_worker.ledger.postgresql.errors import explained
 from session_worker.ledger.postgresql.schema import check_schema
 from session_worker.ledger.protocol import LedgerError
@@ -29,7 +29,7 @@ class OperatorConnection:
 
     async def _connect(self, statement_timeout: float | None = None) -> None:
         """Raises LedgerError; then there is nothing to close."""
-        self._connection = await connect_for_people(self._url, patience=statement_timeout)
+        self._connection = await connect_for_operators(self._url, statement_timeout=statement_timeout)
         try:
             await check_schema(self._connection, self._url)
         except BaseException:

@@ -19,23 +19,15 @@ if TYPE_CHECKING:
 
 
 class ReconnectingConnection:
-    """One connection, for one statement at a time; it is made again, for ever, when it is lost.
+    """One connection, for one statement at a time. When it is lost it is made again, however often.
 
-    A connection that ended while nobody used it, maybe long ago, is nobody's outage: the next statement makes
-    another one.
-
-    ``away`` hears at every failed try why; ``here`` hears of every success.
+    A connection that ended while it was idle is no outage: the next statement makes another. ``report`` is
+    told why at every failed try, and an empty reason at every success.
     """
 
-    def __init__(
-        self,
-        url: str,
-        away: Callable[[ReconnectingConnection, str], None],
-        here: Callable[[ReconnectingConnection], None],
-    ) -> None:
+    def __init__(self, url: str, report: Callable[[ReconnectingConnection, str], None]) -> None:
         self._url = url
-        self._away = away
-        self._here = here
+        self._report = report
         self._connection: asyncpg.Connection | None = None
         self._retrying = AsyncRetrying(
             retry=retry_if_exception_type(AWAY), wait=BACKOFF, before_sleep=self._failed_again, reraise=True
@@ -59,7 +51,7 @@ class ReconnectingConnection:
         except AWAY as error:
             self._failed(error)
             records = await self._retrying(self._fetch, sql, values)
-        self._here(self)
+        self._report(self, "")
         return records
 
     async def _fetch(self, sql: str, values: tuple[Any, ...]) -> list[asyncpg.Record]:
@@ -68,7 +60,7 @@ class ReconnectingConnection:
                 self._connection = await connect(self._url)
             return await self._connection.fetch(sql, *values)
         except UNSTORABLE as error:
-            self._here(self)
+            self._report(self, "")
             raise UnstorableError(str(error)) from error
         except COLLISIONS:
             raise
@@ -77,7 +69,7 @@ class ReconnectingConnection:
                 self._connection.terminate()
                 self._connection = None
             if isinstance(error, Exception) and not isinstance(error, AWAY):
-                self._here(self)  # a defect, whoever's, is no outage
+                self._report(self, "")  # a defect, whoever's, is no outage
             raise
 
     def _failed_again(self, state: RetryCallState) -> None:
@@ -87,7 +79,7 @@ class ReconnectingConnection:
 
     def _failed(self, error: BaseException) -> None:
         if not isinstance(error, COLLISIONS):
-            self._away(self, sentence(error, self._url))
+            self._report(self, sentence(error, self._url))
 
 
 class ConnectionPool:

@@ -1,4 +1,4 @@
-"""Forgetting old entries of a PostgreSQL ledger."""
+"""Deleting old entries of a PostgreSQL ledger."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class PostgreSQLPruner(OperatorConnection):
     finished_before: datetime
     _reached: datetime | None = None
 
-    async def open(self, older_than: float, *, patience: float | None = None) -> None:
-        await self._connect(patience)
+    async def open(self, older_than: float, *, statement_timeout: float | None = None) -> None:
+        await self._connect(statement_timeout)
         try:
             ((free, self.finished_before),) = await self._fetch(_BEGIN, _LOCK, older_than)
         except BaseException:

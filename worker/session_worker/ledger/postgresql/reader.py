@@ -1,4 +1,4 @@
-"""A PostgreSQL ledger as an operator asks it."""
+"""What operators ask a PostgreSQL ledger."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""Keeps this worker in the register of a PostgreSQL ledger, from a thread of its own.
+"""Keeps this worker registered in a PostgreSQL ledger, from a thread of its own.
 
-So a blocked event loop does not look like a dead worker, and a worker that has nothing to do learns that the
-ledger is away.
+A blocked event loop does not look like a dead worker then, and an idle worker learns that the ledger is away.
 """
 
 from __future__ import annotations
@@ -28,29 +27,28 @@ if TYPE_CHECKING:
     from session_worker.ledger.registration import Registration
 
 _RETRY = 0.5
-"""Seconds between two tries while the ledger is away: the other workers' patience is short."""
+"""Seconds between two tries while the ledger is away: the other workers wait for a short time only."""
 
 
 class RegistrationKeeper:
     """This worker's row in ``workers``; a thread renews it from ``join`` to ``leave``.
 
-    The loop of ``join`` hears by ``away`` that renewing goes on failing, by ``here`` that it succeeds again.
+    ``report`` is called in the loop of ``join``: with a reason while renewing keeps failing, with an empty
+    one when it succeeds again.
     """
 
     def __init__(
         self,
         url: str,
         registration: Registration,
-        away: Callable[[RegistrationKeeper, str], None],
-        here: Callable[[RegistrationKeeper], None],
+        report: Callable[[RegistrationKeeper, str], None],
     ) -> None:
         self._url = url
         self._me = registration
-        # So that a renewal that hangs is given up, and another one made, while the others still wait for it.
-        self._patience = min(registration.holder_timeout / 4, COMMAND_TIMEOUT)
+        # A renewal that hangs is given up, and another made, before the others take this worker for gone.
+        self._timeout = min(registration.holder_timeout / 4, COMMAND_TIMEOUT)
         self._watch = StandstillWatch(registration)
-        self._away = away
-        self._here = here
+        self._report = report
         self._thread = threading.Thread(target=self._run, name="ledger register", daemon=True)
         self._joined: Future[None] = Future()
         self._leaving = threading.Event()
@@ -60,7 +58,7 @@ class RegistrationKeeper:
         self._connection: asyncpg.Connection | None = None
 
     async def join(self) -> None:
-        """RegistrationKeeper. Raises LedgerError."""
+        """Register. Raises LedgerError."""
         self._home = asyncio.get_running_loop()
         self._thread.start()
         await asyncio.wrap_future(self._joined)
@@ -89,12 +87,12 @@ class RegistrationKeeper:
                 try:
                     await self._renew(gap=gap)
                     if gap:
-                        self._report(self._here, self)
+                        self._tell("")
                     gap = False
                 except Exception as error:  # noqa: BLE001 - without it the living worker would look dead
                     self._drop()
                     if gap:  # not only this one connection was lost
-                        self._report(self._away, self, sentence(error, self._url))
+                        self._tell(sentence(error, self._url))
                     gap = True
                     if not self._joined.done():
                         self._joined.set_exception(LedgerError(sentence(error, self._url)))
@@ -107,28 +105,28 @@ class RegistrationKeeper:
             self._drop()
 
     async def _renew(self, *, gap: bool) -> None:
-        # Who is only joining holds nothing yet that could be taken over.
-        patience = self._patience if self._joined.done() else COMMAND_TIMEOUT
+        # A worker that is only joining holds nothing yet that could be taken over.
+        timeout = self._timeout if self._joined.done() else COMMAND_TIMEOUT
         if self._connection is None:
             self._connection = await connect(
-                self._url, patience=self._patience if self._joined.done() else None
+                self._url, timeout=self._timeout if self._joined.done() else None
             )
         await self._connection.execute(
-            RENEW, self._me.worker_id, self._me.holder_timeout, gap, timeout=patience
+            RENEW, self._me.worker_id, self._me.holder_timeout, gap, timeout=timeout
         )
-        rows = await self._connection.fetch(OTHERS, self._me.worker_id, timeout=patience)
+        rows = await self._connection.fetch(OTHERS, self._me.worker_id, timeout=timeout)
         others = {row[0]: (row[1], row[2]) for row in rows}
         if still := self._watch.still([(name, *other) for name, other in others.items()]):
             renewals = [others[name][0] for name in still]
-            await self._connection.execute(EXPEL, still, renewals, timeout=patience)
+            await self._connection.execute(EXPEL, still, renewals, timeout=timeout)
         if not self._joined.done():
             await self._connection.execute(SWEEP)
             self._joined.set_result(None)
 
-    def _report(self, callback: Callable[..., None], *arguments: object) -> None:
+    def _tell(self, reason: str) -> None:
         with suppress(RuntimeError):  # the loop is closed
             if self._home is not None:
-                self._home.call_soon_threadsafe(callback, *arguments)
+                self._home.call_soon_threadsafe(self._report, self, reason)
 
     async def _leave(self) -> None:
         if self._connection is not None:

@@ -17,7 +17,7 @@ from session_worker.ledger.migrations import (
     stranger,
     tables,
 )
-from session_worker.ledger.postgresql.connection import connect_for_people, hang_up
+from session_worker.ledger.postgresql.connection import connect_for_operators, hang_up
 from session_worker.ledger.postgresql.errors import AWAY, explained, sentence
 from session_worker.ledger.protocol import COUNTED, LedgerError, Opened, holds
 from session_worker.settings.postgresql_url import place_of
@@ -123,7 +123,7 @@ async def opened(connection: asyncpg.Connection, url: str) -> Opened:
 
 async def upgrade_database(url: str) -> tuple[int, int]:
     """Bring the schema up to date; its version before (0: there was none) and after. Raises LedgerError."""
-    connection = await connect_for_people(url)
+    connection = await connect_for_operators(url)
     try:
         return await _upgrade(connection, url)
     except (asyncpg.DuplicateTableError, asyncpg.DuplicateObjectError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import struct
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -18,11 +18,11 @@ from session_worker.ledger.protocol import COUNTED, LedgerError
 from session_worker.settings.places import state_folder
 
 BUSY_TIMEOUT = 3.0
-"""Seconds to wait for another process's transaction before the ledger counts as away."""
+"""Seconds to wait for another process's transaction; then the ledger counts as away."""
 OPEN_TIMEOUT = 20.0
 """Seconds to wait at start, when another process may be upgrading the same file."""
 
-# To count them all would take its time. The oldest ones are deleted first.
+# To count all of them would take long. The oldest are deleted first, so the row ids have no large gaps.
 ESTIMATE = "coalesce((SELECT max(rowid) FROM requests) - (SELECT min(rowid) FROM requests) + 1, 0)"
 COUNTS = f"SELECT (SELECT count(*) FROM (SELECT 1 FROM requests LIMIT {COUNTED})), {ESTIMATE}"  # noqa: S608 - constants
 
@@ -70,14 +70,18 @@ def check_there(path: Path) -> None:
             "enter its folder, or run this as the worker's user"
         ) from error
     if not there:
-        raise no_file(path)
+        # Say nothing of making one: in a wrong folder it would be a second ledger.
+        raise LedgerError(
+            f"there is no ledger file {path.absolute()}; name the ledger that the workers use in "
+            "SESSION_WORKER_LEDGER_URL (their log names it at `worker up`, and before that there is none)"
+        )
 
 
 def connect(path: Path, mode: Literal["ro", "rw", "rwc"]) -> sqlite3.Connection:
     """Open the file; a commit on this connection survives a power cut.
 
-    A new file is its owner's alone, and so are the two that SQLite makes beside it. Whoever may not write to
-    the file is refused before SQLite makes those: its owner could not write to them."""
+    Only its owner can read a new file and the two that SQLite makes beside it. A user who may not write to
+    the file gets an error before SQLite makes those two: the file's owner could not write to them."""
     check_complete(path)
     if mode == "rwc":
         with suppress(OSError):  # it exists, or SQLite says why it cannot
@@ -107,7 +111,7 @@ def connect(path: Path, mode: Literal["ro", "rw", "rwc"]) -> sqlite3.Connection:
 
 
 def open_upgraded(path: Path) -> tuple[sqlite3.Connection, int]:
-    """Open the file, make it if it is not there, bring its schema up to date; also the version it had.
+    """Open the file, which is made if it is missing, and upgrade it; return also the version it had.
 
     Several processes may do this to one new file at once: one upgrades, the others wait.
 
@@ -127,14 +131,6 @@ def open_upgraded(path: Path) -> tuple[sqlite3.Connection, int]:
         return retrying(_open_upgraded, path)
     except sqlite3.Error as error:
         raise LedgerError(sentence(error, path)) from error
-
-
-def no_file(path: Path) -> LedgerError:
-    """Do not propose to make one: in a wrong folder it would be a second ledger."""
-    return LedgerError(
-        f"there is no ledger file {path.absolute()}; name the ledger that the workers use in "
-        "SESSION_WORKER_LEDGER_URL (their log names it at `worker up`, and before that there is none)"
-    )
 
 
 def _see_to_folder(folder: Path) -> None:
@@ -247,9 +243,7 @@ def _upgrade(database: sqlite3.Connection) -> int:
 
 
 def upgrade_file(path: Path) -> tuple[int, int]:
-    """Make the file if it is not there and upgrade it; the schema's version before and after."""
+    """Upgrade the file, which is made if it is missing; return the schema's version before and after."""
     database, before = open_upgraded(path)
-    try:
+    with closing(database):
         return before, version_of(database)
-    finally:
-        database.close()

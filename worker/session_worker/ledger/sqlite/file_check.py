@@ -1,7 +1,7 @@
 """Check that what was committed is in the files that a restart would open.
 
-SQLite looks at the names of its files only when it opens them. If the ledger's file, its ``-wal`` or its
-``-shm`` is deleted, replaced or truncated meanwhile, it goes on writing into files that nobody finds again.
+SQLite looks up the names of its files only when it opens them. If the ledger's file, its ``-wal`` or its
+``-shm`` is deleted, replaced or truncated later, SQLite keeps writing into files that nobody finds again.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from session_worker.ledger.sqlite.database import connect
 
 _HEADER = 100
 _MAGIC, _AGE = slice(0, 16), slice(24, 32)
-"""Where the file's header says what it is, counts its changes and then its pages: it never goes back. (One
-connection counts all of its changes as one, and does not give pages back.)"""
+"""The parts of the file's header with its kind, and with its counts of changes and pages, which only grow.
+(One connection counts all of its changes as one, and gives no pages back.)"""
 _WAL_MAGIC = b"\x37\x7f\x06"
 _WAL_HEADER, _FRAME_HEADER = 32, 24
 _TRUNCATED = "its -wal was truncated while the worker used it, and what was committed last went with it"
@@ -30,7 +30,7 @@ class LostError(sqlite3.OperationalError):
 
 
 class FileCheck:
-    """The three files of a ledger, as a connection of this process has them open."""
+    """Compares the three files of a ledger with those that a connection of this process has open."""
 
     def __init__(self, path: Path) -> None:
         self._path = str(path)
@@ -43,7 +43,7 @@ class FileCheck:
         self._ruined = ""
 
     def opened(self, database: sqlite3.Connection) -> None:
-        """Note which files ``database`` has opened. Raises sqlite3.Error unless they belong together."""
+        """Remember which files ``database`` has opened. Raises sqlite3.Error unless they belong together."""
         self._check_main()
         real = os.path.realpath(self._path)  # SQLite follows links before it names the other two
         self._wal_name, self._shm_name = f"{real}-wal", f"{real}-shm"
@@ -64,7 +64,7 @@ class FileCheck:
         self.check(database)
 
     def check(self, database: sqlite3.Connection) -> None:
-        """Raises sqlite3.Error unless they are all there and whole. Call it outside of a transaction."""
+        """Raises sqlite3.Error unless all are there and whole. Call it outside of a transaction."""
         main, wal = self.check_names()
         if (about := (main.st_size, main.st_mtime_ns, main.st_ctime_ns)) != self._about:
             self._check_whole(main)
@@ -88,7 +88,7 @@ class FileCheck:
         return main, wal
 
     def save(self, database: sqlite3.Connection) -> None:
-        """Put all that was committed into files that the next connection will open.
+        """Copy all that was committed to files that the next connection will open.
 
         Raises:
             sqlite3.Error: it is not, or not yet; ``database`` must stay open.
@@ -97,8 +97,8 @@ class FileCheck:
         if self._names() == (self._wal, self._shm):
             self._checkpoint(database, "PASSIVE")
             return
-        # Other workers may have the same lost files open. This waits for one that commits now; one that comes
-        # later looks at the names in its turn, and lets go of the files as well.
+        # Other workers may have the same lost files open. This waits for one that is committing. One that
+        # begins later checks the names itself, and lets go of the files too.
         database.execute("BEGIN IMMEDIATE")
         try:
             saved = self._clear_way()
@@ -108,11 +108,11 @@ class FileCheck:
             self._checkpoint(database, "TRUNCATE")
 
     def _clear_way(self) -> bool:
-        """Delete files that the next connection must not find; return whether all that was committed is
-        already where it looks."""
+        """Delete files that the next connection must not find. Return whether all that was committed is
+        already where that connection looks."""
         wal, shm = self._names()
         if self._is_saved() or (wal == self._wal and shm is not None):
-            return True  # by another worker; or in the -wal, from which the maker of that -shm goes on
+            return True  # another worker saved it; or it is in the -wal, which the maker of that -shm reads
         if wal is not None and wal != self._wal:
             if not self._is_copy():
                 raise sqlite3.OperationalError(
@@ -128,23 +128,23 @@ class FileCheck:
         return _identity(_stat(self._wal_name)), _identity(_stat(self._shm_name))
 
     def _is_saved(self) -> bool:
-        """Whether the ``-wal`` that is open has nothing in it any more."""
+        """Whether the open ``-wal`` is empty."""
         if self._wal_file is None:
             return False
         about = os.fstat(self._wal_file)
         return _identity(about) == self._wal and not about.st_size
 
     def _begins(self) -> bool:
-        """Whether the open ``-wal`` has its beginning: one that was truncated and grew has a hole there."""
+        """Whether the open ``-wal`` has its beginning. One that was truncated and grew has a hole there."""
         return _begin_of(self._wal_file, self._wal, len(_WAL_MAGIC)) in {b"", _WAL_MAGIC}
 
     def _is_copy(self) -> bool:
-        """Whether the new ``-wal`` has nothing that the open one has not."""
+        """Whether the new ``-wal`` has nothing that the open one lacks."""
         new = Path(self._wal_name).read_bytes()
         return new == _begin_of(self._wal_file, self._wal, len(new))
 
     def _checkpoint(self, database: sqlite3.Connection, mode: str) -> None:
-        """Copy all that was committed to the main file; TRUNCATE waits for those who are at work on it."""
+        """Copy all that was committed to the main file. TRUNCATE waits for others that use it."""
         try:
             busy, frames, copied = database.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
         except sqlite3.OperationalError as error:
@@ -175,7 +175,7 @@ class FileCheck:
             self._ruin("it was truncated while the worker used it")
 
     def _check_header(self) -> None:
-        """A copy over the file keeps its inode, and often its size."""
+        """Notice a copy over the file, which keeps its inode and often its size."""
         if not self._header_follows():
             time.sleep(0.05)  # another process may be writing it
             if not self._header_follows():
@@ -190,7 +190,7 @@ class FileCheck:
         return True
 
     def _is_sound(self) -> bool:
-        """After a VACUUM the file is shorter, and whole. (SQLite deletes the ``-wal`` of an empty one.)"""
+        """Whether it is whole: a VACUUM makes it shorter. (SQLite deletes the ``-wal`` of an empty file.)"""
         with suppress(sqlite3.DatabaseError), closing(connect(Path(self._path), "ro")) as database:
             return bool(database.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok")
         return False
@@ -212,9 +212,9 @@ def _identity(found: os.stat_result | None) -> Identity | None:
 
 
 def _held() -> dict[Identity | None, int]:
-    """The files that this process has open, and a descriptor of each; empty where the system does not tell.
+    """A descriptor of each file that this process has open; empty where the system does not tell.
 
-    To open and close one of them would end SQLite's locks on it."""
+    To open a file once more and close it would end SQLite's locks on it."""
     held = {}
     with suppress(OSError):
         for name in os.listdir("/dev/fd"):  # noqa: PTH208 -- the names are numbers

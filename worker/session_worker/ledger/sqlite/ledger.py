@@ -30,7 +30,7 @@ class SQLiteLedger(BatchedLedger):
 
     def __init__(self, path: Path, registration: Registration, emit: Emit) -> None:
         super().__init__()
-        self._writer = WriterThread(path, registration, self._changed)
+        self._writer = WriterThread(path, registration, self._report)
         self._steps: GroupCommit[Step, Answer] = GroupCommit(
             self._commit, self._abandoned, emit, min_notes=MIN_NOTES
         )
@@ -52,12 +52,7 @@ class SQLiteLedger(BatchedLedger):
     async def _commit(self, steps: Sequence[Step]) -> Sequence[Answer]:
         return await asyncio.wrap_future(self._writer.commit(steps))
 
-    def _changed(self, reason: str | None) -> None:
-        loop = self._loop
-        if loop is None:
-            return
+    def _report(self, reason: str) -> None:
         with suppress(RuntimeError):  # the loop was closed before the ledger
-            if reason is None:
-                loop.call_soon_threadsafe(self.availability.back)
-            else:
-                loop.call_soon_threadsafe(self.availability.lost, reason)
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self.availability.report, reason)

@@ -1,4 +1,4 @@
-"""Forgetting old entries of a SQLite ledger."""
+"""Deleting old entries of a SQLite ledger."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PATIENCE = 60.0
-"""Seconds to wait for a turn to write: a busy worker leaves little time between its transactions."""
+TURN_TIMEOUT = 60.0
+"""Seconds to wait for a turn to write. A busy worker leaves little time between its transactions."""
 
 _OLD = f"received_at < :limit AND finished_at < :limit AND {FINISHED}"
 _COUNT = f"SELECT count(*) FROM requests WHERE {_OLD}"  # noqa: S608 -- no value is formatted in, here and below
@@ -47,7 +47,7 @@ class SQLitePruner:
         self._path = path
         self._reached = ""
 
-    async def open(self, older_than: float, *, patience: float | None = None) -> None:  # noqa: ARG002
+    async def open(self, older_than: float, *, statement_timeout: float | None = None) -> None:  # noqa: ARG002
         check_there(self._path)
         self.finished_before = datetime.now(UTC) - timedelta(seconds=older_than)
         check_current("sqlite", await self._do(version_of))
@@ -78,7 +78,7 @@ class SQLitePruner:
     async def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
         retrying = AsyncRetrying(
             retry=retry_if_exception(is_busy),
-            stop=stop_after_delay(PATIENCE),
+            stop=stop_after_delay(TURN_TIMEOUT),
             wait=wait_random(0.01, 0.1),
             reraise=True,
         )

@@ -1,7 +1,7 @@
-"""Reading a SQLite ledger as any user that may, whether a worker runs or not, and leaving no file beside it.
+"""Reading a SQLite ledger without leaving a file beside it, whether a worker runs or not.
 
-Even to read, SQLite makes a ``-wal`` and a ``-shm`` where there are none. They would belong to the reader,
-and a worker of another user could not write to them.
+Even to read, SQLite makes a ``-wal`` and a ``-shm`` if there are none. They would belong to the reader, and a
+worker of another user could not write to them.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _SHARED_SIZE, _SHARED_FIRST = 510, 0x40000002
-"""What SQLite locks of the file while it has it open. Nobody deletes the ``-wal`` and ``-shm`` meanwhile."""
+"""The bytes that SQLite locks while the file is open. Meanwhile nobody deletes the ``-wal`` and ``-shm``."""
 _MODE_AT, _WAL_MODE = 18, b"\2"
 """Where the file's header says how it is written."""
-_PATIENCE = 2.0
+_WAIT = 2.0
 """Seconds to wait for a worker that is just starting or stopping."""
 
 
 class ReadOnlyFile:
-    """The ledger in ``path``. One question at a time; it may be asked again after ``close``."""
+    """The ledger in ``path``. It answers one question at a time, also after ``close``."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -59,7 +59,7 @@ class ReadOnlyFile:
             ) from error
 
     def interrupt(self) -> None:
-        """Break off the question of another thread."""
+        """Break off the question that another thread is asking."""
         if self._database is not None:
             self._database.interrupt()
 
@@ -68,7 +68,7 @@ class ReadOnlyFile:
             self._disconnect()
 
     def _ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _WAIT
         while True:
             if self._database is None and self._at_rest():
                 with suppress(_DisturbedError):
@@ -131,7 +131,7 @@ class ReadOnlyFile:
 
     def _at_rest(self) -> bool:
         """Whether no process has it open, and all of it is in the one file. Outside of WAL mode only SQLite's
-        locks tell, so that there it is opened as usual, which makes no files."""
+        locks tell; there it is opened as usual, which makes no files."""
         wal, shm = self._beside("-wal"), self._beside("-shm")
         return self._in_wal_mode() and not shm.exists() and not (wal.exists() and wal.stat().st_size)
 

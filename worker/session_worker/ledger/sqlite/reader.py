@@ -1,4 +1,4 @@
-"""A SQLite ledger as an operator asks it, over a read-only connection."""
+"""What operators ask a SQLite ledger, over a read-only connection."""
 
 from __future__ import annotations
 

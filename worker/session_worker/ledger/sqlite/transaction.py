@@ -135,17 +135,26 @@ class Transaction:
         if isinstance(answer, Claimed) and entry.token != claim.token:
             if entry.status == WORKER_GONE.before:
                 gone = f"its worker {row['holder']} is gone"
-                self._take(claim, WORKER_GONE.after, entry.attempt, answer.crashes, gone)
+                self._execute(
+                    TAKE,
+                    claim,
+                    status=WORKER_GONE.after,
+                    attempt=entry.attempt,
+                    crashes=answer.crashes,
+                    detail=gone,
+                )
             if answer.expired:
                 self._execute(TAKE_EXPIRED, claim)
             else:
-                self._take(claim, ATTEMPT.after, answer.attempt, answer.crashes)
+                self._execute(
+                    TAKE,
+                    claim,
+                    status=ATTEMPT.after,
+                    attempt=answer.attempt,
+                    crashes=answer.crashes,
+                    detail=None,
+                )
         return answer
-
-    def _take(
-        self, claim: Claim, status: RequestStatus, attempt: int, crashes: int, detail: str | None = None
-    ) -> None:
-        self._execute(TAKE, claim, status=status, attempt=attempt, crashes=crashes, detail=detail)
 
     def _finish(self, finish: Finish) -> StepResult:
         if not self._execute(FINISH, finish):

@@ -1,4 +1,4 @@
-"""The one thread that writes to a SQLite ledger, and keeps this worker registered in it meanwhile."""
+"""The one thread that writes to a SQLite ledger, and keeps this worker registered in it."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ _REFUSALS = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, 
 
 
 class WriterThread:
-    """Commits batches in a thread of its own; so the worker stays registered while its event loop is blocked.
+    """Commits batches in a thread of its own, so the worker stays registered if its event loop is blocked.
 
-    While the file cannot be written it tries again for ever; ``changed`` hears (in the writer's thread) the
-    reason when that starts and None when it is over.
+    While the file cannot be written it keeps trying. ``report`` is called in the writer's thread: with the
+    reason while it fails, and with an empty one when that is over.
     """
 
-    def __init__(self, path: Path, registration: Registration, changed: Callable[[str | None], None]) -> None:
+    def __init__(self, path: Path, registration: Registration, report: Callable[[str], None]) -> None:
         self._path = path
         self._registration = registration
         self._watch = StandstillWatch(registration)
-        self._changed = changed
+        self._report = report
         self._database: sqlite3.Connection | None = None
         self._files = FileCheck(path)
         self._jobs: queue.SimpleQueue[tuple[Sequence[Step], Future[list[Answer]]] | None]
@@ -136,12 +136,12 @@ class WriterThread:
 
     def _away(self, error: sqlite3.Error) -> None:
         self._lost = True
-        self._changed(sentence(error, self._path))
+        self._report(sentence(error, self._path))
 
     def _here(self) -> None:
         if self._lost:
             self._lost = False
-            self._changed(None)
+            self._report("")
 
     def _transact(self, steps: Sequence[Step], *, sweep: bool = False, leave: bool = False) -> list[Answer]:
         try:
@@ -198,7 +198,7 @@ class WriterThread:
         return database
 
     def _let_go(self) -> None:
-        """Disconnect, so that the next try connects anew, once nothing is on this connection alone."""
+        """Disconnect once nothing is known to this connection alone; the next try connects anew."""
         if self._database is not None:
             self._roll_back()
             self._files.save(self._database)
