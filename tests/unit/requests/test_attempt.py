@@ -284,8 +284,8 @@ async def test_detail_names_the_error_and_the_innermost_places(
     message, *places = failure.detail.split("; ")
     assert message == failure.message
     assert [re.sub(r"\d+", "N", place) for place in places][:2] == [
-        "in inner (worker/test_attempt.py:N)",
-        "in handle (worker/test_attempt.py:N)",
+        "in inner (requests/test_attempt.py:N)",
+        "in handle (requests/test_attempt.py:N)",
     ]
 
 
@@ -333,7 +333,7 @@ async def test_handler_that_is_cut_off_tells_where_it_was(then: str) -> None:
     assert failure.code is ErrorCode.HANDLER_TIMEOUT
     assert failure.message == "TimeoutError: no result within 0.01 s"
     assert "in waits_for_ever" in failure.stacktrace
-    assert "in waits_for_ever (worker/test_attempt.py:" in failure.detail
+    assert "in waits_for_ever (requests/test_attempt.py:" in failure.detail
 
 
 async def test_rejection_is_an_answer_and_given_once() -> None:
