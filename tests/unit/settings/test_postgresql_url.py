@@ -23,7 +23,7 @@ from session_worker.settings.postgresql_url import place_of, read
 )
 def test_what_the_driver_understands_is_left_as_it_is(url: str) -> None:
     target = read(url)
-    assert (target.url.removeprefix("postgresql:"), target.patience) == (
+    assert (target.url.removeprefix("postgresql:"), target.connect_timeout) == (
         url.removeprefix("postgresql:"),
         None,
     )
@@ -31,7 +31,7 @@ def test_what_the_driver_understands_is_left_as_it_is(url: str) -> None:
 
 def test_the_time_to_connect_is_taken_out_and_settings_of_the_server_are_told() -> None:
     target = read("postgresql://db/ledger?connect_timeout=30&sslmode=require&lock_timeout=1s")
-    assert target.patience == 30
+    assert target.connect_timeout == 30
     assert target.settings == {"lock_timeout"}
     assert "connect_timeout" not in target.url
 

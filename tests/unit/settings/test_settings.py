@@ -30,7 +30,7 @@ def _empty_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SESSION_WORKER_SECRETS_DIR", str(tmp_path))
 
 
-def _refused(**flags: Any) -> str:
+def _invalid(**flags: Any) -> str:
     """The only sentence with which these flags are refused."""
     with pytest.raises(InvalidSettingsError) as refused:
         load(**flags)
@@ -131,17 +131,17 @@ def test_settings_do_not_change_once_read() -> None:
 
 @pytest.mark.parametrize("delays", [",", "0", "-1", "1,86401", [1] * 21])
 def test_delays_are_between_one_second_and_a_day_and_at_most_twenty(delays: object) -> None:
-    assert "1 to 20 delays of 1 to 86400 seconds" in _refused(retry_delays=delays)
+    assert "1 to 20 delays of 1 to 86400 seconds" in _invalid(retry_delays=delays)
 
 
 @pytest.mark.parametrize("delays", ["5,1", "1,1", (1, 30, 5)])
 def test_delays_are_given_once_and_in_order(delays: object) -> None:
-    assert "each delay once, the shortest first" in _refused(retry_delays=delays)
+    assert "each delay once, the shortest first" in _invalid(retry_delays=delays)
 
 
 @pytest.mark.parametrize("delays", ["1,x", "1.5,2", "1s"])
 def test_delays_are_whole_numbers(delays: str) -> None:
-    assert "whole seconds separated by commas" in _refused(retry_delays=delays)
+    assert "whole seconds separated by commas" in _invalid(retry_delays=delays)
 
 
 def test_longest_list_of_delays_is_accepted() -> None:
@@ -149,7 +149,7 @@ def test_longest_list_of_delays_is_accepted() -> None:
 
 
 def test_attempt_and_grace_together_stay_under_the_brokers_consumer_timeout() -> None:
-    said = _refused(handler_timeout=CONSUMER_TIMEOUT - 20, shutdown_grace=20)
+    said = _invalid(handler_timeout=CONSUMER_TIMEOUT - 20, shutdown_grace=20)
     assert "handler_timeout plus shutdown_grace must stay under 1800 s" in said
     assert load(handler_timeout=CONSUMER_TIMEOUT - 21, shutdown_grace=20)
 
@@ -168,31 +168,31 @@ def test_attempt_and_grace_together_stay_under_the_brokers_consumer_timeout() ->
 )
 def test_number_out_of_its_bounds_is_refused_with_the_bound(name: str, values: list[float]) -> None:
     for value in values:
-        assert re.search("must be (at (least|most)|more than|a finite)", _refused(**{name: value}))
+        assert re.search("must be (at (least|most)|more than|a finite)", _invalid(**{name: value}))
 
 
 @pytest.mark.parametrize("prefix", ["-x", ".x", "a b", "a/b", "ä", "x" * 65, "x\ny"])
 def test_prefix_is_what_every_broker_takes_for_a_name(prefix: str) -> None:
-    assert "letters, digits, dots" in _refused(prefix=prefix)
+    assert "letters, digits, dots" in _invalid(prefix=prefix)
 
 
 def test_prefix_is_not_of_the_names_that_the_broker_keeps_for_itself() -> None:
-    assert "must not begin with amq." in _refused(prefix="amq.x")
+    assert "must not begin with amq." in _invalid(prefix="amq.x")
 
 
 @pytest.mark.parametrize("pattern", ["(", "[", "*", "(?P<a>x)(?P<a>y)", "a{99999999999}", "(?<=a*)b"])
 def test_reply_to_allow_is_a_regular_expression(pattern: str) -> None:
-    assert "not a regular expression" in _refused(reply_to_allow=pattern)
+    assert "not a regular expression" in _invalid(reply_to_allow=pattern)
 
 
 @pytest.mark.parametrize("handler", ["module", "module:", ":function", "a b:c", "m:f()", "m/x.py:f"])
 def test_handler_is_a_path_to_a_function(handler: str) -> None:
-    assert "package.module:function" in _refused(handler=handler)
+    assert "package.module:function" in _invalid(handler=handler)
 
 
 @pytest.mark.parametrize("level", ["INFO", "verbose"])
 def test_log_level_is_one_of_four(level: str) -> None:
-    assert "'debug', 'info', 'warning' or 'error'" in _refused(log_level=level)
+    assert "'debug', 'info', 'warning' or 'error'" in _invalid(log_level=level)
 
 
 def test_urls_of_a_cluster_are_separated_by_commas() -> None:
@@ -219,7 +219,7 @@ def test_urls_of_a_cluster_are_separated_by_commas() -> None:
 )
 def test_amqp_url_must_name_scheme_and_host_and_is_never_echoed(url: str) -> None:
     """What is said of each is the business of ``client/session_client/net/urls.py``."""
-    said = _refused(amqp_url=url)
+    said = _invalid(amqp_url=url)
     assert "write" in said or "must be" in said
     assert PASSWORD not in said
 
@@ -233,7 +233,7 @@ def test_ledger_is_kept_in_sqlite_or_postgresql(url: str) -> None:
     "url", ["a.db", "sqlite:a.db", f"mysql://u:{PASSWORD}@h/d", f"postgresql+asyncpg://u:{PASSWORD}@h/d"]
 )
 def test_other_ledger_is_refused_by_naming_the_two(url: str) -> None:
-    said = _refused(ledger_url=url)
+    said = _invalid(ledger_url=url)
     assert "sqlite:///" in said
     assert "postgresql://" in said
     assert PASSWORD not in said
@@ -242,7 +242,7 @@ def test_other_ledger_is_refused_by_naming_the_two(url: str) -> None:
 @pytest.mark.parametrize("cut", "/?#")
 def test_ledger_url_whose_password_cuts_it_in_two_is_refused(cut: str) -> None:
     """What follows the cut would be taken for a database, and printed."""
-    said = _refused(ledger_url=f"postgresql://u:1{cut}{PASSWORD}@h/d")
+    said = _invalid(ledger_url=f"postgresql://u:1{cut}{PASSWORD}@h/d")
     assert "percent-encode" in said
     assert PASSWORD not in said
 
@@ -265,7 +265,7 @@ def test_every_setting_says_what_it_is_for() -> None:
 
 
 def test_several_processes_on_one_sqlite_file_are_refused_with_the_reason() -> None:
-    reason = _refused(processes=2)
+    reason = _invalid(processes=2)
     assert "PostgreSQL" in reason
     assert "one writer at a time" in reason
     assert load(processes=2, ledger_url="postgresql://localhost/ledger").processes == 2
@@ -423,14 +423,14 @@ def test_one_setting_with_two_values_is_refused(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_refusal_says_where_the_value_came_from(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("session_worker_concurrency", "0")
-    assert "It is given by session_worker_concurrency." in _refused_by_load()
-    assert "It is given by --concurrency." in _refused(concurrency=0)
+    assert "It is given by session_worker_concurrency." in _invalid_by_load()
+    assert "It is given by --concurrency." in _invalid(concurrency=0)
 
 
 def test_a_variable_that_kubernetes_made_is_told_as_that(monkeypatch: pytest.MonkeyPatch) -> None:
     """For a Service that is named like a setting."""
     monkeypatch.setenv("SESSION_WORKER_OPS_PORT", "tcp://10.0.0.1:9464")
-    said = _refused_by_load()
+    said = _invalid_by_load()
     assert (
         "which Kubernetes sets in each pod for a Service named session-worker-ops: name that otherwise"
         in said
@@ -438,7 +438,7 @@ def test_a_variable_that_kubernetes_made_is_told_as_that(monkeypatch: pytest.Mon
     assert "enableServiceLinks: false" in said
 
 
-def _refused_by_load() -> str:
+def _invalid_by_load() -> str:
     with pytest.raises(InvalidSettingsError) as refused:
         load()
     return str(refused.value)
@@ -504,6 +504,6 @@ def test_a_second_line_of_a_ledgers_url_is_refused_and_not_shown(
     """It may be a password that was written into the wrong file."""
     (tmp_path / "session_worker_ledger_url").write_text("sqlite:////srv/ledger.db\n\nhunter2\n")
     monkeypatch.setenv("SESSION_WORKER_SECRETS_DIR", str(tmp_path))
-    refused = _refused_by_load()
+    refused = _invalid_by_load()
     assert "must be one line" in refused
     assert "hunter2" not in refused

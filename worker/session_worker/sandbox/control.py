@@ -57,7 +57,7 @@ class Control:
                 raise SandboxError("The private RabbitMQ node is gone; call start().") from None
             kind, _, answer = self._answer(timeout).partition(" ")
         if kind != "ok":
-            raise SandboxError(f"The private RabbitMQ node refused a command: {answer[:500]}")
+            raise SandboxError(f"The private RabbitMQ node failed at a command: {answer[:500]}")
         return answer
 
     @property

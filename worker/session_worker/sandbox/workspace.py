@@ -13,8 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import IO, Any, Self
 
-# Waits for the end of its standard input: the kernel closes it when our process is gone, be it by SIGKILL.
-# Then it ends every process group noted in the folder (a file "<pid>.<signal>" each) and removes the folder.
+# Wait for the end of standard input: the kernel closes it when our process is gone, even by SIGKILL.
+# Then end every process group noted in the folder (each by a file "<pid>.<signal>") and remove the folder.
 _GUARD = r"""
 trap '' HUP INT TERM
 while read -r line; do :; done
@@ -31,12 +31,12 @@ tries=0
 until rm -rf -- "$1" || [ "$tries" -ge 100 ]; do tries=$((tries + 1)); sleep 0.05; done
 """
 
-# Waits for a line that says that the process is noted; without it, none begins that the guard does not know.
+# Wait for a line that says that the process is noted: the guard must know every process that begins.
 _WHEN_NOTED = 'read -r noted && exec "$@"'
 
 
 class SandboxError(Exception):
-    """A private server cannot be had: one sentence that says why and what to do."""
+    """A private server cannot be had; the sentence says why and what to do."""
 
 
 class Workspace:
@@ -169,13 +169,13 @@ class Workspace:
 
 
 class Server:
-    """What every private server does; a context manager that starts it and leaves nothing behind."""
+    """A private server: a context manager that starts it and leaves nothing behind."""
 
     _workspace: Workspace
 
     @property
     def folder(self) -> Path:
-        """All that it has on disk; gone after `close`."""
+        """The folder of all that it has on disk, which `close` removes."""
         return self._workspace.folder
 
     def start(self) -> None:
@@ -212,10 +212,10 @@ class Server:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on.
+    """Find a port of 127.0.0.1 that nobody listens on.
 
-    Taken from below the range that the kernel gives to outgoing connections: while a server restarts, no
-    client that keeps knocking can be given its port.
+    It lies below the range that the kernel gives to outgoing connections: while a server restarts, no client
+    that keeps trying to connect can be given the server's port.
     """
     while True:
         port = random.randrange(15_000, 32_000)  # noqa: S311 -- no secret
@@ -229,7 +229,7 @@ def free_port() -> int:
 
 
 def find(name: str, package: str, *patterns: str) -> Path:
-    """The program `name`: the newest that matches one of the patterns (below /), else the one on PATH.
+    """Find the program `name`: the newest that matches one of the patterns (below /), else the one on PATH.
 
     Raises:
         SandboxError: there is none; says what to install.

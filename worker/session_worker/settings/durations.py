@@ -1,4 +1,4 @@
-"""Times as people write and read them."""
+"""Durations and times of day as people write and read them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
 def seconds(text: str) -> float:
-    """``90``, ``90s``, ``15m``, ``1.5h`` or ``7d`` in seconds.
+    """Read ``90``, ``90s``, ``15m``, ``1.5h`` or ``7d``; return seconds.
 
     Raises:
         ValueError: it is none of these.
@@ -22,7 +22,7 @@ def seconds(text: str) -> float:
 
 
 def text(duration: float) -> str:
-    """A duration in seconds, in the unit a person would choose."""
+    """Write a duration, given in seconds, in the unit that a person would choose."""
     if duration < 1:
         return f"{duration * 1000:.0f} ms"
     if duration < 90:
@@ -33,17 +33,17 @@ def text(duration: float) -> str:
 
 
 def clock(moment: datetime | str) -> str:
-    """Date and time of day, in UTC as in the log: whoever compares the two need not know where they are."""
+    """Write date and time of day in UTC, as the log does, so that the two can be compared."""
     return f"{_utc(moment):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def time_of_day(moment: datetime | str, precision: str = "seconds") -> str:
-    """The same without date and zone, for a column whose head names the zone."""
+    """Write the time of day in UTC without the zone, for a column whose head names it."""
     return _utc(moment).time().isoformat(precision)
 
 
 def ago(moment: datetime | str, now: datetime) -> str:
-    """How long before ``now``."""
+    """Write how long before ``now`` a moment was."""
     return text(max(0.0, (now - _parsed(moment)).total_seconds()))
 
 
@@ -56,12 +56,12 @@ def _parsed(moment: datetime | str) -> datetime:
 
 
 def spread(durations: list[float]) -> str:
-    """The percentiles people ask for."""
+    """Write the median and the 95th and 99th percentile of ``durations`` in seconds."""
     if not durations:
         return "no answer to time"
     return ", ".join(f"p{share} {text(percentile(durations, share))}" for share in (50, 95, 99))
 
 
 def percentile(durations: list[float], share: int) -> float:
-    """The smallest duration that at least ``share`` per cent do not exceed."""
+    """Return the smallest duration that at least ``share`` per cent do not exceed."""
     return sorted(durations)[max(0, math.ceil(len(durations) * share / 100) - 1)]

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 CONSUMER_TIMEOUT = 1800.0
-"""Seconds after which RabbitMQ takes an unacknowledged message away, by default (``consumer_timeout``)."""
+"""RabbitMQ's default ``consumer_timeout``: seconds after which it takes an unacknowledged message away."""
 
 
 def _duration(value: object) -> object:
@@ -50,7 +50,7 @@ def _duration_or_off(value: object) -> object:
 
 
 class Settings(BaseSettings):
-    """The worker's settings. Durations are in seconds (or have a unit where it says so), sizes in bytes."""
+    """The worker's settings. Durations are in seconds, sizes in bytes, unless a setting takes a unit."""
 
     model_config = SettingsConfigDict(
         env_prefix=sources.PREFIX,
@@ -253,8 +253,10 @@ class Settings(BaseSettings):
     @field_validator("*", mode="before")
     @classmethod
     def _trim(cls, value: object) -> object:
-        """A file ends with a line break, and so may a variable that was read from one. This is the first
-        validator to run, since pydantic begins with the last one that is defined."""
+        """Remove white space: a file ends with a line break, and so may a variable that was read from one.
+
+        pydantic begins with the last validator that is defined, so this one runs first.
+        """
         if isinstance(value, str):
             value = value.strip()
             if not value:
@@ -290,7 +292,7 @@ class Settings(BaseSettings):
         return self
 
     def revealed(self) -> dict[str, Any]:
-        """All values as plain data, passwords included."""
+        """Return all values as plain data, passwords included."""
         secrets = {name: value.get_secret_value() for name, value in self if isinstance(value, SecretStr)}
         return self.model_dump(mode="json") | secrets
 
@@ -309,18 +311,23 @@ class Settings(BaseSettings):
 
 
 def load(**flags: object) -> Settings:
-    """Settings from flags (those not None), environment and secret files, in this order of precedence.
+    """Read settings from flags (those that are not None), environment and secret files.
+
+    What comes first in this order wins.
 
     Raises:
-        InvalidSettingsError: a value is refused, cannot be read, or is missing although it is needed.
+        InvalidSettingsError: a value is invalid, cannot be read, or is missing although it is needed.
     """
     return _read(_given(flags))
 
 
 def load_only(**flags: object) -> Settings:
-    """Like ``load``, but of settings that are not among ``flags`` (None: not given) the defaults.
+    """Read the settings that ``flags`` names (None: not given as a flag); the others have their defaults.
 
-    For a command that uses a few of them: what is wrong with the others is not its affair.
+    This is for a command that uses a few settings, so that errors in the others do not stop it.
+
+    Raises:
+        InvalidSettingsError: see ``load``.
     """
     unused = {
         name: field.get_default(call_default_factory=True, validated_data={})
@@ -360,7 +367,8 @@ def _read(flags: Mapping[str, Any], unused: Mapping[str, Any] = MappingProxyType
 
 
 def _sentences(error: ValidationError, origins: Mapping[str, str]) -> Iterator[str]:
-    """One for each refused setting, naming where its value came from; never the value, it may be a secret."""
+    """Yield a sentence for each invalid setting. It says where the value came from, but not the value, which
+    may be a secret."""
     for problem in error.errors(include_input=False, include_url=False):
         own = problem["msg"].removeprefix("Value error, ")  # a sentence from above
         text = own if problem["type"] == "value_error" else rule(problem)

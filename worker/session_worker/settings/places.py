@@ -1,4 +1,4 @@
-"""The place of a ledger that nobody named: one for each user, whatever folder a command is run in."""
+"""Where the ledger is if no setting says so: one place for each user, whatever the current folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FORMER = Path("session-worker.db")
 
 
 def state_folder() -> Path:
-    """The folder for what must outlive the worker; it need not be there yet."""
+    """The folder for what must outlive the worker. It may not exist yet."""
     service = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]  # systemd's
     if os.path.isabs(service):  # noqa: PTH117 - which takes an empty one
         return Path(service)
@@ -25,8 +25,10 @@ def state_folder() -> Path:
 
 
 def default_ledger_url() -> str:
+    """The URL of the ledger if no setting names one."""
     return sqlite_url(state_folder() / "ledger.db")
 
 
 def sqlite_url(path: Path) -> str:
+    """The URL of a SQLite ledger in this file."""
     return f"sqlite:///{quote(str(path))}"

@@ -1,7 +1,7 @@
 """What the URL of a PostgreSQL ledger says, and what the driver makes of it.
 
-asyncpg knows some of PostgreSQL's parameters and hands every other one to the server as a setting. So those
-that neither knows are refused here, with what to do instead: none is ignored.
+asyncpg knows some of PostgreSQL's parameters and hands every other one to the server as a setting. Those that
+neither knows are invalid, and the error says what to do instead: none is ignored.
 """
 
 from __future__ import annotations
@@ -59,16 +59,20 @@ _MOST_SECONDS = 3600
 
 
 class Target(NamedTuple):
-    """``url``: without what asyncpg does not know. ``patience``: seconds to connect, if the URL says so.
-    ``settings``: the names of those that the URL has for the server."""
+    """Where to connect: ``url`` without what asyncpg does not know, ``connect_timeout`` in seconds if the URL
+    says so, and the names of the ``settings`` that it has for the server."""
 
     url: str
-    patience: int | None
+    connect_timeout: int | None
     settings: frozenset[str]
 
 
 def read(url: str) -> Target:
-    """Raises ValueError if it cannot be used; the sentence quotes no value, for a URL may hold a password."""
+    """Read the URL of a PostgreSQL ledger.
+
+    Raises:
+        ValueError: it cannot be used. The sentence quotes no value, since a URL may hold a password.
+    """
     parts = database_url(url)
     for name, setting in os.environ.items():
         if name.startswith("PG") and setting != setting.encode(errors="replace").decode():
@@ -109,7 +113,7 @@ def _is_count(text: str, most: int) -> bool:
 
 
 def place_of(url: str) -> str:
-    """Host, port and database of ``url``, for people: a socket where one is used."""
+    """Name host, port and database of ``url``, or the socket, for people."""
     parts = urlsplit(url)
     given = dict(parse_qsl(parts.query))
     hosts = unquote(parts.netloc.rpartition("@")[2]) or given.get("host") or os.environ.get("PGHOST", "")
@@ -124,7 +128,7 @@ def place_of(url: str) -> str:
 
 
 def one_by_one(url: str) -> list[str]:
-    """``url`` for each of the hosts that stand before its path: it itself, where they are named elsewhere."""
+    """Return a URL for each host that stands before the path of ``url``; ``url`` alone if none does."""
     parts = urlsplit(url)
     user, at, hosts = parts.netloc.rpartition("@")
     return [parts._replace(netloc=f"{user}{at}{host}").geturl() for host in hosts.split(",")]
@@ -143,7 +147,7 @@ def unnamed_user(url: str) -> bool:
 
 
 def unreadable_file(url: str) -> str | None:
-    """The first file that asyncpg wants for ``url`` and cannot read, why, and what to do."""
+    """Name the first file that asyncpg needs for ``url`` and cannot read, and say why and what to do."""
     given = dict(parse_qsl(urlsplit(url).query))
     for name, (variable, usual) in _FILES.items():
         named = given.get(name) or os.environ.get(variable)
@@ -167,6 +171,6 @@ def unreadable_file(url: str) -> str | None:
 
 
 def variables() -> str:
-    """PostgreSQL's own variables that are set, for people: they count as well as the URL."""
+    """Name PostgreSQL's own variables that are set, for people: asyncpg reads them as well as the URL."""
     names = sorted(name for name in os.environ if name.startswith("PG") and name.isascii())
     return f"; the environment sets {', '.join(names)}" if names else ""

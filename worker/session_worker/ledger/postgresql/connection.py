@@ -69,7 +69,7 @@ async def _connect(
                 f"the ledger's URL cannot be used: the worker sets {name} itself; leave it out"
             )
         del settings[name]
-    usual = target.patience or CONNECT_TIMEOUT
+    usual = target.connect_timeout or CONNECT_TIMEOUT
     timeout = min(timeout or usual, usual)
     try:
         return await _first_that_answers(
