@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from session_worker.telemetry.events import Emit
 
 NO_THREAD = "calls of attempts that have ended still run in all handlers' threads"
-RELEASE_SECONDS = 5.0
+HAND_BACK_SECONDS = 5.0
 """What handing back may take after the grace."""
 
 
@@ -166,12 +166,12 @@ class Intake:
             self._emit(Draining(len(self.serving), self._settings.shutdown_grace))
             await asyncio.wait(self.serving, timeout=self._settings.shutdown_grace)
 
-    async def give_back(self) -> None:
+    async def hand_back(self) -> None:
         """Cancel what still runs, so that another worker gets it. What waits for a ledger that is away is
-        left to the broker after ``RELEASE_SECONDS``."""
+        left to the broker after ``HAND_BACK_SECONDS``."""
         self._flow.stopping = True
         if self.serving:
             for task in self.serving:
                 task.cancel()
             self._emit(HandingBack(len(self.serving)))
-            await asyncio.wait(self.serving, timeout=RELEASE_SECONDS)
+            await asyncio.wait(self.serving, timeout=HAND_BACK_SECONDS)

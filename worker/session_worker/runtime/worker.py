@@ -130,7 +130,7 @@ class Worker:
                     # 2. Let what runs finish, for the grace.
                     await self.intake.drain()
                     # 3. Cancel what still runs: its requests are pending again, its deliveries are requeued.
-                    await self.intake.give_back()
+                    await self.intake.hand_back()
                 finally:
                     # 4. Send the last acknowledgements and close the link.
                     await self.keeper.close()
