@@ -65,18 +65,18 @@ async def create_session(wish: Wish, request: Request) -> CreateSessionResponse:
 async def on_failed(request: Request, failed: RequestFailed) -> JSONResponse:
     """The worker's answer is no; asking again with the same id gets the same answer."""
     error = failed.response.error or str(failed)
-    return refusal(request, status_of(failed), error, code=failed.code, retryable=failed.retryable)
+    return problem(request, status_of(failed), error, code=failed.code, retryable=failed.retryable)
 
 
 @app.exception_handler(RequestTimedOut)
 async def on_timeout(request: Request, error: RequestTimedOut) -> JSONResponse:
     """The request may be carried out all the same: asking again with its id tells how it ended."""
-    return refusal(request, HTTPStatus.GATEWAY_TIMEOUT, str(error))
+    return problem(request, HTTPStatus.GATEWAY_TIMEOUT, str(error))
 
 
 @app.exception_handler(SessionClientError)
 async def on_trouble(request: Request, error: SessionClientError) -> JSONResponse:
-    return refusal(request, HTTPStatus.SERVICE_UNAVAILABLE, str(error))
+    return problem(request, HTTPStatus.SERVICE_UNAVAILABLE, str(error))
 
 
 def status_of(failed: RequestFailed) -> HTTPStatus:
@@ -90,5 +90,5 @@ def status_of(failed: RequestFailed) -> HTTPStatus:
     return HTTPStatus.BAD_REQUEST if failed.code in by_requester else HTTPStatus.INTERNAL_SERVER_ERROR
 
 
-def refusal(request: Request, status: HTTPStatus, error: str, **facts: object) -> JSONResponse:
+def problem(request: Request, status: HTTPStatus, error: str, **facts: object) -> JSONResponse:
     return JSONResponse({"request_id": str(request.state.request_id), "error": error, **facts}, status)
