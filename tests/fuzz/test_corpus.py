@@ -8,7 +8,7 @@ import pytest
 
 from session_worker.requests.request import Request
 from tests.fuzz.targets import PARSER, body_holds, properties_hold
-from tests.unit.worker.parts import delivery
+from tests.support.parts import delivery
 
 CORPUS = Path(__file__).parent / "corpus"
 UNDERSTOOD = {

@@ -1,8 +1,8 @@
-"""Property tests here are repeatable in CI and explore elsewhere; none has a deadline on a shared machine."""
+"""Property tests are repeatable in CI and explore elsewhere; none has a deadline on a shared machine."""
 
 import os
 
 from hypothesis import settings
 
-settings.register_profile("unit", deadline=None, derandomize="CI" in os.environ, max_examples=60)
+settings.register_profile("unit", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("unit")

@@ -16,8 +16,8 @@ from session_worker.requests.outcomes import Reply
 from session_worker.requests.request import NIL_ID, Refusal, Request
 from session_worker.requests.settle import reply_message
 from session_worker.settings import Settings
+from tests.support import parts
 from tests.support.pages import blocks
-from tests.unit.worker import parts
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "wire.md").read_text()
 (EXAMPLE,) = [json.loads(block.text) for block in blocks(PAGE) if block.language == "json"]

@@ -21,7 +21,7 @@ from session_worker.operations.handler import Context, Handler, PermanentError, 
 from session_worker.requests import attempt, retry
 from session_worker.requests.attempt import Failure, Success
 from session_worker.requests.response import OUR_FACTS, ResponseBuilder
-from tests.unit.worker import parts
+from tests.support import parts
 
 
 @pytest.fixture(autouse=True)

@@ -58,7 +58,7 @@ from session_worker.telemetry.events import (
     RequestTakenOver,
     unheard,
 )
-from tests.unit.worker import parts
+from tests.support import parts
 
 REQUEST_ID = UUID(int=7)
 TOKEN = UUID(int=8)

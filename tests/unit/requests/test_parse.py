@@ -13,8 +13,8 @@ from session_contracts import ErrorCode
 from session_contracts.amqp import REQUEST_ID
 from session_worker.requests.parse import MAX_TIME_TO_LIVE
 from session_worker.requests.request import NIL_ID, Refusal, Request
-from tests.unit.worker import parts
-from tests.unit.worker.parts import body, delivery, parser
+from tests.support import parts
+from tests.support.parts import body, delivery, parser
 
 IDS = [UUID(int=number) for number in range(1, 5)]
 DIRECT = "amq.rabbitmq.reply-to.g1h2AA5yZXBseUA2ODc4MTMzNAAAcEoAAAAAaS8eQg==.Zx3eOMdXy4lbhrIQ8fO9iA=="

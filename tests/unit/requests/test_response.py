@@ -16,7 +16,7 @@ from session_contracts.sessions import NIL_SESSION_ID
 from session_worker.requests.request import NIL_ID, Refusal
 from session_worker.requests.response import OUR_FACTS, ResponseBuilder, timestamp
 from session_worker.requests.sentences import SENTENCES, sentence
-from tests.unit.worker import parts
+from tests.support import parts
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "CreateSessionResponse.schema.json").read_text())
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA, format_checker=jsonschema.FormatChecker())

@@ -46,8 +46,8 @@ from session_worker.telemetry.events import (
     RequestFinished,
     RequestParked,
 )
-from tests.unit.worker import parts
-from tests.unit.worker.parts import CountingReceipt
+from tests.support import parts
+from tests.support.parts import CountingReceipt
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,7 @@ from session_contracts import ErrorCode, Names
 from session_contracts.amqp import DEFAULT_REPLY_TO_ALLOW, REQUEST_ID
 from session_worker.messages.delivery import Delivery, Lane, Receipt
 from session_worker.requests.parse import RequestParser, identify_unread
-from tests.unit.worker import parts
+from tests.support import parts
 
 BODY = b'{"request_id": "4f9c6f0e-5f0b-4c57-8a51-5a0a3d0f3a11"}'
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from session_worker.requests.request import Refusal
 from session_worker.requests.turns import OneAtATime, Turns
-from tests.unit.worker import parts
+from tests.support import parts
 
 
 class Visitor:

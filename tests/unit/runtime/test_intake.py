@@ -14,9 +14,9 @@ from session_worker.requests.flow import Flow
 from session_worker.runtime.worker import Worker
 from session_worker.telemetry import log
 from session_worker.telemetry.events import DeliveryFailed
+from tests.support import parts
+from tests.support.parts import CountingReceipt
 from tests.unit.runtime.links import FakeLink
-from tests.unit.worker import parts
-from tests.unit.worker.parts import CountingReceipt
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

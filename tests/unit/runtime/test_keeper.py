@@ -15,8 +15,8 @@ from session_worker.runtime import keeper
 from session_worker.runtime.stopping import StartError
 from session_worker.runtime.worker import Worker
 from session_worker.settings import load
+from tests.support import parts
 from tests.unit.runtime.links import FakeLink, HalfDeadLink, builder
-from tests.unit.worker import parts
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from session_worker.messages.message import Message, Properties
 from session_worker.telemetry.trace import MAX_STATE, NO_TRACE, Trace, TraceContext, begin, current_trace
-from tests.unit.worker.parts import delivery
+from tests.support.parts import delivery
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 GOOD = f"00-{TRACE}-{SPAN}-01"

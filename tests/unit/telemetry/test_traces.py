@@ -27,7 +27,7 @@ from session_worker.requests.outcomes import Busy
 from session_worker.runtime.worker import Worker
 from session_worker.telemetry import traces
 from session_worker.telemetry.spans import TraceIds
-from tests.unit.worker import parts
+from tests.support import parts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence

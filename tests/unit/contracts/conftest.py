@@ -1,8 +1,0 @@
-"""Property tests here are repeatable in CI and explore elsewhere; none has a deadline on a shared machine."""
-
-import os
-
-from hypothesis import settings
-
-settings.register_profile("contracts", deadline=None, derandomize="CI" in os.environ, max_examples=100)
-settings.load_profile("contracts")
