@@ -1,9 +1,9 @@
 """The requester: many calls in flight over one connection and one reply consumer.
 
-A call sends its request, and sends it again, with the same request id, when the link is lost, when a try's
-time ends without a reply, or when the broker does not accept it: until its deadline. That is safe because
-one request id has one outcome. A try waits 5 s for the reply, the next one 10 s, then 20 s and so on, so that
-callers do not pile more onto a worker that is merely busy.
+Until its deadline, a call sends its request again, with the same request id, whenever the link is lost, the
+broker does not accept the request, or no reply comes in time. That is safe because one request id has one
+outcome. The first try waits 5 s for the reply, the next one 10 s, then 20 s and so on: a worker that is
+merely busy must not get ever more to do.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self
 from uuid import UUID, uuid4
 
@@ -18,6 +19,7 @@ from pydantic import ValidationError
 
 from session_client.call import Call
 from session_client.errors import ClientClosed, ConnectionFailed, RequestNotRouted, RequestTimedOut
+from session_client.link import Link
 from session_client.link_keeper import LinkKeeper, parse_urls
 from session_client.net.errors import LinkLostError
 from session_client.publish_errors import NotAcceptedError, NotRoutedError, UnconfirmedError
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
 
     from aio_pika.abc import AbstractIncomingMessage
 
-    from session_client.link import Link
     from session_contracts import CreateSessionResponse
 
 log = logging.getLogger(__name__)
@@ -44,12 +45,18 @@ class SessionClient:
 
     ``async with SessionClient(url) as client: response = await client.create_session(user_id="ada")``
 
-    ``url``: ``amqp://user:password@host:port/vhost?heartbeat=10`` or ``amqps://…``; for a cluster the URLs of
-    all nodes, separated by commas, tried in this order, as are the addresses of each: the next one soon after
-    the one before, if that does not answer. ``name`` becomes part of the reply queue's name.
-    ``prefix`` is the workers' setting of that name. ``reply="queue"`` is a durable reply queue that survives
-    a lost connection; ``"direct"`` is RabbitMQ's direct reply-to, which needs no queue and no right to
-    declare one, and loses what is sent while the connection is away (the call then asks again).
+    Args:
+        url: ``amqp://user:password@host:port/vhost?heartbeat=10`` or ``amqps://…``. For a cluster, the URLs
+            of all nodes, separated by commas. Nodes, and the addresses of each, are tried in order; one that
+            does not answer holds up the next one only for a moment.
+        name: becomes part of the reply queue's name.
+        prefix: the workers' setting of that name.
+        reply: ``"queue"`` makes a durable reply queue, which outlives a lost connection. ``"direct"`` uses
+            RabbitMQ's direct reply-to: that needs no queue and no right to declare one, but replies sent
+            while the connection is away are lost (the call then asks again).
+
+    Raises:
+        ValueError: an argument breaks its rule.
     """
 
     def __init__(
@@ -68,9 +75,12 @@ class SessionClient:
         names = Names(prefix)
         self._keeper = LinkKeeper(
             parse_urls(url, f"session-client {name}"),
-            names,
-            f"{names.replies}.{name}.{uuid4().hex[:12]}" if reply == "queue" else None,
-            on_reply=self._on_reply,
+            partial(
+                Link,
+                names=names,
+                reply_queue=f"{names.replies}.{name}.{uuid4().hex[:12]}" if reply == "queue" else None,
+                on_reply=self._on_reply,
+            ),
         )
         self._calls: dict[str, Call] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -92,8 +102,8 @@ class SessionClient:
     async def open(self, *, wait: bool = True) -> None:
         """Connect; ``async with`` does it.
 
-        With ``wait=False`` return at once, and connect as soon as a broker can be used: an application starts
-        while it is away, and calls wait for it within their own ``timeout``.
+        With ``wait=False``, return at once and connect in the background: an application can start while the
+        broker is away. Its calls wait for the broker within their own ``timeout``.
 
         Raises:
             ConnectionFailed: no broker could be used; a sentence without password.
@@ -127,10 +137,12 @@ class SessionClient:
         request_id: UUID | str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> CreateSessionResponse:
-        """Have a session created; the response returned is ``completed``.
+        """Have a session created, and return the response, which is ``completed``.
 
-        ``timeout`` in seconds, at most a day; the call ends then, whatever happens. Give ``request_id`` (a
-        random UUID) to be able to ask again, from anywhere, without creating a second session.
+        Args:
+            timeout: seconds, at most a day, after which the call ends whatever happens.
+            request_id: a random UUID of yours, with which you can ask again, from anywhere, without creating
+                a second session.
 
         Raises:
             ValueError: an argument breaks its rule; nothing was sent.
@@ -195,7 +207,7 @@ class SessionClient:
             call.obstacle = await link.blocked()
 
     async def _send(self, call: Call, link: Link) -> str | None:
-        """Returns when the broker has taken the request (None), or why it has not this time."""
+        """Return None when the broker has taken the request, or else why it has not this time."""
         try:
             await link.publish(call.message(link.reply_to), call.reply_wait)
         except UnconfirmedError as error:

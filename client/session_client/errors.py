@@ -8,8 +8,8 @@ SessionClientError
 ├── RequestFailed       the worker's answer is no: its response says why
 └── ReplyInvalid        a reply came that is not a final answer to the request
 
-Wrong arguments raise ValueError before anything is sent, a call from another event loop than that in which
-the client was opened RuntimeError. No message holds a password.
+Wrong arguments raise ValueError before anything is sent. A call from another event loop than the client's
+raises RuntimeError. No message holds a password.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import aio_pika
-from aio_pika.exceptions import AMQPError
 
 from session_client.net.aiormq_errors import broker_errors, lost_by
 from session_client.net.errors import LinkLostError
@@ -44,7 +43,11 @@ REPLY_QUEUE_EXPIRES_MS = 300_000
 
 
 class Link:
-    """Use ``await Link.open(…)``. ``lost`` is done, with the reason, once the link can no longer be used."""
+    """Built on a connected socket by ``open``. ``lost`` gets the reason once the link can no longer be used.
+
+    Replies go to ``reply_queue``, or by direct reply-to if that is None. ``on_reply`` is called for each, and
+    must not block.
+    """
 
     _channel: AbstractChannel
     _exchange: AbstractExchange
@@ -74,39 +77,24 @@ class Link:
         self._waiting: set[asyncio.Future[None]] = set()
         self._closed_by: BaseException | None = None
 
-    @classmethod
-    async def open(
-        cls,
-        broker: Broker,
-        context: SSLContext | None,
-        connected: socket.socket,
-        *,
-        names: Names,
-        reply_queue: str | None,
-        on_reply: Callable[[AbstractIncomingMessage], None],
-        priority: int,
-    ) -> Link:
-        """Build a link on a connected socket.
+    async def open(self, priority: int) -> None:
+        """Log in, declare the reply queue and consume from it.
 
-        Replies go to ``reply_queue``, or by direct reply-to if that is None.
-
-        ``on_reply`` is called for each reply and must not block. ``priority`` is higher for each next link of
-        a client: the broker may not know yet that the last one is dead, and must not give it replies.
+        ``priority`` is higher for each next link of a client: the broker may not know yet that the last one
+        is dead, and must not give it replies.
 
         Raises:
             LinkLostError: it cannot be built, or not in time; the message says why.
         """
-        link = cls(broker, context, connected, names=names, reply_queue=reply_queue, on_reply=on_reply)
         try:
-            async with link._transport.opening():
-                await link._connection.connect()
+            async with self._transport.opening():
+                await self._connection.connect()
             with broker_errors(**PERMISSIONS):
-                async with asyncio.timeout(link._seconds):
-                    await link._build(priority)
+                async with asyncio.timeout(self._seconds):
+                    await self._build(priority)
         except BaseException:
-            await link.close()
+            await self.close()
             raise
-        return link
 
     async def _build(self, priority: int) -> None:
         self._connection.close_callbacks.add(self._on_closed)
@@ -139,7 +127,7 @@ class Link:
         return self.reply_to == DIRECT_REPLY_TO
 
     async def publish(self, message: aio_pika.Message, seconds: float) -> None:
-        """Send a request; returns when the broker has taken it.
+        """Send a request, and return when the broker has taken it.
 
         Raises:
             NotRoutedError, NotAcceptedError, LinkLostError: it has not.
@@ -147,28 +135,27 @@ class Link:
         """
         if blocked := await self.blocked():
             raise NotAcceptedError(blocked)
-        publishing = asyncio.create_task(self._publish(message), name="client-publish")
+        self._heard_when_asked = self._transport.reader.heard
+        publishing = asyncio.create_task(
+            self._exchange.publish(message, self._names.routing_key, mandatory=True), name="client-publish"
+        )
         try:
             await self.wait_for(publishing, seconds)
-            if publishing.done():
-                return publishing.result()
-            if self.lost.done():  # aiormq does not tell everybody who waits, or tells later
-                raise publish_error(self._closed_by, message.body, self._names)
-            raise UnconfirmedError(await self.blocked() or "the broker has not confirmed the request")
+            if not publishing.done():
+                if self.lost.done():  # aiormq does not tell everybody who waits, or tells later
+                    raise publish_error(self._closed_by, message.body, self._names)
+                raise UnconfirmedError(await self.blocked() or "the broker has not confirmed the request")
         finally:
             if publishing.cancel():
                 await asyncio.wait({publishing}, timeout=CLOSE_SECONDS)
-
-    async def _publish(self, message: aio_pika.Message) -> None:
-        self._heard_when_asked = self._transport.reader.heard
-        with broker_errors(**PERMISSIONS):
-            try:
-                await self._exchange.publish(message, self._names.routing_key, mandatory=True)
-            except AMQPError as error:
-                raise publish_error(error, message.body, self._names) from error
+        try:
+            with broker_errors():
+                publishing.result()
+        except LinkLostError as lost:
+            raise publish_error(lost.__cause__, message.body, self._names) from lost
 
     async def wait_for(self, awaited: asyncio.Future[Any], seconds: float) -> None:
-        """Wait, but no longer than so many seconds, nor when the link is lost."""
+        """Wait for ``awaited``, at most so many seconds, and only while the link is not lost."""
         # Not for ``lost`` itself: who stops waiting for a future looks through all who wait for it.
         lost = asyncio.get_running_loop().create_future()
         if self.lost.done():
@@ -180,9 +167,9 @@ class Link:
             self._waiting.discard(lost)
 
     async def watch(self) -> str:
-        """Return why the link can no longer be used, once it is so.
+        """Wait until the link is lost, and return why.
 
-        It is given up when requests were sent, and the broker has met them with silence.
+        A link is given up when the broker was asked to take a request and then said nothing at all.
         """
         while not self.lost.done():
             heard = self._transport.reader.heard

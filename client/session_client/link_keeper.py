@@ -1,4 +1,4 @@
-"""Keeps a client linked: has one link at a time, and builds the next when it is lost."""
+"""Keeps a client connected: has one link at a time, and builds the next one when it is lost."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from tenacity import AsyncRetrying, wait_random_exponential
 from yarl import URL
 
-from session_client.link import Link
 from session_client.net.brokers import NoBrokerError, first_to_open
 from session_client.net.errors import LinkLostError
 from session_client.net.urls import HEARTBEAT_SECONDS, broker_urls
@@ -20,11 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from ssl import SSLContext
 
-    from aio_pika.abc import AbstractIncomingMessage
     from tenacity import RetryCallState
 
+    from session_client.link import Link
     from session_client.net.brokers import Broker
-    from session_contracts import Names
 
 log = logging.getLogger(__name__)
 
@@ -35,23 +33,18 @@ HEALTHY_SECONDS = 5.0
 
 
 class LinkKeeper:
-    """``on_reply`` is called for each reply, and must not block."""
+    """``new_link`` makes one that is not open yet, on a socket that is connected to one of ``urls``."""
 
     def __init__(
         self,
         urls: tuple[URL, ...],
-        names: Names,
-        reply_queue: str | None,
-        *,
-        on_reply: Callable[[AbstractIncomingMessage], None],
+        new_link: Callable[[Broker, SSLContext | None, socket.socket], Link],
     ) -> None:
         self.obstacle: str | None = None
         """Why there is no link."""
         self.links_tried = 0
         self._urls = urls
-        self._names = names
-        self._reply_queue = reply_queue
-        self._on_reply = on_reply
+        self._new_link = new_link
         self._link: Link | None = None
         self._linked = asyncio.Event()
         self._was_linked = False
@@ -82,7 +75,7 @@ class LinkKeeper:
         return self._task is not None and not self._task.done()
 
     async def link(self, seconds: float) -> Link | None:
-        """The link to use; waits while there is none, but only so many seconds, and not when stopped."""
+        """Return the link to use, or None if there is none within so many seconds, or when stopped."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._linked.wait()
@@ -98,19 +91,13 @@ class LinkKeeper:
             return await first_to_open(self._urls, self._open_on, url_name="the URL", seconds=OPEN_SECONDS)
         except NoBrokerError as error:
             self.obstacle = str(error)
-            raise LinkLostError(self.obstacle) from error
+            raise
 
     async def _open_on(self, broker: Broker, context: SSLContext | None, connected: socket.socket) -> Link:
         self.links_tried += 1
-        return await Link.open(
-            broker,
-            context,
-            connected,
-            names=self._names,
-            reply_queue=self._reply_queue,
-            on_reply=self._on_reply,
-            priority=self.links_tried,
-        )
+        link = self._new_link(broker, context, connected)
+        await link.open(self.links_tried)
+        return link
 
     async def _keep_linked(self, link: Link | None) -> None:
         """Have a link at all times, until cancelled."""
@@ -123,8 +110,8 @@ class LinkKeeper:
                     await self._serve(first or await self._open())
 
     def _note(self, attempt: RetryCallState) -> None:
-        """Keep the keeper running whatever happens, and log each unexpected error. Before the first link,
-        also log why there is none: nobody else does."""
+        """Log each unexpected error; none ends the keeper. Before the first link, also log why there is none:
+        nobody else does."""
         error = attempt.outcome.exception() if attempt.outcome else None
         if isinstance(error, LinkLostError):
             if not self._was_linked and attempt.attempt_number == 1:
@@ -157,7 +144,7 @@ class LinkKeeper:
 
 
 def parse_urls(text: str, connection_name: str) -> tuple[URL, ...]:
-    """The brokers' addresses, separated by commas.
+    """Return the brokers' URLs in ``text``, where commas separate them.
 
     Raises:
         ValueError: one of them is wrong; it is not quoted, for it may hold a password.

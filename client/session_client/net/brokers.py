@@ -34,10 +34,13 @@ class Broker(NamedTuple):
     def error(self, cause: BaseException, farewell: str = "") -> ConnectError:
         """Say why no connection came about. ``farewell``: the words with which the broker closed it."""
         where = f"the broker at {self.url.host}:{port_of(self.url)}"
-        if farewell or isinstance(cause, ProbableAuthenticationError | AuthenticationError):
-            return self._turned_away(where, farewell)
+        if farewell:
+            reason = close_reason(farewell)
+            return self._turned_away(where, reason.kind if reason else Kind.OTHER, farewell)
+        if isinstance(cause, ProbableAuthenticationError | AuthenticationError):
+            return self._turned_away(where, Kind.LOGIN, farewell)
         if isinstance(cause, tls.UnusableError):
-            return ConnectError(str(cause), permanent=True)
+            return ConnectError(cause.diagnosis, permanent=True)
         if self.url.scheme == "amqps":
             if failure := tls_failure(cause, where, "cafile"):
                 return ConnectError(failure, permanent=True)
@@ -47,10 +50,8 @@ class Broker(NamedTuple):
             return ConnectError(f"{where} did not answer within {self.seconds:g} s")
         return ConnectError(unreachable(cause, where, self.url_name))
 
-    def _turned_away(self, where: str, farewell: str) -> ConnectError:
-        """The meaning of the words with which the broker closed a connection before it was open."""
-        reason = close_reason(farewell)
-        kind = reason.kind if reason else None if farewell else Kind.LOGIN
+    def _turned_away(self, where: str, kind: Kind, farewell: str) -> ConnectError:
+        """Say why the broker closed a connection before it was open."""
         user, vhost = self.url.user or "guest", vhost_of(self.url)
         match kind:
             case Kind.LOGIN:
@@ -71,7 +72,7 @@ class Broker(NamedTuple):
         return ConnectError(what, fix, permanent=kind in {Kind.LOGIN, Kind.VHOST}, kind=kind)
 
 
-class NoBrokerError(Exception):
+class NoBrokerError(LinkLostError):
     """None of the brokers could be used; ``failures`` says of each address why, and is never empty."""
 
     def __init__(self, failures: list[LinkLostError]) -> None:

@@ -1,6 +1,6 @@
-"""Threads of our own for what blocks.
+"""Threads of our own for calls that block.
 
-asyncio's pool is left to the handlers: they may fill it for minutes, and a process that exits waits for it.
+asyncio's pool is left to the handlers, who may fill it for minutes; a process that exits waits for it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 async def in_own_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Return what ``call`` returns, which runs in a new thread. An exit does not wait for that thread."""
+    """Run ``call`` in a new thread and return its result. An exit of the process does not wait for it."""
     result: Future[T] = Future()
     result.set_running_or_notify_cancel()
 

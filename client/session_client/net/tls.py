@@ -1,4 +1,4 @@
-"""What the URL of a broker says about TLS. The worker's connections ask here, too.
+"""What the URL of a broker says about TLS.
 
 aiormq would do it, but it asks the terminal for the password of an encrypted key, does not say which file is
 wrong, and takes ``no_verify_ssl=false`` for a yes.
@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from session_client.net.diagnosis import DiagnosedError
 from session_client.net.threads import in_own_thread
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from yarl import URL
 
 
-class UnusableError(ValueError):
+class UnusableError(DiagnosedError, ValueError):
     """A parameter of the URL cannot be used; the message names it."""
 
 
@@ -76,7 +77,7 @@ def _naming(what: str, expected: str) -> Iterator[None]:
         yield
     except _EncryptedError:
         raise UnusableError(
-            f"{what} in the broker's URL: the key is encrypted; store it without password"
+            f"{what} in the broker's URL: the key is encrypted", "store it without password"
         ) from None
     except ssl.SSLError as error:
         raise UnusableError(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from unittest.mock import Mock
 
 import pytest
+import yarl
 from aiormq import Connection
 from hypothesis import given
 from hypothesis import strategies as st
 
 from session_client import ClientClosed, SessionClient
+from session_client.net.brokers import Broker
 from session_contracts import DEFAULT_REPLY_TO_ALLOW, CreateSessionPayload, CreateSessionRequest
 
 URL = "amqp://guest:s3cret@localhost/"
@@ -100,10 +103,11 @@ def test_a_name_that_no_queue_could_bear_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("prefix", ["session", "acme", "0"])
 @pytest.mark.parametrize("name", ["client", "a.b-c_d", "0"])
-def test_a_worker_may_send_to_every_reply_queue_of_a_client(name: str, prefix: str) -> None:
+async def test_a_worker_may_send_to_every_reply_queue_of_a_client(name: str, prefix: str) -> None:
     """The worker's allow-list, as it is by default, covers the names the client makes up."""
-    queue = SessionClient(URL, name=name, prefix=prefix)._keeper._reply_queue
-    assert re.search(DEFAULT_REPLY_TO_ALLOW, str(queue))
+    broker = Broker(yarl.URL(URL), "the URL", 5)
+    link = SessionClient(URL, name=name, prefix=prefix)._keeper._new_link(broker, None, Mock())
+    assert re.search(DEFAULT_REPLY_TO_ALLOW, link.reply_to)
 
 
 def test_an_unknown_way_to_reply_is_refused() -> None:

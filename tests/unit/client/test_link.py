@@ -22,7 +22,7 @@ from session_client.net.transport import Transport
 from session_contracts import Names
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Callable
 
 BROKER = Broker(URL("amqp://mq/"), "the URL", 5)
 SILENCE = 0.05
@@ -104,7 +104,12 @@ async def test_a_link_whose_closing_is_cancelled_leaves_no_goodbye_running(
     """A client is closed while its lost link is put away. aio-pika's goodbye may wait for ever if it is
     cancelled, and so would the event loop that is then ended."""
     link, cut = a_link(), asyncio.Event()
-    monkeypatch.setattr(link, "_say_goodbye", lambda _: cut.wait())
+
+    async def end_when_cut(_: bool) -> None:
+        await cut.wait()
+        await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(link, "_say_goodbye", end_when_cut)
     monkeypatch.setattr(link._transport, "abort", cut.set)
     closing = asyncio.create_task(link.close())
     await asyncio.sleep(0)
@@ -119,13 +124,9 @@ async def test_what_nobody_thought_of_is_told_and_costs_one_attempt(
 ) -> None:
     """A client without its keeper would be dead for good, and nobody would know why."""
     first, second = (a_link() for _ in range(2))
-    monkeypatch.setattr(Link, "open", AsyncMock(side_effect=[first, ZeroDivisionError("a surprise"), second]))
-
-    async def connect(_: object, open_on: Callable[..., Awaitable[Link]], **__: object) -> Link:
-        return await open_on(BROKER, None, Mock())
-
-    monkeypatch.setattr("session_client.link_keeper.first_to_open", connect)
-    keeper = LinkKeeper((URL("amqp://mq/"),), Names(), None, on_reply=ignore)
+    links = AsyncMock(side_effect=[first, ZeroDivisionError("a surprise"), second])
+    monkeypatch.setattr("session_client.link_keeper.first_to_open", links)
+    keeper = LinkKeeper((URL("amqp://mq/"),), Mock())
     await keeper.start()
     assert await keeper.link(5) is first
     first.fail("gone")
