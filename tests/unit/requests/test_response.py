@@ -65,9 +65,7 @@ def test_completed_answer_carries_the_reserved_session_and_the_handlers_metadata
 def test_failed_answer_carries_the_reserved_session_and_the_facts_of_its_code(
     code: ErrorCode, rejection_code: str | None
 ) -> None:
-    answer = _read(
-        BUILDER.failed(REQUEST, parts.claimed(3), code, "what to do", rejection_code, seconds=0.25)
-    )
+    answer = _read(BUILDER.failed(REQUEST, parts.claimed(3), code, "what to do", 0.25, rejection_code))
     assert (answer["status"], answer["error"]) == ("failed", "what to do")
     assert answer["payload"]["session_id"] == parts.SESSION_ID
     assert answer["payload"]["created_at"] == timestamp(parts.RECEIVED_AT)
@@ -82,7 +80,7 @@ def test_failed_answer_carries_the_reserved_session_and_the_facts_of_its_code(
 
 
 def test_failed_answer_without_words_is_still_failed() -> None:
-    answer = _read(BUILDER.failed(REQUEST, parts.claimed(), ErrorCode.REJECTED, "", seconds=0.0))
+    answer = _read(BUILDER.failed(REQUEST, parts.claimed(), ErrorCode.REJECTED, "", 0.0))
     assert (answer["status"], answer["error"]) == ("failed", "")
 
 

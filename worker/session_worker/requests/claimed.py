@@ -123,7 +123,8 @@ class FencedError(Exception):
 class Recorder:
     """Records outcomes, with the response that every copy of the reply will carry.
 
-    Each method raises ``FencedError`` when another worker has taken the request over.
+    Raises:
+        FencedError: another worker has taken the request over; nothing was recorded.
     """
 
     def __init__(
@@ -210,8 +211,9 @@ class Recorder:
         detail: str | None = None,
     ) -> Reply:
         error = storable(error)
-        told = (code, error, rejection_code)
-        body = self._responses.failed(claimed.request, claimed.entry, *told, seconds=claimed.seconds)
+        body = self._responses.failed(
+            claimed.request, claimed.entry, code, error, claimed.seconds, rejection_code
+        )
         return await self._finish(claimed, RequestStatus.FAILED, body, code, error, detail)
 
     async def _finish(

@@ -50,9 +50,8 @@ class ResponseBuilder:
         entry: Claimed,
         code: ErrorCode,
         error: str,
-        rejection_code: str | None = None,
-        *,
         seconds: float,
+        rejection_code: str | None = None,
     ) -> bytes:
         metadata = _error_facts(code) | self._facts(entry.attempt, seconds)
         if rejection_code is not None:
