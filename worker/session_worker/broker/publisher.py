@@ -130,9 +130,9 @@ class Publisher:
             UnroutableError, NackedError, UnconfirmedError, NotConnectedError, UnsendableError: it did not.
             LinkLostError: the link is gone; nothing is known about the message.
         """
-        pipe = self._direct if is_direct_reply_to(message.queue) else self._queues
+        source = self._direct if is_direct_reply_to(message.queue) else self._queues
         try:
-            await self._send(pipe, message)
+            await self._send(source, message)
         except ChannelLostError:
             if self._connection.lost.done():
                 raise LinkLostError(self._connection.lost.result()) from None
@@ -153,8 +153,8 @@ class Publisher:
         """Give up on confirms that do not come, as long as the link lives."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
-            for pipe in (self._queues, self._direct, self._alone):
-                pipe.age_unconfirmed(SWEEP_SECONDS)
+            for source in (self._queues, self._direct, self._alone):
+                source.age_unconfirmed(SWEEP_SECONDS)
 
     async def close(self) -> None:
         await asyncio.gather(self._direct.close(), self._alone.close())
@@ -164,14 +164,14 @@ class Publisher:
             raise LinkLostError(self._connection.lost.result())
         return self._connection
 
-    async def _send(self, pipe: _ChannelOnDemand, message: Message) -> None:
+    async def _send(self, source: _ChannelOnDemand, message: Message) -> None:
         try:
-            channel = await pipe.channel()
+            channel = await source.channel()
         except LinkLostError as lost:
             if self._connection.lost.done():
                 raise LinkLostError(self._connection.lost.result()) from lost
             # The link lives, so the delivery must be settled.
-            kind = UnconfirmedError if pipe is self._queues else NotConnectedError
+            kind = UnconfirmedError if source is self._queues else NotConnectedError
             raise kind(f"there is no channel to send it on: {lost}") from lost
         try:
             await channel.send(message)
