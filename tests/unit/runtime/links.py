@@ -23,6 +23,7 @@ class FakeLink:
         self.consuming = False
         self.closed = False
         self.published: list[Message] = []
+        self.publisher = self
         self.subscribed = asyncio.Event()
         self.watched: Callable[[], None] = lambda: None
         """Called when the worker has begun to watch it."""

@@ -51,6 +51,7 @@ class FakeLink:
     """Confirms what is published, or fails as it is told."""
 
     def __init__(self) -> None:
+        self.publisher = self
         self.sent: list[Message] = []
         self.error: Exception | None = None
 

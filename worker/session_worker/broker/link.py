@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from session_worker.broker.topology import Topology
     from session_worker.messages.delivery import Delivery
-    from session_worker.messages.message import Message
     from session_worker.settings import Settings
     from session_worker.telemetry.events import Emit
 
@@ -42,7 +41,7 @@ class Link:
     def __init__(self, consuming: Connection, publishing: Connection, publisher: Publisher) -> None:
         self._consuming = consuming
         self._publishing = publishing
-        self._publisher = publisher
+        self.publisher = publisher
         self._consumers: list[Consumer] = []
         self.consuming = False
         self.entrance = ""
@@ -140,15 +139,6 @@ class Link:
         for connection in (self._consuming, self._publishing):
             connection.watchers.append(watcher)
 
-    @property
-    def trouble(self) -> str:
-        """See ``Publisher.trouble``."""
-        return self._publisher.trouble
-
-    async def publish(self, message: Message) -> None:
-        """See ``Publisher.publish``."""
-        await self._publisher.publish(message)
-
     async def pause(self) -> None:
         """Stop consuming. No delivery comes after this returns."""
         self.consuming = False
@@ -179,7 +169,7 @@ class Link:
             with suppress(LinkLostError):
                 consumer.flush()
         await asyncio.gather(
-            self._publisher.close(),
+            self.publisher.close(),
             self._consuming.close(),
             self._publishing.close(),
             asyncio.wait(self._tasks),

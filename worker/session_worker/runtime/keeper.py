@@ -112,7 +112,7 @@ class LinkKeeper:
         if link is None:
             raise LinkLostError("the connection was lost")
         try:
-            await link.publish(message)
+            await link.publisher.publish(message)
         except UnroutableError as error:
             if not (self._settings.declare and self._names.is_ours(message.queue)):
                 raise

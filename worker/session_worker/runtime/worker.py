@@ -155,7 +155,7 @@ class Worker:
                 "entrance": link.entrance if link else "",
                 "ledger": self._no_ledger or self.ledger.availability.reason,
                 "copies": f"the broker does not take {stuck} of them" if stuck else "",
-                "replies": link.trouble if link else "",
+                "replies": link.publisher.trouble if link else "",
                 "shutdown": TOLD_TO_STOP if self._stop.is_set() else "",
             },
             metrics=self._metrics.snapshot(),
