@@ -57,6 +57,10 @@ STILL = {
 """In how many files names are left that are on their way out. Numbers here only sink."""
 
 
+OF_USERS = {"client.py", "worker.py", "grants.sql", "roles.sql", "docker-compose.override.yml"}
+"""Files that the pages name and that are their readers'."""
+
+
 def texts() -> dict[str, str]:
     """Every file of the project that people read, but for what tells of its past."""
     files = [path for path in ROOT.iterdir() if path.is_file() and path.suffix in SUFFIXES]
@@ -80,6 +84,19 @@ def test_a_name_that_was_given_up_is_not_used_again(name: str) -> None:
         if file not in RETIRED[name] and pattern.search(text)
     }
     assert len(found) <= STILL.get(name, 0), found
+
+
+def test_every_file_of_ours_that_a_text_names_is_there() -> None:
+    """Whoever moves or renames one finds the pages and comments that speak of it."""
+    named = re.compile(r"`([\w./]*\w+\.(?:py|toml|sql|yml))`")
+    there = {"/" + file for file in TEXTS} | {"/tests/unit/test_names.py"}
+    gone = {
+        (file, name)
+        for file, text in TEXTS.items()
+        for name in named.findall(text)
+        if not any(path.endswith("/" + name.lstrip("./")) for path in there) and name not in OF_USERS
+    }
+    assert gone == set()
 
 
 def test_the_alias_is_where_it_is_said_to_be() -> None:
