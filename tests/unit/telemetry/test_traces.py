@@ -298,7 +298,6 @@ async def test_garbage_begins_a_trace_of_its_own(
         (DEFAULT_ON, "00", False, "00"),
         (ALWAYS_OFF, "01", False, "00"),
         (ParentBased(ALWAYS_OFF), "01", True, "01"),
-        (ParentBased(ALWAYS_OFF), None, False, "02"),
         (DEFAULT_ON, None, True, "03"),
         (DEFAULT_ON, "03", True, "03"),
         (TraceIdRatioBased(1.0), "00", True, "01"),
@@ -331,19 +330,36 @@ async def test_a_trace_has_the_id_that_the_sampler_decided_by(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """So whoever samples the same share by the same rule decides alike."""
-    sampler = ParentBased(TraceIdRatioBased(0.5))
-    decisions = set()
-    async with bench(monkeypatch, tmp_path, sampler=sampler) as worker:
-        for number in range(1, 21):
-            spans = await worker.deliver(parts.body(uuid4()))
-            _, trace_id, _, flags = (worker.link.sent[-1].properties.headers or {})["traceparent"].split("-")
-            wanted = int(trace_id, 16) & TraceIdRatioBased.TRACE_ID_LIMIT < TraceIdRatioBased(0.5).bound
-            assert (flags == "03", len(spans)) == (wanted, 2 * wanted)
-            assert {trace_of(span) for span in spans.values()} <= {trace_id}
-            decisions.add(wanted)
-            if number > 10 and len(decisions) == 2:
-                break
-    assert decisions == {True, False}
+    rule = TraceIdRatioBased(0.5)
+    found: list[str] = []
+    async with bench(monkeypatch, tmp_path, sampler=ParentBased(rule)) as worker:
+        while len(found) < 10:
+            if spans := await worker.deliver(parts.body(uuid4())):
+                found.append(trace_of(spans[PROCESS]))
+    assert all(int(trace_id, 16) & rule.TRACE_ID_LIMIT < rule.bound for trace_id in found)
+
+
+async def test_a_trace_that_would_begin_here_and_is_dropped_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Neither in the reply nor in the ledger: who comes later decides anew, and may be traced."""
+    body = parts.body(uuid4())
+    async with bench(monkeypatch, tmp_path, sampler=ParentBased(ALWAYS_OFF)) as worker:
+        assert await worker.deliver(body) == {}
+        (reply,) = worker.link.sent
+        assert reply.properties.headers is None
+        process = (await worker.deliver(body, headers=HEADERS))[PROCESS]
+    assert (trace_of(process), list(process.links)) == (TRACE, [])
+
+
+async def test_a_duplicate_without_a_trace_joins_that_of_the_first_although_its_own_was_dropped(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    body = parts.body(uuid4())
+    async with bench(monkeypatch, tmp_path, sampler=ParentBased(ALWAYS_OFF)) as worker:
+        await worker.deliver(body, headers=HEADERS)
+        process = (await worker.deliver(body))[PROCESS]
+    assert (trace_of(process), parent_of(process)) == (TRACE, SPAN)
 
 
 @pytest.mark.parametrize("flags", ["00", "01"])

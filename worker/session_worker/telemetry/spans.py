@@ -1,7 +1,7 @@
 """The spans of deliveries: the SDK's own, started for the traces that its sampler wants and for no others.
 
-Starting a span that nobody wants would cost five times what asking the sampler does. So the sampler is asked
-first, and of a trace that it drops only the ids are passed on.
+Starting a span that nobody wants would cost ten times what asking the sampler does. So the sampler is asked
+first. A trace that it drops is passed on if it came with the message; one that would begin here has no ids.
 """
 
 from __future__ import annotations
@@ -59,21 +59,17 @@ class Spans:
         self._server = server
         self._about = lru_cache(maxsize=1024)(self._name_and_attributes)
 
-    def process(
-        self, delivery: Delivery, parent: TraceContext | None, start: int
-    ) -> tuple[TraceContext, otel.Span | None]:
-        """The delivery's place in its trace, and its span if the sampler wants one. ``start``: nanoseconds
-        since 1970."""
+    def process(self, delivery: Delivery, parent: TraceContext | None, start: int) -> otel.Span | None:
+        """The span of what is done about the delivery, if the sampler wants one. ``start``: nanoseconds since
+        1970."""
         name, attributes = self._about("process", delivery.queue)
         if parent is None:
-            parents, context = _NO_PARENT, TraceContext(new_trace_id(), new_span_id(), RANDOM)
+            parents, trace_id = _NO_PARENT, int(new_trace_id(), 16)
         else:
-            parents = _PARENTS[parent.flags & SAMPLED]
-            context = TraceContext(parent.trace_id, new_span_id(), parent.flags & RANDOM, parent.state)
-        trace_id = int(context.trace_id, 16)
+            parents, trace_id = _PARENTS[parent.flags & SAMPLED], int(parent.trace_id, 16)
         sampling = self._sampler.should_sample(parents, trace_id, name, SpanKind.CONSUMER, attributes)
         if sampling.decision is not Decision.RECORD_AND_SAMPLE:
-            return context, None
+            return None
         token = _sampled_id.set(trace_id)
         span = self._tracer.start_span(
             name,
@@ -85,7 +81,7 @@ class Spans:
             start_time=start,
         )
         _sampled_id.reset(token)
-        return _trace_context(span, context.state), span
+        return span
 
     def send(self, message: Message, parent: otel.Span) -> otel.Span:
         name, attributes = self._about("send", message.queue)
@@ -109,31 +105,36 @@ class SpanTrace(Trace):
     attempt, wherever it is made, is part of one trace. A duplicate of another trace links to that one.
     """
 
-    __slots__ = ("_delivery", "_kept", "_parent", "_spans", "_start", "span")
-    context: TraceContext
+    __slots__ = ("_delivery", "_parent", "_spans", "_start", "span")
 
     def __init__(self, spans: Spans, delivery: Delivery) -> None:
         self._start = time_ns()
         self._spans = spans
         self._delivery = delivery
-        self._parent = TraceContext.read(delivery.headers)
-        self.context, self.span = spans.process(delivery, self._parent, self._start)
-        self._kept = (self._parent or self.context).traceparent
+        self._begin(TraceContext.read(delivery.headers))
+
+    def _begin(self, parent: TraceContext | None) -> None:
+        self._parent = parent
+        self.span = self._spans.process(self._delivery, parent, self._start)
+        if self.span is not None:
+            self.context = _trace_context(self.span, "" if parent is None else parent.state)
+        else:
+            self.context = None if parent is None else _dropped(parent)
 
     @property
-    def traceparent(self) -> str:
-        return self._kept
+    def traceparent(self) -> str | None:
+        context = self._parent or self.context
+        return None if context is None else context.traceparent
 
     def known(self, traceparent: str | None) -> None:
-        if traceparent == self._kept:
+        if traceparent is None or traceparent == self.traceparent:
             return
         kept = TraceContext.parse(traceparent)
-        if kept is None or kept.trace_id == self.context.trace_id:
+        if kept is None or (self.context is not None and kept.trace_id == self.context.trace_id):
             return
         if self._parent is None:
             # The span that was started is given up: one that never ends is never exported.
-            self._parent = kept
-            self.context, self.span = self._spans.process(self._delivery, kept, self._start)
+            self._begin(kept)
         elif self.span is not None:
             self.span.add_link(span_context(kept, remote=True))
 
@@ -154,7 +155,8 @@ class SpanTrace(Trace):
         span = self._spans.send(message, parent)
         properties = message.properties
         if TRACEPARENT not in (properties.headers or ()):
-            _trace_context(span, self.context.state).put(message)
+            state = "" if self.context is None else self.context.state
+            _trace_context(span, state).put(message)
         try:
             yield
         except BaseException as error:
@@ -229,8 +231,17 @@ class _Unwanted(NonRecordingSpan):
         super().__init__(otel.INVALID_SPAN_CONTEXT)
 
     def get_span_context(self) -> SpanContext:
-        context = current_trace.get().context
-        return otel.INVALID_SPAN_CONTEXT if context is None else span_context(context)
+        trace = current_trace.get()
+        if trace.context is None:  # a handler that asks: what it starts is to be dropped too
+            trace.context = TraceContext(new_trace_id(), new_span_id(), RANDOM)
+        return span_context(trace.context)
+
+
+def _dropped(parent: TraceContext) -> TraceContext:
+    """What is sent on in place of a parent whose trace is dropped here: itself, if it was dropped before."""
+    if not parent.flags & SAMPLED:
+        return parent
+    return TraceContext(parent.trace_id, new_span_id(), parent.flags & RANDOM, parent.state)
 
 
 def span_context(context: TraceContext, *, remote: bool = False) -> SpanContext:
