@@ -340,7 +340,7 @@ async def test_a_line_that_is_longer_than_a_pipe_takes_at_once_stays_whole(pipe:
 def test_flushing_gives_up_on_a_reader_that_does_not_read(
     pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stderr, "PATIENCE", 0.01)
+    monkeypatch.setattr(stderr, "FLUSH_SECONDS", 0.01)
     out = stderr.Stderr(pipe.fileno())
     for _ in range(1000):
         out._lines.append(b"x" * 1000)

@@ -99,7 +99,7 @@ def threshold() -> int:
 
 
 def flush() -> None:
-    """Write out what waits: the process is about to end without further ado."""
+    """Write what waits, because the process is about to end at once."""
     if _log is not None:
         _log.out.flush()
 
@@ -113,12 +113,12 @@ os.register_at_fork(after_in_child=_forked)
 
 
 def identify(worker_id: str) -> None:
-    """From now on every line says whose it is."""
+    """Have every line from now on name the worker."""
     _identity["worker_id"] = worker_id
 
 
 def listeners() -> Listeners:
-    """What writes a line for each event of a level that is on."""
+    """Return what writes a line for each event whose level is on."""
     if _log is None:
         return {}
     return {

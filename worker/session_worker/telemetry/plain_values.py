@@ -1,4 +1,4 @@
-"""Turn whatever somebody logs into values that JSON has: none fails a line, or makes it endless."""
+"""Turn whatever somebody logs into values that JSON has. No value fails a line or makes it endless."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 ROOM = 100_000
-"""Characters of a whole line before it is cut to fit: so many that no secret is cut before it is masked."""
+"""Characters of a line before it is cut to fit: so many that no secret is cut in two before it is masked."""
 PRICE = 50
-"""Characters that each value takes of the room, besides its own."""
+"""Characters that each value costs besides its own: an empty value is not free."""
 DEEPEST = 10
 LONGEST = 30_000
 """Characters of one field of the line."""
@@ -26,7 +26,7 @@ LONGEST_NAME = 100
 
 
 def plain_values(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields as plain values, together no longer than a line may be."""
+    """Turn the fields into plain values that together fit into ``ROOM``."""
     found: dict[str, Any] = {}
     left = ROOM
     for name, value in fields.items():
@@ -39,7 +39,7 @@ def plain_values(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def interpolated(event: Any, arguments: tuple[Any, ...]) -> Any:
-    """``event % arguments``, or both side by side where that cannot be."""
+    """``event % arguments``, or a list of all of them if they cannot be interpolated."""
     if not arguments:
         return event
     try:
@@ -50,7 +50,7 @@ def interpolated(event: Any, arguments: tuple[Any, ...]) -> Any:
 
 
 def exception(exc_info: object) -> BaseException | None:
-    """The error that ``exc_info`` stands for: itself, one in a triple, or the one that is being handled."""
+    """The error that ``exc_info`` means: the error itself, that in a triple, or the one being handled."""
     if type(exc_info) is tuple and len(exc_info) == 3:
         exc_info = exc_info[1]
     if exc_info is None or exc_info is False:
@@ -59,7 +59,7 @@ def exception(exc_info: object) -> BaseException | None:
 
 
 def title(error: BaseException) -> str:
-    """What a stack trace ends with: the error's type and message."""
+    """The error's type and message, as a stack trace ends."""
     return _shown(error, traceback.format_exception_only).strip()
 
 
@@ -75,7 +75,7 @@ def _shown(error: BaseException, show: Callable[[BaseException], list[str]]) -> 
 
 
 class _Field:
-    """A field, and the characters that it takes of its room."""
+    """Converts one field. ``taken`` counts the characters that it uses of its room."""
 
     def __init__(self, room: int) -> None:
         self._room = room
@@ -140,5 +140,5 @@ class _Field:
 
 
 def shortened(text: str, room: int) -> str:
-    """Without its middle: a stack trace says most at its end."""
+    """Cut out the middle of a text that is too long: a stack trace says most at its end."""
     return text if len(text) <= room else f"{text[: room // 3]} … {text[-2 * room // 3 :]}"

@@ -1,4 +1,4 @@
-"""Make text that others wrote harmless to a terminal: spell out what it would obey, or would not show."""
+"""Make text harmless to a terminal: spell out the characters that it would obey or not show."""
 
 from __future__ import annotations
 

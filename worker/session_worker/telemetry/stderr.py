@@ -1,4 +1,4 @@
-"""Standard error as the log's way out: one write a turn of the loop, and nobody waits for the reader."""
+"""Standard error, where the log goes: one write in a turn of the loop, and no waiting for the reader."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import time
 from collections import deque
 
 PIPE_BUF = select.PIPE_BUF
-"""What a pipe that is said to be writable takes at once and in one piece, whoever else writes to it."""
+"""Bytes that a writable pipe takes at once and in one piece, whoever else writes to it."""
 MAX_BYTES = 4 * 1024 * 1024
-"""What is kept for a reader that has stopped reading; lines beyond it are dropped, and counted."""
-PATIENCE = 1.0
-"""Seconds that ``flush`` gives such a reader."""
+"""What is kept for a reader that has stopped reading. Further lines are dropped, and counted."""
+FLUSH_SECONDS = 1.0
+"""How long ``flush`` waits for such a reader."""
 _AGAIN = 0.1
 
 
 class Stderr:
-    """Takes lines of bytes. A reader that is gone, or that has stopped reading, never holds up the worker."""
+    """Writes lines of bytes. A reader that is gone, or has stopped reading, never holds up the worker."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew: after a fork, what waits is the other process's to write."""
+        """Begin anew: after a fork, the parent writes the lines that wait."""
         self._turns = threading.RLock()  # handlers may log from threads
         self._writing = False
         self._lines: deque[bytes] = deque()
@@ -35,7 +35,7 @@ class Stderr:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def write(self, line: bytes) -> None:
-        """Write the line, with others, at the end of the loop's turn; without a loop at once."""
+        """Write the line together with others at the end of the loop's turn, or at once without a loop."""
         if self._bytes > MAX_BYTES:
             self._dropped += 1
             return
@@ -51,9 +51,9 @@ class Stderr:
                 loop.call_soon(self._turn, loop)
 
     def flush(self) -> None:
-        """Write what waits, for ``PATIENCE`` seconds at most."""
+        """Write what waits, for ``FLUSH_SECONDS`` seconds at most."""
         self._loop = None
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + FLUSH_SECONDS
         while not self._drain() and (left := deadline - time.monotonic()) > 0:
             self._is_writable(left)
 
@@ -64,9 +64,9 @@ class Stderr:
             loop.call_later(_AGAIN, self._turn, loop)
 
     def _drain(self) -> bool:
-        """Write what can be written without waiting; whether that was all."""
+        """Write what can be written without waiting, and return whether that was all."""
         with self._turns:
-            if self._writing:  # a finalizer logs, in the middle of a write: this line follows
+            if self._writing:  # a finalizer logs in the middle of a write: that write goes on with this line
                 return True
             self._writing = True
             try:
@@ -76,21 +76,21 @@ class Stderr:
                     self._write_piece()
             except BlockingIOError:
                 return False
-            except OSError:  # the reader is gone: so is what it did not read
+            except OSError:  # the reader is gone: nobody will read what waits
                 self._lines.clear()
                 self._bytes = 0
             finally:
                 self._writing = False
             return True
 
-    def _is_writable(self, patience: float) -> bool:
-        """Wait for it so many seconds. Each with its own poll object: two threads must not share one."""
+    def _is_writable(self, seconds: float) -> bool:
+        """Wait up to so many seconds for room. Two threads must not share a poll object."""
         writable = select.poll()
         writable.register(self._fd, select.POLLOUT)
-        return bool(writable.poll(patience * 1000))
+        return bool(writable.poll(seconds * 1000))
 
     def _write_piece(self) -> None:
-        """Write whole lines, as many as a pipe takes in one piece; of a longer line its beginning."""
+        """Write as many whole lines as a pipe takes in one piece, or the beginning of a longer one."""
         lines = [self._lines.popleft()]
         room = PIPE_BUF - len(lines[0])
         while self._lines and (room := room - len(self._lines[0])) >= 0:

@@ -1,7 +1,7 @@
-"""The trace that a delivery belongs to, by the W3C's trace context: taken from it, kept, and sent on.
+"""The trace of a delivery, by the W3C's trace context: read from its headers, kept, and sent on.
 
-Nothing here makes spans (``spans.py`` does, where it is asked for): a trace that others follow must not end
-here, and the lines of the log name it.
+Nothing here makes spans; ``spans.py`` does, if traces are on. A trace that others follow must not end
+here although traces are off, and the lines of the log name it.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _STATE = re.compile(r"[\x20-\x7e]*")
 
 @immutable
 class TraceContext:
-    """Where in which trace something belongs: under the span ``span_id``. Ids are hexadecimal. Of the flags
-    those are kept that have a meaning."""
+    """A place in a trace: under the span ``span_id``. Ids are hexadecimal. Of the flags, ``SAMPLED`` and
+    ``RANDOM`` are kept."""
 
     trace_id: str
     span_id: str
@@ -44,7 +44,7 @@ class TraceContext:
 
     @classmethod
     def read(cls, headers: Mapping[str, Any]) -> TraceContext | None:
-        """What the headers say; None when they say nothing, or anything that is not a trace context."""
+        """Read the headers; None if they have no trace context, or one that is malformed."""
         if TRACEPARENT not in headers:
             return None
         found = cls.parse(headers[TRACEPARENT])
@@ -56,7 +56,7 @@ class TraceContext:
 
     @classmethod
     def parse(cls, traceparent: object) -> TraceContext | None:
-        """A ``traceparent``, of this version of the standard or of a later one; else None."""
+        """Read a ``traceparent`` of this version of the standard or of a later one; None if it is not one."""
         if not isinstance(traceparent, str) or not 55 <= len(traceparent) <= 255:
             return None
         match = _TRACEPARENT.fullmatch(traceparent)
@@ -69,7 +69,7 @@ class TraceContext:
         return f"00-{self.trace_id}-{self.span_id}-0{self.flags}"
 
     def put(self, message: Message) -> None:
-        """Have the message carry it."""
+        """Add it to the message's headers."""
         own = {TRACEPARENT: self.traceparent}
         if self.state:
             own[TRACESTATE] = self.state
@@ -80,7 +80,7 @@ class TraceContext:
 
 
 class Trace:
-    """What is done about a delivery's trace. Here, where no spans are made, it is sent on unchanged."""
+    """What is done about a delivery's trace. In this class no spans are made: it is sent on unchanged."""
 
     __slots__ = ("context",)
 
@@ -89,29 +89,29 @@ class Trace:
 
     @property
     def traceparent(self) -> str | None:
-        """What the ledger shall keep with the request if this is its first claim."""
+        """What the ledger is to keep with the request if this is its first claim."""
         return None if self.context is None else self.context.traceparent
 
     def known(self, traceparent: str | None) -> None:
-        """What the ledger keeps with the request."""
+        """Take note of what the ledger keeps with the request."""
 
     def enter(self) -> None:
-        """Make it the current one for the task, which is the handler's."""
+        """Make it OpenTelemetry's current one in this task, which runs the handler."""
 
     def about(self, request_id: UUID | None, attempt: int) -> None:
-        """Which request this is about, as far as is known."""
+        """Take note of which request this is about, as far as is known; ``attempt`` may be 0."""
 
     def sending(self, message: Message) -> AbstractContextManager[None]:
-        """The block in which a message is published."""
+        """Return what to enter while the message is published."""
         if self.context is not None and TRACEPARENT not in (message.properties.headers or ()):
             self.context.put(message)
         return _NOTHING
 
     def settled(self, method: str, outcome: str) -> None:
-        """The delivery was settled by ``method`` (ack, nack) with the outcome of that name."""
+        """Take note that the delivery was settled by ``method`` (ack, nack) with the outcome of that name."""
 
     def end(self) -> None:
-        """Nothing more is done about the delivery."""
+        """Take note that nothing more is done about the delivery."""
 
 
 _NOTHING = nullcontext()
