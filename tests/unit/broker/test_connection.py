@@ -151,7 +151,7 @@ async def test_writing_to_a_socket_that_was_closed_unnoticed_is_a_lost_link() ->
         opened(writer=Closed()).write(b"frames")
 
 
-async def test_who_waits_for_an_answer_hears_at_once_that_the_connection_was_lost() -> None:
+async def test_waiting_for_an_answer_ends_at_once_when_the_connection_is_lost() -> None:
     """aiormq lets some wait for their whole timeout, and the worker would connect again only then."""
     connection = opened()
     cancelled = asyncio.Event()

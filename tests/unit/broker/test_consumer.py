@@ -93,7 +93,7 @@ async def test_what_is_done_at_the_same_time_in_one_run_takes_one_frame() -> Non
     assert (frame.delivery_tag, frame.multiple) == (4, True)
 
 
-async def test_ack_beyond_a_gap_does_not_take_the_gap_along() -> None:
+async def test_an_ack_beyond_unsettled_deliveries_does_not_settle_them() -> None:
     channel, connection = await _channel(delivered=4)
     channel.ack(2)
     await breathe()
@@ -106,7 +106,7 @@ async def test_ack_beyond_a_gap_does_not_take_the_gap_along() -> None:
     assert frames == [(2, False), (1, True), (4, False), (3, True)]
 
 
-async def test_book_of_tags_does_not_grow() -> None:
+async def test_settled_tags_are_forgotten() -> None:
     """Not even while the oldest delivery of all still waits for its handler."""
     channel, _ = await _channel(delivered=100)
     for tag in range(2, 101):
@@ -117,7 +117,7 @@ async def test_book_of_tags_does_not_grow() -> None:
     assert (channel._done, list(channel._open)) == (set(), [1])
 
 
-async def test_a_connection_that_ends_as_it_is_written_to_takes_nobody_along() -> None:
+async def test_settling_on_a_connection_that_has_just_ended_raises_nothing() -> None:
     """It was lost and nobody told yet: the broker has the messages back, and the link will be built again."""
     channel, connection = await _channel(delivered=2)
 

@@ -198,7 +198,7 @@ def test_a_frame_counts_when_all_of_it_is_there(data: bytes, cut: int) -> None:
 
 
 @given(st.binary(max_size=400))
-def test_any_bytes_give_properties(data: bytes) -> None:
+def test_reading_properties_never_fails_whatever_the_bytes(data: bytes) -> None:
     """Nothing raises, and texts that are read are texts."""
     read = frames.properties(data)
     assert read.correlation_id is None or isinstance(read.correlation_id, str)
@@ -234,7 +234,7 @@ def test_a_needed_property_that_cannot_be_decoded_is_named(bad: bytes, name: str
         pytest.param(b"\x20\x00\x00\x00\x00\x0b\x01aT" + b"\xff" * 8, id="a header's time before 1970"),
     ],
 )
-def test_what_nobody_needs_is_left_out_when_it_cannot_be_decoded(odd: bytes) -> None:
+def test_a_property_that_nobody_needs_is_left_out_if_it_cannot_be_decoded(odd: bytes) -> None:
     """The request is served as if its sender had not said it."""
     assert frames.properties(b"\x00\x3c" + b"\0" * 10 + odd) == Properties(
         headers={} if odd[0] == 0x20 else None

@@ -98,7 +98,7 @@ class Broker:
     fates=st.lists(st.sampled_from(list(TAKEN)), min_size=1, max_size=12),
     plan=st.lists(st.tuples(st.integers(1, 12), st.booleans()), max_size=12),
 )
-def test_each_message_gets_its_own_fate_in_whatever_order_and_bulk_the_broker_confirms(
+def test_each_message_gets_its_own_answer_in_whatever_order_and_bulk_the_broker_confirms(
     fates: list[Fate], plan: list[tuple[int, bool]]
 ) -> None:
     """Messages that cannot be encoded take no tag, so those after them keep theirs."""
@@ -326,7 +326,7 @@ async def test_channel_that_is_gone_fails_what_is_in_flight_and_takes_nothing_mo
         channel.send(_message())
 
 
-async def test_broker_that_closes_the_channel_accuses_what_was_sent() -> None:
+async def test_a_channel_that_the_broker_closes_is_lost_over_a_message() -> None:
     channel, _ = _open()
     confirmed = channel.send(_message())
     with pytest.raises(Exception, match="ACCESS_REFUSED"):
@@ -345,7 +345,7 @@ async def test_broker_that_closes_the_channel_accuses_what_was_sent() -> None:
         (None, False),
     ],
 )
-async def test_connection_that_closes_accuses_only_when_the_broker_names_an_error(
+async def test_a_connection_is_lost_over_a_message_only_if_the_broker_names_an_error(
     error: Exception | None, over_a_message: bool
 ) -> None:
     channel, _ = _open()
@@ -432,7 +432,7 @@ async def test_direct_replies_have_a_connection_of_their_own() -> None:
     assert not setup.link.lost.done()
 
 
-async def test_only_the_message_that_closes_the_channel_again_is_refused() -> None:
+async def test_only_the_message_that_closes_the_channel_again_is_unsendable() -> None:
     """Those that were in flight with it are sent once more, one at a time, and arrive."""
     setup = Setup()
     tasks = setup.publish(*(_message(queue) for queue in ("good", "evil", "fine")))
@@ -462,7 +462,7 @@ async def test_only_the_message_that_closes_the_channel_again_is_refused() -> No
     await asyncio.gather(*again)
 
 
-async def test_lost_link_is_told_as_such() -> None:
+async def test_publishing_on_a_lost_link_says_that_it_is_lost() -> None:
     setup = Setup()
     (task,) = setup.publish(_message())
     await breathe()
@@ -533,7 +533,7 @@ async def test_channel_that_cannot_be_had_while_the_link_lives_leaves_the_messag
         await setup.publisher.publish(_message())
 
 
-async def test_a_connection_of_our_own_is_tried_for_once_for_all_who_wait_for_it(
+async def test_a_separate_connection_is_opened_once_for_all_messages_that_wait_for_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """And for a good while: what waits for it goes out as soon as it is there."""
@@ -557,7 +557,7 @@ async def test_a_connection_of_our_own_is_tried_for_once_for_all_who_wait_for_it
 
 
 @pytest.mark.parametrize("way", ["direct", "suspects"])
-async def test_who_waits_too_long_for_a_connection_of_our_own_is_told(
+async def test_a_message_that_waits_too_long_for_a_separate_connection_is_given_up(
     way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The link lives, and its delivery must be settled."""
@@ -574,7 +574,7 @@ async def test_who_waits_too_long_for_a_connection_of_our_own_is_told(
     assert (setup.tries > 1, setup.publisher.trouble) == (True, ""), "nobody waits for it any more"
 
 
-async def test_time_stands_still_while_the_broker_is_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_messages_do_not_age_while_the_broker_has_an_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(publisher, "SWEEP_SECONDS", 0.001)
     monkeypatch.setattr(confirms, "CONFIRM_SECONDS", 0.01)
     setup = Setup()

@@ -23,7 +23,7 @@ def test_every_queue_says_its_type_and_its_delivery_limit(queue: Queue) -> None:
 
 
 @BY_NAME
-def test_what_dies_goes_where_it_is_told_and_is_not_lost_on_the_way(queue: Queue) -> None:
+def test_dead_letters_go_to_a_named_queue_and_are_not_lost_on_the_way(queue: Queue) -> None:
     """At-least-once needs reject-publish; without a routing key a requester's CC would choose."""
     target = {
         "session.create": "session.create.undelivered",
@@ -49,7 +49,7 @@ def test_each_delay_has_a_queue_that_holds_a_message_so_long() -> None:
     assert delays == {"session.create.retry.1s": 1000, "session.create.retry.30s": 30_000}
 
 
-def test_what_people_and_lost_requesters_leave_is_bounded() -> None:
+def test_queues_that_perhaps_nobody_empties_are_bounded() -> None:
     """The parking lot refuses when it is full, and loses nothing; default replies lose the oldest."""
     dead, replies = QUEUES["session.create.dead"].arguments, QUEUES["session.replies"].arguments
     assert (dead["x-max-length-bytes"] > 0, dead["x-overflow"]) == (True, "reject-publish")
