@@ -223,18 +223,18 @@ def _watch() -> StandstillWatch:
     return StandstillWatch(Registration("me", holder_timeout=10.0, takeover_grace=10.0))
 
 
-def test_who_renews_is_never_found() -> None:
+def test_a_worker_that_renews_itself_is_never_found() -> None:
     watch = _watch()
     assert not any(watch.still([("a", renewal, 10.0)], float(renewal)) for renewal in range(100))
 
 
-def test_who_stands_still_is_found_after_the_timeout_that_it_promised() -> None:
+def test_a_worker_that_stands_still_is_found_after_its_own_holder_timeout() -> None:
     watch = _watch()
     found = [now for now in range(0, 60, 3) if watch.still([("a", 1, 15.0), ("b", now, 15.0)], float(now))]
     assert found[0] == 18
 
 
-def test_a_pause_of_the_watcher_convicts_nobody() -> None:
+def test_after_a_pause_of_the_watcher_nobody_counts_as_standing_still() -> None:
     """The others may have been held up as it was."""
     watch = _watch()
     assert [watch.still([("a", 1, 10.0)], now) for now in (0.0, 3.0, 6.0, 9.0)] == [[]] * 4
@@ -242,7 +242,7 @@ def test_a_pause_of_the_watcher_convicts_nobody() -> None:
     assert watch.still([("a", 1, 10.0)], 112.0) == ["a"]
 
 
-def test_who_comes_back_is_watched_anew() -> None:
+def test_a_worker_that_comes_back_is_watched_anew() -> None:
     watch = _watch()
     renewals = {0.0: 1, 4.0: 1, 8.0: 2, 12.0: 2, 16.0: 2}
     assert not any(watch.still([("a", renewal, 10.0)], now) for now, renewal in renewals.items())

@@ -13,7 +13,7 @@ async def test_the_first_claims_trace_is_told_to_every_later_one(ledger_url: str
     """While it runs, at the next attempt, in a new round and with the answer; to another request never."""
     async with worker(ledger_url) as ledger:
         claim = a_claim(traceparent=FIRST)
-        assert await ledger.claim(claim) == await ledger.claim(claim)  # repeated, its answer lost
+        assert await ledger.claim(claim) == await ledger.claim(claim)  # redriven, its answer lost
         again = a_claim(claim.request_id, traceparent=OTHER)
         running = await ledger.claim(again)
         assert isinstance(running, InOtherHands)
@@ -25,9 +25,9 @@ async def test_the_first_claims_trace_is_told_to_every_later_one(ledger_url: str
         await ledger.finish(failed(again))
         await ledger.reopen(claim.request_id, FINGERPRINT)
         last = a_claim(claim.request_id)
-        replayed = await ledger.claim(last)
-        assert isinstance(replayed, Claimed)
-        assert replayed.traceparent == FIRST
+        redriven = await ledger.claim(last)
+        assert isinstance(redriven, Claimed)
+        assert redriven.traceparent == FIRST
         await ledger.finish(completed(last))
         finished = await ledger.claim(a_claim(claim.request_id, traceparent=OTHER))
         assert isinstance(finished, Finished)

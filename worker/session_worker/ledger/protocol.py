@@ -235,14 +235,14 @@ class Ledger(Protocol):
     availability: Availability
 
     async def open(self) -> Opened:
-        """Connect, check (SQLite: upgrade) the schema, register this worker and keep it registered.
+        """Connect, check the schema (SQLite: upgrade it), register this worker and keep it registered.
 
         Raises:
             LedgerError: it cannot be reached, opened or used; a sentence for people.
         """
 
     async def close(self) -> None:
-        """Write what is noted, take this worker off the register, disconnect. Bounded in time."""
+        """Write what is noted, end this worker's registration, disconnect. Bounded in time."""
 
     async def claim(self, claim: Claim) -> ClaimAnswer: ...
 

@@ -50,7 +50,7 @@ class EntryState:
 
     ``due_in``: until its next attempt (None: at once). ``gone_in``: until its holder could be known to be
     gone (None: it is). ``takeover_in``: until this worker may take over from anyone at all. ``finished_for``:
-    since its outcome. ``mine``: this worker is the holder (a finished entry keeps the one who finished it).
+    since its outcome. ``mine``: this worker is the holder (an outcome keeps its worker as the holder).
     """
 
     status: str

@@ -184,7 +184,7 @@ class PostgreSQLLedger(BatchedLedger):
         return {request_id: EntryState(*columns) for request_id, *columns in rows}
 
     def _report(self, who: object, reason: str) -> None:
-        """The ledger is away while ``who`` does not reach it, for this ``reason``; empty: it does."""
+        """Note that ``who`` does not reach the server, for this ``reason``, or (empty) that it does."""
         if reason:
             self._away.add(who)
         else:

@@ -69,7 +69,7 @@ class ReconnectingConnection:
                 self._connection.terminate()
                 self._connection = None
             if isinstance(error, Exception) and not isinstance(error, AWAY):
-                self._report(self, "")  # a defect, whoever's, is no outage
+                self._report(self, "")  # a defect is no outage
             raise
 
     def _failed_again(self, state: RetryCallState) -> None:

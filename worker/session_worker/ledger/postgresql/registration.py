@@ -64,7 +64,7 @@ class RegistrationKeeper:
         await asyncio.wrap_future(self._joined)
 
     async def leave(self) -> None:
-        """Take this worker off the register and end the thread; bounded, also when the ledger is away."""
+        """End this worker's registration and the thread. Bounded in time, also when the ledger is away."""
         self._leaving.set()  # for a thread that has no loop yet
         if self._loop is not None and self._task is not None:
             with suppress(RuntimeError):  # it has ended already

@@ -105,7 +105,7 @@ class Transaction:
         )
 
     def leave(self) -> None:
-        """Take this worker off the register."""
+        """End this worker's registration."""
         self._execute("DELETE FROM workers WHERE worker_id = :worker")
 
     def _claim(self, claim: Claim) -> ClaimAnswer:

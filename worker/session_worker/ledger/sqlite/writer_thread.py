@@ -85,7 +85,7 @@ class WriterThread:
         return future
 
     def stop(self) -> None:
-        """Take this worker off the register, end the thread, close the file. Waits a busy timeout at most."""
+        """End this worker's registration and the thread, close the file. Waits a busy timeout at most."""
         self._stopping.set()
         self._jobs.put(None)
         if self._thread.ident is not None:
