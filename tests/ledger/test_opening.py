@@ -21,7 +21,7 @@ import pytest
 from session_worker.ledger import LedgerError, open_ledger, open_pruner, open_reader, upgrade
 from session_worker.ledger.migrations import migrations
 from session_worker.ledger.postgresql.connection import connect, hang_up
-from session_worker.ledger.postgresql.errors import sentence
+from session_worker.ledger.postgresql.errors import diagnose
 from session_worker.ledger.sqlite import database as sqlite_database
 from session_worker.ledger.sqlite.database import path_of
 from tests.support.ledger import becomes, sql, take, worker
@@ -207,7 +207,7 @@ async def test_sqlite_refuses_a_file_that_it_may_only_read() -> None:
         url = f"sqlite:///{folder}/ledger.db"
         await upgrade(url)
         path_of(url).chmod(0o444)
-        with pytest.raises(LedgerError, match=r"cannot be written: give the user with uid [0-9]+ write"):
+        with pytest.raises(LedgerError, match=r"cannot be written; give the user with uid [0-9]+ write"):
             async with worker(url):
                 pass
 
@@ -219,7 +219,7 @@ async def test_sqlite_refuses_a_folder_in_which_it_may_not_write() -> None:
         (folder / "locked").mkdir(mode=0o555)
         with pytest.raises(
             LedgerError,
-            match=r"cannot be opened: check that it is there and the user with uid [0-9]+ may",
+            match=r"cannot be opened; check that it is there and the user with uid [0-9]+ may",
         ):
             async with worker(f"sqlite:///{folder}/locked/ledger.db"):
                 pass
@@ -392,10 +392,10 @@ async def test_what_postgresqls_variables_and_files_add_is_told_as_theirs(
 def test_a_connection_that_ended_between_two_statements_is_told_in_words() -> None:
     """The driver speaks of its states then."""
     error = asyncpg.InternalClientError("cannot switch to state 12; another operation (2) is in progress")
-    said = sentence(error, "postgresql://ada@db/ledger")
-    assert "ended the connection: it may be restarting" in said
+    said = str(diagnose(error, "postgresql://ada@db/ledger"))
+    assert "ended the connection; it may be restarting" in said
     assert "state 12" not in said
-    assert "without a word" in sentence(asyncpg.InterfaceError(""), "postgresql://ada@db/ledger")
+    assert "without a word" in str(diagnose(asyncpg.InterfaceError(""), "postgresql://ada@db/ledger"))
 
 
 async def test_postgresql_without_permission_is_a_sentence(

@@ -95,7 +95,7 @@ async def test_the_way_out_that_is_named_works(empty_postgresql_url: str) -> Non
     """A schema of the ledger's own beside the other program's tables; until it is made, that is said."""
     await run_script(empty_postgresql_url, STRANGE["Flyway's versions"])
     url = f"{empty_postgresql_url}?options=-csearch_path%3Dsession_worker"
-    with pytest.raises(LedgerError, match="has no schema of its search_path: make it with CREATE SCHEMA"):
+    with pytest.raises(LedgerError, match="has no schema of its search_path; make it with CREATE SCHEMA"):
         await upgrade(url)
     await sql(empty_postgresql_url, "CREATE SCHEMA session_worker")
 

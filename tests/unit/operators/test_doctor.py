@@ -13,13 +13,13 @@ import pytest
 
 from session_contracts import Names
 from session_worker.broker.topology import Found, Topology
-from session_worker.ledger import upgrade
+from session_worker.ledger import LedgerError, upgrade
 from session_worker.operators.doctor import State, cross_checks, management, sqlite
 from session_worker.operators.doctor.broker import BrokerFindings, version
 from session_worker.operators.doctor.ledger_findings import LARGE_BYTES, LedgerFindings, clock_skew, size
 from session_worker.operators.doctor.local import holder_timeout, known_settings
 from session_worker.operators.doctor.postgresql import server
-from session_worker.operators.doctor.result import failed, folded, ok, refused
+from session_worker.operators.doctor.result import failed, folded, from_error, ok
 from session_worker.operators.doctor.sqlite import file_system
 from session_worker.settings import load
 
@@ -161,19 +161,12 @@ def test_where_all_parts_are_missing_that_is_one_result() -> None:
     assert (none.name, none.found, none.fix) == ("exchange, queues", "none of the 3 exist", "make it")
 
 
-@pytest.mark.parametrize(
-    ("sentence", "found", "fix"),
-    [
-        ("the queue: missing (a: b); make it", "the queue: missing (a: b)", "make it"),
-        ("the ledger at host:5432/x is down: start it", "the ledger at host:5432/x is down", "start it"),
-        ("it cannot be reached; is it up?", "it cannot be reached", "ours"),
-        ("the ledger cannot be used: something: else", "the ledger cannot be used: something: else", "ours"),
-        ("all alone", "all alone", "ours"),
-    ],
-)
-def test_an_errors_sentence_is_taken_apart_into_fault_and_fix(sentence: str, found: str, fix: str) -> None:
-    result = refused("check", ValueError(sentence), "ours")
-    assert (result.found, result.fix) == (found, fix)
+def test_an_error_says_what_to_do_or_the_check_does() -> None:
+    told = from_error("ledger", LedgerError("it is down (a; b: c)", "start it"), "see its log")
+    silent = from_error("ledger", LedgerError("it cannot be used: d"), "see its log")
+
+    assert (told.state, told.found, told.fix) == (State.FAILED, "it is down (a; b: c)", "start it")
+    assert (silent.found, silent.fix) == ("it cannot be used: d", "see its log")
 
 
 # ------------------------------------------------------------------------- the management interface

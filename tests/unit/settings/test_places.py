@@ -94,7 +94,7 @@ async def test_its_folder_is_made_for_the_user_alone(tmp_path: Path) -> None:
 
 async def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / ".local").touch()
-    with pytest.raises(LedgerError, match=r"cannot be made \(Not a directory\): make it, or name another"):
+    with pytest.raises(LedgerError, match=r"cannot be made \(Not a directory\); make it, or name another"):
         await upgrade(places.default_ledger_url())
 
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from session_worker.ledger.migrations import IDENTITY, check_current
 from session_worker.ledger.postgresql.connection import connect_for_operators, hang_up
-from session_worker.ledger.postgresql.errors import AWAY, sentence
+from session_worker.ledger.postgresql.errors import AWAY, diagnose
 from session_worker.ledger.postgresql.schema import check_schema
 from session_worker.ledger.protocol import LedgerError
 from session_worker.ledger.registration import ALIVE
 from session_worker.ledger.sqlite.database import connect, path_of, version_of
-from session_worker.ledger.sqlite.database import sentence as sentence_of_file
+from session_worker.ledger.sqlite.database import diagnose as diagnose_file
 from session_worker.ledger.sqlite.transaction import iso
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ async def copy(source: str, target: str) -> tuple[int, int]:
         LedgerError: one of them cannot be used, a worker runs on ``source``, or ``target`` is not empty.
     """
     if not target.startswith("postgres"):
-        raise LedgerError("the ledger to copy to is not a PostgreSQL one: name that by --ledger-url")
+        raise LedgerError("the ledger to copy to is not a PostgreSQL one", "name that by --ledger-url")
     path = path_of(source)
     connection = await connect_for_operators(target)
     try:
@@ -45,7 +45,7 @@ async def copy(source: str, target: str) -> tuple[int, int]:
             async with connection.transaction():
                 await connection.execute("LOCK TABLE requests IN EXCLUSIVE MODE")
                 if await connection.fetchval("SELECT EXISTS (SELECT FROM requests)"):
-                    raise LedgerError("the ledger to copy to has requests already: name an empty one")
+                    raise LedgerError("the ledger to copy to has requests already", "name an empty one")
                 (made,) = file.execute(IDENTITY).fetchone()  # from now on it is the same ledger
                 await connection.execute(
                     "UPDATE schema_version SET applied_at = $1 WHERE version = 1",
@@ -53,9 +53,9 @@ async def copy(source: str, target: str) -> tuple[int, int]:
                 )
                 return await _table(file, "requests", connection), await _table(file, "sessions", connection)
     except sqlite3.Error as error:
-        raise LedgerError(sentence_of_file(error, path)) from error
+        raise LedgerError(diagnose_file(error, path)) from error
     except AWAY as error:
-        raise LedgerError(sentence(error, target)) from error
+        raise LedgerError(diagnose(error, target)) from error
     finally:
         await hang_up(connection)
 
@@ -65,8 +65,8 @@ def _check_unused(file: sqlite3.Connection) -> None:
     living = file.execute(alive, {"now": iso(datetime.now(UTC))})
     if row := living.fetchone():
         raise LedgerError(
-            f"worker {row[0]} uses the ledger to copy from: stop it (one that was killed is gone after its "
-            "holder timeout)"
+            f"worker {row[0]} uses the ledger to copy from",
+            "stop it (one that was killed is gone after its holder timeout)",
         )
 
 

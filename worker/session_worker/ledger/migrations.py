@@ -91,8 +91,8 @@ def missing(database: Literal["sqlite", "postgresql"], version: int) -> list[Mig
     known = migrations(database)
     if version > known[-1].version:
         raise LedgerError(
-            f"the ledger's schema has version {version}, newer than this program's {known[-1].version}: "
-            "run the release that upgraded it, or a later one"
+            f"the ledger's schema has version {version}, newer than this program's {known[-1].version}",
+            "run the release that upgraded it, or a later one",
         )
     return [migration for migration in known if migration.version > version]
 
@@ -102,7 +102,7 @@ def check_current(database: Literal["sqlite", "postgresql"], version: int) -> No
     if missing(database, version):
         state = f"has version {version}" if version else "is not there yet"
         raise LedgerError(
-            f"the ledger's schema {state}, version {migrations(database)[-1].version} is needed: "
+            f"the ledger's schema {state}, version {migrations(database)[-1].version} is needed",
             "run `session-worker ledger upgrade`"
-            + (" (or start with --migrate)" if database == "postgresql" else "")
+            + (" (or start with --migrate)" if database == "postgresql" else ""),
         )

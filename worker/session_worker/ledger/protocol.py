@@ -13,6 +13,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from session_client.net.diagnosis import DiagnosedError
 from session_worker.messages.immutable import immutable
 
 if TYPE_CHECKING:
@@ -204,8 +205,8 @@ class UnstorableError(Exception):
     """The database cannot store the data of this one entry (its neighbours in the batch are not affected)."""
 
 
-class LedgerError(Exception):
-    """The ledger cannot be used as it is set up; the message says what is wrong and what to do."""
+class LedgerError(DiagnosedError):
+    """The ledger cannot be used as it is set up."""
 
 
 COUNTED = 10_000

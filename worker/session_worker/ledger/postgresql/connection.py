@@ -8,6 +8,7 @@ from typing import Any
 
 import asyncpg
 
+from session_client.net.diagnosis import Diagnosis
 from session_client.net.failures import in_one_line
 from session_worker.ledger.postgresql.errors import AWAY, UnusableError, explained
 from session_worker.settings import postgresql_url
@@ -62,11 +63,11 @@ async def _connect(
     try:
         target = postgresql_url.read(url)
     except ValueError as error:
-        raise UnusableError(f"the ledger's URL cannot be used: {error}") from None
+        raise UnusableError(Diagnosis(f"the ledger's URL cannot be used: {error}")) from None
     for name in sorted(target.settings & settings.keys()):
         if name not in _YIELDING:
             raise UnusableError(
-                f"the ledger's URL cannot be used: the worker sets {name} itself; leave it out"
+                Diagnosis(f"the ledger's URL cannot be used: the worker sets {name} itself", "leave it out")
             )
         del settings[name]
     usual = target.connect_timeout or CONNECT_TIMEOUT
@@ -92,16 +93,17 @@ async def _first_that_answers(url: str, timeout: float, **options: Any) -> async
     return await asyncpg.connect(last, timeout=timeout, **options)
 
 
-def _misread(error: Exception, url: str) -> str:
+def _misread(error: Exception, url: str) -> Diagnosis:
     """Say why the driver could not even try."""
     if postgresql_url.unnamed_user(url):
-        return (
-            f"the ledger's URL names no user, and user id {os.getuid()} has no name on this machine; write "
-            "postgresql://user@host/database, or set PGUSER"
+        return Diagnosis(
+            f"the ledger's URL names no user, and user id {os.getuid()} has no name on this machine",
+            "write postgresql://user@host/database, or set PGUSER",
         )
-    return (
+    return Diagnosis(
         "the ledger's URL cannot be used with what PostgreSQL's variables and files (~/.pgpass) say "
-        f"({in_one_line(error)}{postgresql_url.variables()}); correct them"
+        f"({in_one_line(error)}{postgresql_url.variables()})",
+        "correct them",
     )
 
 

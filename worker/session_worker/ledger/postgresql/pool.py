@@ -9,7 +9,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
 from session_worker.ledger.availability import BACKOFF
 from session_worker.ledger.postgresql.connection import connect, hang_up
-from session_worker.ledger.postgresql.errors import AWAY, COLLISIONS, UNSTORABLE, explained, sentence
+from session_worker.ledger.postgresql.errors import AWAY, COLLISIONS, UNSTORABLE, diagnose, explained
 from session_worker.ledger.protocol import UnstorableError
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class ReconnectingConnection:
 
     def _failed(self, error: BaseException) -> None:
         if not isinstance(error, COLLISIONS):
-            self._report(self, sentence(error, self._url))
+            self._report(self, str(diagnose(error, self._url)))
 
 
 class ConnectionPool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from session_client.net.threads import in_own_thread
 from session_worker.ledger.postgresql.connection import CLOSE_TIMEOUT, COMMAND_TIMEOUT, connect, hang_up
-from session_worker.ledger.postgresql.errors import AWAY, sentence
+from session_worker.ledger.postgresql.errors import AWAY, diagnose
 from session_worker.ledger.postgresql.statements import EXPEL, LEAVE, OTHERS, RENEW, SWEEP
 from session_worker.ledger.protocol import LedgerError
 from session_worker.ledger.registration import StandstillWatch
@@ -92,10 +92,10 @@ class RegistrationKeeper:
                 except Exception as error:  # noqa: BLE001 - without it the living worker would look dead
                     self._drop()
                     if gap:  # not only this one connection was lost
-                        self._tell(sentence(error, self._url))
+                        self._tell(str(diagnose(error, self._url)))
                     gap = True
                     if not self._joined.done():
-                        self._joined.set_exception(LedgerError(sentence(error, self._url)))
+                        self._joined.set_exception(LedgerError(diagnose(error, self._url)))
                         return
                 await asyncio.sleep(_RETRY if gap else self._me.interval)
         except asyncio.CancelledError:

@@ -18,7 +18,7 @@ from session_worker.ledger.migrations import (
     tables,
 )
 from session_worker.ledger.postgresql.connection import connect_for_operators, hang_up
-from session_worker.ledger.postgresql.errors import AWAY, explained, sentence
+from session_worker.ledger.postgresql.errors import AWAY, diagnose, explained
 from session_worker.ledger.protocol import COUNTED, LedgerError, Opened, holds
 from session_worker.settings.postgresql_url import place_of
 
@@ -81,7 +81,7 @@ async def schema_of(connection: asyncpg.Connection, url: str) -> Schema:
         if strange in places
         else f"schema_version in schema {home} is not the ledger's, which has a table {strange} beside it"
     )
-    raise LedgerError(f"the ledger's PostgreSQL at {place_of(url)}: {what}; {way_out(url)}")
+    raise LedgerError(f"the ledger's PostgreSQL at {place_of(url)}: {what}", way_out(url))
 
 
 def way_out(url: str) -> str:
@@ -108,7 +108,9 @@ async def check_grants(connection: asyncpg.Connection, url: str) -> None:
         lacking = await connection.fetch(_LACKING, *zip(*needed, strict=True))
     if lacking:
         grants = "; ".join(f"GRANT {privilege} ON {table} TO {user}" for user, table, privilege in lacking)
-        raise LedgerError(f"the ledger's user lacks privileges: {grants} (docs/security.md has all of them)")
+        raise LedgerError(
+            "the ledger's user lacks privileges", f"{grants} (docs/security.md has all of them)"
+        )
 
 
 async def opened(connection: asyncpg.Connection, url: str) -> Opened:
@@ -128,15 +130,15 @@ async def upgrade_database(url: str) -> tuple[int, int]:
         return await _upgrade(connection, url)
     except (asyncpg.DuplicateTableError, asyncpg.DuplicateObjectError) as error:
         raise LedgerError(
-            f"the ledger's PostgreSQL at {place_of(url)}: {error.args[0]}; {way_out(url)}"
+            f"the ledger's PostgreSQL at {place_of(url)}: {error.args[0]}", way_out(url)
         ) from error
     except asyncpg.InvalidSchemaNameError as error:
         raise LedgerError(
-            f"the ledger's PostgreSQL at {place_of(url)} has no schema of its search_path: make it with "
-            "CREATE SCHEMA"
+            f"the ledger's PostgreSQL at {place_of(url)} has no schema of its search_path",
+            "make it with CREATE SCHEMA",
         ) from error
     except AWAY as error:
-        raise LedgerError(sentence(error, url)) from error
+        raise LedgerError(diagnose(error, url)) from error
     finally:
         await hang_up(connection)
 

@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote
 
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
+from session_client.net.diagnosis import Diagnosis
 from session_worker.ledger.migrations import VERSION_TABLE, columns, has_version, missing, stranger
 from session_worker.ledger.protocol import COUNTED, LedgerError
 from session_worker.settings.places import state_folder
@@ -26,15 +27,21 @@ OPEN_TIMEOUT = 20.0
 ESTIMATE = "coalesce((SELECT max(rowid) FROM requests) - (SELECT min(rowid) FROM requests) + 1, 0)"
 COUNTS = f"SELECT (SELECT count(*) FROM (SELECT 1 FROM requests LIMIT {COUNTED})), {ESTIMATE}"  # noqa: S608 - constants
 
-_SENTENCES = {
-    sqlite3.SQLITE_BUSY: "is locked by another process: stop that one, or let it finish",
-    sqlite3.SQLITE_LOCKED: "is locked by another process: stop that one, or let it finish",
-    sqlite3.SQLITE_CANTOPEN: "cannot be opened: check that it is there and {user} may read and write it",
-    sqlite3.SQLITE_READONLY: "cannot be written: give {user} write permission for the file and its folder",
-    sqlite3.SQLITE_PERM: "cannot be written: give {user} write permission for the file and its folder",
-    sqlite3.SQLITE_NOTADB: "is not a SQLite database: name another file",
-    sqlite3.SQLITE_CORRUPT: "is damaged: restore it from a backup",
-    sqlite3.SQLITE_FULL: "cannot grow: its disk is full",
+_DIAGNOSES = {
+    sqlite3.SQLITE_BUSY: Diagnosis("is locked by another process", "stop that one, or let it finish"),
+    sqlite3.SQLITE_LOCKED: Diagnosis("is locked by another process", "stop that one, or let it finish"),
+    sqlite3.SQLITE_CANTOPEN: Diagnosis(
+        "cannot be opened", "check that it is there and {user} may read and write it"
+    ),
+    sqlite3.SQLITE_READONLY: Diagnosis(
+        "cannot be written", "give {user} write permission for the file and its folder"
+    ),
+    sqlite3.SQLITE_PERM: Diagnosis(
+        "cannot be written", "give {user} write permission for the file and its folder"
+    ),
+    sqlite3.SQLITE_NOTADB: Diagnosis("is not a SQLite database", "name another file"),
+    sqlite3.SQLITE_CORRUPT: Diagnosis("is damaged", "restore it from a backup"),
+    sqlite3.SQLITE_FULL: Diagnosis("cannot grow: its disk is full"),
 }
 
 
@@ -43,21 +50,21 @@ def path_of(url: str) -> Path:
     path = unquote(url.removeprefix("sqlite:///"))
     if not url.startswith("sqlite:///") or path in {"", "/", ":memory:"} or {*"\0\n\r"} & {*path}:
         raise LedgerError(
-            "the ledger's URL names no file: write sqlite:///file.db or sqlite:////folder/file.db"
+            "the ledger's URL names no file", "write sqlite:///file.db or sqlite:////folder/file.db"
         )
     if "?" in url or "#" in url:
         raise LedgerError(
-            "a SQLite ledger's URL takes no parameters: leave out what begins with ? or #, or write %3F or "
-            "%23 where it is part of the file's name"
+            "a SQLite ledger's URL takes no parameters",
+            "leave out what begins with ? or #, or write %3F or %23 where it is part of the file's name",
         )
     return Path(path)
 
 
-def sentence(error: sqlite3.Error, path: Path) -> str:
+def diagnose(error: sqlite3.Error, path: Path) -> Diagnosis:
     """What ``error`` means for the ledger in ``path``."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    said = _SENTENCES.get(code, f"cannot be used: {error}")
-    return f"the ledger file {path} {said.replace('{user}', f'the user with uid {os.geteuid()}')}"
+    what, fix = _DIAGNOSES.get(code, (f"cannot be used: {error}", ""))
+    return Diagnosis(f"the ledger file {path} {what}", fix.format(user=f"the user with uid {os.geteuid()}"))
 
 
 def check_there(path: Path) -> None:
@@ -66,14 +73,15 @@ def check_there(path: Path) -> None:
         there = path.is_file()
     except OSError as error:
         raise LedgerError(
-            f"the ledger file {path} cannot be found ({error.strerror}): give this user the permission to "
-            "enter its folder, or run this as the worker's user"
+            f"the ledger file {path} cannot be found ({error.strerror})",
+            "give this user the permission to enter its folder, or run this as the worker's user",
         ) from error
     if not there:
         # Say nothing of making one: in a wrong folder it would be a second ledger.
         raise LedgerError(
-            f"there is no ledger file {path.absolute()}; name the ledger that the workers use in "
-            "SESSION_WORKER_LEDGER_URL (their log names it at `worker up`, and before that there is none)"
+            f"there is no ledger file {path.absolute()}",
+            "name the ledger that the workers use in SESSION_WORKER_LEDGER_URL (their log names it at "
+            "`worker up`, and before that there is none)",
         )
 
 
@@ -120,7 +128,7 @@ def open_upgraded(path: Path) -> tuple[sqlite3.Connection, int]:
     """
     _see_to_folder(path.parent)
     if path.exists() and not path.is_file():
-        raise LedgerError(f"the ledger {path} is no regular file: name another one")
+        raise LedgerError(f"the ledger {path} is no regular file", "name another one")
     retrying = Retrying(
         retry=retry_if_exception(is_busy),
         stop=stop_after_delay(OPEN_TIMEOUT),
@@ -130,7 +138,7 @@ def open_upgraded(path: Path) -> tuple[sqlite3.Connection, int]:
     try:
         return retrying(_open_upgraded, path)
     except sqlite3.Error as error:
-        raise LedgerError(sentence(error, path)) from error
+        raise LedgerError(diagnose(error, path)) from error
 
 
 def _see_to_folder(folder: Path) -> None:
@@ -139,11 +147,13 @@ def _see_to_folder(folder: Path) -> None:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise LedgerError(
-                f"the ledger's folder {folder} cannot be made ({error.strerror}): make it, or name another "
-                "place (SESSION_WORKER_LEDGER_URL)"
+                f"the ledger's folder {folder} cannot be made ({error.strerror})",
+                "make it, or name another place (SESSION_WORKER_LEDGER_URL)",
             ) from error
     if not folder.is_dir():
-        raise LedgerError(f"the ledger's folder {folder.absolute()} does not exist: make it, or name another")
+        raise LedgerError(
+            f"the ledger's folder {folder.absolute()} does not exist", "make it, or name another"
+        )
 
 
 def check_complete(path: Path) -> None:
@@ -206,7 +216,8 @@ def version_of(database: sqlite3.Connection) -> int:
         path = database.execute("PRAGMA database_list").fetchone()[2]
         raise LedgerError(
             f"the file {path} is another program's database, not a ledger (no table {strange} as the ledger "
-            "has it), and was left as it is: name another file in the ledger's URL"
+            "has it), and was left as it is",
+            "name another file in the ledger's URL",
         )
     return version
 

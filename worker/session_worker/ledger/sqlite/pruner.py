@@ -13,7 +13,7 @@ from session_client.net.threads import in_own_thread
 from session_worker.ledger.migrations import check_current
 from session_worker.ledger.protocol import LedgerError
 from session_worker.ledger.rules import FINISHED
-from session_worker.ledger.sqlite.database import check_there, connect, is_busy, sentence, version_of
+from session_worker.ledger.sqlite.database import check_there, connect, diagnose, is_busy, version_of
 from session_worker.ledger.sqlite.file_check import FileCheck
 from session_worker.ledger.sqlite.transaction import iso
 
@@ -85,7 +85,7 @@ class SQLitePruner:
         try:
             return await retrying(in_own_thread, self._do_now, work)
         except sqlite3.Error as error:
-            raise LedgerError(sentence(error, self._path)) from error
+            raise LedgerError(diagnose(error, self._path)) from error
 
     def _do_now(self, work: Callable[[sqlite3.Connection], T]) -> T:
         with closing(connect(self._path, "rw")) as database:

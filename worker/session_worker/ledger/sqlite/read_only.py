@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
 from session_worker.ledger.protocol import LedgerError
-from session_worker.ledger.sqlite.database import connect, sentence
+from session_worker.ledger.sqlite.database import connect, diagnose
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,11 +51,11 @@ class ReadOnlyFile:
                     self._disconnect()  # they are other files now
                 return self._ask(question)
         except sqlite3.Error as error:
-            raise LedgerError(sentence(error, self._path)) from error
+            raise LedgerError(diagnose(error, self._path)) from error
         except OSError as error:
             raise LedgerError(
-                f"the ledger file {self._path} cannot be read ({error.strerror}): give this user the "
-                "permission, or run this as the worker's user"
+                f"the ledger file {self._path} cannot be read ({error.strerror})",
+                "give this user the permission, or run this as the worker's user",
             ) from error
 
     def interrupt(self) -> None:
@@ -78,7 +78,8 @@ class ReadOnlyFile:
             if time.monotonic() >= deadline:
                 raise LedgerError(
                     f"the ledger file {self._path} was not closed properly, and only its owner "
-                    f"({self._owner()}) or root can read it now: start the worker, or run this as that user"
+                    f"({self._owner()}) or root can read it now",
+                    "start the worker, or run this as that user",
                 )
             time.sleep(0.05)
 

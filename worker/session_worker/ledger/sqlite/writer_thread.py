@@ -17,7 +17,7 @@ from session_worker.ledger.availability import BACKOFF
 from session_worker.ledger.migrations import IDENTITY
 from session_worker.ledger.protocol import LedgerError, Opened, UnstorableError, holds
 from session_worker.ledger.registration import StandstillWatch
-from session_worker.ledger.sqlite.database import COUNTS, connect, open_upgraded, sentence
+from session_worker.ledger.sqlite.database import COUNTS, connect, diagnose, open_upgraded
 from session_worker.ledger.sqlite.file_check import FileCheck, LostError
 from session_worker.ledger.sqlite.transaction import Transaction
 from session_worker.settings.places import sqlite_url
@@ -73,7 +73,7 @@ class WriterThread:
         except BaseException as error:
             self._disconnect()
             if isinstance(error, sqlite3.Error):
-                raise LedgerError(sentence(error, self._path)) from error
+                raise LedgerError(diagnose(error, self._path)) from error
             raise
         self._thread.start()
         return Opened(identity, sqlite_url(self._path.absolute()), holds(*counts))
@@ -136,7 +136,7 @@ class WriterThread:
 
     def _away(self, error: sqlite3.Error) -> None:
         self._lost = True
-        self._report(sentence(error, self._path))
+        self._report(str(diagnose(error, self._path)))
 
     def _here(self) -> None:
         if self._lost:

@@ -26,9 +26,9 @@ from session_worker.operators.doctor.result import (
     Result,
     State,
     failed,
+    from_error,
     no_answer,
     ok,
-    refused,
     skipped,
     warning,
 )
@@ -116,7 +116,7 @@ async def _reach(url: str) -> tuple[Result, Connection | None]:
     try:
         connection = await Connection.open([url], "doctor")
     except ConnectError as error:
-        return refused(
+        return from_error(
             "broker", error, "check that it runs and can be reached, or correct SESSION_WORKER_AMQP_URL"
         ), None
     place = f"{parsed.host}:{port_of(parsed)}, vhost {vhost_of(parsed)}"
@@ -153,7 +153,7 @@ async def _queues(settings: Settings, connection: Connection, findings: BrokerFi
 
 def difference(part: str, trouble: TopologyError) -> Result:
     """Between an exchange or a queue and what the worker needs."""
-    told = refused(part, trouble, "run `session-worker topology apply`")
+    told = from_error(part, trouble, "run `session-worker topology apply`")
     return replace(told, found=told.found.removeprefix(f"{part}: "))
 
 
@@ -194,7 +194,7 @@ async def _permissions(settings: Settings, connection: Connection, findings: Bro
         findings.blocked = await _blocked(settings)
     except ForbiddenError as error:
         troubles.append(error)
-    told = [refused("permissions", trouble, "grant it") for trouble in troubles if trouble]
+    told = [from_error("permissions", trouble, "grant it") for trouble in troubles if trouble]
     may = "consume, publish and declare" if settings.declare else "consume and publish"
     user = URL(settings.amqp_urls[0]).user or "guest"
     findings.results += told or [ok("permissions", f"user {user} may {may}")]

@@ -10,7 +10,7 @@ from session_worker.ledger.protocol import LedgerError
 from session_worker.ledger.sqlite.database import path_of
 from session_worker.operators.doctor import sqlite
 from session_worker.operators.doctor.ledger_findings import LedgerFindings
-from session_worker.operators.doctor.result import CHECK_SECONDS, no_answer, refused, skipped
+from session_worker.operators.doctor.result import CHECK_SECONDS, from_error, no_answer, skipped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +32,7 @@ async def examine(settings: Settings, clock: Callable[[], float]) -> LedgerFindi
     except TimeoutError:
         findings.results.append(no_answer("ledger", "the ledger"))
     except LedgerError as error:
-        findings.results.append(refused("ledger", error, "look into the log of the database"))
+        findings.results.append(from_error("ledger", error, "look into the log of the database"))
     if len(findings.results) == 1:
         why = "the ledger must work first"
         findings.results += [

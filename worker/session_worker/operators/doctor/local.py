@@ -9,7 +9,7 @@ from http.client import HTTPException
 from typing import TYPE_CHECKING
 
 from session_client.net.threads import in_own_thread
-from session_worker.operators.doctor.result import CHECK_SECONDS, failed, ok, refused, warning
+from session_worker.operators.doctor.result import CHECK_SECONDS, failed, from_error, ok, warning
 from session_worker.runtime import ops, probe
 from session_worker.settings import CONSUMER_TIMEOUT, unknown_variables
 
@@ -84,7 +84,7 @@ async def handler(path: str) -> Result:
 
 
 def consumer_timeout(settings: Settings) -> Result:
-    longest = settings.handler_timeout + settings.shutdown_grace  # the settings are refused if it is too long
+    longest = settings.handler_timeout + settings.shutdown_grace  # the settings are invalid if it is too long
     return ok(
         "consumer timeout",
         f"a request is held for {longest:g} s at the most; assumed is RabbitMQ's default consumer_timeout of "
@@ -122,7 +122,7 @@ async def ops_port(host: str, port: int) -> Result:
             for listener in ops.listen(host, port):
                 listener.close()
         except ops.OpsPortError as error:
-            return refused("ops port", error, "choose another one")
+            return from_error("ops port", error, "choose another one")
         return ok("ops port", f"port {port} of {host} is free: no worker of this machine has it")
     if reasons:
         found = f"the worker at port {port} of {host} is not ready: {'; '.join(reasons)}"

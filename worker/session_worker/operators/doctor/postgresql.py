@@ -7,12 +7,12 @@ from uuid import uuid4
 
 from session_worker.ledger.migrations import IDENTITY
 from session_worker.ledger.postgresql.connection import connect, hang_up
-from session_worker.ledger.postgresql.errors import AWAY, sentence
+from session_worker.ledger.postgresql.errors import AWAY, diagnose
 from session_worker.ledger.postgresql.schema import ESTIMATE, check_grants, check_schema
 from session_worker.ledger.protocol import LedgerError
 from session_worker.ledger.registration import ALIVE
 from session_worker.operators.doctor.ledger_findings import clock_skew, size
-from session_worker.operators.doctor.result import State, failed, ok, refused, warning
+from session_worker.operators.doctor.result import State, failed, from_error, ok, warning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -58,7 +58,7 @@ async def examine(url: str, settings: Settings, clock: Callable[[], float], find
     try:
         await _examine(connection, url, settings, clock, findings)
     except AWAY as error:
-        raise LedgerError(sentence(error, url)) from error
+        raise LedgerError(diagnose(error, url)) from error
     finally:
         await hang_up(connection)
 
@@ -104,8 +104,8 @@ async def _try_to_write(connection: asyncpg.Connection) -> None:
 
 def _no_connection(error: BaseException, url: str) -> LedgerError:
     if "startup parameter" in str(error):
-        return LedgerError(f"the ledger's PostgreSQL is behind a connection pooler ({error}); {_NO_POOLER}")
-    return LedgerError(sentence(error, url))
+        return LedgerError(f"the ledger's PostgreSQL is behind a connection pooler ({error})", _NO_POOLER)
+    return LedgerError(diagnose(error, url))
 
 
 _NO_POOLER = "name PostgreSQL itself in SESSION_WORKER_LEDGER_URL: a worker keeps only a few connections"
@@ -139,10 +139,5 @@ async def _lacking(connection: asyncpg.Connection, url: str) -> Result | None:
     try:
         await check_grants(connection, url)
     except LedgerError as error:
-        found, _, grants = str(error).partition(": ")
-        return (
-            failed("ledger grants", found, grants)
-            if grants
-            else refused("ledger grants", error, "grant them")
-        )
+        return from_error("ledger grants", error, "grant them")
     return None

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from session_client.net.diagnosis import DiagnosedError
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from session_client.net.diagnosis import DiagnosedError
 
 CHECK_SECONDS = 8.0
 """What one check may take; to connect takes as long as it takes a worker."""
@@ -71,15 +71,9 @@ def failed(name: str, found: str, fix: str) -> Result:
     return Result(name, State.FAILED, found, fix)
 
 
-def refused(name: str, error: Exception, fix: str) -> Result:
-    """A failure as an error of ours tells it. ``fix`` is for those that do not say what to do."""
-    if isinstance(error, DiagnosedError):
-        return failed(name, error.what, error.fix or fix)
-    text = str(error)
-    found, _, told = text.rpartition("; " if "; " in text else ": ")
-    if not found or " cannot be used: " in text:
-        return failed(name, text, fix)
-    return failed(name, found, fix if told.endswith("?") else told)
+def from_error(name: str, error: DiagnosedError, fix: str) -> Result:
+    """The failure that ``error`` diagnoses; ``fix`` is for those that do not say what to do."""
+    return failed(name, error.what, error.fix or fix)
 
 
 def no_answer(name: str, where: str) -> Result:

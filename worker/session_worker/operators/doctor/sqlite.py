@@ -13,22 +13,22 @@ from typing import TYPE_CHECKING
 
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
+from session_client.net.diagnosis import Diagnosis
 from session_worker.ledger.migrations import IDENTITY, check_current
-from session_worker.ledger.protocol import LedgerError
 from session_worker.ledger.registration import ALIVE
 from session_worker.ledger.sqlite.database import (
     BUSY_TIMEOUT,
     ESTIMATE,
     check_there,
     connect,
+    diagnose,
     is_busy,
-    sentence,
     version_of,
 )
 from session_worker.ledger.sqlite.read_only import ReadOnlyFile
 from session_worker.ledger.sqlite.transaction import iso
 from session_worker.operators.doctor.ledger_findings import size
-from session_worker.operators.doctor.result import failed, ok, refused, warning
+from session_worker.operators.doctor.result import failed, ok, warning
 
 if TYPE_CHECKING:
     from session_worker.operators.doctor.ledger_findings import LedgerFindings
@@ -92,12 +92,9 @@ def _file(path: Path, version: int) -> Result:
     try:
         _try_to_write(path)
     except (sqlite3.Error, OSError) as error:
-        told = (
-            sentence(error, path) if isinstance(error, sqlite3.Error) else f"the ledger file {path}: {error}"
-        )
-        return refused(
-            "ledger", LedgerError(told), "look at the disk that it is on: its room, its quota, its mount"
-        )
+        found = Diagnosis(f"the ledger file {path}: {error}")
+        what, fix = diagnose(error, path) if isinstance(error, sqlite3.Error) else found
+        return failed("ledger", what, fix or "look at the disk that it is on: its room, its quota, its mount")
     return ok("ledger", f"SQLite file {path}, schema {version}, takes writes")
 
 
