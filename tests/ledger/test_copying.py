@@ -102,7 +102,7 @@ async def test_more_than_a_batch_is_copied(sqlite_url: str, postgresql_url: str)
 
 async def test_a_ledger_in_use_is_not_copied(sqlite_url: str, postgresql_url: str) -> None:
     async with worker(sqlite_url, "ada-1"):
-        with pytest.raises(LedgerError, match="worker ada-1 uses the ledger to copy from: stop it"):
+        with pytest.raises(LedgerError, match="worker ada-1 uses the ledger to copy from; stop it"):
             await copy(sqlite_url, postgresql_url)
 
 
