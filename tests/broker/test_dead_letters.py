@@ -48,7 +48,7 @@ def look(lab: Lab, wanted: Filter = ALL, limit: int | None = None) -> list[dict[
     async def work() -> list[dict[str, Any]]:
         async with parking_lot(lab) as lot:
             pages = [page async for page in lot.matching(wanted, limit)]
-        return [dead_letters.whole_document(letter) for page in pages for letter in page]
+        return [letter.document(whole=True) for page in pages for letter in page]
 
     return asyncio.run(work())
 

@@ -13,7 +13,7 @@ SUFFIXES = {".md", ".py", ".toml", ".yml", ".json", ".sql", ".mjs", ".sh", ""}
 NOT_OURS = {"corpus", "results", "node_modules", "__pycache__", "build"}
 """Folders of inputs, measurements and what others wrote."""
 
-ALIAS = {"worker/session_worker/cli/app.py", "tests/unit/cli/test_mistakes.py"}
+ALIAS = {"worker/session_worker/cli/app.py", "tests/unit/cli/test_usage.py"}
 """The command that was renamed is still understood, and says its new name."""
 
 RETIRED: dict[str, set[str]] = {

@@ -26,7 +26,7 @@ from session_worker.cli.demo.plan import FAILS_TWICE, Plan
 from session_worker.cli.demo.requester import RawAnswer
 from session_worker.cli.demo.script import Script
 from session_worker.operations.handler import Context
-from tests.unit.cli.test_words import entry
+from tests.unit.cli.test_views import entry
 
 if TYPE_CHECKING:
     from uuid import UUID

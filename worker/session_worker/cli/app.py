@@ -307,10 +307,10 @@ def dead_list(
     json: Json = False,
 ) -> None:
     """List dead letters, oldest first. Changes nothing."""
-    from session_worker.cli.dead import Choice, Place, show_list
+    from session_worker.cli.dead import chosen, show_list
 
-    choice = Choice(code, exception, since, user, request_id)
-    raise typer.Exit(show_list(choice, limit, Place(amqp_url, prefix), json=json))
+    wanted = chosen(code, exception, since, user, request_id)
+    raise typer.Exit(show_list(wanted, limit, json=json, amqp_url=amqp_url, prefix=prefix))
 
 
 @dead.command("groups")
@@ -324,10 +324,10 @@ def dead_groups(
     json: Json = False,
 ) -> None:
     """Count dead letters by error code and exception."""
-    from session_worker.cli.dead import Choice, Place, show_groups
+    from session_worker.cli.dead import chosen, show_groups
 
-    choice = Choice(code, exception, since, user)
-    raise typer.Exit(show_groups(choice, Place(amqp_url, prefix), json=json))
+    wanted = chosen(code, exception, since, user)
+    raise typer.Exit(show_groups(wanted, json=json, amqp_url=amqp_url, prefix=prefix))
 
 
 @dead.command("show", cls=WithArgument)
@@ -341,9 +341,10 @@ def dead_show(
     """Show one dead letter and the history of its request. ID is the request's or the letter's own.
 
     Exits with 1 if there is no such letter."""
-    from session_worker.cli.dead import Place, show_one
+    from session_worker.cli.dead import show_one
 
-    raise typer.Exit(show_one(request_id, Place(amqp_url, prefix, ledger_url), json=json))
+    flags = {"amqp_url": amqp_url, "prefix": prefix, "ledger_url": ledger_url}
+    raise typer.Exit(show_one(request_id, json=json, **flags))
 
 
 @dead.command("redrive")
@@ -368,11 +369,11 @@ def dead_redrive(
     """Send requests to the workers again. If it is interrupted or killed, run it again.
 
     Without a filter, it asks first. Exits with 1 if some letters cannot be sent; these are left in place."""
-    from session_worker.cli.dead import Choice, Place, redrive
+    from session_worker.cli.dead import chosen, redrive
 
-    choice = Choice(code, exception, since, user, request_id)
-    place = Place(amqp_url, prefix, ledger_url)
-    raise typer.Exit(redrive(choice, limit, place, unknown=unknown, yes=yes, dry_run=dry_run, json=json))
+    wanted = chosen(code, exception, since, user, request_id)
+    flags = {"amqp_url": amqp_url, "prefix": prefix, "ledger_url": ledger_url}
+    raise typer.Exit(redrive(wanted, limit, unknown=unknown, yes=yes, dry_run=dry_run, json=json, **flags))
 
 
 @dead.command("replay", hidden=True)
@@ -397,10 +398,11 @@ def dead_purge(
     json: Json = False,
 ) -> None:
     """Delete dead letters permanently. The ledger entries are kept."""
-    from session_worker.cli.dead import Choice, Place, purge
+    from session_worker.cli.dead import chosen, purge
 
-    choice = Choice(code, exception, since, user, request_id)
-    raise typer.Exit(purge(choice, limit, Place(amqp_url, prefix), yes=yes, dry_run=dry_run, json=json))
+    wanted = chosen(code, exception, since, user, request_id)
+    flags = {"amqp_url": amqp_url, "prefix": prefix}
+    raise typer.Exit(purge(wanted, limit, yes=yes, dry_run=dry_run, json=json, **flags))
 
 
 @topology.command("apply")

@@ -13,13 +13,11 @@ def client_for(amqp_url: str, prefix: str, name: str = "cli") -> SessionClient:
     """A client, not yet open.
 
     Raises:
-        typer.BadParameter: the URL is none, or the name does not fit into a queue's.
+        typer.BadParameter: the name does not fit into a queue's. (URL and prefix were checked as settings.)
     """
     # The library reports a broken connection with its whole conversation; the client says it in a sentence.
     logging.getLogger("aiormq").setLevel(logging.CRITICAL)
     try:
         return SessionClient(amqp_url, name=name, prefix=prefix)
     except ValueError as error:
-        field, _, rule = str(error).partition(": ")
-        hint = "--name" if field == "name" else "--amqp-url / SESSION_WORKER_AMQP_URL"
-        raise typer.BadParameter(f"{rule}.", param_hint=hint) from None
+        raise typer.BadParameter(f"{str(error).removeprefix('name: ')}.", param_hint="--name") from None

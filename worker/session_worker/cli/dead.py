@@ -1,4 +1,4 @@
-"""``dead``: the letters on the parking lot, seen, sent again or dropped."""
+"""``dead``: see, redrive or drop the letters on the parking lot."""
 
 from __future__ import annotations
 
@@ -6,16 +6,13 @@ import asyncio
 import sys
 from collections import Counter
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
-from uuid import UUID
 
 import typer
 
 from session_client.net.errors import LinkLostError
-from session_contracts.errors import ErrorCode
-from session_worker.cli import command_settings, interrupts, streams, terminal
+from session_worker.cli import command_settings, interrupts, options, streams, terminal
 from session_worker.cli.problems import Failure
 from session_worker.cli.progress import Progress
 from session_worker.cli.views import letters
@@ -24,11 +21,11 @@ from session_worker.ledger.protocol import LedgerError
 from session_worker.loop import PlainLoop
 from session_worker.messages.errors import PublishError
 from session_worker.operators import dead_letters, entries
-from session_worker.operators.dead_letters import Fate, Filter, ParkingLot, Sender
-from session_worker.settings import durations
+from session_worker.operators.dead_letters import DeadLetter, Fate, Filter, ParkingLot, Sender
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine
+    from uuid import UUID
 
     from session_worker.ledger.reader import Entry
     from session_worker.settings import Settings
@@ -49,56 +46,22 @@ WORDS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """Which letters, as written on the command line."""
-
-    code: str | None = None
-    exception: str | None = None
-    since: str | None = None
-    user: str | None = None
-    letter: str | None = None
-
-    def wanted(self) -> Filter:
-        """Raises typer.BadParameter: something is not what it must be."""
-        if self.code is not None and self.code not in set(ErrorCode):
-            raise typer.BadParameter(f"it is one of {', '.join(ErrorCode)}.", param_hint="--code")
-        return Filter(self.code, self.exception, self._since(), self.user, _uuid(self.letter, "--request-id"))
-
-    def _since(self) -> datetime | None:
-        try:
-            return (
-                datetime.now(UTC) - timedelta(seconds=durations.seconds(self.since)) if self.since else None
-            )
-        except (ValueError, OverflowError) as error:
-            raise typer.BadParameter(f"{error}.", param_hint="--since") from None
+def chosen(
+    code: str | None = None,
+    exception: str | None = None,
+    since: str | None = None,
+    user: str | None = None,
+    letter: str | None = None,
+) -> Filter:
+    """The letters meant by these options. Raises typer.BadParameter."""
+    id_ = _id(letter, "--request-id") if letter else None
+    return Filter(options.error_code(code), exception, options.since(since), user, id_)
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where the letters are, as written on the command line."""
-
-    amqp_url: str | None = None
-    prefix: str | None = None
-    ledger_url: str | None = None
-
-    def settings(self, *, ledger: bool = False) -> Settings:
-        """Those of the broker, and of the ``ledger`` where it is asked too."""
-        more = {"ledger_url": self.ledger_url, "holder_timeout": None} if ledger else {}
-        return command_settings.load_only(amqp_url=self.amqp_url, prefix=self.prefix, **more)
-
-
-def show_list(choice: Choice, limit: int, place: Place, *, json: bool) -> int:
+def show_list(wanted: Filter, limit: int, *, json: bool, **flags: str | None) -> int:
     """Print the oldest letters; none is no failure."""
-    wanted, loaded = choice.wanted(), place.settings()
-    rows: list[dict[str, Any]] = []
-
-    async def work() -> None:
-        async with _reading(loaded, shown=not json) as parking_lot:
-            async for page in parking_lot.matching(wanted, limit):
-                rows.extend(dead_letters.document(letter) for letter in page)
-
-    _run(work())
+    loaded = command_settings.load_only(**flags)
+    rows = _run(_read(loaded, wanted, limit, DeadLetter.document, shown=not json))
     if json:
         for row in rows:
             streams.write_document(row)
@@ -113,9 +76,9 @@ def show_list(choice: Choice, limit: int, place: Place, *, json: bool) -> int:
     return 0
 
 
-def show_groups(choice: Choice, place: Place, *, json: bool) -> int:
+def show_groups(wanted: Filter, *, json: bool, **flags: str | None) -> int:
     """Print how many letters failed in which way."""
-    wanted, loaded = choice.wanted(), place.settings()
+    loaded = command_settings.load_only(**flags)
 
     async def work() -> list[dead_letters.Group]:
         async with _reading(loaded, shown=not json) as parking_lot:
@@ -124,7 +87,7 @@ def show_groups(choice: Choice, place: Place, *, json: bool) -> int:
     found = _run(work())
     if json:
         for group in found:
-            streams.write_document(dead_letters.group_document(group))
+            streams.write_document(group.document())
     elif found:
         terminal.results().print(letters.group_table(found, datetime.now(UTC)))
     else:
@@ -132,16 +95,11 @@ def show_groups(choice: Choice, place: Place, *, json: bool) -> int:
     return 0
 
 
-def show_one(text: str, place: Place, *, json: bool) -> int:
+def show_one(text: str, *, json: bool, **flags: str | None) -> int:
     """Print the letters of one request, and what the ledger knows of it; 1 when there is none."""
-    wanted, loaded = Filter(letter=_uuid(text, "ID")), place.settings(ledger=True)
-
-    async def work() -> list[dead_letters.DeadLetter]:
-        async with _reading(loaded, shown=not json) as parking_lot:
-            pages = parking_lot.matching(wanted, MOST_SHOWN)
-            return [letter async for page in pages for letter in page]
-
-    found = _run(work())
+    wanted = Filter(letter=_id(text, "ID"))
+    loaded = command_settings.load_only(**flags, holder_timeout=None)
+    found = _run(_read(loaded, wanted, MOST_SHOWN, lambda letter: letter, shown=not json))
     if not found:
         terminal.notices().print(
             f"No letter {text}; `session-worker status {text}` says what the ledger knows."
@@ -152,7 +110,7 @@ def show_one(text: str, place: Place, *, json: bool) -> int:
     for letter in found:
         if json:
             known = entries.document(entry) if entry else None
-            streams.write_document(dead_letters.whole_document(letter) | {"entry": known})
+            streams.write_document(letter.document(whole=True) | {"entry": known})
         else:
             terminal.results().print(letters.sheet(letter), "")
     if entry and not json:
@@ -161,28 +119,23 @@ def show_one(text: str, place: Place, *, json: bool) -> int:
 
 
 def redrive(
-    choice: Choice,
+    wanted: Filter,
     limit: int | None,
-    place: Place,
     *,
     unknown: bool,
     yes: bool,
     dry_run: bool,
     json: bool,
+    **flags: str | None,
 ) -> int:
-    """Send letters through the flow again; 1 when some of those wanted had to stay. Asks first if all are."""
-    wanted, loaded = choice.wanted(), place.settings(ledger=True)
-    if choice == Choice() and not (yes or dry_run):
+    """Send letters to the workers again; 1 when some had to stay. Ask first where no filter chooses."""
+    loaded = command_settings.load_only(**flags, holder_timeout=None)
+    if wanted == Filter() and not (yes or dry_run):
         _must_be_askable("send all letters again; a filter, for example --code, chooses some")
-        limit = _run(_count(loaded, wanted, limit, shown=not json))
+        limit = len(_run(_read(loaded, wanted, limit, bool, shown=not json)))
         if limit and not terminal.confirmed(f"Send {_letters(limit)} to the workers again?"):
             return _nothing_done()
     fates: Counter[Fate] = Counter()
-
-    async def foresee() -> None:
-        async with _reading(loaded, shown=not json) as parking_lot:
-            async for page in parking_lot.matching(wanted, limit):
-                fates.update(map(dead_letters.outlook, page))
 
     async def work() -> None:
         async with AsyncExitStack() as stack:
@@ -199,18 +152,23 @@ def redrive(
                 fates[fate] += 1
 
     try:
-        if limit != 0:
-            _run(foresee() if dry_run else work())
+        if dry_run:
+            fates.update(_run(_read(loaded, wanted, limit, lambda letter: letter.outlook, shown=not json)))
+        elif limit != 0:
+            _run(work())
     except (PublishError, LinkLostError) as error:
-        before = f". {_letters(_sent(fates))} sent before; the others are still there." if fates else ""
+        sent = sum(count for fate, count in fates.items() if not fate.stays)
+        before = f". {_letters(sent)} sent before; the others are still there." if fates else ""
         raise Failure(f"{error}{before}") from error
     _report(fates, dry_run=dry_run, json=json)
     return 1 if any(fate.stays for fate in fates) else 0
 
 
-def purge(choice: Choice, limit: int | None, place: Place, *, yes: bool, dry_run: bool, json: bool) -> int:
+def purge(
+    wanted: Filter, limit: int | None, *, yes: bool, dry_run: bool, json: bool, **flags: str | None
+) -> int:
     """Drop letters for good."""
-    wanted, loaded = choice.wanted(), place.settings()
+    loaded = command_settings.load_only(**flags)
     if not (yes or dry_run):
         _must_be_askable("drop letters for good")
 
@@ -218,10 +176,10 @@ def purge(choice: Choice, limit: int | None, place: Place, *, yes: bool, dry_run
         async with _reading(loaded, shown=not json) as parking_lot:
             return await parking_lot.purge(wanted, most)
 
-    found = 0 if yes and not dry_run else _run(_count(loaded, wanted, limit, shown=not json))
-    if dry_run or (not yes and not found):
-        dropped = 0
-    else:
+    found = dropped = 0
+    if dry_run or not yes:
+        found = len(_run(_read(loaded, wanted, limit, bool, shown=not json)))
+    if not dry_run and (yes or found):
         if not yes and not terminal.confirmed(f"Drop {_letters(found)} for good?"):
             return _nothing_done()
         dropped = _run(work(limit if yes else found))
@@ -240,9 +198,13 @@ def _must_be_askable(what: str) -> None:
         raise typer.BadParameter(f"nobody can be asked here: give it to {what}.", param_hint="--yes")
 
 
-async def _count(loaded: Settings, wanted: Filter, limit: int | None, *, shown: bool) -> int:
+async def _read(
+    loaded: Settings, wanted: Filter, limit: int | None, convert: Callable[[DeadLetter], T], *, shown: bool
+) -> list[T]:
+    """What ``convert`` makes of each letter: the letters themselves may be too large to keep."""
     async with _reading(loaded, shown=shown) as parking_lot:
-        return sum([len(page) async for page in parking_lot.matching(wanted, limit)])
+        pages = parking_lot.matching(wanted, limit)
+        return [convert(letter) async for page in pages for letter in page]
 
 
 def _nothing_done() -> int:
@@ -302,18 +264,9 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
         return interrupts.run(runner, work)
 
 
-def _sent(fates: Counter[Fate]) -> int:
-    return sum(count for fate, count in fates.items() if not fate.stays)
-
-
 def _letters(count: int) -> str:
     return "1 letter" if count == 1 else f"{count:,} letters"
 
 
-def _uuid(text: str | None, where: str) -> UUID | None:
-    try:
-        return UUID(text) if text else None
-    except ValueError:
-        raise typer.BadParameter(
-            "not a UUID; `session-worker dead list` shows them.", param_hint=where
-        ) from None
+def _id(text: str, where: str) -> UUID:
+    return options.uuid(text, where, "not a UUID; `session-worker dead list` shows them.")

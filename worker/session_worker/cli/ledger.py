@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from session_worker.cli import command_settings, interrupts, streams, terminal
+from session_worker.cli import command_settings, interrupts, options, streams, terminal
 from session_worker.cli.progress import Progress
 from session_worker.ledger import upgrade as upgrade_schema
 from session_worker.ledger.copy import copy as copy_ledger
@@ -76,10 +76,7 @@ def _age(older_than: str | None, loaded: Settings) -> float:
                 "give an age, for example 30d, or set SESSION_WORKER_RETENTION.", param_hint=_OLDER_THAN
             )
         return loaded.retention
-    try:
-        age = durations.seconds(older_than)
-    except ValueError as error:
-        raise typer.BadParameter(f"{error}.", param_hint=_OLDER_THAN) from None
+    age = options.duration(older_than, _OLDER_THAN) or 0.0
     if age < loaded.dedupe_window:
         raise typer.BadParameter(
             f"{older_than} is less than the {durations.text(loaded.dedupe_window)} for which a request that "

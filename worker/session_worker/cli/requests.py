@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 import typer
 
-from session_contracts import ErrorCode, RequestStatus
-from session_worker.cli import command_settings, streams, terminal
+from session_contracts import RequestStatus
+from session_worker.cli import command_settings, options, streams, terminal
 from session_worker.cli.views.entries import table, timeline
 from session_worker.loop import PlainLoop
 from session_worker.operators.entries import document, reader
-from session_worker.settings import durations
 
 if TYPE_CHECKING:
     from session_worker.ledger.reader import Entry
@@ -52,9 +50,8 @@ def requests(
     json: bool,
 ) -> int:
     """Print the newest requests; none is no failure."""
-    if code is not None and code not in set(ErrorCode):
-        raise typer.BadParameter(f"it is one of {', '.join(ErrorCode)}.", param_hint="--code")
-    wanted = {"status": _status(name), "since": _seconds(since), "user_id": user, "error_code": code}
+    wanted: dict[str, Any] = {"status": _status(name), "user_id": user}
+    wanted |= {"error_code": options.error_code(code), "since": options.duration(since, "--since")}
     with asyncio.Runner(loop_factory=PlainLoop) as runner:
         entries = runner.run(_find(ledger_url, limit=limit, undeliverable=undeliverable, **wanted))
     if json:
@@ -72,7 +69,8 @@ def requests(
 async def _get(text: str, ledger_url: str | None) -> Entry | None:
     """The entry of a request, or of the request that created a session."""
     of_session = text.lower().startswith(("ts_", "cs_"))
-    request_id = None if of_session else _uuid(text)
+    hint = "neither a request's UUID nor a session's id (ts_…); `session-worker requests` lists them."
+    request_id = None if of_session else options.uuid(text, "REQUEST_ID", hint)
     async with reader(command_settings.load_only(ledger_url=ledger_url)) as ledger:
         return await (ledger.get(request_id) if request_id else ledger.get_by_session(text.lower()))
 
@@ -82,25 +80,8 @@ async def _find(ledger_url: str | None, **wanted: Any) -> list[Entry]:
         return await ledger.find(**wanted)
 
 
-def _uuid(text: str) -> UUID:
-    try:
-        return UUID(text)
-    except ValueError:
-        raise typer.BadParameter(
-            "neither a request's UUID nor a session's id (ts_…); `session-worker requests` lists them.",
-            param_hint="REQUEST_ID",
-        ) from None
-
-
 def _status(name: str | None) -> RequestStatus | None:
     try:
         return RequestStatus(name.lower()) if name else None
     except ValueError:
         raise typer.BadParameter(f"it is one of {', '.join(RequestStatus)}.", param_hint="--status") from None
-
-
-def _seconds(since: str | None) -> float | None:
-    try:
-        return durations.seconds(since) if since else None
-    except ValueError as error:
-        raise typer.BadParameter(f"{error}.", param_hint="--since") from None

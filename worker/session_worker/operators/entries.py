@@ -9,7 +9,6 @@ from session_worker.ledger import open_reader
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from datetime import datetime
 
     from session_worker.ledger.reader import Entry, LedgerReader
     from session_worker.settings import Settings
@@ -43,12 +42,8 @@ def document(entry: Entry) -> dict[str, Any]:
         "error_code": entry.error_code,
         "error": entry.error,
         "reply": entry.reply,
-        "received_at": _iso(entry.received_at),
-        "finished_at": _iso(entry.finished_at),
-        "next_attempt_at": _iso(entry.next_attempt_at),
+        "received_at": entry.received_at.isoformat(),
+        "finished_at": entry.finished_at and entry.finished_at.isoformat(),
+        "next_attempt_at": entry.next_attempt_at and entry.next_attempt_at.isoformat(),
         "history": [dict(move) for move in entry.history],
     }
-
-
-def _iso(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat()

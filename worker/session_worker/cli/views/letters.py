@@ -12,7 +12,7 @@ from rich.text import Text
 from session_contracts.errors import ERRORS, ErrorCode
 from session_worker.cli.views import entries
 from session_worker.cli.views.listing import Listing, facts
-from session_worker.operators.dead_letters import Fate, outlook
+from session_worker.operators.dead_letters import Fate
 from session_worker.settings import durations
 from session_worker.telemetry.printable import printable
 
@@ -88,7 +88,7 @@ def _facts(letter: DeadLetter) -> Iterable[tuple[str, str | None]]:
     yield "answer to", letter.delivery.reply_to or "the default reply queue"
     yield "correlation", letter.delivery.correlation_id
     yield "redriven", f"{letter.redrives} times before" if letter.redrives else None
-    yield "a redrive", OUTLOOKS[outlook(letter)]
+    yield "a redrive", OUTLOOKS[letter.outlook]
     yield "body", f"{letter.size:,} bytes" + (f", {len(letter.delivery.body):,} kept" if letter.cut else "")
 
 

@@ -4,11 +4,10 @@ A *dead letter* is a parked copy of a request. Looking at one takes nothing away
 given back, also when the process that looks is killed. Nothing here prints.
 """
 
-from session_worker.operators.dead_letters.documents import document, group_document, whole_document
 from session_worker.operators.dead_letters.groups import Group, groups
-from session_worker.operators.dead_letters.letter import DeadLetter, Filter
+from session_worker.operators.dead_letters.letter import DeadLetter, Fate, Filter
 from session_worker.operators.dead_letters.parking_lot import ParkingLot
-from session_worker.operators.dead_letters.redrive import Fate, Sender, operators_ledger, outlook, redrive
+from session_worker.operators.dead_letters.redrive import Sender, operators_ledger, redrive
 
 __all__ = [
     "DeadLetter",
@@ -17,11 +16,7 @@ __all__ = [
     "Group",
     "ParkingLot",
     "Sender",
-    "document",
-    "group_document",
     "groups",
     "operators_ledger",
-    "outlook",
     "redrive",
-    "whole_document",
 ]

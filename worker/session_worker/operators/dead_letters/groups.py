@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Group:
     """Letters that failed in the same way.
 
-    ``message`` and ``example``, an id that ``Wanted.letter`` takes, are those of the newest.
+    The newest one gives ``message`` and ``example``, which is an id that ``Filter.letter`` takes.
     """
 
     code: str | None
@@ -40,6 +40,18 @@ class Group:
             example=letter.request_id or letter.letter_id if newest else self.example,
             message=letter.message if newest else self.message,
         )
+
+    def document(self) -> dict[str, Any]:
+        """The group as a JSON document, whose field names are part of the interface."""
+        return {
+            "error_code": self.code,
+            "exception_type": self.exception_type,
+            "count": self.count,
+            "first": self.first and self.first.isoformat(),
+            "last": self.last and self.last.isoformat(),
+            "example": self.example and str(self.example),
+            "message": self.message,
+        }
 
 
 async def groups(parking_lot: ParkingLot, wanted: Filter) -> list[Group]:

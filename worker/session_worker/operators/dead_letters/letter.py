@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import pydantic_core
@@ -16,13 +17,34 @@ if TYPE_CHECKING:
     from uuid import UUID
 
 
+class Fate(StrEnum):
+    """What a redrive does with a letter. All but the first two stay on the parking lot."""
+
+    REOPENED = "reopened"
+    """Sent, and its request has a new round: attempts count from 0."""
+    RESENT = "resent"
+    """Sent, with nothing to re-open: its request was refused when it first came, is open, or was answered."""
+    CUT = "cut"
+    """Only the beginning of its body was kept."""
+    ILLEGIBLE = "illegible"
+    """Its properties cannot be decoded."""
+    UNKNOWN = "unknown"
+    """The ledger has no entry: it was pruned, or this is not the workers' ledger."""
+    CONFLICT = "conflict"
+    """Another request has the id by now."""
+
+    @property
+    def stays(self) -> bool:
+        return self not in (Fate.REOPENED, Fate.RESENT)
+
+
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
     """One message on the parking lot.
 
-    ``code`` is None where the broker put it there itself, having lost it too often in the slow lane.
-    ``letter_id`` tells it from others, also where nobody knows the request's id. ``size`` is that of the
-    whole body, of which a ``cut`` letter has only the beginning.
+    ``code`` is None where the broker itself parked the message, after it came back too often from the slow
+    lane. ``letter_id`` identifies the letter even if the request's id is unknown. ``size`` counts the bytes
+    of the whole body; a ``cut`` letter has only the beginning of it.
     """
 
     delivery: Delivery
@@ -42,11 +64,11 @@ class DeadLetter:
 
     @classmethod
     def of(cls, delivery: Delivery) -> DeadLetter:
-        """Read a delivery from the parking lot; never raises, whatever its headers are."""
+        """Read a delivery from the parking lot. It never raises, whatever the headers are."""
         headers = delivery.headers
         death = newest_death(headers)
         code = _text(headers.get(amqp.ERROR_CODE))
-        # The message_id of a copy is the copy's own.
+        # The message_id of a copy names the copy, not the request.
         request_id = identify(delivery, body_read=code is None)
         lost = f"the broker gave it up: {_text(death.get('reason')) or 'nobody knows why'}"
         size = _count(headers.get(amqp.BODY_BYTES))
@@ -68,17 +90,51 @@ class DeadLetter:
         )
 
     @property
+    def outlook(self) -> Fate:
+        """Foretell what a redrive does with the letter, without asking the ledger."""
+        if self.delivery.illegible:
+            return Fate.ILLEGIBLE
+        if self.cut:
+            return Fate.CUT
+        return Fate.RESENT if self.refused else Fate.REOPENED
+
+    def document(self, *, whole: bool = False) -> dict[str, Any]:
+        """The letter as a JSON document, whose field names are part of the interface.
+
+        ``whole``: with its body and stack trace, which may be long.
+        """
+        body = self.delivery.body.decode("utf-8", "backslashreplace")
+        return {
+            "request_id": self.request_id and str(self.request_id),
+            "letter_id": self.letter_id and str(self.letter_id),
+            "error_code": self.code,
+            "exception_type": self.exception_type,
+            "message": self.message,
+            "attempts": self.attempts,
+            "redrives": self.redrives,
+            "user_id": self.user_id,
+            "reply_to": self.delivery.reply_to,
+            "correlation_id": self.delivery.correlation_id,
+            "failed_at": self.failed_at and self.failed_at.isoformat(),
+            "first_seen_at": self.first_seen_at and self.first_seen_at.isoformat(),
+            "worker_id": self.worker_id,
+            "queue": self.queue,
+            "body_bytes": self.size,
+            "redrive": str(self.outlook),
+        } | ({"stacktrace": self.stacktrace, "body": body} if whole else {})
+
+    @property
     def cut(self) -> bool:
         return self.size > len(self.delivery.body)
 
     @property
     def refused(self) -> bool:
-        """Whether nothing was claimed: no entry of this request was written."""
+        """Whether the request was refused: nothing was claimed, and no entry written."""
         return self.attempts == 0 and self.first_seen_at is None
 
     @property
     def user_id(self) -> str | None:
-        """Who asks, as the body says."""
+        """Who asks, according to the body."""
         if self.cut:
             return None
         try:
@@ -90,7 +146,7 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which letters are meant: those that fit all that is given. ``letter`` is a request's id or its own."""
+    """Which letters are wanted: those that fit every field given. ``letter`` is a request's or its own id."""
 
     code: str | None = None
     exception: str | None = None
@@ -123,7 +179,7 @@ def _moment(value: Any) -> datetime | None:
         moment = datetime.fromisoformat(value) if isinstance(value, str) else value
     except ValueError:
         return None
-    # At the edges of the calendar there are moments that other time zones have no date for.
+    # A moment at the edge of the calendar has no date in some time zones.
     if not isinstance(moment, datetime) or not 1 < moment.year < 9999:
         return None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

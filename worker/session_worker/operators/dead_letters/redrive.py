@@ -8,7 +8,6 @@ import secrets
 import socket
 import sys
 from contextlib import asynccontextmanager
-from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from session_worker.broker.publisher import Publisher
 from session_worker.ledger import open_ledger
 from session_worker.ledger.protocol import Reopened
 from session_worker.operators import entries
+from session_worker.operators.dead_letters.letter import Fate
 from session_worker.operators.dead_letters.parking_lot import ready
 from session_worker.requests.copies import copy_of
 from session_worker.requests.parse import RequestParser
@@ -31,27 +31,6 @@ if TYPE_CHECKING:
     from session_worker.operators.dead_letters.letter import DeadLetter, Filter
     from session_worker.operators.dead_letters.parking_lot import ParkingLot
     from session_worker.settings import Settings
-
-
-class Fate(StrEnum):
-    """What a redrive does with a letter. All but the first two stay on the parking lot."""
-
-    REOPENED = "reopened"
-    """Sent, and its request has a new round: attempts count from 0."""
-    RESENT = "resent"
-    """Sent, with nothing to re-open: its request was refused when it first came, is open, or was answered."""
-    CUT = "cut"
-    """Only the beginning of its body was kept."""
-    ILLEGIBLE = "illegible"
-    """Its properties cannot be decoded."""
-    UNKNOWN = "unknown"
-    """The ledger has no entry: it was pruned, or this is not the workers' ledger."""
-    CONFLICT = "conflict"
-    """Another request has the id by now."""
-
-    @property
-    def stays(self) -> bool:
-        return self not in (Fate.REOPENED, Fate.RESENT)
 
 
 class Sender:
@@ -139,7 +118,7 @@ async def redrive(
     parser = RequestParser(sender.names, max_body_bytes=sys.maxsize, reply_to_allow="(?s:.*)")
 
     async def redrive_one(letter: DeadLetter) -> Fate:
-        fate = outlook(letter)
+        fate = letter.outlook
         if fate is Fate.REOPENED:
             fate = await _reopen(letter, parser, ledger)
         if fate is Fate.UNKNOWN and unknown:
@@ -157,15 +136,6 @@ async def redrive(
         for error in results:
             if isinstance(error, BaseException):
                 raise error
-
-
-def outlook(letter: DeadLetter) -> Fate:
-    """Foretell what a redrive does with the letter, without asking the ledger."""
-    if letter.delivery.illegible:
-        return Fate.ILLEGIBLE
-    if letter.cut:
-        return Fate.CUT
-    return Fate.RESENT if letter.refused else Fate.REOPENED
 
 
 async def _reopen(letter: DeadLetter, parser: RequestParser, ledger: Ledger) -> Fate:

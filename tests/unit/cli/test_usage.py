@@ -1,9 +1,12 @@
-"""What needs no server to be wrong: a sentence; exit code 2 for usage and settings, 1 for the rest."""
+"""What is typed, and what is told of it: a sentence; exit code 2 for usage and settings, 1 for the rest."""
 
 from __future__ import annotations
 
 import errno
+import json
+import os
 import sqlite3
+import subprocess
 import sys
 from contextlib import closing
 from typing import TYPE_CHECKING
@@ -11,12 +14,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from session_worker.cli import command_settings, main
+from session_worker.cli.run import command
+from session_worker.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     Run = Callable[..., tuple[int, str, str]]
+
 
 SECRET = "tr0ub4dor"
 SOME_ID = "3f2504e0-4f89-41d3-9a0c-0305e82c3301"
@@ -260,3 +266,88 @@ def test_a_command_tells_of_a_variable_that_may_have_been_meant_for_it(run: Run,
         "session-worker: nothing reads SESSION_WORKER_LEDGER_ULR; perhaps SESSION_WORKER_LEDGER_URL is meant."
         in err
     )
+
+
+def test_every_setting_is_an_option_with_its_description() -> None:
+    options = {option.name: option for option in command().params if option.name in Settings.model_fields}
+
+    assert options.keys() == Settings.model_fields.keys()
+    for name, field in Settings.model_fields.items():
+        assert f"--{name.replace('_', '-')}" in options[name].opts
+        assert options[name].help.startswith(field.description)
+
+
+def test_options_go_before_the_environment(
+    run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And arrive in the types of the settings; a switch can be turned off."""
+    seen: list[Settings] = []
+
+    def run_worker(loaded: Settings) -> int:
+        seen.append(loaded)
+        return 7
+
+    monkeypatch.setattr("session_worker.runtime.process.run", run_worker)
+
+    code, _, _ = run(
+        *("run", "--concurrency", "5", "--no-declare", "--retry-delays", "2,4"), concurrency=9, prefix="other"
+    )
+
+    (loaded,) = seen
+    assert code == 7
+    assert (loaded.concurrency, loaded.declare, loaded.retry_delays) == (5, False, (2, 4))
+    assert loaded.prefix == "other"
+
+
+NOWHERE = "postgresql://127.0.0.1:1/ledger"
+SCRIPT = "import sys; sys.path.pop(0); from session_worker.cli import main; main()"
+STARTS = {"script": ["-c", SCRIPT], "module": ["-m", "session_worker.cli"]}
+HANDLER = "async def handle(request, context): ..."
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Has modules and packages of the names that many projects use."""
+    for name in ("client", "worker", "ledger"):
+        (tmp_path / f"{name}.py").write_text(HANDLER)
+    (tmp_path / "contracts").mkdir()
+    (tmp_path / "contracts" / "__init__.py").write_text("")
+    (tmp_path / "contracts" / "sessions.py").write_text(HANDLER)
+    return tmp_path
+
+
+def start_in(folder: Path, start: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("SESSION_WORKER_")}
+    return subprocess.run(
+        [sys.executable, *STARTS[start], *arguments],
+        cwd=folder,
+        env=inherited | {"SESSION_WORKER_AMQP_URL": "amqp://127.0.0.1:1/"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("more", [[], ["--processes", "2", "--ledger-url", NOWHERE]], ids=["one", "several"])
+def test_a_missing_handler_is_reported_in_a_sentence(folder: Path, start: str, more: list[str]) -> None:
+    """By the worker itself and by the processes of a supervisor."""
+    done = start_in(folder, start, "run", "--handler", "nope:handle", *more)
+
+    assert done.returncode == 1
+    assert "session-worker: handler nope:handle: module nope cannot be imported" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("handler", ["worker", "client", "ledger", "contracts.sessions"])
+def test_a_handler_module_may_have_any_name(folder: Path, start: str, handler: str) -> None:
+    """The doctor loads what the worker would."""
+    done = start_in(
+        folder, start, "doctor", "--json", "--handler", f"{handler}:handle", "--ledger-url", NOWHERE
+    )
+
+    states = {line["name"]: line["state"] for line in map(json.loads, done.stdout.splitlines())}
+    assert states["handler"] == "ok", done.stdout
+    assert "Traceback" not in done.stderr
