@@ -17,7 +17,7 @@ from session_worker.cli.demo import show
 from session_worker.operations import loading
 from session_worker.runtime import process
 from session_worker.sandbox import RabbitMQ
-from session_worker.settings import places
+from session_worker.settings.default_ledger import sqlite_url
 from session_worker.telemetry import capture, log
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def dev(handler: str | None) -> int:
         # In the broker's folder, which is removed even if this process is killed.
         folder = node.folder / "ledger"
         folder.mkdir(mode=0o700)
-        loaded = _load(handler, node.url, places.sqlite_url(folder / "ledger.db"))
+        loaded = _load(handler, node.url, sqlite_url(folder / "ledger.db"))
         return process.run(loaded, _Guide(loaded).see)
 
 

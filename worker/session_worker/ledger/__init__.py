@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from session_client.net.threads import in_own_thread
 from session_worker.ledger.protocol import LedgerError
 from session_worker.ledger.registration import Registration
-from session_worker.settings.places import sqlite_url
+from session_worker.settings.default_ledger import sqlite_url
 from session_worker.telemetry.events import unheard
 
 if TYPE_CHECKING:

@@ -27,7 +27,8 @@ from session_client.net.urls import LOCAL_BROKER, MANAGEMENT_PORT, broker_urls, 
 from session_contracts.amqp import DEFAULT_REPLY_TO_ALLOW
 from session_contracts.errors import rule
 from session_contracts.types import Rule
-from session_worker.settings import durations, places, postgresql_url, sources
+from session_worker.settings import durations, postgresql_url, sources
+from session_worker.settings.default_ledger import FORMER, default_ledger_url, sqlite_url
 from session_worker.settings.sources import InvalidSettingsError
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Settings(BaseSettings):
         "For a cluster, the URLs of all nodes separated by commas.",
     )
     ledger_url: SecretStr = Field(
-        default_factory=lambda: SecretStr(places.default_ledger_url()),
+        default_factory=lambda: SecretStr(default_ledger_url()),
         description="URL of the ledger: `sqlite:////folder/file.db` or "
         "`postgresql://user:password@host/database`. Default: `ledger.db` in the state folder, which is "
         "`~/.local/state/session-worker`, for root and services `/var/lib/session-worker`.",
@@ -356,10 +357,13 @@ def _read(flags: Mapping[str, Any], unused: Mapping[str, Any] = MappingProxyType
         origins |= {name: sources.origin(variable) for name, variable in variables.items()}
         origins |= {name: f"--{name.replace('_', '-')}" for name in flags}
         raise InvalidSettingsError(*_sentences(error, origins)) from error
-    if "ledger_url" not in loaded.model_fields_set and os.path.exists(places.FORMER):  # noqa: PTH110 - raises nothing
-        former, new = places.sqlite_url(places.FORMER.absolute()), places.default_ledger_url()
+    if "ledger_url" not in loaded.model_fields_set and os.path.exists(FORMER):  # noqa: PTH110 - raises nothing
+        former, new = (
+            sqlite_url(FORMER.absolute()),
+            default_ledger_url(),
+        )
         raise InvalidSettingsError(
-            f"ledger_url: not set, and this folder has a ledger {places.FORMER} of an earlier release. "
+            f"ledger_url: not set, and this folder has a ledger {FORMER} of an earlier release. "
             f"Set SESSION_WORKER_LEDGER_URL={former} to go on with that one, or "
             f"SESSION_WORKER_LEDGER_URL={new} for one in the new default place."
         )

@@ -17,7 +17,7 @@ from session_worker.cli.demo.stage import Stage, WorkerProcess, knock, remove_qu
 from session_worker.cli.problems import Failure
 from session_worker.loop import PlainLoop
 from session_worker.sandbox import RabbitMQ
-from session_worker.settings.places import sqlite_url
+from session_worker.settings.default_ledger import sqlite_url
 
 
 def demo(count: int, *, amqp_url: str | None, ledger_url: str | None) -> int:

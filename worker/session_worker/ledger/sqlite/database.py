@@ -16,7 +16,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 from session_client.net.diagnosis import Diagnosis
 from session_worker.ledger.migrations import VERSION_TABLE, columns, has_version, missing, stranger
 from session_worker.ledger.protocol import COUNTED, LedgerError
-from session_worker.settings.places import state_folder
+from session_worker.settings.default_ledger import state_folder
 
 BUSY_TIMEOUT = 3.0
 """Seconds to wait for another process's transaction; then the ledger counts as away."""

@@ -20,7 +20,7 @@ from session_worker.ledger.registration import StandstillWatch
 from session_worker.ledger.sqlite.database import COUNTS, connect, diagnose, open_upgraded
 from session_worker.ledger.sqlite.file_check import FileCheck, LostError
 from session_worker.ledger.sqlite.transaction import Transaction
-from session_worker.settings.places import sqlite_url
+from session_worker.settings.default_ledger import sqlite_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

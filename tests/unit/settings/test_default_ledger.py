@@ -10,7 +10,8 @@ import pytest
 
 from session_worker.ledger import LedgerError, upgrade
 from session_worker.ledger.sqlite.database import path_of
-from session_worker.settings import InvalidSettingsError, load, load_only, places
+from session_worker.settings import InvalidSettingsError, load, load_only
+from session_worker.settings.default_ledger import default_ledger_url, sqlite_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,14 +89,14 @@ def _forbidden(path: object, **_: object) -> None:
 
 
 async def test_its_folder_is_made_for_the_user_alone(tmp_path: Path) -> None:
-    await upgrade(places.default_ledger_url())
+    await upgrade(default_ledger_url())
     assert (tmp_path / ".local/state/session-worker").stat().st_mode & 0o777 == 0o700
 
 
 async def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / ".local").touch()
     with pytest.raises(LedgerError, match=r"cannot be made \(Not a directory\); make it, or name another"):
-        await upgrade(places.default_ledger_url())
+        await upgrade(default_ledger_url())
 
 
 @pytest.mark.parametrize("read", [load, lambda: load_only(ledger_url=None)], ids=["run", "a command"])
@@ -120,7 +121,7 @@ def test_a_ledger_that_is_named_or_not_used_is_no_question(
 
     load_only(amqp_url=None)
     assert load(ledger_url="sqlite:///session-worker.db")
-    monkeypatch.setenv("SESSION_WORKER_LEDGER_URL", places.default_ledger_url())
+    monkeypatch.setenv("SESSION_WORKER_LEDGER_URL", default_ledger_url())
     assert load()
 
 
@@ -133,4 +134,4 @@ def test_parameters_are_not_taken_for_a_part_of_the_name(rest: str) -> None:
 
 def test_a_name_may_have_every_character() -> None:
     path = Path("/folder ?/ledger#%.db")
-    assert path_of(places.sqlite_url(path)) == path
+    assert path_of(sqlite_url(path)) == path
