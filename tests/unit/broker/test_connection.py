@@ -10,16 +10,14 @@ from unittest.mock import AsyncMock
 import pamqp.frame
 import pytest
 from aiormq.connection import FrameReceiver
-from aiormq.exceptions import AMQPConnectionError, ConnectionClosed, ConnectionInternalError
+from aiormq.exceptions import AMQPConnectionError
 from hypothesis import given
 from hypothesis import strategies as st
 from pamqp import commands as spec
 from pamqp.body import ContentBody
 from pamqp.heartbeat import Heartbeat
 
-from session_client.net.aiormq_errors import broker_errors
 from session_client.net.brokers import NoBrokerError
-from session_client.net.close_reasons import Kind
 from session_client.net.errors import ConnectError, LinkLostError
 from session_worker.broker.connection import Connection
 from session_worker.broker.frames import FrameReader
@@ -167,39 +165,6 @@ async def test_waiting_for_an_answer_ends_at_once_when_the_connection_is_lost() 
     with pytest.raises(LinkLostError, match="reset"):
         await connection.unless_lost(answer())
     assert cancelled.is_set()
-
-
-async def test_a_cancellation_that_nobody_asked_for_is_a_lost_link() -> None:
-    """aiormq cancels who waits on a connection that it closes; a cancellation of ours stays one."""
-    with pytest.raises(LinkLostError), broker_errors():
-        raise asyncio.CancelledError
-
-    async def wait() -> None:
-        with broker_errors():
-            await asyncio.Event().wait()
-
-    task = asyncio.create_task(wait())
-    await asyncio.sleep(0)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-
-
-@pytest.mark.parametrize(
-    ("error", "text", "unavailable"),
-    [
-        (ConnectionInternalError, "INTERNAL_ERROR", True),
-        (ConnectionInternalError, "INTERNAL_ERROR - Feature `x` is deprecated.", False),
-        (ConnectionClosed, "CONNECTION_FORCED - closed by an operator", False),
-    ],
-)
-async def test_a_broker_that_fails_inside_may_be_starting(
-    error: type[Exception], text: str, unavailable: bool
-) -> None:
-    """It is given longer, at the start, than one that does not answer at all."""
-    with pytest.raises(LinkLostError) as lost, broker_errors():
-        raise error(text)
-    assert (lost.value.kind is Kind.UNAVAILABLE) is unavailable
 
 
 @pytest.mark.parametrize("order", [(True, False), (False, True)])

@@ -18,7 +18,6 @@ from session_client import ConnectionFailed, SessionClient
 from session_client.link import Link
 from session_client.link_keeper import LinkKeeper
 from session_client.net.brokers import Broker
-from session_client.net.transport import Transport
 from session_contracts import Names
 
 if TYPE_CHECKING:
@@ -36,18 +35,6 @@ def ignore(_: object) -> None:
 def a_link() -> Link:
     """One that was never connected."""
     return Link(BROKER, None, Mock(), names=Names(), reply_queue=None, on_reply=ignore)
-
-
-async def test_a_tls_connection_that_was_closed_twice_can_be_aborted() -> None:
-    """Python 3.11.2 has forgotten then what it would abort, and raises this."""
-    forgetful = Mock()
-    forgetful.transport.abort.side_effect = AttributeError("'NoneType' object has no attribute '_abort'")
-    stuck = Transport(BROKER, None, Mock())
-    stuck.writer = forgetful
-
-    stuck.abort()
-
-    forgetful.transport.abort.assert_called_once()
 
 
 @pytest.fixture
