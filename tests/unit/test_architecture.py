@@ -22,10 +22,6 @@ DISTRIBUTIONS = {
 """The folder of each package."""
 OPTIONAL = {"session_client": {"opentelemetry"}, "session_worker": set[str]()}
 """What a package imports only where somebody else has installed it."""
-CIRCLES: set[frozenset[str]] = {
-    frozenset({"session_worker.telemetry.span_trace", "session_worker.telemetry.traces"}),
-}
-"""Files that still import each other; nothing is added here."""
 SETTLING = {"ack", "nack", "reject", "requeue", "basic_ack", "basic_nack", "basic_reject"}
 
 
@@ -137,7 +133,7 @@ def _circles(imports: dict[str, set[str]]) -> set[frozenset[str]]:
 def test_no_two_files_import_each_other_be_it_by_way_of_others_or_for_types_only() -> None:
     assert _circles({"a": {"b"}, "b": {"c"}, "c": {"a"}}) == {frozenset("abc")}
     assert all(_files()[package] for package in DISTRIBUTIONS), "the imports are not found"
-    assert _circles(_files()) <= CIRCLES
+    assert _circles(_files()) == set()
 
 
 def test_an_import_against_the_layers_is_found(tmp_path: Path) -> None:

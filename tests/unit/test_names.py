@@ -51,12 +51,6 @@ RETIRED: dict[str, set[str]] = {
 }
 """Each name that was given up, as a regular expression, and the files that may still have it."""
 
-STILL = {
-    r"(?i)\bpatience\b": 6,
-}
-"""In how many files names are left that are on their way out. Numbers here only sink."""
-
-
 OF_USERS = {"client.py", "worker.py", "grants.sql", "roles.sql", "docker-compose.override.yml"}
 """Files that the pages name and that are their readers'."""
 
@@ -83,7 +77,7 @@ def test_a_name_that_was_given_up_is_not_used_again(name: str) -> None:
         for file, text in TEXTS.items()
         if file not in RETIRED[name] and pattern.search(text)
     }
-    assert len(found) <= STILL.get(name, 0), found
+    assert found == {}
 
 
 def test_every_file_of_ours_that_a_text_names_is_there() -> None:

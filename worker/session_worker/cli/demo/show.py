@@ -32,12 +32,12 @@ def title(count: int) -> None:
 
 
 @contextmanager
-def step(text: str, patience: str = "") -> Iterator[None]:
-    """Show that something is being done, and then that it is done. ``patience``: how long it may take."""
+def step(text: str, duration: str = "") -> Iterator[None]:
+    """Show that something is being done, and then that it is done. ``duration``: how long it may take."""
     started = time.perf_counter()
     notices = terminal.notices()
-    doing = f"starting {text}: {patience} …" if patience else text
-    if patience and not notices.is_terminal:
+    doing = f"starting {text}: {duration} …" if duration else text
+    if duration and not notices.is_terminal:
         notices.print(doing)
     with notices.status(doing):
         yield
