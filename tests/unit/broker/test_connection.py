@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import AsyncMock
 
+import aio_pika
 import pamqp.frame
 import pytest
 from aiormq.connection import FrameReceiver
@@ -119,6 +120,26 @@ async def test_whatever_the_broker_sends_is_heard() -> None:
         assert connection.heard > before
     stream.feed_eof()
     await reading
+
+
+async def test_a_connection_that_does_not_come_about_is_not_closed_once_more_as_garbage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """aio-pika's would begin to, in the thread that happens to collect it."""
+    made: list[aio_pika.Connection] = []
+
+    class Noted(aio_pika.Connection):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            made.append(self)
+
+    monkeypatch.setattr("aio_pika.Connection", Noted)
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(ConnectError):
+            await Connection.open([f"amqp://127.0.0.1:{port}/"], "test")
+    assert [each.is_closed for each in made] == [True]
 
 
 async def test_an_alarm_is_noted_and_its_frames_are_left_to_aiormq() -> None:

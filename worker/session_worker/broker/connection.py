@@ -102,8 +102,12 @@ class Connection:
         transport = _Transport(broker, context, connected)
         library = aio_pika.Connection(broker.url, ssl_context=context)
         library.kwargs["transport_factory"] = transport  # handed on to aiormq
-        async with transport.opening():
-            await library.connect()
+        try:
+            async with transport.opening():
+                await library.connect()
+        except BaseException:
+            await library.close()  # or it would begin to close when it is garbage, in whatever thread
+            raise
         return cls(library, transport)
 
     @asynccontextmanager
