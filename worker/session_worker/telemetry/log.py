@@ -145,7 +145,7 @@ def _writer(log: _Log, kind: type[Event], level: str, text: str) -> Callable[[Ev
 
 
 def _fields(event: object, said: dict[str, Any]) -> dict[str, Any]:
-    """The line's fields as plain plain_values. A field with the name of one of ours gets another name."""
+    """Turn what was said into plain values. A field with the name of one of ours gets an underscore."""
     found: dict[str, Any] = {"event": event}
     if (error := plain_values.exception(said.pop("exc_info", None))) is not None:
         found["exception"] = plain_values.stack_trace(error)
