@@ -190,7 +190,7 @@ class Flow:
             _stay_uncancelled()
             if self.stopping:
                 return await self._record.handed_back(claimed)
-            # A handler cancelled this task. Handed back, the request would make it do so again, for ever.
+            # A handler cancelled this task, and would do so again and again if the request were handed back.
             result = Failure(ErrorCode.HANDLER_FAILED, cancelled, transient=True)
         try:
             return await self._conclude(claimed, result)
