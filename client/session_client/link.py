@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, cast
 import aio_pika
 
 from session_client.net.aiormq_errors import broker_errors, lost_by
+from session_client.net.close_reasons import Kind, close_reason
 from session_client.net.errors import LinkLostError
 from session_client.net.transport import Transport
 from session_client.publish_errors import (
     PERMISSIONS,
     NotAcceptedError,
     UnconfirmedError,
-    is_about_a_request,
     publish_error,
 )
 from session_contracts import DIRECT_REPLY_TO, Names
@@ -65,6 +65,7 @@ class Link:
     ) -> None:
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.reply_to = reply_queue or DIRECT_REPLY_TO
+        self._is_direct = reply_queue is None
         self._names = names
         self._on_reply = on_reply
         self._seconds = broker.seconds
@@ -121,10 +122,6 @@ class Link:
             arguments=None if self._is_direct else {"x-priority": priority},
             consumer_tag=CONSUMER_TAG,
         )
-
-    @property
-    def _is_direct(self) -> bool:
-        return self.reply_to == DIRECT_REPLY_TO
 
     async def publish(self, message: aio_pika.Message, seconds: float) -> None:
         """Send a request, and return when the broker has taken it.
@@ -193,7 +190,8 @@ class Link:
     @property
     def lost_by_a_request(self) -> bool:
         """Whether the broker closed it because of a request, whose caller is told."""
-        return is_about_a_request(self._closed_by)
+        reason = close_reason(str(self._closed_by))
+        return reason is not None and reason.kind in {Kind.MISSING, Kind.PERMISSION, Kind.TOO_LARGE}
 
     def fail(self, why: str) -> None:
         """Declare the link lost."""

@@ -30,12 +30,6 @@ PERMISSIONS = {"queue": "configure or read", "exchange": "write"}
 """What a client needs; see ``close_reason``."""
 
 
-def is_about_a_request(error: BaseException | None) -> bool:
-    """Whether the broker closed the channel because of a request that was published; its caller is told."""
-    reason = close_reason(str(error))
-    return reason is not None and reason.kind in {Kind.MISSING, Kind.PERMISSION, Kind.TOO_LARGE}
-
-
 def publish_error(error: BaseException | None, body: bytes, names: Names) -> Exception:
     """Say what the end of a publish, or of its channel, means for the request with this body."""
     remedy = "start a worker, apply its topology, or correct the prefix"
