@@ -218,6 +218,7 @@ def test_without_traces_a_trace_goes_through_unchanged(lab: Lab) -> None:
             "OTEL_EXPORTER_OTLP_PROTOCOL: this worker knows http/protobuf",
         ),
         ({"OTEL_TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER: this worker knows otlp"),
+        ({"OTEL_PYTHON_CONTEXT": "foo"}, "OTEL_PYTHON_CONTEXT: there is contextvars_context, not foo"),
     ],
 )
 def test_traces_that_cannot_be_made_are_a_sentence_at_the_start(

@@ -18,7 +18,7 @@ def main() -> None:
         _run()
     except SystemExit as ended:
         process = sys.modules.get("session_worker.runtime.process")
-        if process is not None and process.ran.is_set():  # its handlers may have threads
+        if process is not None and process.ran.is_set():  # its handlers may have left threads
             from session_worker.runtime.stopping import exit_soon
 
             exit_soon(ended.code if isinstance(ended.code, int) else int(ended.code is not None))
@@ -31,7 +31,7 @@ def _run() -> None:
         from session_worker.cli.app import app
 
         app(prog_name="session-worker")
-    except KeyboardInterrupt:  # while the program is loaded: later on it is seen inside
+    except KeyboardInterrupt:  # while the program is loaded; later the commands handle it
         raise SystemExit(130) from None
     except Exception as error:  # noqa: BLE001 - the last place that can turn an error into a sentence
         from session_worker.cli.problems import report
@@ -42,6 +42,6 @@ def _run() -> None:
 
 
 def leave_when_told(*numbers: signal.Signals) -> None:
-    """Until a worker is there that can stop in order, there is nothing to put in order."""
+    """End at once on a signal: before a worker runs, there is nothing to clean up."""
     for number in numbers:
         signal.signal(number, lambda *_: os._exit(0))

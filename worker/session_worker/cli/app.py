@@ -24,8 +24,10 @@ TyperCommand.context_class.formatter_class = Formatter
 
 
 class Commands(TyperGroup):
-    """Says in plain words which rule an option's value breaks; typer hands on pydantic's. What it repeats of
-    the arguments is made harmless to a terminal."""
+    """Says in plain words which rule an option's value breaks, where typer would pass on pydantic's words.
+
+    Arguments that it repeats are made harmless to a terminal.
+    """
 
     def make_context(self, *arguments: Any, **more: Any) -> Any:
         with _in_plain_words():
@@ -238,11 +240,11 @@ def send(
     json: Json = False,
 ) -> None:
     """Send create-session requests and wait for the answers. Exits with 1 unless all were completed."""
-    from session_worker.cli.send import Wish, send
+    from session_worker.cli.send import new_request, send
 
-    wish = Wish(user=user, casefile=casefile, title=title, request_id=request_id)
+    new = functools.partial(new_request, user, casefile, title, request_id)
     broker = {"amqp_url": amqp_url, "prefix": prefix}
-    raise typer.Exit(send(wish, count, in_flight, timeout, name=name, json=json, **broker))
+    raise typer.Exit(send(new, count, in_flight, timeout, name=name, json=json, **broker))
 
 
 @app.command(cls=WithArgument)

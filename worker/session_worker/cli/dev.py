@@ -28,7 +28,7 @@ OWN = ("SESSION_WORKER_AMQP_URL", "SESSION_WORKER_LEDGER_URL")
 
 
 def dev(handler: str | None) -> int:
-    """Run the worker until it is told to stop; its exit code. Nothing is left then, however it ended.
+    """Run the worker until it is told to stop, and return its exit code. Nothing is left behind.
 
     Raises:
         HandlerNotFoundError, SandboxError: the handler or the broker cannot be had.
@@ -37,10 +37,10 @@ def dev(handler: str | None) -> int:
     sys.path.insert(0, str(Path.cwd()))
     if ignored := [name for name in OWN if name in os.environ]:
         terminal.notices().print(f"Its own are used in place of {' and '.join(ignored)}.", soft_wrap=True)
-    # What is wrong with settings and handler is said before the broker takes its time.
+    # Check settings and handler first: starting the broker takes about ten seconds.
     loaded = _load(handler, "amqp://127.0.0.1/", "sqlite:///ledger.db")
     log.configure(loaded.log_level)
-    with capture.output():  # as where the worker loads it: how it sets up logging adds no lines
+    with capture.output():  # as in the worker, so that logging which the module sets up adds no lines
         loading.load(loaded.handler)
     with ExitStack() as stack:
         with show.step("a private RabbitMQ", "it takes about ten seconds"):
@@ -57,7 +57,7 @@ def _load(handler: str | None, amqp_url: str, ledger_url: str) -> Settings:
 
 
 class _Guide:
-    """Says what to do next, once the worker is up."""
+    """Tells how to send a request, once the worker is up."""
 
     def __init__(self, loaded: Settings) -> None:
         self._loaded = loaded

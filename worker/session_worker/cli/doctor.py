@@ -25,11 +25,11 @@ WORDS = {
     State.SKIPPED: ("skip", "dim"),
     State.OK: ("ok", "green"),
 }
-"""What stands at the beginning of a line, and how a terminal shows it; in the order of the lines."""
+"""The first word of a line and its style, in the order of the lines."""
 
 
 def doctor(*, json: bool, **flags: str | None) -> int:
-    """Print what was found, one line a check; 1 when a check failed, 2 when the settings are refused."""
+    """Print one line for each check. Return 1 if one failed, 2 if the settings are invalid."""
     try:
         loaded = settings.load(**flags)
     except InvalidSettingsError as error:

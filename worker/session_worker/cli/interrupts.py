@@ -1,4 +1,4 @@
-"""Ctrl-C stays Ctrl-C."""
+"""Keep an interrupt an interrupt, whatever it breaks on its way."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def listen() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as for what a script begins in the background
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a script starts its background jobs like that
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def run(runner: asyncio.Runner, work: Coroutine[Any, Any, T]) -> T:
-    """The result of ``work``; an interrupt at any moment is a KeyboardInterrupt.
+    """Return the result of ``work``; raise KeyboardInterrupt for an interrupt at any moment.
 
-    While the runner sets itself up, there is one at which it takes an interrupt for a mere cancellation.
+    While the runner sets itself up, it takes an interrupt for a cancellation.
     """
     try:
         return runner.run(interruptible(work))
@@ -35,10 +35,9 @@ def run(runner: asyncio.Runner, work: Coroutine[Any, Any, T]) -> T:
 
 
 async def interruptible(work: Coroutine[Any, Any, T]) -> T:
-    """The result of ``work``. When cancelled, wait until it has cleaned up, and then be cancelled.
+    """Return the result of ``work``. When cancelled, wait until it has cleaned up, then raise CancelledError.
 
-    A connection that is just being made turns a cancellation into an error of its own, which would hide the
-    interrupt.
+    A connection that is being opened turns a cancellation into another error, which would hide the interrupt.
     """
     task = asyncio.ensure_future(work)
     try:

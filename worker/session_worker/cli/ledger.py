@@ -44,15 +44,18 @@ def prune(older_than: str | None, *, dry_run: bool, ledger_url: str | None, json
     age, pruning = _age(older_than, loaded), Pruning(loaded)
 
     async def work() -> None:
-        async with pruning.opened(age):
+        try:
+            await pruning.pruner.open(age)
+            shown = not json and not dry_run and terminal.notices().is_terminal
+            count = await pruning.pruner.count() if shown or dry_run else 0  # it takes its time
             if dry_run:
-                pruning.requests = await pruning.count()
+                pruning.requests = count
                 return
-            shown = not json and terminal.notices().is_terminal
-            total = await pruning.count() if shown else 0  # only a bar needs it
-            with Progress(total, shown=shown, what="pruned") as progress:
+            with Progress(count, shown=shown, what="pruned") as progress:
                 async for deleted in pruning.delete():
                     progress.advanced(deleted)
+        finally:
+            await pruning.pruner.close()
 
     with asyncio.Runner(loop_factory=PlainLoop) as runner:
         try:
@@ -64,7 +67,7 @@ def prune(older_than: str | None, *, dry_run: bool, ledger_url: str | None, json
     if json:
         streams.write_document(pruning.document(dry_run=dry_run))
         return 0
-    done, before = "would be" if dry_run else "were", durations.clock(pruning.finished_before)
+    done, before = "would be" if dry_run else "were", durations.clock(pruning.pruner.finished_before)
     terminal.results().print(f"{pruning.requests:,} requests that finished before {before} {done} deleted.")
     return 0
 

@@ -1,4 +1,4 @@
-"""Errors as sentences: what is wrong and what to do, and no traceback for what is not a defect of ours."""
+"""Print errors as sentences, and a traceback only for what is a defect of this program."""
 
 from __future__ import annotations
 
@@ -40,25 +40,12 @@ def _explain(error: Exception) -> tuple[int, list[str]]:
 
 def _expected() -> tuple[type[Exception], ...]:
     from session_client import SessionClientError
-    from session_client.net.errors import LinkLostError
-    from session_worker.broker.topology import TopologyError
-    from session_worker.ledger.protocol import LedgerError
+    from session_client.net.diagnosis import DiagnosedError
     from session_worker.operations.loading import HandlerNotFoundError
-    from session_worker.runtime.ops import OpsPortError
     from session_worker.runtime.stopping import StartError
     from session_worker.sandbox import SandboxError
 
-    return (
-        Failure,
-        HandlerNotFoundError,
-        LedgerError,
-        LinkLostError,
-        OpsPortError,
-        SandboxError,
-        SessionClientError,
-        StartError,
-        TopologyError,
-    )
+    return Failure, DiagnosedError, HandlerNotFoundError, SandboxError, SessionClientError, StartError
 
 
 def _refused_by_system(error: OSError) -> str:

@@ -49,7 +49,7 @@ class Progress:
     def answered(
         self, seconds: float | None = None, *, failed: bool = False, note: str | None = None
     ) -> None:
-        """One more answer, after ``seconds`` where that is worth showing; ``note`` instead of the figures."""
+        """Count an answer. ``seconds``: its latency, if worth showing. ``note`` replaces the figures."""
         if seconds is not None:
             self._recent.append(seconds)
         self._failed += failed
@@ -57,7 +57,7 @@ class Progress:
             self._bar.update(self._task, advance=1, note=note or self._note(self._bar.tasks[0]))
 
     def advanced(self, count: int) -> None:
-        """So many more, of which nothing else is known."""
+        """Count ``count`` more."""
         self._bar.update(self._task, advance=count)
 
     def _note(self, task: Task) -> str:

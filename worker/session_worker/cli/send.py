@@ -1,4 +1,4 @@
-"""``send``: be a requester."""
+"""``send``: send requests and show the answers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import shlex
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-from uuid import UUID
 
 import typer
 from pydantic import ValidationError
@@ -22,14 +21,14 @@ from session_contracts import (
     new_request_id,
     problems,
 )
-from session_worker.cli import command_settings, interrupts, streams, terminal
+from session_worker.cli import command_settings, interrupts, options, streams, terminal
 from session_worker.cli.client import client_for
 from session_worker.cli.progress import Progress
 from session_worker.settings import durations
 from session_worker.telemetry.printable import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from session_client import SessionClient
     from session_contracts import CreateSessionResponse
@@ -44,31 +43,20 @@ WITHOUT_CODE: dict[type[SessionClientError], str] = {
 """What is said of a request that has no answer with a code."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What to ask for."""
+def new_request(
+    user: str, casefile: str | None, title: str | None, request_id: str | None
+) -> CreateSessionRequest:
+    """Make a request, with an id of its own unless ``request_id`` is given.
 
-    user: str
-    casefile: str | None
-    title: str | None
-    request_id: str | None
-
-    def request(self) -> CreateSessionRequest:
-        """A request for it, a new one unless the wish names its id.
-
-        Raises:
-            typer.BadParameter: something breaks its rule.
-        """
-        try:
-            return CreateSessionRequest(
-                request_id=UUID(self.request_id) if self.request_id else new_request_id(),
-                user_id=self.user,
-                payload=CreateSessionPayload(casefile_id=self.casefile, title=self.title),
-            )
-        except ValidationError as error:
-            raise typer.BadParameter(f"{problems(error)}.") from None
-        except ValueError:
-            raise typer.BadParameter("it must be a UUID.", param_hint="--request-id") from None
+    Raises:
+        typer.BadParameter: something breaks its rule.
+    """
+    id_ = options.uuid(request_id, "--request-id", "it must be a UUID.") if request_id else new_request_id()
+    try:
+        payload = CreateSessionPayload(casefile_id=casefile, title=title)
+        return CreateSessionRequest(request_id=id_, user_id=user, payload=payload)
+    except ValidationError as error:
+        raise typer.BadParameter(f"{problems(error)}.") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +79,14 @@ class Result:
 
 @dataclass(slots=True)
 class Tally:
-    """What was sent and what came of it so far."""
+    """What was sent and how it ended so far."""
 
     sent: int = 0
     results: list[Result] = field(default_factory=list)
 
 
 def send(
-    wish: Wish,
+    new: Callable[[], CreateSessionRequest],
     count: int,
     in_flight: int,
     timeout: float,
@@ -109,9 +97,9 @@ def send(
     json: bool,
 ) -> int:
     """Send ``count`` requests and report the answers; 0 only if all were completed."""
-    if wish.request_id and count > 1:
+    requests = [new() for _ in range(count)]
+    if count > 1 and requests[0].request_id == requests[1].request_id:
         raise typer.BadParameter("it names one request: leave --count away.", param_hint="--request-id")
-    requests = [wish.request() for _ in range(count)]
     loaded = command_settings.load_only(amqp_url=amqp_url, prefix=prefix)
     client = client_for(loaded.amqp_url.get_secret_value(), loaded.prefix, name)
     tally = Tally()
@@ -212,7 +200,7 @@ def _explanation(result: Result) -> Iterator[Text]:
 
 
 def _again(request: CreateSessionRequest) -> str:
-    """How to ask again, to be copied. Not where: the broker's URL may hold a password."""
+    """The command that asks again. It does not name the broker, whose URL may hold a password."""
     payload = request.payload
     given = {"--user": request.user_id, "--casefile": payload.casefile_id, "--title": payload.title}
     options = [f"{name} {shlex.quote(value)}" for name, value in given.items() if value is not None]
@@ -236,7 +224,7 @@ def _interrupted(tally: Tally, requests: list[CreateSessionRequest]) -> None:
 
 
 def _unwritten(tally: Tally, requests: list[CreateSessionRequest]) -> None:
-    """Say what was done although nobody can read it where it belongs: a new request would do it once more."""
+    """Say on standard error what was done if standard output is gone: a new request would do it once more."""
     notices = terminal.notices()
     if len(requests) > 1:
         ended, sent = len(tally.results), tally.sent

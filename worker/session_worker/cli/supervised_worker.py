@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Pipe:
-    """The end of the socket pair that is here."""
+    """This process's end of the socket pair."""
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end
@@ -48,7 +48,7 @@ class Pipe:
             self._flush()
 
     def listen(self, reporter: Reporter) -> None:
-        """Hear, in a thread of its own, what the supervisor wants: also while a handler blocks the loop."""
+        """Listen to the supervisor in a thread, which hears it even while a handler blocks the loop."""
         threading.Thread(target=self._listen, args=[reporter], name="supervisor", daemon=True).start()
 
     def obey(self, stop: Stop) -> None:
@@ -69,7 +69,7 @@ class Pipe:
 
 def main() -> None:
     """Run the worker. Exit codes and errors are those of ``session-worker run``."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the supervisor
     leave_when_told(signal.SIGTERM)
     streams.prepare()
     end = socket.socket(fileno=int(sys.argv[1]))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def top(interval: float, *, once: bool, json: bool, **flags: str | None) -> int:
-    """Show it until somebody leaves, or ``once``: then 1 if broker or ledger did not answer."""
+    """Show activity until the user leaves, or ``once``; return 1 if broker or ledger did not answer then."""
     loaded = command_settings.load_only(**flags)
     out = terminal.results()
     live = out.is_terminal and not out.is_dumb_terminal and not once and not json
@@ -43,7 +43,7 @@ def top(interval: float, *, once: bool, json: bool, **flags: str | None) -> int:
 
 
 async def _live(loaded: Settings, interval: float) -> None:
-    """Each source is asked at its own pace: one that does not answer holds up no other, nor the screen."""
+    """Ask each source at its own pace, so that a silent one delays neither the other nor the screen."""
     snapshot, news, stop = Snapshot(), asyncio.Event(), asyncio.Event()
 
     async def look_at_ledger() -> None:
@@ -92,7 +92,7 @@ async def _until_one_ends(*works: Coroutine[Any, Any, object]) -> None:
 
 @contextmanager
 def _attentive(leave: Callable[[], object], redraw: Callable[[], object]) -> Iterator[None]:
-    """Listen to keys and signals; afterwards the terminal is as it was."""
+    """Listen to keys and signals; restore the terminal afterwards."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, leave)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from session_worker.ledger import open_pruner
@@ -15,34 +14,19 @@ if TYPE_CHECKING:
 
 
 class Pruning:
-    """``requests`` counts what was deleted so far, or what would be."""
+    """``requests`` counts what was or would be deleted. The caller opens and closes ``pruner``."""
 
     def __init__(self, settings: Settings) -> None:
-        self._pruner = open_pruner(settings.ledger_url.get_secret_value())
+        self.pruner = open_pruner(settings.ledger_url.get_secret_value())
         self.requests = 0
-
-    @property
-    def finished_before(self) -> str:
-        return self._pruner.finished_before.isoformat()
-
-    @asynccontextmanager
-    async def opened(self, older_than: float) -> AsyncIterator[None]:
-        """Open the ledger for what finished at least ``older_than`` seconds ago. Raises LedgerError."""
-        try:
-            await self._pruner.open(older_than)
-            yield
-        finally:
-            await self._pruner.close()
-
-    async def count(self) -> int:
-        return await self._pruner.count()
 
     async def delete(self) -> AsyncIterator[int]:
         """Delete in small batches; yield the size of each."""
-        async for deleted in in_batches(self._pruner):
+        async for deleted in in_batches(self.pruner):
             self.requests += deleted
             yield deleted
 
     def document(self, *, dry_run: bool) -> dict[str, Any]:
         """The result as a JSON document, whose field names are part of the interface."""
-        return {"finished_before": self.finished_before, "requests": self.requests, "dry_run": dry_run}
+        before = self.pruner.finished_before.isoformat()
+        return {"finished_before": before, "requests": self.requests, "dry_run": dry_run}

@@ -24,9 +24,11 @@ FAILURES = 5
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What finished in the last ``seconds``. ``rates``: requests per second, by ``completed`` or error code;
-    ``p50`` and ``p95``: seconds from their first claim to their outcome, without those that were redriven,
-    which lay dead in between (None: there were none)."""
+    """What finished in the last ``seconds``.
+
+    ``rates``: requests per second, by ``completed`` or error code. ``p50`` and ``p95``: seconds from first
+    claim to outcome, or None without any; requests that were redriven, and lay dead meanwhile, do not count.
+    """
 
     seconds: float
     rates: Mapping[str, float]
@@ -44,8 +46,11 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """``running`` and ``failed`` were received within the last hour and are in the samples; ``failed_more``:
-    there may be more. ``waiting`` for their next attempt are all, up to ``COUNTED``."""
+    """Requests by status, and the workers.
+
+    ``running`` and ``failed`` count requests of the last hour that are in the samples; ``failed_more``: there
+    may be more. ``waiting`` counts all that wait for their next attempt, up to ``COUNTED``.
+    """
 
     lately: Finished
     minute: Finished
@@ -57,7 +62,7 @@ class Traffic:
 
 
 def traffic(recent: Recent) -> Traffic:
-    """What follows from a look at the ledger."""
+    """Work out the figures from a look at the ledger."""
     return Traffic(
         lately=finished(recent, LATELY_SECONDS),
         minute=finished(recent, MINUTE),
@@ -70,10 +75,10 @@ def traffic(recent: Recent) -> Traffic:
 
 
 def finished(recent: Recent, seconds: float) -> Finished:
-    """What a look knows of the last ``seconds``, or of less: a full sample reaches back only so far."""
+    """Work out what finished in the last ``seconds``, or in the time that a full sample covers."""
     if len(recent.newest) == SAMPLE:
         seconds = min(seconds, max(recent.newest[-1].age, 0.001))
-    # One that failed after many attempts was received long before the sample.
+    # A request that failed after many attempts was received long before the sample.
     known = {each.request_id: each for each in (*recent.newest, *recent.troubled)}.values()
     ended = [each for each in known if each.took is not None and each.age - each.took <= seconds]
     took = [each.took for each in ended if each.took is not None and not each.redriven]
@@ -87,7 +92,7 @@ def finished(recent: Recent, seconds: float) -> Finished:
 
 
 def failed_last(recent: Recent) -> list[UUID]:
-    """The requests whose failure is the newest, the newest first."""
+    """The requests that failed last, the newest failure first."""
     failed = [each for each in recent.troubled if each.status is RequestStatus.FAILED]
     failed.sort(key=lambda each: each.age - (each.took or 0))
     return [each.request_id for each in failed[:FAILURES]]

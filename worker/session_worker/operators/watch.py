@@ -1,7 +1,7 @@
-"""Current activity at broker and ledger: questions that may be asked every second, and print nothing.
+"""Watch broker and ledger. The questions may be asked every second.
 
-Each watcher has one connection, opened when first needed and again after it was lost. Nothing is written,
-declared or consumed, and no look costs more because the ledger is larger.
+Each watcher opens a connection when it first needs one, and again after it was lost. It writes, declares and
+consumes nothing, and a look costs the same however large the ledger is.
 """
 
 from __future__ import annotations
@@ -39,8 +39,10 @@ class Unreachable:
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """How many messages wait in a queue (not those that a worker holds), and how many consumers it has; None
-    where ``trouble`` says why nobody knows."""
+    """The messages that wait in a queue, without those that a worker holds, and its consumers.
+
+    Both are None where ``trouble`` says why nobody knows.
+    """
 
     queue: str
     messages: int | None
@@ -50,7 +52,7 @@ class Depth:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The ledger at one moment."""
+    """What was found at the ledger."""
 
     traffic: Traffic
     failures: Sequence[Entry]
@@ -81,7 +83,7 @@ async def snapshot(settings: Settings) -> Snapshot:
 
 
 class LedgerWatch:
-    """The ledger, looked at again and again."""
+    """Looks at the ledger again and again."""
 
     def __init__(self, settings: Settings) -> None:
         self._url = settings.ledger_url.get_secret_value()
@@ -111,7 +113,7 @@ class LedgerWatch:
 
 
 class BrokerWatch:
-    """The queues, looked at again and again, the work first."""
+    """Looks at the queues again and again, the work queue first."""
 
     def __init__(self, settings: Settings) -> None:
         names = Names(settings.prefix)
@@ -122,7 +124,7 @@ class BrokerWatch:
 
     async def look(self) -> list[Depth] | Unreachable:
         try:
-            if self._connection is None:  # which has a time limit for each URL
+            if self._connection is None:  # it has a time limit for each URL
                 self._connection = await Connection.open(self._urls, "top")
             async with asyncio.timeout(LOOK_SECONDS):
                 return [await self._depth(self._connection, queue) for queue in self._queues]

@@ -6,6 +6,7 @@ import asyncio
 import os
 import secrets
 import socket
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from session_contracts.amqp import Names
@@ -90,6 +91,10 @@ class Worker:
         self.intake = Intake(flow, self._settler, self.ledger.availability, settings, emit, stop, begin)
 
     def _start_traces(self) -> Traces | None:
+        contexts = {each.name for each in entry_points(group="opentelemetry_context")}
+        if contexts and (name := os.environ.get("OTEL_PYTHON_CONTEXT")) and name not in contexts:
+            # Checked before the import, which would log a traceback of OpenTelemetry's own.
+            raise StartError(f"traces: OTEL_PYTHON_CONTEXT: there is {', '.join(contexts)}, not {name[:100]}")
         try:
             from session_worker.telemetry import traces
         except ImportError as error:

@@ -21,14 +21,14 @@ from session_worker.settings.default_ledger import sqlite_url
 
 
 def demo(count: int, *, amqp_url: str | None, ledger_url: str | None) -> int:
-    """Play, show, and say whether every count is what it must be: 0, else 1.
+    """Play the demo; return 0 if every count is what it must be, else 1.
 
     Raises:
-        Failure: it could not be played; where the message names the worker's log, that is kept.
+        Failure: it could not be played. If the message names the worker's log, that file is kept.
     """
     interrupts.listen()
     with asyncio.Runner(loop_factory=PlainLoop) as runner:
-        runner.get_loop()  # made now: an interrupt while it is made later would leave half a loop
+        runner.get_loop()  # make the loop now: an interrupt while it is made later would leave half of it
         folder = Path(tempfile.mkdtemp(prefix="session-worker-demo-"))
         try:
             proven = _play(runner, Plan(count), folder, amqp_url, ledger_url)

@@ -47,7 +47,7 @@ class Script:
         self.counts = Counts()
         self.failed_twice: list[UUID] = []
         self.latencies: list[float] = []
-        """Seconds, of the requests that nothing was done to."""
+        """Seconds, of the plain requests."""
         self.seconds = 0.0
 
     async def play(self) -> None:
@@ -69,7 +69,7 @@ class Script:
             *[self._unreadable] * self._plan.unreadable,
         ]
         dice = random.Random(self._plan.count)  # noqa: S311 - the same order every time
-        # What has to wait for its third attempt comes early: else the end of the demo would be that wait.
+        # Requests that need a third attempt come early; otherwise the demo would end with waiting for them.
         steps.sort(key=lambda step: dice.random() * (0.3 if step == self._failing_twice else 1.0))
         return iter(steps)
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def fitting(snapshot: Snapshot, screen: Console) -> RenderableType:
-    """The snapshot with as many failures and queues as the screen has lines for."""
+    """Draw the snapshot with as many failures and queues as fit the screen."""
     for queues, failures in ((None, FAILURES), (4, FAILURES), (4, 2), (2, 2), (1, 1)):
         shown = picture(snapshot, live=True, queues=queues, failures=failures)
         if len(screen.render_lines(shown, pad=False)) <= screen.height:
@@ -38,7 +38,7 @@ def fitting(snapshot: Snapshot, screen: Console) -> RenderableType:
 def picture(
     snapshot: Snapshot, *, live: bool = False, queues: int | None = None, failures: int = FAILURES
 ) -> RenderableType:
-    """A snapshot for people, with at most so many of the queues (None: all) and of the failures."""
+    """Draw the snapshot with at most so many queues (None: all) and failures."""
     parts: list[RenderableType] = []
     if live:
         clock = durations.clock(datetime.now(UTC))
@@ -95,12 +95,12 @@ def _rates(finished: Finished) -> Text:
 
 
 def _rate(rate: float) -> str:
-    """With two digits that say something: one request in a minute is 0.017 a second."""
+    """Keep two significant digits: one request in a minute is 0.017 a second."""
     return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
 
 
 def _queues(queues: Sequence[Depth], most: int | None) -> Listing:
-    """All, or the work and those in which most is."""
+    """Show all queues, or the work queue and the fullest others."""
     table = Listing("queue", "messages", "consumers", right=("messages", "consumers"))
     fullest = sorted(queues[1:], key=lambda each: each.messages or 0, reverse=True)
     shown = queues if most is None else [*queues[:1], *fullest[: most - 1]]

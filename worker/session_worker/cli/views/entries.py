@@ -42,13 +42,13 @@ def table(entries: Iterable[Entry], now: datetime) -> Listing:
 
 
 def brief(text: str) -> str:
-    """The beginning of a text that others wrote, on one line."""
+    """The beginning of other people's text, on one line."""
     text = " ".join(text.split())
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
 def _outcome(entry: Entry) -> Text:
-    """The session; or why there is none, or none yet."""
+    """The session, or why there is none (yet)."""
     if entry.status == "completed":
         return Text(entry.session_id, style=COLOURS["completed"])
     if entry.status == "failed":

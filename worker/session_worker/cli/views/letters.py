@@ -36,7 +36,7 @@ OUTLOOKS = {
 
 
 def table(rows: Iterable[dict[str, Any]], now: datetime) -> Listing:
-    """Of the documents of the letters."""
+    """Make a table of the documents of letters."""
     shown = Listing("ago", "request", "code", "user", "why")
     for row in rows:
         shown.add(
@@ -66,7 +66,7 @@ def group_table(groups: Iterable[Group], now: datetime) -> Listing:
 
 
 def sheet(letter: DeadLetter) -> RenderableType:
-    """All that the letter says."""
+    """Show everything that the letter says."""
     parts: list[RenderableType] = [facts((name, value) for name, value in _facts(letter) if value)]
     if letter.stacktrace:
         parts += [Text(), *_block(letter.stacktrace)]
@@ -99,7 +99,7 @@ def _error(code: str | None) -> str:
 
 
 def _body(letter: DeadLetter) -> str:
-    """The body, as JSON on many lines where it is some."""
+    """The body, indented if it is JSON."""
     try:
         return json.dumps(pydantic_core.from_json(letter.delivery.document), indent=2, ensure_ascii=False)
     except ValueError:

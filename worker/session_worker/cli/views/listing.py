@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 GAP = "  "
 INDENT = "    "
 LEAST = 32
-"""Columns that the last cell, the only one whose words are wrapped, wants for itself if it is a long one."""
+"""Columns that a long last cell needs; it is the only one whose words are wrapped."""
 LEAST_OF_FACTS = 20
 
 
@@ -59,7 +59,7 @@ class Listing:
         self, console: Console, row: Sequence[Text], widths: Sequence[int], fitting: int, room: int
     ) -> Iterator[Text]:
         first, rest = row[:fitting], [cell for cell in row[fitting:] if cell]
-        # Nothing is to be seen of spaces behind the last cell, but they take room.
+        # Spaces after the last cell are invisible, but take room.
         needed = [*widths[:-1], widths[-1] if self._right[-1] else 0]
         padded = [
             _padded(cell, width, right=right)
@@ -83,7 +83,7 @@ class Listing:
 
 
 def facts(rows: Iterable[tuple[str, str | Text]]) -> Listing:
-    """Names, and what they stand for."""
+    """List names and their values."""
     listing = Listing("", "", least=LEAST_OF_FACTS)
     for name, value in rows:
         listing.add(Text(name, style="dim"), value)
@@ -92,7 +92,7 @@ def facts(rows: Iterable[tuple[str, str | Text]]) -> Listing:
 
 def _joined(cells: Sequence[Text], *, gap: str = GAP, strip: bool = True) -> Text:
     line = Text(gap).join(cells)
-    if strip:  # what is piped into another program ends with its last word
+    if strip:  # a line that goes into a pipe ends with its last word
         line.rstrip()
     return line
 

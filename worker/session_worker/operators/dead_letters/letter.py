@@ -155,15 +155,13 @@ class Filter:
     letter: UUID | None = None
 
     def fits(self, letter: DeadLetter) -> bool:
-        if self.code is not None and letter.code != self.code:
-            return False
-        if self.exception is not None and letter.exception_type != self.exception:
-            return False
-        if self.since is not None and (letter.failed_at is None or letter.failed_at < self.since):
-            return False
-        if self.letter is not None and self.letter not in (letter.request_id, letter.letter_id):
-            return False
-        return self.user is None or letter.user_id == self.user
+        return (
+            self.code in (None, letter.code)
+            and self.exception in (None, letter.exception_type)
+            and (self.since is None or (letter.failed_at is not None and letter.failed_at >= self.since))
+            and self.letter in (None, letter.request_id, letter.letter_id)
+            and (self.user is None or letter.user_id == self.user)  # last: it reads the body
+        )
 
 
 def _text(value: Any) -> str | None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from session_worker.settings import Settings
 
 PAGE = 100
-"""Letters that are read at a time: bounds the bodies that are in memory, here and at the broker."""
+"""Letters read at a time. It bounds the bodies in memory, here and at the broker."""
 LARGEST = 16_777_216
 """Bytes of the largest body that any worker may be set to read."""
 QUIET_SECONDS = 0.2
@@ -34,9 +34,9 @@ GIVE_BACK_SECONDS = 1.0
 
 
 class ParkingLot:
-    """The letters that were there when it was opened, ``count`` of them, and that nobody else held.
+    """The letters that were there, and held by nobody else, when it was opened: ``count`` of them.
 
-    Closing gives back those that were not dropped; so does the broker, should this process die.
+    Closing gives back the letters that were not dropped. If this process dies, the broker does.
     """
 
     def __init__(self, connection: Connection, consumer: Consumer, queue: str, count: int) -> None:
@@ -67,10 +67,10 @@ class ParkingLot:
             await connection.close()
 
     async def pages(self) -> AsyncIterator[list[DeadLetter]]:
-        """The letters in the order of the queue, the oldest first, each once.
+        """Yield each letter once, the oldest first.
 
-        Those that are parked meanwhile stay outside, so a redrive never meets what it made itself. Each page
-        has a consumer of its own: the letters of the pages before may stay unacknowledged, however many.
+        Letters parked meanwhile are left out, so that a redrive never meets what it caused itself. Each page
+        has its own consumer, so that any number of letters of earlier pages may stay unacknowledged.
         """
         left = self.count
         while left > 0:
@@ -81,7 +81,7 @@ class ParkingLot:
             yield [DeadLetter.of(delivery) for delivery in page]
 
     async def matching(self, wanted: Filter, limit: int | None = None) -> AsyncIterator[list[DeadLetter]]:
-        """The oldest ``limit`` letters wanted, page by page."""
+        """Yield the oldest ``limit`` letters wanted, page by page."""
         left = limit
         async for page in self.pages():
             found = [letter for letter in page if wanted.fits(letter)][:left]
@@ -137,7 +137,7 @@ class ParkingLot:
         return page
 
     async def _give_back(self) -> None:
-        """Put the letters back, and see them there: else who looks at once would find none."""
+        """Put the letters back and wait until they are there, so that the next command finds them."""
         self._consumer.flush()
         with broker_errors():
             await self._consumer.basic_nack(0, multiple=True, requeue=True)
@@ -148,7 +148,7 @@ class ParkingLot:
 
 
 async def ready(connection: Connection, queue: str) -> int:
-    """How many messages wait in a queue that must be there."""
+    """Count the messages that wait in a queue that must exist. Raises TopologyError, LinkLostError."""
     with _queue_errors(queue):
         async with connection.channel() as channel:
             declared = await connection.unless_lost(

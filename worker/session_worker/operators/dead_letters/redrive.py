@@ -142,12 +142,13 @@ async def _reopen(letter: DeadLetter, parser: RequestParser, ledger: Ledger) -> 
     request = parser.parse(letter.delivery)
     if not isinstance(request, Request):
         return Fate.RESENT
-    match await ledger.reopen(request.request_id, request.fingerprint):
-        case Reopened.REOPENED:
-            return Fate.REOPENED
-        case Reopened.OPEN | Reopened.FINISHED:
-            return Fate.RESENT
-        case Reopened.UNKNOWN:
-            return Fate.UNKNOWN
-        case Reopened.MISMATCH:
-            return Fate.CONFLICT
+    return _FATES[await ledger.reopen(request.request_id, request.fingerprint)]
+
+
+_FATES = {
+    Reopened.REOPENED: Fate.REOPENED,
+    Reopened.OPEN: Fate.RESENT,
+    Reopened.FINISHED: Fate.RESENT,
+    Reopened.UNKNOWN: Fate.UNKNOWN,
+    Reopened.MISMATCH: Fate.CONFLICT,
+}

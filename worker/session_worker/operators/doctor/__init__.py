@@ -1,6 +1,6 @@
-"""Is this set-up in order? Checks that a person, or a program, can ask for; they print and change nothing.
+"""Check whether a set-up is in order, without printing or changing anything.
 
-They look with the worker's own rights and settings, and each ends within a bounded time.
+The checks use the worker's own rights and settings, and each ends within a bounded time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["Result", "State", "examine"]
 
 
 async def examine(settings: Settings, clock: Callable[[], float] = time.time) -> list[Result]:
-    """The results of all checks, in the order in which to fix what is wrong. ``clock``: this machine's."""
+    """Run all checks, and sort their results in the order of repair. ``clock``: this machine's."""
     at_home, at_ledger, at_broker, policies = await asyncio.gather(
         local.examine(settings),
         ledger.examine(settings, clock),

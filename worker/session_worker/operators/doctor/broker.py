@@ -46,7 +46,7 @@ TRAPS = (
     ((3, 10), (3, 11), "a broker that was upgraded needs its feature flag stream_queue enabled"),
     ((3, 10), (3, 13), "a forged x-death header can make the request that bears it vanish"),
 )
-"""What to know of some versions: from, to, what. The worker itself copes with all of them."""
+"""What an operator must know of some versions: from, to, what. The worker copes with all of them."""
 
 
 @dataclass(slots=True)
@@ -63,7 +63,7 @@ class BrokerFindings:
         return self.found.get(f"queue {name}")
 
     def consumers(self, queue: str) -> int | None:
-        """How many there are; None: nobody knows."""
+        """Count the consumers; None: nobody knows."""
         found = self.queue(queue)
         return found.consumers if found else None
 
@@ -105,7 +105,7 @@ async def _examine(settings: Settings, connection: Connection, findings: BrokerF
         findings.results.append(failed(name, f"the connection was lost meanwhile ({lost})", "run this again"))
     else:
         findings.results.append(alarms(findings.blocked))
-        with suppress(LinkLostError, TimeoutError):  # it is not there, or this user may not look
+        with suppress(LinkLostError, TimeoutError):  # the stream is missing, or this user may not read it
             async with asyncio.timeout(CHECK_SECONDS):
                 owner = marker.read(connection, Names(settings.prefix).ledger, wait=CHECK_SECONDS)
                 findings.owner = await connection.unless_lost(owner)
@@ -124,7 +124,7 @@ async def _reach(url: str) -> tuple[Result, Connection | None]:
 
 
 def version(product: str, number: str) -> Result:
-    """Whether the worker was made for it, and what to keep in mind."""
+    """Judge the version, and tell what to keep in mind with it."""
     digits = re.match(r"(\d+)\.(\d+)", number)
     if product != "RabbitMQ" or digits is None:
         found = f"{product} {number} is not RabbitMQ, whose quorum queues and confirms the worker relies on"
@@ -152,7 +152,7 @@ async def _queues(settings: Settings, connection: Connection, findings: BrokerFi
 
 
 def difference(part: str, trouble: TopologyError) -> Result:
-    """Between an exchange or a queue and what the worker needs."""
+    """Report how an exchange or a queue differs from what the worker needs."""
     told = from_error(part, trouble, "run `session-worker topology apply`")
     return replace(told, found=told.found.removeprefix(f"{part}: "))
 
@@ -207,7 +207,7 @@ async def _refusal(
     queue: str,
     exchange: str = "",
 ) -> ForbiddenError | None:
-    """The permission on ``queue`` or ``exchange`` that this user lacks. Any other answer is none of it."""
+    """Ask; return the permission on ``queue`` or ``exchange`` that this user lacks, if it lacks one."""
     try:
         async with connection.channel() as channel:
             with broker_errors(queue=queue, exchange=exchange):
@@ -221,7 +221,7 @@ async def _refusal(
 
 
 async def _consume(channel: AbstractChannel, queue: str) -> None:
-    """In a way that no broker accepts, but only after it has looked at the permission: no delivery comes."""
+    """Consume with an argument that no broker accepts. It checks the permission first; no delivery comes."""
     await channel.set_qos(prefetch_count=1)
     consumed = await channel.get_queue(queue, ensure=False)
     await consumed.consume(_unused, arguments={"x-priority": "none"})
@@ -232,14 +232,15 @@ async def _unused(_: object) -> None:
 
 
 async def _unbind(channel: AbstractChannel, names: Names) -> None:
-    """To undo a binding that is not there changes nothing, and takes the same permissions as to bind."""
+    """Unbind what was never bound: it changes nothing and takes the same permissions as binding."""
     work = await channel.get_queue(names.work, ensure=False)
     await work.unbind(names.exchange, f"doctor.{uuid4()}")
 
 
 async def _blocked(settings: Settings) -> bool:
-    """Whether there is an alarm: found out by publishing to no queue, on a connection of its own, for the
-    broker then reads no more from it.
+    """Find out whether there is an alarm, by publishing to no queue.
+
+    It takes its own connection, from which a broker with an alarm reads no more.
 
     Raises:
         ForbiddenError: this user may not publish.

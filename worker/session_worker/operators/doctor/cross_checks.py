@@ -1,4 +1,4 @@
-"""What shows only when broker and ledger, or broker and settings, are put side by side."""
+"""Checks that compare broker and ledger, or broker and settings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def workers(settings: Settings, ledger: LedgerFindings, broker: BrokerFindings) -> Result:
-    """Who is registered at the ledger, and who consumes."""
+    """Compare who is registered at the ledger with who consumes."""
     names = Names(settings.prefix)
     work, slow = (broker.consumers(queue) for queue in (names.work, names.undelivered))
     if ledger.alive is None or work is None or not ledger.usable:
@@ -49,7 +49,7 @@ def workers(settings: Settings, ledger: LedgerFindings, broker: BrokerFindings) 
 
 
 def owner(settings: Settings, ledger: LedgerFindings, broker: BrokerFindings) -> list[Result]:
-    """Whether the queues belong to this ledger; nothing where nobody knows."""
+    """Check that the queues belong to this ledger; no result where nobody knows."""
     if ledger.identity is None or broker.owner is None:
         return []
     names = Names(settings.prefix)
@@ -59,7 +59,7 @@ def owner(settings: Settings, ledger: LedgerFindings, broker: BrokerFindings) ->
 
 
 async def retention(settings: Settings, broker: BrokerFindings, clock: Callable[[], float]) -> Result:
-    """Whether the ledger still knows the requests whose letters wait."""
+    """Check that the ledger still knows the requests whose letters wait."""
     dead = Names(settings.prefix).dead
     if settings.retention is None:
         return ok("retention", "off: the ledger forgets nothing")
@@ -89,8 +89,8 @@ async def retention(settings: Settings, broker: BrokerFindings, clock: Callable[
 
 
 async def _oldest(settings: Settings) -> datetime | None:
-    """When the oldest letter was written. It is handed back; a queue with the right arguments lets one look
-    at a letter as often as one likes."""
+    """When the oldest letter was written. The letter is given back; a queue with the right arguments allows
+    any number of looks."""
     async with ParkingLot.open(settings) as lot:
         lot.count = min(lot.count, 1)
         async for page in lot.pages():

@@ -1,4 +1,4 @@
-"""What the doctor finds at a ledger of either kind."""
+"""What the doctor finds at a ledger, SQLite or PostgreSQL."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LARGE_BYTES = 10 * 1024**3
 
 @dataclass(slots=True)
 class LedgerFindings:
-    """``alive``, ``gone``: the workers registered. ``identity``: see ``Opened``. None: nobody knows."""
+    """``alive`` and ``gone`` count registered workers; ``identity``: see ``Opened``. None: unknown."""
 
     results: list[Result] = field(default_factory=list)
     alive: int | None = None

@@ -1,4 +1,4 @@
-"""Loads a handler and says what is wrong with it; in a process of its own (``local.py``)."""
+"""Load a handler and say what is wrong with it. ``local.py`` runs this in its own process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from session_worker.operations import loading
 
 
 def main(path: str) -> None:
-    """Write nothing, or a sentence, to standard output; what the handler's module writes goes elsewhere."""
+    """Write what is wrong to standard output. What the handler's module prints goes to stderr."""
     answer = os.dup(1)
     os.dup2(2, 1)
     sys.path.insert(0, str(Path.cwd()))
@@ -24,7 +24,7 @@ def main(path: str) -> None:
 
 
 def _where(cause: BaseException | None) -> str:
-    """The line at which the import came to its end, if it is in somebody's code."""
+    """The line at which the import failed, if it is in the user's code."""
     if isinstance(cause, SyntaxError):
         return f" at {cause.filename}:{cause.lineno}"
     frames = traceback.extract_tb(cause.__traceback__ if cause else None)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 HASTY_SECONDS = 5.0
 SLUGGISH_SECONDS = 300.0
-# Not from the current folder: what lies there must not get in the way of Python's own modules.
+# Not started in the current folder's path: its files must not shadow Python's own modules.
 _LOAD = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
@@ -48,7 +48,7 @@ def invalid_settings(error: InvalidSettingsError) -> list[Result]:
 
 
 def known_settings(prefix: str) -> Result:
-    """They are valid, or there was no doctor; but a variable may be misspelt."""
+    """Warn of misspelt variables. (Invalid settings were reported before.)"""
     unknown = unknown_variables()
     if unknown:
         fix = "; ".join(
@@ -59,8 +59,7 @@ def known_settings(prefix: str) -> Result:
 
 
 async def handler(path: str) -> Result:
-    """Loads it in a process of its own: what it does when it is imported, even to end or to hang, is its own
-    affair."""
+    """Load the handler in another process: importing it may end the process, or hang."""
     search = json.dumps(sys.path)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-c", _LOAD, search, path),

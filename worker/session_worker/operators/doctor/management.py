@@ -1,4 +1,4 @@
-"""What only the broker's management interface tells: the policies in effect on our queues."""
+"""The policies in effect on our queues, which only the broker's management interface tells."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ _HARMS = {
     "consumer-timeout": "the broker takes requests away from their handlers",
     "overflow": "what does not fit is treated in another way, and what is dead-lettered may be lost",
 }
-"""What a key of a policy does to a queue of ours that needs another value. Of numbers the smaller one counts;
-``overflow`` is the policy's, but ``dead-letter-…`` the queue's own."""
+"""What a policy's key does to a queue that needs another value. Of two numbers the smaller one counts. The
+policy's ``overflow`` wins; a queue's own ``dead-letter-…`` arguments do."""
 
 
 class _UnreadableError(Exception):
@@ -48,7 +48,7 @@ class _UnreadableError(Exception):
 
 
 async def examine(settings: Settings) -> list[Result]:
-    """The results; none without a management interface to ask."""
+    """Check the policies; no result without a management interface to ask."""
     if settings.management_url is None:
         return []
     management = Management(settings.management_url.get_secret_value(), settings.amqp_urls[0])
@@ -70,7 +70,7 @@ async def examine(settings: Settings) -> list[Result]:
 
 
 def policies(queue: Queue, about: Mapping[str, Any], vhost: str, longest_ms: float) -> list[Result]:
-    """A warning for each key of a policy that voids the promise on ``queue``."""
+    """Warn of each key of a policy that voids the promise on ``queue``."""
     effective = about.get("effective_policy_definition")
     if effective is None:
         return [skipped("policies", f"the broker has not looked at queue {queue.name} yet; ask again soon")]
@@ -106,8 +106,9 @@ def _harms(key: str, value: Any, ours: Any, longest_ms: float) -> bool:
 
 
 class Management:
-    """The HTTP interface at ``url``, asked about the vhost of ``amqp_url``; as its user, unless ``url`` names
-    another one."""
+    """The HTTP interface at ``url``, asked about the vhost of ``amqp_url``.
+
+    It is asked as the user in ``url``, or else as the broker's."""
 
     def __init__(self, url: str, amqp_url: str) -> None:
         parts, broker = urlsplit(url), URL(amqp_url)
@@ -121,7 +122,7 @@ class Management:
         self._headers = {"Authorization": f"Basic {login}"}
 
     def queue(self, name: str) -> dict[str, Any] | None:
-        """What is known of a queue; None: there is no such queue. Raises _UnreadableError."""
+        """Ask about a queue; None: there is no such queue. Raises _UnreadableError."""
         path = f"{quote(self.vhost, safe='')}/{quote(name, safe='')}?columns={','.join(_KEYS)}"
         url = f"{self._api}/queues/{path}"
         request = urllib.request.Request(url, headers=self._headers)  # noqa: S310 -- http or https, as checked
@@ -161,7 +162,7 @@ class Management:
 
 
 def _is_management(error: urllib.error.HTTPError) -> bool:
-    """Whether this 404 is RabbitMQ's own: any web server may know no such page."""
+    """Whether this 404 is RabbitMQ's own, and not another web server's."""
     try:
         return "reason" in json.loads(error.read(ANSWER_BYTES))
     except (OSError, ValueError, TypeError):
@@ -169,7 +170,7 @@ def _is_management(error: urllib.error.HTTPError) -> bool:
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """The login goes to nobody else."""
+    """Never send the login to another server."""
 
     def redirect_request(self, *_: Any, **__: Any) -> None:
         return None

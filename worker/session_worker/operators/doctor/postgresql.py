@@ -50,7 +50,7 @@ _NEW_WORKER = (
 
 
 async def examine(url: str, settings: Settings, clock: Callable[[], float], findings: LedgerFindings) -> None:
-    """Raises LedgerError: it cannot be used."""
+    """Add what is found to ``findings``. Raises LedgerError: the ledger cannot be used."""
     try:
         connection = await connect(url)
     except AWAY as error:
@@ -90,7 +90,7 @@ async def _examine(
 
 
 async def _try_to_write(connection: asyncpg.Connection) -> None:
-    """Each table takes a row, and a commit comes through; no row stays. Raises one of AWAY."""
+    """Insert a row into each table, and commit once; no row stays. Raises one of AWAY."""
     id_, name = uuid4(), f"doctor {uuid4()}"
     attempt = connection.transaction()
     await attempt.start()

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from session_client.net.diagnosis import DiagnosedError
 
 CHECK_SECONDS = 8.0
-"""What one check may take; to connect takes as long as it takes a worker."""
+"""How long one check may take. Connecting may take as long as it may take a worker."""
 
 
 class State(StrEnum):
-    """``WARNING``: a worker can work. ``SKIPPED``: something that failed has to be fixed first."""
+    """``WARNING``: a worker can work all the same. ``SKIPPED``: another failure must be fixed first."""
 
     OK = "ok"
     WARNING = "warning"
@@ -39,8 +39,8 @@ class Result:
 
 
 def folded(results: Sequence[Result]) -> list[Result]:
-    """The same in fewer words, for people: a fix that several need is told once, and where exchange and
-    queues are all missing that is one thing to know."""
+    """Shorten the results for people: tell a fix that several need once, and make one result of exchange and
+    queues if all are missing."""
     parts = [result for result in results if result.name.startswith(("exchange ", "queue "))]
     if len(parts) > 1 and all(part.found == "missing" for part in parts):
         one = replace(parts[0], name="exchange, queues", found=f"none of the {len(parts)} exist")
@@ -77,7 +77,7 @@ def from_error(name: str, error: DiagnosedError, fix: str) -> Result:
 
 
 def no_answer(name: str, where: str) -> Result:
-    """A check that did not come to an end."""
+    """The failure of a check that did not end in time."""
     return failed(
         name,
         f"{where} did not answer within {CHECK_SECONDS:g} s",

@@ -48,12 +48,11 @@ NETWORK_FILE_SYSTEMS = {
     "smb3",
     "smbfs",
 }
-"""Those whose locks SQLite must not rely on, or whose shared memory other machines do not see."""
+"""File systems whose locks SQLite must not rely on, or whose shared memory other machines do not see."""
 
 
 _JOURNAL_BYTE, _WAL = 18, 2
-"""Where the file's header says which journal it has; to ask for it would tell nothing of a file opened as
-immutable."""
+"""Where the file's header names its journal. A file opened as immutable does not tell it by ``PRAGMA``."""
 _ALIVE = ALIVE.format(now=":now")
 _WORKERS = f"""
 SELECT count(*) FILTER (WHERE {_ALIVE}), count(*) FILTER (WHERE NOT ({_ALIVE})) FROM workers
@@ -158,7 +157,7 @@ def _file_durability(path: Path) -> Result:
 
 
 def file_system(path: Path, mounts: Path) -> str:
-    """The kind of file system that ``path`` is on, as Linux's list of mounts has it; else empty."""
+    """The kind of file system that ``path`` is on, by Linux's list of mounts; empty where there is none."""
     folder = path.resolve().parent
     try:
         lines = [line.split() for line in mounts.read_text().splitlines()]
