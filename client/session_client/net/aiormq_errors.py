@@ -1,6 +1,6 @@
 """What the errors of aiormq mean.
 
-The many ways in which aiormq says so leave this file as one: ``LinkLostError``.
+aiormq has many ways to say that a connection is gone. They leave this file as one: ``LinkLostError``.
 """
 
 from __future__ import annotations

@@ -91,10 +91,13 @@ class Worker:
         self.intake = Intake(flow, self._settler, self.ledger.availability, settings, emit, stop, begin)
 
     def _start_traces(self) -> Traces | None:
-        contexts = {each.name for each in entry_points(group="opentelemetry_context")}
-        if contexts and (name := os.environ.get("OTEL_PYTHON_CONTEXT")) and name not in contexts:
+        if name := os.environ.get("OTEL_PYTHON_CONTEXT"):
             # Checked before the import, which would log a traceback of OpenTelemetry's own.
-            raise StartError(f"traces: OTEL_PYTHON_CONTEXT: there is {', '.join(contexts)}, not {name[:100]}")
+            known = {each.name for each in entry_points(group="opentelemetry_context")}
+            if known and name not in known:
+                raise StartError(
+                    f"traces: OTEL_PYTHON_CONTEXT: there is {', '.join(known)}, not {name[:100]}"
+                )
         try:
             from session_worker.telemetry import traces
         except ImportError as error:
