@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from session_client.errors import ReplyInvalid, RequestFailed
 from session_client.tracing import trace_headers
-from session_contracts import CreateSessionRequest, CreateSessionResponse, RequestStatus, problems
-from session_contracts.amqp import CONTENT_TYPE, REQUEST_ID, REQUEST_TYPE
+from session_contracts import CREATE_SESSION, CreateSessionRequest, CreateSessionResponse, RequestStatus, problems
+from session_contracts.amqp import CONTENT_TYPE, REQUEST_ID
 
 FIRST_REPLY_WAIT_SECONDS = 5.0
 """How long the first try of a call waits; doubled after every try that ends without a reply."""
@@ -50,7 +50,7 @@ class Call:
             message_id=str(uuid4()),
             reply_to=reply_to,
             timestamp=datetime.now(UTC),
-            type=REQUEST_TYPE,
+            type=CREATE_SESSION.request_type,
         )
         message.priority = None  # aio-pika would send a 0
         return message

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 CONTENT_TYPE = "application/json"
-REQUEST_TYPE = "CreateSessionRequest"
-RESPONSE_TYPE = "CreateSessionResponse"
 
 REQUEST_ID = "x-request-id"
 IDEMPOTENT_REPLAYED = "x-idempotent-replayed"
@@ -28,9 +26,17 @@ REDRIVE_COUNT = "x-redrive-count"
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """The exchange and the queues of one installation."""
+    """The exchange of one installation, and the queues of one of its operations.
+
+    ``prefix``: the workers' setting of that name. ``key``: ``Operation.key``.
+    """
 
     prefix: str = "session"
+    key: str = "create"
+
+    def of(self, key: str) -> Names:
+        """The names of another operation of the installation."""
+        return Names(self.prefix, key)
 
     @property
     def exchange(self) -> str:
@@ -39,12 +45,12 @@ class Names:
 
     @property
     def routing_key(self) -> str:
-        return "create"
+        return self.key
 
     @property
     def work(self) -> str:
         """The queue of requests that wait for a worker."""
-        return f"{self.prefix}.create"
+        return f"{self.prefix}.{self.key}"
 
     def retry(self, seconds: int) -> str:
         """The queue in which a request waits ``seconds`` for its next attempt."""
@@ -62,17 +68,20 @@ class Names:
 
     @property
     def ledger(self) -> str:
-        """The stream that says which ledger the requests belong to."""
-        return f"{self.work}.ledger"
+        """The stream that says which ledger the requests of all operations belong to."""
+        return f"{self.prefix}.create.ledger"
 
     @property
     def replies(self) -> str:
-        """The queue of replies to requests that name no ``reply_to``."""
+        """The queue of replies to requests, of all operations, that name no ``reply_to``."""
         return f"{self.prefix}.replies"
 
     def is_ours(self, queue: str) -> bool:
-        """Whether ``queue`` is one of an installation's own, whatever its retry delays."""
-        return queue in {self.work, self.replies} or queue.startswith(f"{self.work}.")
+        """Whether ``queue`` is one of the installation's own, of whatever operation: all of ``<prefix>.*``
+        but what begins with ``<prefix>.replies`` and is a requester's."""
+        if queue.startswith(self.replies):
+            return queue == self.replies
+        return queue.startswith(f"{self.prefix}.")
 
 
 DIRECT_REPLY_TO = "amq.rabbitmq.reply-to"

@@ -10,12 +10,11 @@ from session_contracts.amqp import (
     CONTENT_TYPE,
     IDEMPOTENT_REPLAYED,
     REQUEST_ID,
-    REQUEST_TYPE,
-    RESPONSE_TYPE,
     Names,
 )
-from session_contracts.sessions import CreateSessionRequest, CreateSessionResponse
+from session_contracts.sessions import CREATE_SESSION, CreateSessionRequest, CreateSessionResponse
 
+REQUEST_TYPE, RESPONSE_TYPE = CREATE_SESSION.request_type, CREATE_SESSION.response_type
 VERSION = "1.0.0"
 """The version of the contracts; the worker has its own."""
 

@@ -62,12 +62,18 @@ class BaseRequest(Contract, Generic[P]):
     route_directives: JsonObject = Field(default_factory=dict, description="Directives for routing")
 
 
-class BaseResponse(Contract, Generic[P]):
-    """Response to a request. Read ``status`` first: a failed response carries a payload too."""
+class Response(Contract, Generic[P]):
+    """Response to a request. Read ``status`` first: only a completed one is sure to have a payload."""
 
     request_id: UUID = Field(description="ID of the originating request")
     status: RequestStatus = Field(description="Request processing status")
-    payload: P = Field(description="Response payload")
+    payload: P | None = Field(description="Response payload; null if status is FAILED")
     timestamp: str = Field(default_factory=now, description="Response timestamp")
     error: str | None = Field(default=None, description="Error message if status is FAILED")
     metadata: JsonObject = Field(default_factory=dict, description="Additional metadata for the response")
+
+
+class BaseResponse(Response[P], Generic[P]):
+    """Response that has a payload in any case, a failed one too."""
+
+    payload: P = Field(description="Response payload")

@@ -28,6 +28,8 @@ class ErrorCode(StrEnum):
     IDEMPOTENCY_CONFLICT = "idempotency_conflict"
     REPLY_TO_FORBIDDEN = "reply_to_forbidden"
     REJECTED = "rejected"
+    SESSION_NOT_FOUND = "session_not_found"
+    SESSION_CLOSED = "session_closed"
     EXPIRED = "expired"
     HANDLER_FAILED = "handler_failed"
     HANDLER_TIMEOUT = "handler_timeout"
@@ -67,7 +69,9 @@ ERRORS: Mapping[ErrorCode, ErrorInfo] = MappingProxyType(
             False,
         ),
         ErrorCode.UNSUPPORTED_OPERATION: ErrorInfo(
-            "The operation is not create_session, the only one that this worker supports.", "requester", False
+            "The operation in the body is not that of the queue; send each operation with its own routing key.",
+            "requester",
+            False,
         ),
         ErrorCode.IDEMPOTENCY_CONFLICT: ErrorInfo(
             "The request id was already used with another operation, user or payload; use a new id.",
@@ -81,6 +85,18 @@ ERRORS: Mapping[ErrorCode, ErrorInfo] = MappingProxyType(
         ),
         ErrorCode.REJECTED: ErrorInfo(
             "The handler rejected the request; its own code is in metadata.rejection_code.",
+            "requester",
+            False,
+            parked=False,
+        ),
+        ErrorCode.SESSION_NOT_FOUND: ErrorInfo(
+            "The requester has no session with this id: there is none, or it is somebody else's.",
+            "requester",
+            False,
+            parked=False,
+        ),
+        ErrorCode.SESSION_CLOSED: ErrorInfo(
+            "The session that the request names is closed; name an open one.",
             "requester",
             False,
             parked=False,

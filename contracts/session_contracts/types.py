@@ -18,7 +18,7 @@ from pydantic import AfterValidator, Field, StringConstraints
 from pydantic_core import PydanticCustomError, core_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from typing import LiteralString
 
     from pydantic import GetCoreSchemaHandler
 
@@ -59,23 +59,27 @@ _DAY = (
     r"|(?:[02468][048]|[13579][26])0229)"
 )
 _CODE = r"[A-Za-z0-9]{1,64}"
+_SESSION_CODE = r"[A-Za-z0-9_]{1,64}"
 _NO_NUL = r"^[^\x00]*$"
 
 
-def _identifier(prefix: str) -> StringConstraints:
+def _identifier(prefix: str, code: str) -> StringConstraints:
     # pydantic matches the pattern before it lower-cases the text, so the pattern has both cases, in ASCII.
-    return StringConstraints(strict=True, to_lower=True, pattern=f"^{prefix}_{_DAY}_{_CODE}$")
+    return StringConstraints(strict=True, to_lower=True, pattern=f"^{prefix}_{_DAY}_{code}$")
 
 
 CasefileId = Annotated[
     str,
-    _identifier("[cC][fF]"),
+    _identifier("[cC][fF]", _CODE),
     Rule("must look like cf_YYMMDD_code: a calendar day, then 1 to 64 letters or digits"),
 ]
 SessionId = Annotated[
     str,
-    _identifier("[tTcC][sS]"),
-    Rule("must look like ts_YYMMDD_code or cs_YYMMDD_code: a calendar day, then 1 to 64 letters or digits"),
+    _identifier("[tTcC][sS]", _SESSION_CODE),
+    Rule(
+        "must look like ts_YYMMDD_code or cs_YYMMDD_code: a calendar day, then 1 to 64 letters, digits or "
+        "underscores"
+    ),
 ]
 UserId = Annotated[
     str,
@@ -134,65 +138,71 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def _invalid(rule: str) -> PydanticCustomError:
-    return PydanticCustomError(RULE, rule)
+Path = tuple[str | int, ...]
+"""Where a value stands in a JSON document: keys and places in lists, from the outside in."""
 
 
-def _check_text(text: str, limit: int) -> None:
+def flaw(document: dict[str, Any], *, max_values: int | None = MAX_VALUES) -> tuple[Path, str] | None:
+    """Find the first value in a JSON object that is not to be accepted, and the rule that it breaks.
+
+    The search goes level by level, not recursively, because the sender chooses the depth. ``max_values``:
+    None is no limit.
+    """
+    if not document:  # what most requests send
+        return None
+    level: list[tuple[Path, Any]] = [((), document)]
+    seen = 0
+    for _ in range(MAX_DEPTH):
+        deeper: list[tuple[Path, Any]] = []
+        for path, container in level:
+            seen += len(container)
+            if max_values is not None and seen > max_values:
+                return (), f"must not hold more than {max_values} values"
+            named = isinstance(container, dict)
+            for key, value in container.items() if named else enumerate(container):
+                if named and (rule := _flaw_of_key(key)):
+                    return path, rule
+                if isinstance(value, dict | list | tuple):
+                    deeper.append(((*path, key), value))
+                elif rule := _flaw_of_scalar(value):
+                    return (*path, key), rule
+        if not deeper:
+            return None
+        level = deeper
+    return level[0][0][:1], f"must not be nested more than {MAX_DEPTH} deep"
+
+
+def _flaw_of_key(key: object) -> str:
+    return _flaw_of_text(key, MAX_KEY) if isinstance(key, str) else "must hold JSON values only"
+
+
+def _flaw_of_text(text: str, limit: int) -> str:
     if len(text) > limit:
-        raise _invalid(f"must not hold a key of over {MAX_KEY} or a string of over {MAX_TEXT} characters")
+        return f"must not hold a key of over {MAX_KEY} or a string of over {MAX_TEXT} characters"
     if "\0" in text:
-        raise _invalid("must not hold a NUL character")
+        return "must not hold a NUL character"
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise _invalid("must not hold half a surrogate pair") from None
+        return "must not hold half a surrogate pair"
+    return ""
 
 
-def _check_scalar(value: Any) -> None:
+def _flaw_of_scalar(value: object) -> str:
     if isinstance(value, str):
-        _check_text(value, MAX_TEXT)
-    elif isinstance(value, int):
-        if not -(2**63) <= value < 2**63:
-            raise _invalid("must not hold a whole number beyond 64 bits")
-    elif isinstance(value, float):
-        if not isfinite(value):
-            raise _invalid("must not hold NaN or an infinite number")
-    elif value is not None:
-        raise _invalid("must hold JSON values only")
-
-
-def _values(container: Any) -> Iterable[Any]:
-    if not isinstance(container, dict):
-        return cast("list[Any]", container)
-    for key in container:
-        if not isinstance(key, str):
-            raise _invalid("must hold JSON values only")
-        _check_text(key, MAX_KEY)
-    return container.values()
+        return _flaw_of_text(value, MAX_TEXT)
+    if isinstance(value, int):
+        return "" if -(2**63) <= value < 2**63 else "must not hold a whole number beyond 64 bits"
+    if isinstance(value, float):
+        return "" if isfinite(value) else "must not hold NaN or an infinite number"
+    return "" if value is None else "must hold JSON values only"
 
 
 def _check_object(value: dict[str, Any]) -> dict[str, Any]:
-    """Check level by level, not recursively, because the sender chooses the depth."""
-    if not value:  # what most requests send
-        return value
-    level: list[Any] = [value]
-    seen = 0
-    for _ in range(MAX_DEPTH):
-        deeper: list[Any] = []
-        for container in level:
-            seen += len(container)
-            if seen > MAX_VALUES:
-                raise _invalid(f"must not hold more than {MAX_VALUES} values")
-            for item in _values(container):
-                if isinstance(item, dict | list | tuple):
-                    deeper.append(item)
-                else:
-                    _check_scalar(item)
-        if not deeper:
-            return value
-        level = deeper
-    raise _invalid(f"must not be nested more than {MAX_DEPTH} deep")
+    found = flaw(value)
+    if found is not None:
+        raise PydanticCustomError(RULE, cast("LiteralString", found[1]))
+    return value
 
 
 JsonObject = Annotated[dict[str, Any], AfterValidator(_check_object)]

@@ -1,47 +1,72 @@
-"""Find the handler that a setting names."""
+"""Find the app, or the hook of ``create_session``, that a setting names."""
 
 from __future__ import annotations
 
 import importlib
-import inspect
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from session_client.net.failures import in_one_line
-
-if TYPE_CHECKING:
-    from session_worker.operations.handler import Handler
-
-
-class HandlerNotFoundError(Exception):
-    """The setting does not lead to an async function of two arguments; the message says why."""
+from session_worker.operations.app import App
+from session_worker.operations.errors import AppError
 
 
-def load(path: str) -> Handler:
-    """Return the handler at ``package.module:function``.
+def load(app: str | None = None, hook: str | None = None) -> App[Any]:
+    """Return the app that the settings name: one of the user's, one around a hook of ``create_session``, or
+    one with the built-in operations only.
 
     Raises:
-        HandlerNotFoundError: there is none; the message is a sentence for people.
+        AppError: there is none, or it cannot be served.
     """
+    if app is not None:
+        return load_app(app)
+    return App() if hook is None else load_hook(hook)
+
+
+def load_app(path: str) -> App[Any]:
+    """Return the app at ``package.module:name``.
+
+    Raises:
+        AppError: there is none, or it cannot be served.
+    """
+    found = _find(path, "app")
+    if not isinstance(found, App):
+        raise AppError(f"app {path}: this is {_kind(found)}, not an App", "write `app = App()`, and name that")
+    return found
+
+
+def load_hook(path: str) -> App[Any]:
+    """Return an app whose hook of ``create_session`` is the function at ``package.module:name``.
+
+    Raises:
+        AppError: there is none, or it cannot be called as a hook.
+    """
+    found = _find(path, "handler")
+    if isinstance(found, App):
+        raise AppError(f"handler {path}: this is an App", f"run it as `session-worker run {path}`")
+    app = App()
+    try:
+        app.on_create_session(found)
+    except AppError as error:
+        raise AppError(f"handler {path}: {error.what.partition(': ')[2]}", error.fix) from error
+    return app
+
+
+def _find(path: str, role: str) -> Any:
     module_name, _, name = path.partition(":")
     try:
-        target: Any = importlib.import_module(module_name)
+        found: Any = importlib.import_module(module_name)
+    except AppError as error:
+        raise AppError(f"{role} {path}: {error.what}", error.fix) from error
     except (Exception, SystemExit) as error:
-        raise HandlerNotFoundError(
-            f"handler {path}: module {module_name} cannot be imported ({in_one_line(error)})"
+        raise AppError(
+            f"{role} {path}: module {module_name} cannot be imported ({in_one_line(error)})"
         ) from error
     for part in name.split("."):
-        target = getattr(target, part, None)
-    if target is None:
-        raise HandlerNotFoundError(f"handler {path}: module {module_name} has no {name}")
-    if not callable(target):
-        raise HandlerNotFoundError(f"handler {path}: {name} is not a function")
-    if not inspect.iscoroutinefunction(target):
-        raise HandlerNotFoundError(f"handler {path}: write it as `async def {name}(request, context)`")
-    try:
-        inspect.signature(target).bind(None, None)
-    except TypeError:
-        raise HandlerNotFoundError(
-            f"handler {path}: it must take two arguments, (request, context), "
-            f"but is {name}{inspect.signature(target)}"
-        ) from None
-    return target  # type: ignore[no-any-return]
+        found = getattr(found, part, None)
+    if found is None:
+        raise AppError(f"{role} {path}: module {module_name} has no {name}")
+    return found
+
+
+def _kind(found: object) -> str:
+    return f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"

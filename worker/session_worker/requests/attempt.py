@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from types import CodeType, FrameType, TracebackType
 
     from session_contracts import CreateSessionRequest
-    from session_worker.operations.handler import Context, Handler
+    from session_worker.operations.handler import AnyHandler, Context
 
 MAX_RESULT_BYTES = 65_536
 MAX_STACKTRACE = 8_192
@@ -74,7 +74,7 @@ class Failure:
 
 
 async def run(
-    handler: Handler, request: CreateSessionRequest, context: Context, timeout: float
+    handler: AnyHandler, request: CreateSessionRequest, context: Context[Any], timeout: float
 ) -> Success | Failure | Rejected:
     """Run one attempt of at most ``timeout`` seconds.
 
@@ -106,7 +106,7 @@ async def run(
 
 
 async def _call(
-    handler: Handler, request: CreateSessionRequest, context: Context
+    handler: AnyHandler, request: CreateSessionRequest, context: Context[Any]
 ) -> Success | Failure | Rejected:
     current_trace.get().enter()
 
@@ -134,7 +134,7 @@ async def _call(
         return Failure(ErrorCode.HANDLER_FAILED, error, transient=retry.is_transient(error))
 
 
-async def _once(handler: Handler, request: CreateSessionRequest, context: Context) -> Success | Rejected:
+async def _once(handler: AnyHandler, request: CreateSessionRequest, context: Context[Any]) -> Success | Rejected:
     try:
         return Success(_plain(await handler(request, context)))
     except ExceptionGroup as group:

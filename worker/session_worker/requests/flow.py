@@ -37,7 +37,7 @@ from session_worker.telemetry.trace import current_trace
 if TYPE_CHECKING:
     from session_worker.ledger.protocol import Ledger
     from session_worker.messages.delivery import Delivery
-    from session_worker.operations.handler import Handler
+    from session_worker.operations.handler import AnyHandler
     from session_worker.requests.outcomes import Outcome
     from session_worker.requests.parse import RequestParser
     from session_worker.requests.response import ResponseBuilder
@@ -56,7 +56,7 @@ class Flow:
         self,
         *,
         ledger: Ledger,
-        handler: Handler,
+        handler: AnyHandler,
         parser: RequestParser,
         responses: ResponseBuilder,
         settings: Settings,
@@ -205,7 +205,7 @@ class Flow:
     async def _attempt(self, claimed: ClaimedRequest) -> Success | Failure | Rejected:
         timeout = self._settings.handler_timeout
         deadline = datetime.now(UTC) + timedelta(seconds=timeout)
-        context = Context(claimed.entry.session_id, *claimed.subject, deadline)
+        context = Context(claimed.entry.session_id, *claimed.subject, deadline, None)
         result = await attempt.run(self._handler, claimed.for_handler(), context, timeout)
         self._emit(AttemptEnded(*claimed.subject, claimed.seconds, claimed.queue_wait))
         return result

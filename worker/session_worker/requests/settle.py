@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from session_client.net.errors import LinkLostError
-from session_contracts import amqp
+from session_contracts import CREATE_SESSION, amqp
 from session_worker.messages.delivery import NO_HEADERS
 from session_worker.messages.errors import (
     NackedError,
@@ -252,7 +252,7 @@ def reply_message(reply: Reply) -> Message:
     properties = Properties(
         content_type=amqp.CONTENT_TYPE,
         correlation_id=reply.correlation_id,
-        type=amqp.RESPONSE_TYPE,
+        type=CREATE_SESSION.response_type,
         timestamp=int(time.time()),
         persistent=True,
         headers={amqp.IDEMPOTENT_REPLAYED: True} if reply.replayed else None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from session_worker.ledger.protocol import LedgerError
 from session_worker.loop import new_event_loop
-from session_worker.operations.loading import HandlerNotFoundError
+from session_worker.operations.errors import AppError
 from session_worker.runtime import ops
 from session_worker.runtime.health import Board, Reporter
 from session_worker.runtime.stopping import StartError, Stop, exit_now
@@ -91,7 +91,7 @@ async def serve(
     stop = Stop(settings.shutdown_grace)
     try:
         worker = Worker(settings, stop.asked, up=reporter.ask)
-    except (HandlerNotFoundError, LedgerError) as error:
+    except (AppError, LedgerError) as error:
         raise StartError(str(error)) from error
     telemetry_log.identify(worker.worker_id)
     stop.listen()

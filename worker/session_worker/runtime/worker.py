@@ -37,7 +37,7 @@ class Worker:
     """Answers requests until ``stop`` is set. ``up`` is called whenever it has begun to consume.
 
     Raises:
-        HandlerNotFoundError: the handler cannot be loaded.
+        AppError: the handler cannot be loaded.
         LedgerError: the URL of the ledger cannot be used.
         StartError: traces cannot be sent.
     """
@@ -67,10 +67,11 @@ class Worker:
             emit=emit,
         )
         self._no_ledger = STARTING
+        app = loading.load(hook=settings.handler)
         asyncio.get_running_loop().set_default_executor(HandlerThreads(settings.concurrency))
         flow = Flow(
             ledger=self.ledger,
-            handler=loading.load(settings.handler),
+            handler=app.bindings[0].handler,
             parser=RequestParser(
                 names, max_body_bytes=settings.max_body_bytes, reply_to_allow=settings.reply_to_allow
             ),

@@ -86,9 +86,10 @@ class Settings(BaseSettings):
         le=10_000,
         description="Requests handled concurrently; also the prefetch count.",
     )
-    handler: str = Field(
-        default="session_worker.operations.create_session:create_session",
-        description="Your handler: `package.module:function`, an `async def function(request, context)`.",
+    handler: str | None = Field(
+        default=None,
+        description="Your hook of `create_session`: `package.module:function`, a "
+        "`function(request, context)`.",
     )
     handler_timeout: float = Field(
         default=30.0,
@@ -246,8 +247,8 @@ class Settings(BaseSettings):
 
     @field_validator("handler")
     @classmethod
-    def _check_handler(cls, value: str) -> str:
-        if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", value):
+    def _check_handler(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", value):
             raise ValueError("write it as package.module:function")
         return value
 
