@@ -11,7 +11,13 @@ from pydantic import ValidationError
 
 from session_client.errors import ReplyInvalid, RequestFailed
 from session_client.tracing import trace_headers
-from session_contracts import CREATE_SESSION, CreateSessionRequest, CreateSessionResponse, RequestStatus, problems
+from session_contracts import (
+    CREATE_SESSION,
+    CreateSessionRequest,
+    CreateSessionResponse,
+    RequestStatus,
+    problems,
+)
 from session_contracts.amqp import CONTENT_TYPE, REQUEST_ID
 
 FIRST_REPLY_WAIT_SECONDS = 5.0

@@ -69,7 +69,8 @@ ERRORS: Mapping[ErrorCode, ErrorInfo] = MappingProxyType(
             False,
         ),
         ErrorCode.UNSUPPORTED_OPERATION: ErrorInfo(
-            "The operation in the body is not that of the queue; send each operation with its own routing key.",
+            "The operation in the body is not that of the queue; send each operation with its own routing "
+            "key.",
             "requester",
             False,
         ),

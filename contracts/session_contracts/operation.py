@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 P = TypeVar("P", bound=BaseModel)
 R = TypeVar("R", bound=BaseModel)
 
-RESERVED_KEYS = frozenset({"create", "get", "list", "close", "replies", "retry", "undelivered", "dead", "ledger"})
-"""Routing keys that are not for operations of users: those of the built-in ones, and parts of queues' names."""
+RESERVED_KEYS = frozenset(
+    {"create", "get", "list", "close", "replies", "retry", "undelivered", "dead", "ledger"}
+)
+"""Routing keys that are not for operations of users: those of the built-in ones, and parts of names of
+queues."""
 _NAME = re.compile("[a-z][a-z0-9_]{0,63}")
 
 
@@ -59,7 +62,7 @@ class Operation(Generic[P, R]):
             raise ValueError(f"operation {name!r}: this name is reserved; choose another one")
         for role, model in (("payload", payload), ("result", result)):
             if not (isinstance(model, type) and issubclass(model, BaseModel)) or issubclass(model, RootModel):
-                raise ValueError(
+                raise ValueError(  # noqa: TRY004 - one kind of error for all that is wrong with it
                     f"operation {name!r}: its {role} must be a pydantic model with fields, so that it is a "
                     f"JSON object, not {getattr(model, '__name__', model)!r}"
                 )

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from session_worker.operations.create_session import create_session
 
 from session_contracts import CreateSessionRequest
-from session_worker.operations.create_session import create_session
 from session_worker.operations.handler import Context, Rejected
 from session_worker.operations.loading import HandlerNotFoundError, load
 

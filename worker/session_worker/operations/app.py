@@ -67,8 +67,8 @@ class Operations(Generic[T]):
         if isinstance(operation, PublishedOperation):
             raise AppError(
                 f"operation {operation.name} is built in",
-                "give an operation of your own another name; `app.on_create_session` is asked before a session "
-                "is created",
+                "give an operation of your own another name; `app.on_create_session` is asked before a "
+                "session is created",
             )
         if effects not in {"handler", "none"}:
             raise AppError(f"operation {operation.name}: effects is {effects!r}", 'give "handler" or "none"')
@@ -115,7 +115,7 @@ class Operations(Generic[T]):
             raise AppError(
                 "an app that has a lifespan cannot be included", "make it `Operations()`, and use the app's"
             )
-        for binding in others._bindings.values():
+        for binding in others._bindings.values():  # noqa: SLF001 - of the same class
             self._add(binding)
 
     def _add(self, binding: Binding) -> None:

@@ -39,8 +39,8 @@ class Binding:
     """An operation as a worker serves it.
 
     ``asked``: the limits that it states itself. ``creates_session``: a session id is reserved for each
-    request, stands in every response, and becomes a session when the request completes; the handler is a hook,
-    whose result goes into the metadata. ``needs_session``: a request must name an open session of its
+    request, stands in every response, and becomes a session when the request completes; the handler is a
+    hook, whose result goes into the metadata. ``needs_session``: a request must name an open session of its
     requester's. ``built_in``: the handler is ours, and its resources are the ledger's sessions.
     """
 
@@ -81,9 +81,11 @@ def asked_limits(
         (
             "retry_delays",
             None if retry_delays is None else tuple(retry_delays),
-            lambda value: 1 <= len(value) <= 20
-            and all(isinstance(delay, int) and 1 <= delay <= 86_400 for delay in value)
-            and list(value) == sorted(set(value)),
+            lambda value: (
+                1 <= len(value) <= 20
+                and all(isinstance(delay, int) and 1 <= delay <= 86_400 for delay in value)
+                and list(value) == sorted(set(value))
+            ),
             "1 to 20 different whole seconds, 1 to 86400, the shortest first",
         ),
     )
@@ -138,7 +140,9 @@ def check_annotations(handler: Callable[..., object], operation: Operation[Any, 
         f"write it as `{name.split('.')[-1]}(request: BaseRequest[{operation.payload.__name__}], "
         f"context: Context[...]) -> {operation.result.__name__}`"
     )
-    parameters = [each for each in inspect.signature(handler).parameters.values() if each.default is each.empty]
+    parameters = [
+        each for each in inspect.signature(handler).parameters.values() if each.default is each.empty
+    ]
     for parameter in parameters[:2]:
         if parameter.kind is parameter.POSITIONAL_OR_KEYWORD and parameter.annotation is parameter.empty:
             raise AppError(f"handler {name} of {operation.name}: {parameter.name} has no annotation", wanted)

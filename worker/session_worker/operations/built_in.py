@@ -1,4 +1,4 @@
-"""The built-in operations, written as any other: what they do is done by the ledger, which is their resource."""
+"""The built-in operations, written as any other: the ledger does what they do, and is their resource."""
 
 from __future__ import annotations
 

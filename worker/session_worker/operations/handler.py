@@ -8,9 +8,9 @@
             raise Rejected("no sessions left for this month", code="quota")
         return SessionExtended(...)
 
-If it raises :class:`Rejected`, that is an answer, not a failure. Anything else that it raises is a failure, and
-is tried again. What it does outside the ledger's database is done at least once: use ``context.request_id`` as
-the idempotency key.
+If it raises :class:`Rejected`, that is an answer, not a failure. Anything else that it raises is a failure,
+and is tried again. What it does outside the ledger's database is done at least once: use
+``context.request_id`` as the idempotency key.
 """
 
 from __future__ import annotations

@@ -30,7 +30,9 @@ def load_app(path: str) -> App[Any]:
     """
     found = _find(path, "app")
     if not isinstance(found, App):
-        raise AppError(f"app {path}: this is {_kind(found)}, not an App", "write `app = App()`, and name that")
+        raise AppError(
+            f"app {path}: this is {_kind(found)}, not an App", "write `app = App()`, and name that"
+        )
     return found
 
 

@@ -134,7 +134,9 @@ async def _call(
         return Failure(ErrorCode.HANDLER_FAILED, error, transient=retry.is_transient(error))
 
 
-async def _once(handler: AnyHandler, request: CreateSessionRequest, context: Context[Any]) -> Success | Rejected:
+async def _once(
+    handler: AnyHandler, request: CreateSessionRequest, context: Context[Any]
+) -> Success | Rejected:
     try:
         return Success(_plain(await handler(request, context)))
     except ExceptionGroup as group:
