@@ -41,7 +41,7 @@ REQUEST_ID = UUID(int=7)
 
 def test_an_event_is_one_line_with_its_fields(pipe: Pipe, logging: Callable[[str], Emit]) -> None:
     emit = logging("info")
-    emit(RequestFinished(REQUEST_ID, 2, "rejected", ErrorCode.REJECTED, None, 0.25))
+    emit(RequestFinished(REQUEST_ID, 2, "rejected", ErrorCode.REJECTED, None, 0.25, "create_session"))
     emit(AttemptEnded(REQUEST_ID, 2, 0.1, None))  # for those who debug
     (line,) = pipe.lines()
     assert line.pop("timestamp").endswith("Z")
@@ -55,6 +55,7 @@ def test_an_event_is_one_line_with_its_fields(pipe: Pipe, logging: Callable[[str
         "error_code": "rejected",
         "error": None,
         "seconds": 0.25,
+        "operation": "create_session",
     }
 
 

@@ -1,7 +1,7 @@
 """What happens in a worker: a class for each event, whose docstring is its documentation.
 
 Log, metrics and traces only listen. Times are in seconds. ``attempt`` counts from 1, and is 0 where nothing
-was attempted. ``request_id`` is None where none could be read.
+was attempted. ``request_id`` is None where none could be read. ``operation`` is that of the queue.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class AttemptEnded(Event):
     attempt: int
     seconds: float
     queue_wait: float | None
+    operation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class AttemptFailed(Event):
     error: str
     next_attempt_in: float | None
     exception: str
+    operation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class RequestFinished(Event):
     error_code: ErrorCode | None
     error: str | None = None
     seconds: float | None = None
+    operation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,7 @@ class ReplyConfirmed(Event):
     request_id: UUID | None
     attempt: int
     critical_seconds: float | None
+    operation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,7 @@ class ReplyUndeliverable(Event):
     attempt: int
     reply_to: str
     reason: str
+    operation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +100,7 @@ class RequestParked(Event):
     attempt: int
     error_code: ErrorCode
     reason: str
+    operation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +111,7 @@ class RequestNotParked(Event):
     attempt: int
     queue: str
     reason: str
+    operation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +122,7 @@ class CopyNotTaken(Event):
     attempt: int
     queue: str
     reason: str
+    operation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +133,7 @@ class DeliveryLeft(Event):
     attempt: int
     outcome: str
     reason: str
+    operation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +142,7 @@ class RequestTakenOver(Event):
 
     request_id: UUID
     attempt: int
+    operation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +151,7 @@ class RequestHandedBack(Event):
 
     request_id: UUID
     attempt: int
+    operation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +161,7 @@ class OutcomeNotRecorded(Event):
     request_id: UUID
     attempt: int
     exc_info: Exception
+    operation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +171,7 @@ class DeliveryFailed(Event):
     request_id: UUID | None
     attempt: int
     exc_info: Exception
+    operation: str = ""
 
 
 # -------------------------------------------------------------------------------------- the ledger
