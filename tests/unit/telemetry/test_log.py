@@ -165,18 +165,21 @@ def readable(pipe: Pipe) -> str:
 def test_a_terminal_gets_an_ordinary_request_on_one_line_its_id_and_outcome_first(
     pipe: Pipe, logging: Callable[[str], Emit], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In 120 columns, and in UTC as everywhere. The worker is named where no request is."""
+    """In 120 columns, and in UTC as everywhere. The worker is named where no request is, and an attempt
+    where it is not the first."""
     monkeypatch.setattr(pipe, "isatty", lambda: True)
     monkeypatch.setattr(time, "time", lambda: 1e9 + 0.25)
     emit = logging("info")
-    emit(RequestFinished(REQUEST_ID, 1, "completed", None, None, 12.3456))
+    emit(RequestFinished(REQUEST_ID, 1, "completed", None, None, 12.3456, "create_session"))
+    emit(RequestFinished(REQUEST_ID, 2, "completed", None, None, 12.3456, "create_session"))
     emit(WorkerStopped())
 
-    finished, stopped = readable(pipe).splitlines()
+    finished, second, stopped = readable(pipe).splitlines()
 
     assert finished == (
-        f"01:46:40.250Z info    request finished {REQUEST_ID} outcome=completed attempt=1 seconds=12.346"
+        f"01:46:40.250Z info    request finished {REQUEST_ID} create_session completed seconds=12.346"
     )
+    assert "attempt=2" in second
     assert len(finished) <= 120
     assert stopped == "01:46:40.250Z info    worker stopped   worker_id=host-1"
 

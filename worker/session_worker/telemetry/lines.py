@@ -91,6 +91,8 @@ def as_text(line: Mapping[str, Any], encoding: str) -> bytes:
     worker_id = known.pop("worker_id", None)
     if worker_id is not None and "request_id" not in known:  # a request's line has no room for both
         known["worker_id"] = worker_id
+    if known.get("attempt") == 1:  # nor for what is the rule
+        del known["attempt"]
     return _masked(str(_console()(None, "", known))).encode(encoding, "replace") + b"\n"
 
 
@@ -114,7 +116,8 @@ def _console() -> structlog.dev.ConsoleRenderer:
             word("level", 7, colours),
             word("event", 16, {}),
             column("request_id"),
-            column("outcome", key_style=dev.CYAN),
+            column("operation"),
+            column("outcome", dev.BRIGHT),
             column("", key_style=dev.CYAN),
         ],
         exception_formatter=dev.plain_traceback,
