@@ -15,7 +15,7 @@ from uuid import uuid4
 import pytest
 
 from session_contracts import RequestStatus
-from tests.support.lab import NIL, answer, code_of, open_lab, request
+from tests.support.lab import NIL, answer, code_of, open_lab, request, send
 from tests.support.waiting import soon
 from tests.support.worker_process import PROGRAM
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from session_worker.ledger.reader import Entry
     from tests.support.lab import Lab
+    from tests.support.ops import Ops
     from tests.support.requester import RawReply
     from tests.support.servers import RabbitMQ
 
@@ -451,3 +452,43 @@ def test_a_dead_letter_fits_into_the_frames_that_the_broker_takes(
     assert copy.headers["x-exception-stacktrace"].endswith("é")
     assert copy.headers["x-exception-message"].startswith("RuntimeError: é")
     assert not [line for line in worker.logs if line["event"] == "request not parked"]
+
+
+# ----------------------------------------------------------------------------- handlers that block threads
+
+
+def test_every_request_that_runs_has_a_thread(lab: Lab) -> None:
+    """With asyncio's own pool of a few threads, most would wait for one until their time is up."""
+    lab.worker(concurrency=64, handler_timeout=3)
+    request_ids = send(lab, 60, nap=1)
+    replies = lab.take("session.replies", len(request_ids), 60)
+    assert {code_of(reply) for reply in replies} == {None}
+    assert {entry.attempt for entry in lab.entries(request_ids)} == {1}
+
+
+def test_while_threads_of_ended_attempts_still_run_nothing_more_is_consumed(lab: Lab, ops: Ops) -> None:
+    """Requests stay at the broker; when the threads end they complete, at their first attempt."""
+    worker = lab.worker(concurrency=2, handler_timeout=1, retry_delays="1,600", ops_port=ops.port)
+    stuck = send(lab, 2, thread=str(lab.gate))
+    worker.wait_for("consuming paused")
+    soon(lambda: "still run in all handlers' threads" in ops.red().get("consumer", ""))
+    waiting = send(lab, 4)
+    soon(lambda: lab.depth("session.create") >= len(waiting), 20)
+    assert not set(waiting) & set(lab.runs())
+    lab.open_gate()
+    worker.wait_for("consuming again")
+    replies = lab.take("session.replies", len(waiting) + len(stuck), 60)
+    assert {code_of(reply) for reply in replies} == {None}
+    assert {entry.attempt for entry in lab.entries(waiting)} == {1}
+
+
+def test_a_request_that_waited_for_a_thread_is_left_to_other_workers(lab: Lab) -> None:
+    lab.worker(concurrency=1, handler_timeout=1, retry_delays="1,600").wait_up()
+    send(lab, 1, thread=str(lab.gate))
+    lab.running(1)
+    waiting = send(lab, 1)  # delivered as soon as the first one has timed out
+    lab.workers[0].wait_for("consuming paused")
+    lab.worker(concurrency=10)
+    [reply] = lab.take("session.replies", 1, 30)
+    assert reply.properties.correlation_id == waiting[0]
+    assert lab.entry(waiting[0]).status == RequestStatus.COMPLETED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from session_worker.sandbox.workspace import free_port
 from session_worker.telemetry.events import EVENTS
 from session_worker.telemetry.log import LINES
 from session_worker.telemetry.metrics import METRICS
-from tests.support.lab import ROOT, lock_ledger, open_lab, request
+from tests.support.lab import ROOT, code_of, lock_ledger, open_lab, request, send
 from tests.support.ops import Ops
 from tests.support.waiting import soon
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from tests.support.lab import Lab
     from tests.support.requester import Requester
     from tests.support.servers import RabbitMQ
+
 
 SECRET_TITLE = "a title that nobody else may read"
 ENDS = {
@@ -40,7 +42,7 @@ ENDS = {
 }
 """How the requests of `_send_all` end: outcome, error code, how many."""
 ELSEWHERE = {
-    "LinkFailed": "tests/broker/test_worker_ops.py",
+    "LinkFailed": "tests/broker/test_worker_lifetime.py",
     "QueueOwnerUnknown": "tests/broker/test_marker.py",
     "EntranceNotKept": "tests/broker/test_narrow_limits.py",
     "RequestNotParked": "tests/broker/test_worker_outcomes.py",
@@ -277,3 +279,25 @@ def test_events_that_take_a_fault_are_seen_by_another_test(event: str, path: str
     text = next(line for kind, (_, line) in LINES.items() if kind.__name__ == event)
     source = (ROOT / path).read_text()
     assert event in source or f'"{text}"' in source
+
+
+# --------------------------------------------------------------------------------- the handler's own words
+
+
+def test_whatever_a_handler_says_is_a_line_of_the_log_and_fails_no_request(lab: Lab) -> None:
+    worker = lab.worker(handler="tests.support.handlers.talkative:handle")
+    (request_id,) = send(lab, 1)
+    (reply,) = lab.take("session.replies", 1, 30)
+    assert code_of(reply) is None
+    worker.wait_for("request finished")
+    worker.terminate()
+    assert worker.wait() == 0
+    lines = [json.loads(line) for line in worker.output]  # each of them is JSON
+    said = {str(line["event"]): line for line in lines}
+    assert said["recorded 1"]["logger"] == "shop"
+    assert sum(line["event"] == "printed" for line in lines) == 2
+    assert said["printed in a thread"]["logger"] == "stderr"
+    assert said["begun"]["logger"] == "stdout"
+    assert any("warned" in event for event in said)
+    (spoken,) = (line for line in lines if line.get("request_id") == request_id and "method_name" in line)
+    assert "Unspeakable" in spoken["method_name"]
