@@ -41,11 +41,10 @@ def _explain(error: Exception) -> tuple[int, list[str]]:
 def _expected() -> tuple[type[Exception], ...]:
     from session_client import SessionClientError
     from session_client.net.diagnosis import DiagnosedError
-    from session_worker.operations.loading import HandlerNotFoundError
     from session_worker.runtime.stopping import StartError
     from session_worker.sandbox import SandboxError
 
-    return Failure, DiagnosedError, HandlerNotFoundError, SandboxError, SessionClientError, StartError
+    return Failure, DiagnosedError, SandboxError, SessionClientError, StartError
 
 
 def _refused_by_system(error: OSError) -> str:
