@@ -115,7 +115,9 @@ def test_a_thousand_failed_requests_are_seen_mended_and_answered(
         soon(lambda: letters() == ALL, 30)
 
         metric, groups, listed, failed, shown = map(operator.run, operator.commands("Dead letters"))
-        assert re.search(r'parked_total\{reason="handler_failed"\} 1000\.0', metric)
+        assert re.search(
+            r'parked_total\{operation="create_session",reason="handler_failed"\} 1000\.0', metric
+        )
         assert re.search(rf"^ *{ALL:,} +handler_failed +KeyError ", groups, re.MULTILINE)
         assert listed.count("KeyError: 'ada@example.com'") == failed.count("failed: handler_failed") == 50
         assert "PLANS[request.user_id]" in shown

@@ -45,6 +45,13 @@ def test_every_query_asks_for_series_and_labels_that_exist(query: str) -> None:
     assert labels <= {"instance"}.union(*(SERIES[name] for name in names))
 
 
+@pytest.mark.parametrize("title", PANELS)
+def test_every_panel_shows_the_chosen_operations_where_there_are_any(title: str) -> None:
+    for selector in re.findall(r"session_worker_\w+\{[^}]*\}", QUERIES[title]):
+        has_label = "operation" in SERIES[selector.partition("{")[0]]
+        assert ('operation=~"$operation"' in selector) == has_label
+
+
 def test_every_metric_is_on_the_dashboard() -> None:
     shown = set().union(*(_names(QUERIES[title]) for title in PANELS))
     assert {
@@ -68,7 +75,11 @@ def test_panels_have_numbers_of_their_own_and_do_not_overlap() -> None:
 def test_every_query_of_the_dashboard_goes_to_the_chosen_prometheus() -> None:
     sources = {one["datasource"]["uid"] for panel in PANELS.values() for one in panel["targets"]}
     assert sources == {"${datasource}"}
-    assert {variable["name"] for variable in DASHBOARD["templating"]["list"]} == {"datasource", "instance"}
+    assert {variable["name"] for variable in DASHBOARD["templating"]["list"]} == {
+        "datasource",
+        "instance",
+        "operation",
+    }
 
 
 def test_the_operations_page_says_what_to_do_about_each_alert() -> None:

@@ -30,10 +30,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 REQUEST_ID = UUID(int=7)
+NAME = "create_session"
 
 
 def _process() -> tuple[Emit, Callable[[], Snapshot]]:
-    numbers = Metrics(inflight=lambda: 3, broker_connected=lambda: True, consumer_active=lambda: False)
+    numbers = Metrics(
+        inflight=lambda: {NAME: 3}, broker_connected=lambda: True, consumer_active=lambda: False
+    )
     return emitter(numbers.listeners), numbers.snapshot
 
 
@@ -51,15 +54,15 @@ def _sample(text: bytes, name: str, **labels: str) -> float:
 def _busy_day() -> Snapshot:
     emit, snapshot = _process()
     for seconds in (0.003, 0.2):
-        emit(AttemptEnded(REQUEST_ID, 1, seconds, seconds * 2))
-        emit(RequestFinished(REQUEST_ID, 1, "completed", None))
-        emit(ReplyConfirmed(REQUEST_ID, 1, seconds * 3))
-    emit(AttemptEnded(REQUEST_ID, 2, 99.0, None))
-    emit(RequestFinished(REQUEST_ID, 2, "failed", ErrorCode.HANDLER_FAILED))
-    emit(RequestParked(REQUEST_ID, 2, ErrorCode.HANDLER_FAILED, "why"))
-    emit(RequestFinished(REQUEST_ID, 1, "replayed", None))
-    emit(ReplyConfirmed(REQUEST_ID, 1, None))
-    emit(ReplyUndeliverable(REQUEST_ID, 1, "gone", "why"))
+        emit(AttemptEnded(REQUEST_ID, 1, seconds, seconds * 2, NAME))
+        emit(RequestFinished(REQUEST_ID, 1, "completed", None, operation=NAME))
+        emit(ReplyConfirmed(REQUEST_ID, 1, seconds * 3, NAME))
+    emit(AttemptEnded(REQUEST_ID, 2, 99.0, None, NAME))
+    emit(RequestFinished(REQUEST_ID, 2, "failed", ErrorCode.HANDLER_FAILED, operation=NAME))
+    emit(RequestParked(REQUEST_ID, 2, ErrorCode.HANDLER_FAILED, "why", NAME))
+    emit(RequestFinished(REQUEST_ID, 1, "replayed", None, operation=NAME))
+    emit(ReplyConfirmed(REQUEST_ID, 1, None, NAME))
+    emit(ReplyUndeliverable(REQUEST_ID, 1, "gone", "why", NAME))
     emit(LedgerCommitted(20, 0.004))
     return snapshot()
 
@@ -67,24 +70,24 @@ def _busy_day() -> Snapshot:
 def test_each_event_counts_where_it_belongs() -> None:
     text = metrics.render(_busy_day())
     total = "session_worker_requests_total"
-    assert _sample(text, total, outcome="completed", error_code="") == 2
-    assert _sample(text, total, outcome="failed", error_code="handler_failed") == 1
-    assert _sample(text, total, outcome="replayed", error_code="") == 1
-    assert _sample(text, "session_worker_replayed_total") == 1
-    assert _sample(text, "session_worker_attempts_total") == 3
-    assert _sample(text, "session_worker_parked_total", reason="handler_failed") == 1
-    assert _sample(text, "session_worker_parked_total", reason="unreadable") == 0
-    assert _sample(text, "session_worker_replies_undeliverable_total") == 1
-    assert _sample(text, "session_worker_handler_seconds_bucket", le="0.005") == 1
-    assert _sample(text, "session_worker_handler_seconds_bucket", le="60.0") == 2
-    assert _sample(text, "session_worker_handler_seconds_bucket", le="+Inf") == 3
-    assert _sample(text, "session_worker_handler_seconds_sum") == pytest.approx(99.203)
-    assert _sample(text, "session_worker_queue_wait_seconds_count") == 2
-    assert _sample(text, "session_worker_critical_time_seconds_count") == 2
+    assert _sample(text, total, outcome="completed", error_code="", operation=NAME) == 2
+    assert _sample(text, total, outcome="failed", error_code="handler_failed", operation=NAME) == 1
+    assert _sample(text, total, outcome="replayed", error_code="", operation=NAME) == 1
+    assert _sample(text, "session_worker_replayed_total", operation=NAME) == 1
+    assert _sample(text, "session_worker_attempts_total", operation=NAME) == 3
+    assert _sample(text, "session_worker_parked_total", reason="handler_failed", operation=NAME) == 1
+    assert _sample(text, "session_worker_parked_total", reason="unreadable", operation=NAME) == 0
+    assert _sample(text, "session_worker_replies_undeliverable_total", operation=NAME) == 1
+    assert _sample(text, "session_worker_handler_seconds_bucket", le="0.005", operation=NAME) == 1
+    assert _sample(text, "session_worker_handler_seconds_bucket", le="60.0", operation=NAME) == 2
+    assert _sample(text, "session_worker_handler_seconds_bucket", le="+Inf", operation=NAME) == 3
+    assert _sample(text, "session_worker_handler_seconds_sum", operation=NAME) == pytest.approx(99.203)
+    assert _sample(text, "session_worker_queue_wait_seconds_count", operation=NAME) == 2
+    assert _sample(text, "session_worker_critical_time_seconds_count", operation=NAME) == 2
     assert _sample(text, "session_worker_ledger_batch_size_bucket", le="10.0") == 0
     assert _sample(text, "session_worker_ledger_batch_size_bucket", le="20.0") == 1
     assert _sample(text, "session_worker_ledger_commit_seconds_count") == 1
-    assert _sample(text, "session_worker_inflight") == 3
+    assert _sample(text, "session_worker_inflight", operation=NAME) == 3
     assert _sample(text, "session_worker_broker_connected") == 1
     assert _sample(text, "session_worker_consumer_active") == 0
 
@@ -96,29 +99,36 @@ def test_several_processes_give_one_sum_after_a_way_through_json() -> None:
     merged = metrics.merge(told)
     assert metrics.merge([merged]) == merged
     text = metrics.render(merged)
-    assert _sample(text, "session_worker_requests_total", outcome="completed", error_code="") == 4
-    assert _sample(text, "session_worker_handler_seconds_bucket", le="0.005") == 2
-    assert _sample(text, "session_worker_handler_seconds_count") == 6
-    assert _sample(text, "session_worker_inflight") == 9
+    assert (
+        _sample(text, "session_worker_requests_total", outcome="completed", error_code="", operation=NAME)
+        == 4
+    )
+    assert _sample(text, "session_worker_handler_seconds_bucket", le="0.005", operation=NAME) == 2
+    assert _sample(text, "session_worker_handler_seconds_count", operation=NAME) == 6
+    assert _sample(text, "session_worker_inflight", operation=NAME) == 9
 
 
 def test_what_a_process_counted_outlives_it_but_what_it_was_does_not() -> None:
     text = metrics.render(metrics.merge([metrics.counted(_busy_day()), _process()[1]()]))
-    assert _sample(text, "session_worker_requests_total", outcome="completed", error_code="") == 2
+    assert (
+        _sample(text, "session_worker_requests_total", outcome="completed", error_code="", operation=NAME)
+        == 2
+    )
     assert _sample(text, "session_worker_broker_connected") == 1
-    assert _sample(text, "session_worker_inflight") == 3
+    assert _sample(text, "session_worker_inflight", operation=NAME) == 3
 
 
 def test_a_histogram_is_written_as_the_library_writes_its_own() -> None:
     values = [0.0, 0.0005, 0.0006, 60.0, 61.0]
     registry = CollectorRegistry()
+    handler = metrics.HANDLER
     theirs = TheirHistogram(
-        metrics.HANDLER.name, metrics.HANDLER.meaning, buckets=metrics.HANDLER.bounds, registry=registry
-    )
+        handler.name, handler.meaning, handler.labels, buckets=handler.bounds, registry=registry
+    ).labels(NAME)
     emit, snapshot = _process()
     for value in values:
         theirs.observe(value)
-        emit(AttemptEnded(REQUEST_ID, 1, value, None))
+        emit(AttemptEnded(REQUEST_ID, 1, value, None, NAME))
 
     def lines(text: bytes) -> set[str]:
         found = text.decode().splitlines()
@@ -133,7 +143,26 @@ def test_a_snapshot_has_every_metric_and_no_other() -> None:
 
 
 def test_labels_have_values_from_closed_lists_only() -> None:
-    assert {label for metric in METRICS for label in metric.labels} == {"outcome", "error_code", "reason"}
+    """An event's operation is that of the queue, never what a body says."""
+    labels = {label for metric in METRICS for label in metric.labels}
+    assert labels == {"operation", "outcome", "error_code", "reason"}
+
+
+def test_each_operation_is_counted_by_itself_from_zero_on() -> None:
+    numbers = Metrics(
+        inflight=lambda: {"get_session": 1, "extend_session": 0},
+        broker_connected=lambda: True,
+        consumer_active=lambda: True,
+    )
+    emit = emitter(numbers.listeners)
+    emit(AttemptEnded(REQUEST_ID, 1, 2.0, None, "extend_session"))
+    text = metrics.render(numbers.snapshot())
+    for operation, count in (("get_session", 0), ("extend_session", 1)):
+        assert _sample(text, "session_worker_attempts_total", operation=operation) == count
+        assert _sample(text, "session_worker_handler_seconds_sum", operation=operation) == 2 * count
+        parked = {"operation": operation, "reason": "handler_failed"}
+        assert _sample(text, "session_worker_parked_total", **parked) == 0
+    assert _sample(text, "session_worker_inflight", operation="get_session") == 1
 
 
 def test_buckets_grow() -> None:

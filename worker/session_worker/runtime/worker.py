@@ -9,6 +9,7 @@ import socket
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
+from session_contracts import CREATE_SESSION
 from session_contracts.amqp import Names
 from session_worker.ledger import open_ledger, open_pruner, prune
 from session_worker.ledger.protocol import LedgerError
@@ -50,7 +51,7 @@ class Worker:
         self._names = names = Names(settings.prefix)
         self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._metrics = Metrics(
-            inflight=lambda: len(self.intake.serving),
+            inflight=lambda: {CREATE_SESSION.name: len(self.intake.serving)},
             broker_connected=lambda: self.keeper.link is not None,
             consumer_active=lambda: self.keeper.link is not None and self.keeper.link.consuming,
         )

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import defaultdict
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,7 +24,7 @@ from session_worker.telemetry.events import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from prometheus_client.core import Metric as Family
 
@@ -52,40 +53,48 @@ class Metric:
     bounds: tuple[float, ...] = ()
 
 
+OPERATION = ("operation",)
 REQUESTS = Metric(
     "session_worker_requests_total",
     "counter",
     "Requests that ended, by outcome and by the error code that was answered (empty: completed).",
-    ("outcome", "error_code"),
+    ("operation", "outcome", "error_code"),
 )
 CRITICAL_TIME = Metric(
     "session_worker_critical_time_seconds",
     "histogram",
     "From publishing a request to the broker's confirm of its reply; without refused and replayed requests.",
+    OPERATION,
     bounds=MINUTES,
 )
 QUEUE_WAIT = Metric(
     "session_worker_queue_wait_seconds",
     "histogram",
     "From publishing a request to its first attempt, if the request says when it was published.",
+    OPERATION,
     bounds=MINUTES,
 )
 HANDLER = Metric(
     "session_worker_handler_seconds",
     "histogram",
     "The handler's time in one attempt, immediate retries included.",
+    OPERATION,
     bounds=SECONDS,
 )
-ATTEMPTS = Metric("session_worker_attempts_total", "counter", "Attempts in which the handler ran to its end.")
-REPLAYED = Metric("session_worker_replayed_total", "counter", "Duplicates that got the stored response.")
+ATTEMPTS = Metric(
+    "session_worker_attempts_total", "counter", "Attempts in which the handler ran to its end.", OPERATION
+)
+REPLAYED = Metric(
+    "session_worker_replayed_total", "counter", "Duplicates that got the stored response.", OPERATION
+)
 PARKED = Metric(
     "session_worker_parked_total",
     "counter",
     "Requests parked as dead letters, by error code.",
-    ("reason",),
+    ("operation", "reason"),
 )
 UNDELIVERABLE = Metric(
-    "session_worker_replies_undeliverable_total", "counter", "Replies that could not be delivered."
+    "session_worker_replies_undeliverable_total", "counter", "Replies that could not be delivered.", OPERATION
 )
 COMMIT = Metric(
     "session_worker_ledger_commit_seconds",
@@ -96,7 +105,9 @@ COMMIT = Metric(
 BATCH = Metric(
     "session_worker_ledger_batch_size", "histogram", "Steps that shared one transaction.", bounds=STEPS
 )
-INFLIGHT = Metric("session_worker_inflight", "gauge", "Deliveries that have arrived and are not settled yet.")
+INFLIGHT = Metric(
+    "session_worker_inflight", "gauge", "Deliveries that have arrived and are not settled yet.", OPERATION
+)
 CONNECTED = Metric("session_worker_broker_connected", "gauge", "Processes with a link to the broker.")
 CONSUMING = Metric("session_worker_consumer_active", "gauge", "Processes that ask for deliveries.")
 
@@ -125,21 +136,34 @@ class Histogram:
         return [*self._counts, self._sum]
 
 
+class _Counts:
+    """What is counted of the requests of one operation."""
+
+    __slots__ = ("attempts", "critical", "handler", "parked", "replayed", "requests", "undeliverable", "wait")
+
+    def __init__(self) -> None:
+        self.requests: dict[tuple[str, str | None], int] = {}
+        self.parked: dict[str, int] = {code.value: 0 for code, info in ERRORS.items() if info.parked}
+        self.attempts = self.replayed = self.undeliverable = 0
+        self.critical, self.wait, self.handler = map(Histogram, (CRITICAL_TIME, QUEUE_WAIT, HANDLER))
+
+
 class Metrics:
-    """The metrics of one process. A gauge is asked for its value when a snapshot is taken."""
+    """The metrics of one process. A gauge is asked for its value when a snapshot is taken.
+
+    ``inflight``: deliveries, by the name of each operation that is served.
+    """
 
     def __init__(
         self,
         *,
-        inflight: Callable[[], float],
+        inflight: Callable[[], Mapping[str, float]],
         broker_connected: Callable[[], float],
         consumer_active: Callable[[], float],
     ) -> None:
-        self._gauges = {INFLIGHT: inflight, CONNECTED: broker_connected, CONSUMING: consumer_active}
-        self._requests: dict[tuple[str, str | None], int] = {}
-        self._parked: dict[str, int] = {code.value: 0 for code, info in ERRORS.items() if info.parked}
-        self._attempts = self._replayed = self._undeliverable = 0
-        self._critical, self._wait, self._handler = map(Histogram, (CRITICAL_TIME, QUEUE_WAIT, HANDLER))
+        self._inflight = inflight
+        self._gauges = {CONNECTED: broker_connected, CONSUMING: consumer_active}
+        self._of: defaultdict[str, _Counts] = defaultdict(_Counts)
         self._commit, self._batch = Histogram(COMMIT), Histogram(BATCH)
 
     @property
@@ -154,45 +178,55 @@ class Metrics:
         }
 
     def snapshot(self) -> Snapshot:
-        """All metrics as they are now."""
-        requests: list[tuple[list[str], list[float]]] = [
-            ([outcome, code or ""], [count]) for (outcome, code), count in self._requests.items()
-        ]
+        """All metrics as they are now. What has not happened yet counts as 0: a rate needs two values."""
+        inflight = self._inflight()
+        by_name = {name: self._of[name] for name in sorted({*inflight, *self._of})}
         return {
-            REQUESTS.name: requests,
-            PARKED.name: [([reason], [count]) for reason, count in self._parked.items()],
-            ATTEMPTS.name: [([], [self._attempts])],
-            REPLAYED.name: [([], [self._replayed])],
-            UNDELIVERABLE.name: [([], [self._undeliverable])],
-            CRITICAL_TIME.name: [([], self._critical.numbers)],
-            QUEUE_WAIT.name: [([], self._wait.numbers)],
-            HANDLER.name: [([], self._handler.numbers)],
+            REQUESTS.name: [
+                ([name, outcome, code or ""], [count])
+                for name, of in by_name.items()
+                for (outcome, code), count in of.requests.items()
+            ],
+            PARKED.name: [
+                ([name, reason], [count])
+                for name, of in by_name.items()
+                for reason, count in of.parked.items()
+            ],
+            ATTEMPTS.name: [([name], [of.attempts]) for name, of in by_name.items()],
+            REPLAYED.name: [([name], [of.replayed]) for name, of in by_name.items()],
+            UNDELIVERABLE.name: [([name], [of.undeliverable]) for name, of in by_name.items()],
+            CRITICAL_TIME.name: [([name], of.critical.numbers) for name, of in by_name.items()],
+            QUEUE_WAIT.name: [([name], of.wait.numbers) for name, of in by_name.items()],
+            HANDLER.name: [([name], of.handler.numbers) for name, of in by_name.items()],
             COMMIT.name: [([], self._commit.numbers)],
             BATCH.name: [([], self._batch.numbers)],
+            INFLIGHT.name: [([name], [float(count)]) for name, count in inflight.items()],
             **{gauge.name: [([], [float(now())])] for gauge, now in self._gauges.items()},
         }
 
     def _finished(self, event: RequestFinished) -> None:
+        of = self._of[event.operation]
         key = (event.outcome, event.error_code)
-        self._requests[key] = self._requests.get(key, 0) + 1
+        of.requests[key] = of.requests.get(key, 0) + 1
         if event.outcome == "replayed":
-            self._replayed += 1
+            of.replayed += 1
 
     def _attempted(self, event: AttemptEnded) -> None:
-        self._attempts += 1
-        self._handler.observe(event.seconds)
+        of = self._of[event.operation]
+        of.attempts += 1
+        of.handler.observe(event.seconds)
         if event.queue_wait is not None:
-            self._wait.observe(event.queue_wait)
+            of.wait.observe(event.queue_wait)
 
     def _confirmed(self, event: ReplyConfirmed) -> None:
         if event.critical_seconds is not None:
-            self._critical.observe(event.critical_seconds)
+            self._of[event.operation].critical.observe(event.critical_seconds)
 
-    def _not_delivered(self, _: ReplyUndeliverable) -> None:
-        self._undeliverable += 1
+    def _not_delivered(self, event: ReplyUndeliverable) -> None:
+        self._of[event.operation].undeliverable += 1
 
     def _park(self, event: RequestParked) -> None:
-        self._parked[event.error_code] += 1
+        self._of[event.operation].parked[event.error_code] += 1
 
     def _committed(self, event: LedgerCommitted) -> None:
         self._commit.observe(event.seconds)
