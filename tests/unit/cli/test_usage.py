@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -351,3 +352,46 @@ def test_a_handler_module_may_have_any_name(folder: Path, start: str, handler: s
     states = {line["name"]: line["state"] for line in map(json.loads, done.stdout.splitlines())}
     assert states["handler"] == "ok", done.stdout
     assert "Traceback" not in done.stderr
+
+
+# ---------------------------------------------------------------------------------------------------- help
+
+
+@pytest.mark.parametrize("commands", [[], ["ledger"], ["dead"], ["topology"]], ids=" ".join)
+def test_every_command_is_listed_with_a_whole_sentence(
+    run: Run, monkeypatch: pytest.MonkeyPatch, commands: list[str]
+) -> None:
+    """On 80 columns none is cut off."""
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = run(*commands, "--help")
+    listed = [line for line in out.partition("Commands:\n")[2].partition("\n\n")[0].splitlines() if line]
+
+    assert listed
+    assert all(line.endswith(".") and not line.endswith("...") for line in listed), listed
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 200])
+def test_help_breaks_no_word_and_goes_beyond_no_edge_but_with_one(
+    run: Run, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    """However narrow the terminal is; no program's name is split at its hyphen, and no URL."""
+    for name in ("run", "send", "demo", "dead redrive", "ledger copy", "doctor"):
+        monkeypatch.setenv("COLUMNS", "1000")
+        _, whole, _ = run(*name.split(), "--help")
+        monkeypatch.setenv("COLUMNS", str(columns))
+        _, out, _ = run(*name.split(), "--help")
+
+        assert out.split() == whole.split()
+        texts = out.partition("Options:")[2].splitlines()
+        assert not [line for line in texts if len(line) > columns and len(line.split()) > 1]
+
+
+@pytest.mark.parametrize(
+    ("command", "usage"),
+    [("status", "REQUEST_ID"), ("dead show", "ID"), ("schema", "request|response|asyncapi")],
+)
+def test_an_argument_stands_in_the_usage_line_by_its_name_alone(run: Run, command: str, usage: str) -> None:
+    _, out, _ = run(*command.split(), "--help")
+
+    assert out.startswith(f"Usage: session-worker {command} [OPTIONS] {usage}\n")
+    assert "<str>" not in out
