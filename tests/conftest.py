@@ -18,7 +18,7 @@ import pytest_asyncio
 from session_worker.ledger import upgrade
 from tests.support.external_rabbitmq import ExternalRabbitMQ
 from tests.support.guard import Guard, heed_signals
-from tests.support.ledger import sqlite_in_memory
+from tests.support.ledger import no_file, sqlite_in_memory
 from tests.support.servers import PostgreSQL, RabbitMQ
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import eventually
@@ -35,6 +35,8 @@ HABITS = (
     *("PYTHONIOENCODING", "PYTHONUNBUFFERED", "PYTHONUTF8", "PYTHONWARNINGS"),
 )
 """Variables of who runs the tests, with which the programs would behave in another way."""
+IN_MEMORY_TOO = {"test_claim_rules", "test_claims", "test_reopening", "test_steps", "test_unstorable_data"}
+"""Tests of ledgers that ask nothing of a server or a file: they run over the ledger in memory too."""
 EXTERNAL_BROKER = os.environ.get("SESSION_WORKER_TEST_AMQP_URL")
 
 
@@ -54,6 +56,13 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest first: begun last, they would run while nobody else has anything to do."""
     items.sort(key=lambda item: "soak" not in item.keywords)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "ledger_url" in metafunc.fixturenames:
+        module = metafunc.module.__name__.rpartition(".")[2]
+        kinds = ["sqlite", "postgresql", *(["memory"] if module in IN_MEMORY_TOO else [])]
+        metafunc.parametrize("ledger_url", kinds, indirect=True)
 
 
 @pytest.fixture(autouse=True)
@@ -170,11 +179,14 @@ def sqlite_url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'ledger.db'}"
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture
 def ledger_url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Each kind of ledger in turn, SQLite's in memory."""
+    """Each kind of ledger in turn, SQLite's file in memory. ``memory``: the one for users' tests."""
     if request.param == "sqlite":
         with sqlite_in_memory() as url:
+            yield url
+    elif request.param == "memory":
+        with no_file() as url:
             yield url
     else:
         yield request.getfixturevalue("postgresql_url")

@@ -13,6 +13,7 @@ from session_worker.ledger.protocol import Claimed, Finish, Finished, Postpone, 
 from session_worker.telemetry.events import LedgerCommitted
 from tests.support.ledger import (
     FINGERPRINT,
+    NO_FILES,
     a_claim,
     becomes,
     bury,
@@ -247,7 +248,7 @@ async def test_a_reply_that_is_sent_again_and_again_is_written_once(ledger_url: 
     async with worker(ledger_url, emit=emit) as ledger:
         for _ in range(100):
             ledger.note_sent(claim.request_id, claim.token)
-    assert len(committed) == 1
+    assert len(committed) == (ledger_url not in NO_FILES)
     assert await sql(ledger_url, "SELECT updated_at, reply FROM requests") == [before]
     assert before[1] == "sent"
 

@@ -17,8 +17,11 @@ import asyncpg
 from session_contracts import MOVES, ErrorCode, RequestStatus
 from session_worker.ledger import open_ledger, open_reader
 from session_worker.ledger.protocol import Claim, Claimed, Finish, Ledger, Postpone, Release
+from session_worker.ledger.registration import Registration
 from session_worker.ledger.sqlite.database import path_of
+from session_worker.ledger.sqlite.reader import find_entry
 from session_worker.telemetry.events import unheard
+from session_worker.testing.ledger import MemoryLedger, empty_database
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -83,18 +86,36 @@ async def worker(
     emit: Emit = unheard,
 ) -> AsyncIterator[Ledger]:
     """The open ledger of a worker that, unlike real ones, takes over at once."""
-    ledger = open_ledger(
-        url,
-        worker_id=worker_id or f"worker-{uuid4().hex[:6]}",
-        holder_timeout=holder_timeout,
-        takeover_grace=takeover_grace,
-        emit=emit,
-    )
+    worker_id = worker_id or f"worker-{uuid4().hex[:6]}"
+    if url in NO_FILES:
+        grace = holder_timeout if takeover_grace is None else takeover_grace
+        ledger: Ledger = MemoryLedger(NO_FILES[url], Registration(worker_id, holder_timeout, grace))
+    else:
+        ledger = open_ledger(
+            url,
+            worker_id=worker_id,
+            holder_timeout=holder_timeout,
+            takeover_grace=takeover_grace,
+            emit=emit,
+        )
     await ledger.open()
     try:
         yield ledger
     finally:
         await ledger.close()
+
+
+NO_FILES: dict[str, sqlite3.Connection] = {}
+"""What a test knows by a URL and is in no file."""
+
+
+@contextmanager
+def no_file() -> Iterator[str]:
+    """What stands for a URL of the ledger in memory, for one test."""
+    url = f"sqlite in memory: {uuid4().hex}"
+    with closing(empty_database()) as NO_FILES[url]:
+        yield url
+    del NO_FILES[url]
 
 
 MEMORY = Path("/dev/shm")
@@ -125,6 +146,10 @@ async def take(ledger: Ledger, request_id: UUID | None = None, **changes: Any) -
 
 async def entry(url: str, request_id: UUID) -> Entry:
     """The entry of a request that must be there."""
+    if url in NO_FILES:
+        there = find_entry(NO_FILES[url], request_id)
+        assert there is not None
+        return there
     reader = open_reader(url)
     await reader.open()
     try:
@@ -137,6 +162,8 @@ async def entry(url: str, request_id: UUID) -> Entry:
 
 async def sql(url: str, statement: str) -> list[tuple[Any, ...]]:
     """Run a statement past the ledger."""
+    if url in NO_FILES:
+        return [tuple(row) for row in NO_FILES[url].execute(statement)]
     if url.startswith("sqlite"):
         with closing(sqlite3.connect(path_of(url), timeout=DEADLINE)) as database, database:
             return database.execute(statement).fetchall()

@@ -233,14 +233,15 @@ def _open_upgraded(path: Path) -> tuple[sqlite3.Connection, int]:
         version = version_of(database)  # another program's file stays as it is
         database.execute("PRAGMA journal_mode = WAL")
         if missing("sqlite", version):
-            version = _upgrade(database)
+            version = upgrade_schema(database)
     except BaseException:
         database.close()
         raise
     return database, version
 
 
-def _upgrade(database: sqlite3.Connection) -> int:
+def upgrade_schema(database: sqlite3.Connection) -> int:
+    """Make the tables, or change them to the newest version; return the version before."""
     database.execute("BEGIN EXCLUSIVE")
     version = version_of(database)  # again: another process may have been faster
     database.execute(VERSION_TABLE)

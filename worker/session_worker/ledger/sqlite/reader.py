@@ -62,9 +62,7 @@ class SQLiteReader:
         await in_own_thread(self._file.close)
 
     async def get(self, request_id: UUID) -> Entry | None:
-        query = f"{_ENTRY} WHERE request_id = ?"
-        row = await self._ask(lambda database: database.execute(query, (str(request_id),)).fetchone())
-        return None if row is None else _entry(row)
+        return await self._ask(lambda database: find_entry(database, request_id))
 
     async def get_by_session(self, session_id: str) -> Entry | None:
         query = f"{_ENTRY} {OF_SESSION.format('?')}"
@@ -120,6 +118,11 @@ class SQLiteReader:
 
     async def _ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
         return await in_own_thread(self._file.ask, question)
+
+
+def find_entry(database: sqlite3.Connection, request_id: UUID) -> Entry | None:
+    row = database.execute(f"{_ENTRY} WHERE request_id = ?", (str(request_id),)).fetchone()
+    return None if row is None else _entry(row)
 
 
 def _glimpse(row: sqlite3.Row, now: datetime) -> Glimpse:

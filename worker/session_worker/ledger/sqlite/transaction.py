@@ -46,6 +46,10 @@ if TYPE_CHECKING:
     from session_worker.ledger.registration import Registration, StandstillWatch
 
 
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
 def iso(moment: datetime) -> str:
     """A time as the tables keep it: all of one length, so that they sort as text."""
     return moment.isoformat(timespec="microseconds")
@@ -65,13 +69,19 @@ Answer = ClaimAnswer | int | StepResult | Reopened | bool
 class Transaction:
     """The steps of one transaction of one worker. ``apply`` answers each as ``Ledger`` says.
 
-    Build it inside the transaction: its clock reading is then never earlier than what is already committed.
+    Build it inside the transaction: its reading of ``clock`` is then never earlier than what is already
+    committed.
     """
 
-    def __init__(self, database: sqlite3.Connection, registration: Registration) -> None:
+    def __init__(
+        self,
+        database: sqlite3.Connection,
+        registration: Registration,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
         self._database = database
         self._me = registration
-        self._clock = datetime.now(UTC)
+        self._clock = clock()
         self._now = iso(self._clock)
         pending, processing = (
             {

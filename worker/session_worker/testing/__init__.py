@@ -1,0 +1,1 @@
+"""Runs an app in tests, without broker and server."""
