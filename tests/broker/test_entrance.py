@@ -1,4 +1,4 @@
-"""Exchange and binding, by which requests come, are put back when somebody deletes them."""
+"""Exchange and bindings, by which requests come, are put back when somebody deletes them."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from session_worker.telemetry.events import Emit, Event
 
 NAMES = Names()
+OTHER = NAMES.of("close")
 
 
 def _at_the_broker(url: str, act: Callable[[BlockingChannel], object]) -> None:
@@ -38,11 +39,12 @@ def _at_the_broker(url: str, act: Callable[[BlockingChannel], object]) -> None:
 
 
 def _is_open(url: str) -> bool:
-    """Whether a request that is published to the exchange reaches a queue."""
+    """Whether the requests of both operations that are published to the exchange reach a queue."""
 
     def publish(channel: BlockingChannel) -> None:
         channel.confirm_delivery()
-        channel.basic_publish(NAMES.exchange, NAMES.routing_key, b"{}", mandatory=True)
+        for names in (NAMES, OTHER):
+            channel.basic_publish(names.exchange, names.routing_key, b"{}", mandatory=True)
 
     try:
         _at_the_broker(url, publish)
@@ -58,7 +60,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def _link(url: str, emit: Emit = unheard) -> Link:
     settings = Settings(amqp_url=SecretStr(url))
-    return await Link.build(settings, Topology.of(NAMES, settings.retry_delays), emit)
+    topology = Topology.joined([Topology.of(names, settings.retry_delays) for names in (NAMES, OTHER)])
+    return await Link.build(settings, topology, emit)
 
 
 @pytest.mark.usefixtures("quick")
@@ -67,8 +70,9 @@ async def _link(url: str, emit: Emit = unheard) -> Link:
     [
         lambda channel: channel.exchange_delete(NAMES.exchange),
         lambda channel: channel.queue_unbind(NAMES.work, NAMES.exchange, NAMES.routing_key),
+        lambda channel: channel.queue_unbind(OTHER.work, OTHER.exchange, OTHER.routing_key),
     ],
-    ids=["exchange", "binding"],
+    ids=["exchange", "binding", "other operation's binding"],
 )
 async def test_a_deleted_exchange_or_binding_is_put_back(
     amqp_url: str, delete: Callable[[BlockingChannel], object]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import aiormq
@@ -82,9 +83,9 @@ async def test_a_binding_to_an_exchange_that_is_not_there_names_the_exchange(amq
     connection = await Connection.open([amqp_url], "test")
     try:
         await topology.apply(connection)
-        elsewhere = Topology("elsewhere", topology.routing_key, topology.work, topology.queues)
+        elsewhere = replace(topology, exchange="elsewhere")
         with pytest.raises(TopologyError, match=r"^exchange elsewhere: missing; "):
             async with connection.channel() as channel:
-                await elsewhere._bind(channel)
+                await elsewhere._bind(channel, elsewhere.operations[0])
     finally:
         await connection.close()

@@ -41,6 +41,20 @@ def test_dead_letters_go_to_a_named_queue_and_are_not_lost_on_the_way(queue: Que
     assert queue.arguments["x-overflow"] == "reject-publish"
 
 
+def test_operations_share_the_exchange_and_the_default_replies_and_nothing_else() -> None:
+    """Each has the queues that `create` has, under its own name; one that only reads has no retry queues."""
+    create, get = Names(), Names().of("get")
+    both = Topology.joined([Topology.of(create, (1, 30)), Topology.of(get, ())])
+    assert both.queues[: len(TOPOLOGY.queues) - 1] == TOPOLOGY.queues[:-1]
+    others = [queue.name for queue in both.queues if queue not in TOPOLOGY.queues]
+    assert others == [get.dead, get.undelivered, get.work]
+    assert [queue.name for queue in both.queues].count(create.replies) == 1
+    assert [(each.work, each.routing_key) for each in both.operations] == [
+        ("session.create", "create"),
+        ("session.get", "get"),
+    ]
+
+
 def test_each_delay_has_a_queue_that_holds_a_message_so_long() -> None:
     """The name tells the seconds, the argument the milliseconds."""
     delays = {

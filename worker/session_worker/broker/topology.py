@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,7 +19,7 @@ from session_worker.broker.connection import SETUP_SECONDS
 from session_worker.messages.delivery import SLOW_LANE_LIMIT
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 
     from aio_pika.abc import AbstractChannel, AbstractQueue
 
@@ -30,6 +32,11 @@ WORK_LIMIT = 20
 DEAD_BYTES = 1_073_741_824
 REPLIES_BYTES = 268_435_456
 REPLIES_TTL_MS = 86_400_000
+AT_A_TIME = 8
+"""For how many operations queues are declared at the same time, each on a channel of its own."""
+
+Declare = Callable[..., Awaitable["AbstractQueue | None"]]
+"""Declares a part on a channel; ``passive``: only if it is there."""
 
 
 class TopologyError(DiagnosedError):
@@ -45,6 +52,11 @@ class Queue:
     name: str
     arguments: dict[str, Any]
     purpose: str
+
+    @property
+    def part(self) -> str:
+        """What people read of it in a sentence."""
+        return f"queue {self.name}"
 
     async def declare(self, channel: AbstractChannel, *, passive: bool = False) -> AbstractQueue:
         return await channel.declare_queue(
@@ -67,16 +79,25 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
+class OperationQueues:
+    """The queues of one operation. ``work`` gets what requesters publish with ``routing_key``."""
+
+    work: str
+    routing_key: str
+    queues: tuple[Queue, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Topology:
-    """What must be there before a worker can work."""
+    """What must be there before a worker can serve its operations."""
 
     exchange: str
-    routing_key: str
-    work: str
-    queues: tuple[Queue, ...]
+    operations: tuple[OperationQueues, ...]
+    replies: Queue
 
     @classmethod
     def of(cls, names: Names, retry_delays: Sequence[int]) -> Topology:
+        """What one operation needs. One without ``retry_delays`` has no retry queues."""
         retries = tuple(
             Queue(
                 names.retry(delay),
@@ -85,33 +106,38 @@ class Topology:
             )
             for delay in retry_delays
         )
-        return cls(
-            exchange=names.exchange,
-            routing_key=names.routing_key,
-            work=names.work,
-            queues=(
-                Queue(
-                    names.dead, _quorum() | {"x-max-length-bytes": DEAD_BYTES}, "the parking lot, for people"
-                ),
-                Queue(
-                    names.undelivered,
-                    _quorum(to=names.dead, limit=SLOW_LANE_LIMIT),
-                    "what the broker gave up on: the slow lane",
-                ),
-                Queue(names.work, _quorum(to=names.undelivered, limit=WORK_LIMIT), "the work"),
-                *retries,
-                Queue(
-                    names.replies,
-                    _quorum()
-                    | {
-                        "x-message-ttl": REPLIES_TTL_MS,
-                        "x-max-length-bytes": REPLIES_BYTES,
-                        "x-overflow": "drop-head",
-                    },
-                    "replies to requests that named no reply_to",
-                ),
-            ),
+        dead = Queue(
+            names.dead, _quorum() | {"x-max-length-bytes": DEAD_BYTES}, "the parking lot, for people"
         )
+        undelivered = Queue(
+            names.undelivered,
+            _quorum(to=names.dead, limit=SLOW_LANE_LIMIT),
+            "what the broker gave up on: the slow lane",
+        )
+        work = Queue(names.work, _quorum(to=names.undelivered, limit=WORK_LIMIT), "the work")
+        replies = Queue(
+            names.replies,
+            _quorum()
+            | {
+                "x-message-ttl": REPLIES_TTL_MS,
+                "x-max-length-bytes": REPLIES_BYTES,
+                "x-overflow": "drop-head",
+            },
+            "replies to requests that named no reply_to",
+        )
+        queues = (dead, undelivered, work, *retries)
+        return cls(names.exchange, (OperationQueues(names.work, names.routing_key, queues),), replies)
+
+    @classmethod
+    def joined(cls, topologies: Sequence[Topology]) -> Topology:
+        """What the operations of one installation, one at least, need together."""
+        first = topologies[0]
+        operations = tuple(operation for each in topologies for operation in each.operations)
+        return cls(first.exchange, operations, first.replies)
+
+    @property
+    def queues(self) -> tuple[Queue, ...]:
+        return (*(queue for operation in self.operations for queue in operation.queues), self.replies)
 
     async def apply(self, connection: Connection) -> None:
         """Declare everything. What is there already, and is the same, stays as it is.
@@ -120,23 +146,33 @@ class Topology:
             TopologyError: something exists with other arguments, or declaring is forbidden.
             LinkLostError: the connection is gone.
         """
+
+        async def declare(operation: OperationQueues) -> None:
+            async with connection.channel() as channel:
+                for queue in operation.queues:
+                    with _objections_to(queue.part):
+                        await queue.declare(channel)
+                await self._bind(channel, operation)
+
         async with connection.channel() as channel:
-            for part, declare in self._parts().items():
-                with _objections_to(part):
-                    await declare(channel)
-            await self._bind(channel)
+            with _objections_to(self._exchange_part):
+                await self._declare_exchange(channel)
+            with _objections_to(self.replies.part):
+                await self.replies.declare(channel)
+        await _side_by_side(declare(operation) for operation in self.operations)
 
     async def restore_entrance(self, connection: Connection) -> None:
-        """Declare the exchange and the binding through which requests come: the broker tells nobody when one
-        of them is deleted.
+        """Declare the exchange and the bindings through which requests come: the broker tells nobody when
+        one of them is deleted.
 
         Raises:
             TopologyError, LinkLostError: as ``apply``.
         """
         async with connection.channel() as channel:
-            with _objections_to(f"exchange {self.exchange}"):
+            with _objections_to(self._exchange_part):
                 await self._declare_exchange(channel)
-            await self._bind(channel)
+            for operation in self.operations:
+                await self._bind(channel, operation)
 
     async def verify(self, connection: Connection) -> None:
         """Check that everything is there, and change nothing. What this user may not see counts as there.
@@ -145,11 +181,20 @@ class Topology:
             TopologyError: something is missing.
             LinkLostError: the connection is gone.
         """
-        for part, declare in self._parts().items():
+
+        async def look(part: str, declare: Declare) -> None:
             with suppress(NotPermittedError):
                 async with connection.channel() as channel:
                     with _objections_to(part):
                         await declare(channel, passive=True)
+
+        async def look_at(operation: OperationQueues) -> None:
+            for queue in operation.queues:
+                await look(queue.part, queue.declare)
+
+        await look(self._exchange_part, self._declare_exchange)
+        await look(self.replies.part, self.replies.declare)
+        await _side_by_side(look_at(operation) for operation in self.operations)
 
     async def inspect(self, connection: Connection) -> AsyncIterator[Found]:
         """Compare each part with what the worker needs, and change nothing.
@@ -157,7 +202,9 @@ class Topology:
         Raises:
             LinkLostError: the connection is gone.
         """
-        for part, declare in self._parts().items():
+        queues = ((queue.part, queue.declare) for queue in self.queues)
+        parts: Iterable[tuple[str, Declare]] = ((self._exchange_part, self._declare_exchange), *queues)
+        for part, declare in parts:
             queue, trouble = None, None
             try:
                 async with connection.channel() as channel:
@@ -174,20 +221,33 @@ class Topology:
                 trouble=trouble,
             )
 
-    def _parts(self) -> dict[str, Callable[..., Awaitable[AbstractQueue | None]]]:
-        """How to declare each part, by its name for people; ``passive``: only if it is there."""
-        queues = {f"queue {queue.name}": queue.declare for queue in self.queues}
-        return {f"exchange {self.exchange}": self._declare_exchange, **queues}
+    @property
+    def _exchange_part(self) -> str:
+        return f"exchange {self.exchange}"
 
     async def _declare_exchange(self, channel: AbstractChannel, *, passive: bool = False) -> None:
         await channel.declare_exchange(
             self.exchange, ExchangeType.TOPIC, durable=True, passive=passive, timeout=SETUP_SECONDS
         )
 
-    async def _bind(self, channel: AbstractChannel) -> None:
-        with _objections_to(f"queue {self.work}", queue="write", exchange="read"):
-            work = await channel.get_queue(self.work, ensure=False)
-            await work.bind(self.exchange, self.routing_key, timeout=SETUP_SECONDS)
+    async def _bind(self, channel: AbstractChannel, operation: OperationQueues) -> None:
+        with _objections_to(f"queue {operation.work}", queue="write", exchange="read"):
+            work = await channel.get_queue(operation.work, ensure=False)
+            await work.bind(self.exchange, operation.routing_key, timeout=SETUP_SECONDS)
+
+
+async def _side_by_side(works: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Do the work for all operations, several at a time, so that many make the start no slower than one. The
+    first of them that failed is told when all have ended."""
+    room = asyncio.Semaphore(AT_A_TIME)
+
+    async def do(work: Coroutine[Any, Any, None]) -> None:
+        async with room:
+            await work
+
+    for failure in await asyncio.gather(*(do(work) for work in works), return_exceptions=True):
+        if failure is not None:
+            raise failure
 
 
 def _quorum(*, to: str | None = None, limit: int = NO_LIMIT) -> dict[str, Any]:
