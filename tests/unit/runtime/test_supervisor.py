@@ -36,7 +36,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     return program
 
 
-async def heard(process: supervisor._Process) -> tuple[list[Report], int]:
+async def heard(process: supervisor.WorkerProcess) -> tuple[list[Report], int]:
     reports: list[Report] = []
     async with asyncio.timeout(10):
         code = await process.listen(reports.append)
@@ -49,7 +49,7 @@ async def test_the_end_is_seen_although_what_the_process_forked_holds_the_pipe(
     """As a handler's pool of processes does when its worker is killed."""
     note = tmp_path / "pid"
     runs(f"pid = os.fork(); pid or signal.pause(); open({str(note)!r}, 'w').write(str(pid)); os._exit(7)")
-    process = await supervisor._Process.start()
+    process = await supervisor.WorkerProcess.start()
     try:
         assert await heard(process) == ([], 7)
     finally:
@@ -60,13 +60,13 @@ async def test_the_end_is_seen_although_what_the_process_forked_holds_the_pipe(
 async def test_half_a_report_is_none(runs: Callable[[str], None]) -> None:
     """A process may be killed while it sends one; what it said before counts."""
     runs(f"end.sendall({REPORT.encode()!r} + {REPORT.encode()[:-9]!r})")
-    assert await heard(await supervisor._Process.start()) == ([REPORT], 0)
+    assert await heard(await supervisor.WorkerProcess.start()) == ([REPORT], 0)
 
 
 async def test_a_process_that_was_told_to_stop_is_not_asked_any_more(runs: Callable[[str], None]) -> None:
     """Its pipe takes nothing more."""
     runs("os.read(end.fileno(), 9)")
-    process = await supervisor._Process.start()
+    process = await supervisor.WorkerProcess.start()
     process._knows = True
     process.release()
     process.ask()
@@ -76,7 +76,7 @@ async def test_a_process_that_was_told_to_stop_is_not_asked_any_more(runs: Calla
 async def test_killing_what_has_ended_is_no_error(runs: Callable[[str], None]) -> None:
     """Else the deadline that ends the supervisor would not."""
     runs("")
-    process = await supervisor._Process.start()
+    process = await supervisor.WorkerProcess.start()
     await heard(process)
     process.kill()
 

@@ -17,6 +17,14 @@ from session_worker.settings import Settings
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
+Reload = Annotated[
+    bool,
+    typer.Option(
+        "--reload",
+        help="Start the worker anew whenever a .py file in this folder changes. For developing; needs "
+        "session-worker[reload].",
+    ),
+]
 LONGEST_DEFAULT = 60
 """Characters of a default that ``--help`` shows; more would bury the rest."""
 
@@ -51,8 +59,13 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
 def command() -> Any:
     """The command that takes every setting as an option and runs the worker."""
 
-    def run(**flags: object) -> None:
+    def run(*, reload: bool, **flags: object) -> None:
         loaded = settings.load(**flags)
+        if reload:
+            from session_worker.runtime import reloading
+
+            sys.path.insert(0, str(Path.cwd()))
+            raise typer.Exit(reloading.run(loaded))
         if loaded.processes > 1:
             from session_worker.runtime import supervisor
 
@@ -63,6 +76,9 @@ def command() -> Any:
         raise typer.Exit(process.run(loaded))
 
     parameters = [_parameter(name, field) for name, field in Settings.model_fields.items()]
+    parameters.append(
+        inspect.Parameter("reload", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Reload)
+    )
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     app = typer.Typer(add_completion=False, rich_markup_mode=None)

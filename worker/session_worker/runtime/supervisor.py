@@ -18,7 +18,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from session_worker.runtime import ops
 from session_worker.runtime.health import Board, Report
@@ -28,7 +28,7 @@ from session_worker.telemetry import log as telemetry_log
 from session_worker.telemetry.log import say
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from session_worker.settings import Settings
 
@@ -42,7 +42,7 @@ TOLD = (0, -signal.SIGTERM)
 """Exit codes of a process that was told to stop. It has the second one if it could not listen yet."""
 
 
-class _Process:
+class WorkerProcess:
     """One worker process, and our end of its pipe."""
 
     def __init__(
@@ -57,7 +57,7 @@ class _Process:
         self._knows = False
 
     @classmethod
-    async def start(cls) -> _Process:
+    async def start(cls) -> WorkerProcess:
         """Start a process, which loads its program and waits for its settings.
 
         Raises:
@@ -127,7 +127,7 @@ class Supervisor:
         self._settings = settings
         self._board = board
         self._stop = Stop(settings.shutdown_grace + LAST_SECONDS, self._kill)
-        self._processes: dict[int, _Process] = {}
+        self._processes: dict[int, WorkerProcess] = {}
         self._first_is_up = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._code = 0
@@ -174,7 +174,7 @@ class Supervisor:
     async def _run_one(self, place: int, *, restarted: bool) -> int:
         """Start a process and stay with it to its end; return its exit code."""
         try:
-            process = await _Process.start()
+            process = await WorkerProcess.start()
         except OSError as error:
             say("error", "process not started", process=place, reason=str(error))
             return 1
@@ -211,13 +211,25 @@ class Supervisor:
 
 def run(settings: Settings) -> int:
     """Run ``settings.processes`` workers until told to stop; the exit code."""
+    return supervise(settings, settings.processes, lambda board: Supervisor(settings, board).run())
+
+
+def supervise(settings: Settings, places: int, keep: Callable[[Board], Coroutine[Any, Any, int]]) -> int:
+    """Have ``keep`` look after the processes in these places, and answer for them at the ops port.
+
+    Returns:
+        The exit code, which is ``keep``'s.
+
+    Raises:
+        OpsPortError: the address of the ops port cannot be had.
+    """
     telemetry_log.configure(settings.log_level)
     for name, nearest in unknown_variables().items():
         say("warning", "unknown setting", variable=name, nearest=nearest)
-    board = Board(settings.processes)
+    board = Board(places)
 
-    async def supervise() -> int:
-        return await Supervisor(settings, board).run()
+    async def kept() -> int:
+        return await keep(board)  # made in the event loop
 
     with ops.serving(settings.ops_host, settings.ops_port, board):
-        return asyncio.run(supervise())
+        return asyncio.run(kept())

@@ -1,0 +1,128 @@
+"""`run --reload`: the code changes under a running worker, and no request is lost or done twice for that."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from session_worker.runtime import reloading
+from session_worker.settings import load
+from tests.support.lab import answer, request
+from tests.support.requester import Requester
+from tests.support.waiting import soon
+from tests.support.worker_process import PROGRAM
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.support.worker_process import WorkerProcess
+
+HANDLER = """
+import asyncio
+import pathlib
+
+
+async def handle(request, context):
+    if gate := request.metadata.get("gate"):
+        pathlib.Path(gate + ".begun").touch()
+        while not pathlib.Path(gate).exists():
+            await asyncio.sleep(0.02)
+    return {"version": VERSION}
+"""
+
+
+class Project:
+    """A folder with a handler that names its version, and the worker that runs it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        self.write("1")
+
+    def write(self, version: str) -> None:
+        (self.folder / "mine.py").write_text(HANDLER.replace("VERSION", version))
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path / "project")
+
+
+@pytest.fixture
+def worker(
+    project: Project, amqp_url: str, sqlite_url: str, worker_process: Callable[..., WorkerProcess]
+) -> WorkerProcess:
+    return worker_process(
+        command=[PROGRAM, "run", "--reload"],
+        folder=project.folder,
+        amqp_url=amqp_url,
+        ledger_url=sqlite_url,
+        handler="mine:handle",
+    )
+
+
+def test_the_old_process_finishes_what_it_runs_and_the_new_code_serves_what_comes_then(
+    project: Project, worker: WorkerProcess, amqp_url: str, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    with Requester(amqp_url) as requester:
+        requester.send(request(gate=str(gate)))
+        soon(gate.with_name("gate.begun").exists)
+        project.write("2")
+        assert worker.wait_for("code changed")["files"] == "mine.py"
+        worker.wait_for("draining")
+        gate.touch()
+        assert answer(requester.collect(1, 30)[0])["metadata"]["version"] == 1
+        assert answer(requester.ask(request()))["metadata"]["version"] == 2
+
+
+def test_code_that_cannot_be_loaded_is_told_and_requests_wait_for_the_next_change(
+    project: Project, worker: WorkerProcess, amqp_url: str
+) -> None:
+    project.write("= wrong")
+    worker.wait_for("process ended, waiting for a change of the code")
+    (said,) = (line for line in worker.output if "SyntaxError" in line)
+    assert said.startswith("session-worker: handler mine:handle: module mine cannot be imported")
+    with Requester(amqp_url) as requester:
+        requester.send(request())
+        project.write("3")
+        assert answer(requester.collect(1, 30)[0])["metadata"]["version"] == 3
+
+
+def test_a_worker_told_to_stop_ends_with_its_process(
+    worker: WorkerProcess, amqp_url: str, project: Project
+) -> None:
+    pid = worker.wait_for("worker up")["worker_id"].split("-")[-2]
+    assert worker.wait_for("the worker starts anew with each change: for developing only")
+    worker.send_signal(signal.SIGINT)
+    assert worker.wait() == 0
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_without_watchfiles_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "watchfiles", None)
+    with pytest.raises(reloading.ReloadError, match="pip install 'watchfiles"):
+        reloading.run(load())
+
+
+def test_several_processes_are_refused() -> None:
+    with pytest.raises(reloading.ReloadError, match="one process, not 2"):
+        reloading.run(load(processes=2))
+
+
+def test_the_folder_of_a_package_that_lies_elsewhere_is_watched_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "source" / "elsewhere_shop"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(package.parent))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for here, watched in (tmp_path, [tmp_path]), (elsewhere, [elsewhere, package]):
+        monkeypatch.chdir(here)
+        assert reloading._folders("elsewhere_shop.app:handle") == watched
