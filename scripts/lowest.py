@@ -25,7 +25,7 @@ def main() -> None:
     extras = project["optional-dependencies"]
     lock = (ROOT / "requirements-dev.lock").read_text()
     pinned = dict(re.findall(r"^([\w-]+)==([^\s;]+)", lock, re.MULTILINE))
-    oldest = [Requirement(text) for text in project["dependencies"] + extras["otel"]]
+    oldest = [Requirement(text) for text in project["dependencies"] + extras["otel"] + extras["reload"]]
     oldest = [each for each in oldest if each.name not in ("session-client", "session-contracts")]
     for requirement in oldest:
         (version,) = (each.version for each in requirement.specifier if each.operator == ">=")

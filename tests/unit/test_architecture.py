@@ -62,6 +62,7 @@ def test_every_library_that_a_distribution_imports_is_declared(package: str) -> 
     declared = {re.split("[^a-z-]", each)[0].replace("-", "_") for each in dependencies}
     # Traces are an extra; their libraries are parts of one package.
     declared |= {each.partition("-")[0] for each in extras.get("otel", ())}
+    declared |= {each.partition(">")[0] for each in extras.get("reload", ())}
     own = {package, "pydantic_core", *sys.stdlib_module_names}  # pydantic pins its core
     imported = set().union(*(_imported(module) for _, module in _modules(package)))
     assert imported - own - OPTIONAL.get(package, set()) == declared

@@ -31,7 +31,7 @@ def dev(handler: str | None) -> int:
     """Run the worker until it is told to stop, and return its exit code. Nothing is left behind.
 
     Raises:
-        HandlerNotFoundError, SandboxError: the handler or the broker cannot be had.
+        AppError, SandboxError: the handler or the broker cannot be had.
     """
     interrupts.listen()
     sys.path.insert(0, str(Path.cwd()))
