@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 from uuid import uuid4
 
 from aio_pika import DeliveryMode, Message
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from session_client.errors import ReplyInvalid, RequestFailed
 from session_client.tracing import trace_headers
-from session_contracts import (
-    CREATE_SESSION,
-    CreateSessionRequest,
-    CreateSessionResponse,
-    RequestStatus,
-    problems,
-)
+from session_contracts import RequestStatus, problems
 from session_contracts.amqp import CONTENT_TYPE, REQUEST_ID
+from session_contracts.operation import PublishedOperation
+
+if TYPE_CHECKING:
+    from session_contracts import BaseRequest, BaseResponse, Operation
+
+P = TypeVar("P", bound=BaseModel)
+R = TypeVar("R", bound=BaseModel)
 
 FIRST_REPLY_WAIT_SECONDS = 5.0
 """How long the first try of a call waits; doubled after every try that ends without a reply."""
@@ -26,14 +28,17 @@ MAX_BODY_BYTES = 16 * 1024 * 1024
 """A larger message makes the broker close the channel, and every call on it would suffer."""
 
 
-class Call:
-    """``correlation_id`` is the call's own: two calls with one request id both get their reply."""
+class Call(Generic[P, R]):
+    """``correlation_id`` is the call's own: two calls with one request id both get their reply.
 
-    def __init__(self, request: CreateSessionRequest, timeout: float) -> None:
+    Raises:
+        ValueError: a worker would not accept the request.
+    """
+
+    def __init__(self, operation: Operation[P, R], request: BaseRequest[P], timeout: float) -> None:
+        self.operation = operation
         self.request = request
-        self.body = request.model_dump_json().encode()
-        if len(self.body) > MAX_BODY_BYTES:
-            raise ValueError(f"the request is larger than {MAX_BODY_BYTES} bytes; put less into metadata")
+        self.body = _body(operation, request)
         self.correlation_id = str(uuid4())
         self.timeout = timeout
         self.deadline = _now() + timeout
@@ -56,7 +61,7 @@ class Call:
             message_id=str(uuid4()),
             reply_to=reply_to,
             timestamp=datetime.now(UTC),
-            type=CREATE_SESSION.request_type,
+            type=self.operation.request_type,
         )
         message.priority = None  # aio-pika would send a 0
         return message
@@ -86,15 +91,15 @@ class Call:
         """Double the next wait: a worker that is busy must not get ever more to do."""
         self._reply_wait *= 2
 
-    def response(self) -> CreateSessionResponse:
-        """The answer: completed.
+    def response(self) -> BaseResponse[R]:
+        """The answer: completed, with a payload.
 
         Raises:
             RequestFailed: it is ``failed``.
             ReplyInvalid: it breaks the contract.
         """
         try:
-            response = CreateSessionResponse.model_validate_json(self.replied.result())
+            response = self.operation.response_model.model_validate_json(self.replied.result())
         except ValidationError as error:
             raise ReplyInvalid(self.request.request_id, problems(error)) from None
         if response.status is RequestStatus.FAILED:
@@ -103,7 +108,25 @@ class Call:
             raise ReplyInvalid(self.request.request_id, f"status {response.status} is not final")
         if response.request_id != self.request.request_id:
             raise ReplyInvalid(self.request.request_id, "it is about another request")
-        return response
+        if response.payload is None:
+            raise ReplyInvalid(self.request.request_id, "it is completed and has no payload")
+        return cast("BaseResponse[R]", response)  # says to type checkers that there is a payload
+
+
+def _body(operation: Operation[P, R], request: BaseRequest[P]) -> bytes:
+    if request.operation != operation.name:
+        raise ValueError(f"operation: the request is one of {request.operation}, not of {operation.name}")
+    body = request.model_dump_json(by_alias=True).encode()
+    if len(body) > MAX_BODY_BYTES:
+        raise ValueError(f"the request is larger than {MAX_BODY_BYTES} bytes; put less into it")
+    if not isinstance(operation, PublishedOperation):
+        # A model of the user's may hold what becomes something else as JSON, or is no JSON for a worker: NaN,
+        # a NUL character, what was constructed without a check.
+        try:
+            operation.read(body)
+        except ValidationError as error:
+            raise ValueError(problems(error)) from None
+    return body
 
 
 def _now() -> float:

@@ -1,47 +1,46 @@
-"""The requester: many calls in flight over one connection and one reply consumer.
-
-Until its deadline, a call sends its request again, with the same request id, whenever the link is lost, the
-broker does not accept the request, or no reply comes in time. That is safe because one request id has one
-outcome. The first try waits 5 s for the reply, the next one 10 s, then 20 s and so on: a worker that is
-merely busy must not get ever more to do.
-"""
+"""The requester: asks for operations, and returns their answers."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast, overload
 from uuid import UUID, uuid4
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from session_client.call import Call
-from session_client.errors import ClientClosed, ConnectionFailed, RequestNotRouted, RequestTimedOut
-from session_client.link import Link
-from session_client.link_keeper import LinkKeeper, parse_urls
+from session_client.calls import Calls
+from session_client.errors import ClientClosed, ConnectionFailed
+from session_client.link_keeper import parse_urls
 from session_client.net.errors import LinkLostError
-from session_client.publish_errors import NotAcceptedError, NotRoutedError, UnconfirmedError
-from session_contracts import CreateSessionRequest, Names, problems
+from session_contracts import (
+    CLOSE_SESSION,
+    CREATE_SESSION,
+    GET_SESSION,
+    LIST_SESSIONS,
+    BaseRequest,
+    CreateSessionRequest,
+    CreateSessionResponse,
+    Names,
+    Operation,
+    problems,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
 
-    from aio_pika.abc import AbstractIncomingMessage
+    from session_contracts import BaseResponse, SessionClosedPayload, SessionListPayload, SessionPayload
 
-    from session_contracts import CreateSessionResponse
+P = TypeVar("P", bound=BaseModel)
+R = TypeVar("R", bound=BaseModel)
 
-log = logging.getLogger(__name__)
-
-RETRY_PAUSE_SECONDS = 0.5
-"""Before a request that the broker did not accept is sent again."""
 MAX_TIMEOUT = 86_400.0
 
 
 class SessionClient:
-    """Creates sessions by asking the workers over RabbitMQ.
+    """Asks the workers over RabbitMQ: for sessions, and for operations of your own.
 
     ``async with SessionClient(url) as client: response = await client.create_session(user_id="ada")``
 
@@ -57,6 +56,20 @@ class SessionClient:
 
     Raises:
         ValueError: an argument breaks its rule.
+
+    Every method that asks takes:
+
+    - ``user_id``: who asks.
+    - ``timeout``: seconds, at most a day, after which the call ends whatever happens.
+    - ``request_id``: a random UUID of yours, with which you can ask again, from anywhere, without having it
+      done a second time.
+    - ``metadata``: a JSON object for the worker's handler.
+
+    It returns the response, which is ``completed`` and has a payload, or raises:
+
+    - ValueError: an argument breaks its rule; nothing was sent.
+    - RequestFailed, RequestTimedOut, RequestNotRouted, ReplyInvalid, ClientClosed: ``errors.py``.
+    - RuntimeError: the client was opened in another event loop.
     """
 
     def __init__(
@@ -73,16 +86,16 @@ class SessionClient:
         if reply not in {"queue", "direct"}:
             raise ValueError('reply: must be "queue" or "direct"')
         names = Names(prefix)
-        self._keeper = LinkKeeper(
-            parse_urls(url, f"session-client {name}"),
-            partial(
-                Link,
-                names=names,
-                reply_queue=f"{names.replies}.{name}.{uuid4().hex[:12]}" if reply == "queue" else None,
-                on_reply=self._on_reply,
-            ),
+        self._begin(
+            Calls(
+                parse_urls(url, f"session-client {name}"),
+                names,
+                f"{names.replies}.{name}.{uuid4().hex[:12]}" if reply == "queue" else None,
+            )
         )
-        self._calls: dict[str, Call] = {}
+
+    def _begin(self, calls: Calls) -> None:
+        self._calls = calls
         self._loop: asyncio.AbstractEventLoop | None = None
         self._opened = False
         self._closed = False
@@ -114,18 +127,43 @@ class SessionClient:
         self._opened = True
         self._loop = asyncio.get_running_loop()
         try:
-            await self._keeper.start(wait=wait)
+            await self._calls.start(wait=wait)
         except LinkLostError as error:
             raise ConnectionFailed(str(error)) from error
         if self._closed:
-            await self._keeper.stop()
+            await self._calls.stop()
             raise ClientClosed("the client was closed while it connected")
 
     async def close(self) -> None:
         """End waiting calls with ClientClosed, delete the reply queue, disconnect. Bounded in time."""
         self._check_loop()
         self._opened = self._closed = True
-        await self._keeper.stop()
+        await self._calls.stop()
+
+    async def call(
+        self,
+        operation: Operation[P, R],
+        payload: P,
+        *,
+        user_id: str,
+        session_id: str | None = None,
+        timeout: float = 30.0,
+        request_id: UUID | str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> BaseResponse[R]:
+        """Have an operation carried out.
+
+        Args:
+            session_id: the session that the request belongs to, for operations that want one.
+        """
+        if not isinstance(payload, operation.payload):
+            raise ValueError(  # noqa: TRY004 - as for all arguments
+                f"payload: must be {operation.payload.__name__}, which {operation.name} takes, "
+                f"not {type(payload).__name__}"
+            )
+        return await self._ask(
+            operation, payload, timeout, user_id, request_id, metadata, session_id=session_id
+        )
 
     async def create_session(
         self,
@@ -137,43 +175,101 @@ class SessionClient:
         request_id: UUID | str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> CreateSessionResponse:
-        """Have a session created, and return the response, which is ``completed``.
+        """Have a session created."""
+        payload = {"casefile_id": casefile_id, "title": title}
+        response = await self._ask(CREATE_SESSION, payload, timeout, user_id, request_id, metadata)
+        return cast("CreateSessionResponse", response)
 
-        Args:
-            timeout: seconds, at most a day, after which the call ends whatever happens.
-            request_id: a random UUID of yours, with which you can ask again, from anywhere, without creating
-                a second session.
+    async def get_session(
+        self,
+        session_id: str,
+        *,
+        user_id: str,
+        timeout: float = 30.0,
+        request_id: UUID | str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> BaseResponse[SessionPayload]:
+        """Read a session of the user's."""
+        payload = {"session_id": session_id}
+        return await self._ask(GET_SESSION, payload, timeout, user_id, request_id, metadata)
 
-        Raises:
-            ValueError: an argument breaks its rule; nothing was sent.
-            RequestFailed, RequestTimedOut, RequestNotRouted, ReplyInvalid, ClientClosed: ``errors.py``.
-            RuntimeError: the client was opened in another event loop.
-        """
-        fields: dict[str, Any] = {
-            "user_id": user_id,
-            "payload": {"casefile_id": casefile_id, "title": title},
-            "metadata": dict(metadata or {}),
+    async def list_sessions(
+        self,
+        *,
+        user_id: str,
+        casefile_id: str | None = None,
+        active_only: bool = True,
+        limit: int = 50,
+        offset: int = 0,
+        timeout: float = 30.0,
+        request_id: UUID | str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> BaseResponse[SessionListPayload]:
+        """List sessions of the user's, the newest first: ``limit`` of them, at most 100, after ``offset``."""
+        payload = {
+            "casefile_id": casefile_id,
+            "active_only": active_only,
+            "limit": limit,
+            "offset": offset,
         }
-        if request_id is not None:
-            fields["request_id"] = request_id
-        try:
-            request = CreateSessionRequest.model_validate(fields)
-        except ValidationError as error:
-            raise ValueError(problems(error)) from None
-        return await self.request(request, timeout=timeout)
+        return await self._ask(LIST_SESSIONS, payload, timeout, user_id, request_id, metadata)
 
-    async def request(self, request: CreateSessionRequest, *, timeout: float = 30.0) -> CreateSessionResponse:
-        """Like ``create_session``, with a request made by the caller."""
+    async def close_session(
+        self,
+        session_id: str,
+        *,
+        user_id: str,
+        timeout: float = 30.0,
+        request_id: UUID | str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> BaseResponse[SessionClosedPayload]:
+        """Close a session of the user's; of one that is closed, learn when it was."""
+        payload = {"session_id": session_id}
+        return await self._ask(CLOSE_SESSION, payload, timeout, user_id, request_id, metadata)
+
+    @overload
+    async def request(
+        self, request: CreateSessionRequest, *, timeout: float = 30.0
+    ) -> CreateSessionResponse: ...
+
+    @overload
+    async def request(
+        self, request: BaseRequest[P], operation: Operation[P, R], *, timeout: float = 30.0
+    ) -> BaseResponse[R]: ...
+
+    async def request(
+        self,
+        request: BaseRequest[Any],
+        operation: Operation[Any, Any] = CREATE_SESSION,
+        *,
+        timeout: float = 30.0,
+    ) -> BaseResponse[Any]:
+        """Send a request that you have made: ``operation.request_model(…)``."""
         if not 0 < timeout <= MAX_TIMEOUT:
             raise ValueError(f"timeout: must be more than 0 and at most {MAX_TIMEOUT:.0f} seconds")
         self._check_loop()
-        call = Call(request, timeout)
-        self._calls[call.correlation_id] = call
-        try:
-            await self._ask(call)
-        finally:
-            del self._calls[call.correlation_id]
+        call = Call(operation, request, timeout)
+        await self._calls.ask(call)
         return call.response()
+
+    async def _ask(
+        self,
+        operation: Operation[P, R],
+        payload: P | Mapping[str, object],
+        timeout: float,
+        user_id: str,
+        request_id: UUID | str | None,
+        metadata: Mapping[str, Any] | None,
+        **fields: Any,
+    ) -> BaseResponse[R]:
+        fields |= {"user_id": user_id, "payload": payload, "metadata": dict(metadata or {})}
+        if request_id is not None:
+            fields["request_id"] = request_id
+        try:
+            request = operation.request_model.model_validate(fields)
+        except ValidationError as error:
+            raise ValueError(problems(error)) from None
+        return await self.request(request, operation, timeout=timeout)
 
     def _check_loop(self) -> None:
         if self._loop is not None and self._loop is not asyncio.get_running_loop():
@@ -181,52 +277,3 @@ class SessionClient:
                 "this client was opened in another event loop; call it there "
                 "(asyncio.run_coroutine_threadsafe), or open one of its own here"
             )
-
-    async def _ask(self, call: Call) -> None:
-        """Try until there is a reply."""
-        request_id = call.request.request_id
-        while not call.replied.done():
-            if self._closed or not self._keeper.is_running:
-                raise ClientClosed(f"the client is not open; the outcome of request {request_id} is unknown")
-            if call.is_overdue:
-                raise RequestTimedOut(request_id, call.timeout, call.obstacle)
-            await self._try(call)
-
-    async def _try(self, call: Call) -> None:
-        """Send once and wait: for the reply, the end of the try's time, or the loss of the link."""
-        link = await self._keeper.link(call.left)
-        if link is None:
-            call.obstacle = self._keeper.obstacle
-            return
-        call.obstacle = await self._send(call, link)
-        await link.wait_for(
-            call.replied, min(RETRY_PAUSE_SECONDS, call.left) if call.obstacle else call.reply_wait
-        )
-        if not (call.obstacle or call.replied.done() or link.lost.done()):
-            call.wait_longer()
-            call.obstacle = await link.blocked()
-
-    async def _send(self, call: Call, link: Link) -> str | None:
-        """Return None when the broker has taken the request, or else why it has not this time."""
-        try:
-            await link.publish(call.message(link.reply_to), call.reply_wait)
-        except UnconfirmedError as error:
-            call.wait_longer()
-            return str(error)
-        except NotAcceptedError as error:
-            return str(error)
-        except NotRoutedError as error:
-            if not call.accepted:
-                raise RequestNotRouted(call.request.request_id, str(error)) from error
-            return str(error)
-        except LinkLostError as error:
-            link.fail(str(error))
-            return str(error)
-        call.accepted = True
-        return None
-
-    def _on_reply(self, message: AbstractIncomingMessage) -> None:
-        correlation_id = message.correlation_id
-        call = self._calls.get(correlation_id or "")
-        if call is None or not call.take(message.body):
-            log.debug("reply dropped, nobody waits for it: correlation id %s", correlation_id)

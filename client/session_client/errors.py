@@ -14,12 +14,12 @@ raises RuntimeError. No message holds a password.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from session_contracts import CreateSessionResponse
+    from session_contracts import Response
 
 
 class SessionClientError(Exception):
@@ -57,7 +57,7 @@ class RequestTimedOut(SessionClientError):  # noqa: N818
 class RequestFailed(SessionClientError):  # noqa: N818
     """The final answer is ``failed``; asking again with the same request id gets the same answer."""
 
-    def __init__(self, response: CreateSessionResponse) -> None:
+    def __init__(self, response: Response[Any]) -> None:
         self.response = response
         super().__init__(f"request {response.request_id} failed: {response.error or 'no reason given'}")
 

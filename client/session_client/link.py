@@ -123,7 +123,7 @@ class Link:
             consumer_tag=CONSUMER_TAG,
         )
 
-    async def publish(self, message: aio_pika.Message, seconds: float) -> None:
+    async def publish(self, message: aio_pika.Message, routing_key: str, seconds: float) -> None:
         """Send a request, and return when the broker has taken it.
 
         Raises:
@@ -134,13 +134,13 @@ class Link:
             raise NotAcceptedError(blocked)
         self._heard_when_asked = self._transport.reader.heard
         publishing = asyncio.create_task(
-            self._exchange.publish(message, self._names.routing_key, mandatory=True), name="client-publish"
+            self._exchange.publish(message, routing_key, mandatory=True), name="client-publish"
         )
         try:
             await self.wait_for(publishing, seconds)
             if not publishing.done():
                 if self.lost.done():  # aiormq does not tell everybody who waits, or tells later
-                    raise publish_error(self._closed_by, message.body, self._names)
+                    raise publish_error(self._closed_by, message.body, self._names.of(routing_key))
                 raise UnconfirmedError(await self.blocked() or "the broker has not confirmed the request")
         finally:
             if publishing.cancel():
@@ -149,7 +149,7 @@ class Link:
             with broker_errors():
                 publishing.result()
         except LinkLostError as lost:
-            raise publish_error(lost.__cause__, message.body, self._names) from lost
+            raise publish_error(lost.__cause__, message.body, self._names.of(routing_key)) from lost
 
     async def wait_for(self, awaited: asyncio.Future[Any], seconds: float) -> None:
         """Wait for ``awaited``, at most so many seconds, and only while the link is not lost."""

@@ -32,7 +32,7 @@ PERMISSIONS = {"queue": "configure or read", "exchange": "write"}
 
 def publish_error(error: BaseException | None, body: bytes, names: Names) -> Exception:
     """Say what the end of a publish, or of its channel, means for the request with this body."""
-    remedy = "start a worker, apply its topology, or correct the prefix"
+    remedy = "start a worker that serves it, apply its topology, or correct the prefix"
     match error:
         case PublishError():
             return NotRoutedError(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 from uuid import uuid4
 
 import aio_pika
 import pytest
+from pydantic import BaseModel, Field
 from yarl import URL
 
 from session_client import (
@@ -27,6 +29,7 @@ from session_contracts import (
     CreateSessionResponse,
     ErrorCode,
     Names,
+    Operation,
 )
 from tests.support.responder import answer, refusal, responding, session_id_of
 from tests.support.waiting import eventually
@@ -38,6 +41,24 @@ if TYPE_CHECKING:
 
 USER = "ada@example.com"
 PAYLOAD = b'"payload":{"session_id":"ts_251013_a","created_at":"2025-10-13T14:30:00Z"}}'
+
+
+class ExtendSession(BaseModel):
+    minutes: int = Field(alias="m", gt=0)
+
+
+class SessionExtended(BaseModel):
+    until: str
+
+
+EXTEND = Operation("extend_session", ExtendSession, SessionExtended)
+
+
+def extended(message: aio_pika.abc.AbstractIncomingMessage, payload: object, **fields: object) -> bytes:
+    """A response with this payload, whatever was asked."""
+    request_id = json.loads(message.body)["request_id"]
+    return json.dumps({"request_id": request_id, "status": "completed", "payload": payload} | fields).encode()
+
 
 Mode = Literal["queue", "direct"]
 both_modes = pytest.mark.parametrize("reply", ["queue", "direct"])
@@ -99,6 +120,97 @@ async def test_a_request_is_published_as_the_contract_says(amqp_url: str, respon
     assert (message.reply_to or "").startswith("session.replies.shop.")
     assert message.timestamp is not None
     assert len({message.message_id, message.correlation_id, str(request_id), None}) == 4
+
+
+async def test_an_operation_of_ones_own_is_asked_for_like_any_other(amqp_url: str) -> None:
+    """Routing key and type follow from the operation, the payload goes by its aliases, and the session that
+    the request names stands beside it."""
+    async with responding(amqp_url, Names().of(EXTEND.key)) as responder, SessionClient(amqp_url) as client:
+        responder.make_reply = lambda message: extended(message, {"until": "later"})
+        response = await client.call(
+            EXTEND, ExtendSession(m=5), user_id=USER, session_id="ts_251130_A", metadata={"source": "test"}
+        )
+        again = await client.request(
+            EXTEND.request_model(user_id=USER, payload=ExtendSession(m=7), operation=EXTEND.name), EXTEND
+        )
+    assert response.payload.until == again.payload.until == "later"
+    sent, own = responder.requests
+    body = json.loads(sent.body)
+    assert (sent.routing_key, sent.type) == ("extend_session", "ExtendSessionRequest")
+    assert (body["operation"], body["payload"]) == ("extend_session", {"m": 5})
+    assert (body["session_id"], body["metadata"]) == ("ts_251130_a", {"source": "test"})
+    assert json.loads(own.body)["payload"] == {"m": 7}
+
+
+async def test_the_methods_for_sessions_ask_what_their_arguments_say(amqp_url: str) -> None:
+    """Each by its own routing key, and each gets the payload of its own answer."""
+    name = "ts_251130_a"
+    summary = {
+        "session_id": name,
+        "user_id": USER,
+        "created_at": "2025-11-30T14:30:00Z",
+        "updated_at": "2025-11-30T14:30:00Z",
+        "active": True,
+        "request_count": 1,
+    }
+    answers = {
+        "get": summary | {"event_count": 3},
+        "list": {"sessions": [summary], "total_count": 7, "offset": 2, "limit": 1},
+        "close": {"session_id": name, "closed_at": "now", "total_requests": 1, "total_events": 3},
+    }
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(SessionClient(amqp_url))
+        responders = {}
+        for key, payload in answers.items():
+            responder = await stack.enter_async_context(responding(amqp_url, Names().of(key)))
+            responder.make_reply = partial(extended, payload=payload)
+            responders[key] = responder
+        got = await client.get_session(name, user_id=USER)
+        listed = await client.list_sessions(
+            user_id=USER, casefile_id="cf_251013_abc", active_only=False, limit=1, offset=2
+        )
+        closed = await client.close_session(name, user_id=USER)
+    assert (got.payload.session_id, got.payload.event_count) == (name, 3)
+    assert ([each.title for each in listed.payload.sessions], listed.payload.total_count) == ([None], 7)
+    assert (closed.payload.closed_at, closed.payload.duration_seconds) == ("now", None)
+    asked = {key: json.loads(responder.requests[0].body) for key, responder in responders.items()}
+    assert {key: body["operation"].partition("_")[0] for key, body in asked.items()} == {
+        key: key for key in answers
+    }
+    assert asked["list"]["payload"] == {
+        "user_id": None,
+        "casefile_id": "cf_251013_abc",
+        "active_only": False,
+        "limit": 1,
+        "offset": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "words"),
+    [
+        ({"status": "failed", "error": "too late"}, RequestFailed, "too late"),
+        ({"status": "completed"}, ReplyInvalid, "completed and has no payload"),
+        ({"status": "completed", "payload": {"since": 1}}, ReplyInvalid, "payload.until: is required"),
+    ],
+)
+async def test_an_answer_without_a_payload_is_an_error(
+    amqp_url: str, fields: dict[str, object], error: type[Exception], words: str
+) -> None:
+    """So that what is returned always has one."""
+    async with responding(amqp_url, Names().of(EXTEND.key)) as responder, SessionClient(amqp_url) as client:
+        responder.make_reply = lambda message: extended(message, **({"payload": None} | fields))
+        with pytest.raises(error, match=words):
+            await client.call(EXTEND, ExtendSession(m=5), user_id=USER)
+
+
+async def test_a_call_that_no_worker_serves_names_the_routing_key(
+    amqp_url: str, responder: Responder
+) -> None:
+    async with SessionClient(amqp_url) as client:
+        with pytest.raises(RequestNotRouted, match="for 'extend_session'; start a worker that serves it"):
+            await client.call(EXTEND, ExtendSession(m=5), user_id=USER)
+        await client.create_session(user_id=USER)
 
 
 async def test_two_calls_with_one_request_id_both_get_an_answer(amqp_url: str, responder: Responder) -> None:
@@ -290,7 +402,7 @@ async def test_a_cancelled_call_leaves_nothing_behind(amqp_url: str, responder: 
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        assert client._calls == {}
+        assert client._calls._waiting == {}
         responder.may_reply.set()
         await client.create_session(user_id=USER)
 

@@ -145,7 +145,7 @@ async def test_a_call_given_up_in_a_pause_of_the_network_costs_nobody_the_link(
     monkeypatch.setattr("session_client.link.SILENCE_SECONDS", 1.0)
     responder.may_reply.clear()
     async with SessionClient(proxy.url) as client:
-        link = await client._keeper.link(1)
+        link = await client._calls._keeper.link(1)
         assert link is not None
         for _ in range(2):
             proxy.mode = "stall-down"
@@ -159,7 +159,7 @@ async def test_a_call_given_up_in_a_pause_of_the_network_costs_nobody_the_link(
             assert not link.lost.done()
         responder.may_reply.set()
         await client.create_session(user_id=USER)
-        assert client._keeper.links_tried == 1
+        assert client._calls._keeper.links_tried == 1
 
 
 async def test_a_request_over_the_brokers_limit_ends_its_own_call_alone(own_rabbitmq: RabbitMQ) -> None:
@@ -178,7 +178,7 @@ async def test_a_request_over_the_brokers_limit_ends_its_own_call_alone(own_rabb
         assert "max_message_size is 2000" in str(large)
         assert not [each for each in small if isinstance(each, BaseException)]
         await client.create_session(user_id=USER)
-        assert client._keeper.links_tried == 2
+        assert client._calls._keeper.links_tried == 2
         assert len({message.headers["x-request-id"] for message in responder.requests}) == 21
 
 
@@ -245,7 +245,7 @@ async def test_a_client_closed_while_it_connects_does_not_stay_connected(proxy: 
     proxy.mode = "pass"
     with pytest.raises(ClientClosed, match="while it connected"):
         await opening
-    assert not client._keeper.is_running
+    assert not client._calls._keeper.is_running
     await eventually(lambda: proxy.connections == 0)
 
 
@@ -301,4 +301,4 @@ async def test_a_blocking_broker_makes_calls_wait_and_no_link_is_given_up(
         finally:
             own_rabbitmq.set_alarm(False)
         await asyncio.gather(*calls)
-        assert client._keeper.links_tried == 1
+        assert client._calls._keeper.links_tried == 1

@@ -10,6 +10,8 @@ import pytest
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "api.md").read_text()
 PACKAGES = ["session_contracts", "session_client", "session_worker"]
+SESSIONS = ["create_session", "get_session", "list_sessions", "close_session"]
+CLIENT = ["open", "close", "call", *SESSIONS, "request"]
 
 
 def listed(package: str) -> list[str]:
@@ -36,7 +38,7 @@ def test_what_a_package_exports_is_there(package: str) -> None:
 @pytest.mark.parametrize(
     ("package", "name", "members"),
     [
-        ("session_client", "SessionClient", ["open", "close", "create_session", "request"]),
+        ("session_client", "SessionClient", CLIENT),
         ("session_client", "RequestFailed", ["code", "retryable"]),
     ],
 )

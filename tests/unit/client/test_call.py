@@ -14,7 +14,13 @@ from session_client.link import Link
 from session_client.net.brokers import Broker
 from session_client.net.errors import LinkLostError
 from session_client.publish_errors import NotAcceptedError, UnconfirmedError
-from session_contracts import CreateSessionPayload, CreateSessionRequest, CreateSessionResponse, Names
+from session_contracts import (
+    CREATE_SESSION,
+    CreateSessionPayload,
+    CreateSessionRequest,
+    CreateSessionResponse,
+    Names,
+)
 
 REQUEST = CreateSessionRequest(user_id="ada", payload=CreateSessionPayload())
 
@@ -28,9 +34,9 @@ def a_link() -> Link:
 async def test_only_waiting_in_vain_doubles_the_time_of_the_next_try(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy worker must not get more copies the slower it is; but a full queue, or a lost connection, says
     nothing about the worker, and a reply that is lost afterwards must be asked for as soon as ever."""
-    monkeypatch.setattr("session_client.client.RETRY_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("session_client.calls.RETRY_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr("session_client.call.FIRST_REPLY_WAIT_SECONDS", 0.02)
-    client, call = SessionClient("amqp://mq/"), Call(REQUEST, timeout=60)
+    calls, call = SessionClient("amqp://mq/")._calls, Call(CREATE_SESSION, REQUEST, timeout=60)
     for outcome, wait in (
         (NotAcceptedError("full"), 0.02),
         (LinkLostError("gone"), 0.02),
@@ -40,10 +46,10 @@ async def test_only_waiting_in_vain_doubles_the_time_of_the_next_try(monkeypatch
         (NotAcceptedError("full"), 0.08),
     ):
         link = a_link()
-        monkeypatch.setattr(client._keeper, "link", AsyncMock(return_value=link))
+        monkeypatch.setattr(calls._keeper, "link", AsyncMock(return_value=link))
         monkeypatch.setattr(link, "publish", AsyncMock(side_effect=outcome))
         monkeypatch.setattr(link, "blocked", AsyncMock(return_value=None))
-        await client._try(call)
+        await calls._try(call)
         assert call.reply_wait == wait, outcome
 
 
@@ -51,18 +57,22 @@ async def test_a_link_that_is_lost_before_the_reply_lengthens_no_wait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nor time: the try ends at once."""
-    client, call, link = SessionClient("amqp://mq/"), Call(REQUEST, timeout=60), a_link()
-    monkeypatch.setattr(client._keeper, "link", AsyncMock(return_value=link))
+    calls, call, link = (
+        SessionClient("amqp://mq/")._calls,
+        Call(CREATE_SESSION, REQUEST, timeout=60),
+        a_link(),
+    )
+    monkeypatch.setattr(calls._keeper, "link", AsyncMock(return_value=link))
     monkeypatch.setattr(link, "publish", AsyncMock(side_effect=lambda *_: link.fail("gone")))
     async with asyncio.timeout(2):
-        await client._try(call)
+        await calls._try(call)
     assert call.accepted
     assert call.reply_wait == 5
 
 
 async def test_the_deadline_bounds_every_try() -> None:
     """The time that is left, where that is less than a try's."""
-    call = Call(REQUEST, timeout=0.05)
+    call = Call(CREATE_SESSION, REQUEST, timeout=0.05)
     assert 0 < call.reply_wait <= 0.05
     await asyncio.wait({call.replied}, timeout=call.reply_wait)
     assert call.is_overdue
@@ -70,7 +80,7 @@ async def test_the_deadline_bounds_every_try() -> None:
 
 async def test_the_time_to_live_is_what_is_left_of_the_timeout() -> None:
     """In milliseconds, as text, never more than the caller gave."""
-    expiration = Call(REQUEST, timeout=7).message("replies").properties.expiration
+    expiration = Call(CREATE_SESSION, REQUEST, timeout=7).message("replies").properties.expiration
     assert isinstance(expiration, str)
     assert 6000 < int(expiration) <= 7000
 

@@ -10,12 +10,12 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
 from session_client.call import Call
-from session_contracts import CreateSessionPayload, CreateSessionRequest
+from session_contracts import CREATE_SESSION, CreateSessionPayload, CreateSessionRequest
 
 
 async def headers() -> dict[str, object]:
     request = CreateSessionRequest(user_id="ada@example.com", payload=CreateSessionPayload())
-    return dict(Call(request, 1.0).message("replies").headers)
+    return dict(Call(CREATE_SESSION, request, 1.0).message("replies").headers)
 
 
 async def test_a_request_belongs_to_the_current_span() -> None:

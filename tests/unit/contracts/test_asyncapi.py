@@ -10,7 +10,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from session_client.call import Call
-from session_contracts import CreateSessionPayload, CreateSessionRequest, Names
+from session_contracts import CREATE_SESSION, CreateSessionPayload, CreateSessionRequest, Names
 from session_contracts.asyncapi import document
 from session_worker.requests.outcomes import Reply
 from session_worker.requests.settle import reply_message
@@ -69,7 +69,7 @@ def check_properties(message: str, given: dict[str, Any]) -> None:
 
 async def test_what_the_client_sends_beside_the_body_is_declared() -> None:
     request = CreateSessionRequest(user_id="ada", payload=CreateSessionPayload())
-    properties = Call(request, timeout=30).message("shop.replies").properties
+    properties = Call(CREATE_SESSION, request, timeout=30).message("shop.replies").properties
     given: dict[str, Any] = dict(properties)
     assert given.pop("delivery_mode") == 2
     given["type"] = given.pop("message_type")

@@ -6,7 +6,7 @@ import asyncio
 import shlex
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import typer
 from pydantic import ValidationError
@@ -153,7 +153,7 @@ async def _ask(client: SessionClient, request: CreateSessionRequest, timeout: fl
     try:
         response = await client.request(request, timeout=timeout)
     except RequestFailed as failed:
-        response, failure = failed.response, failed
+        response, failure = cast("CreateSessionResponse", failed.response), failed
     except SessionClientError as error:
         failure = error
     return Result(request, time.perf_counter() - started, response, failure)
