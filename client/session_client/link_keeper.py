@@ -11,6 +11,7 @@ from tenacity import AsyncRetrying, wait_random_exponential
 from yarl import URL
 
 from session_client.net.brokers import NoBrokerError, first_to_open
+from session_client.net.diagnosis import InvalidValueError
 from session_client.net.errors import LinkLostError
 from session_client.net.urls import HEARTBEAT_SECONDS, broker_urls
 
@@ -147,11 +148,11 @@ def parse_urls(text: str, connection_name: str) -> tuple[URL, ...]:
     """Return the brokers' URLs in ``text``, where commas separate them.
 
     Raises:
-        ValueError: one of them is wrong; it is not quoted, for it may hold a password.
+        InvalidValueError: one of them is wrong.
     """
     try:
         urls = [URL(url) for url in broker_urls(text)]
-    except ValueError as error:
-        raise ValueError(f"url: {error}") from None
+    except InvalidValueError as error:
+        raise InvalidValueError(f"url: {error.what}", error.fix) from None
     defaults = {"heartbeat": str(HEARTBEAT_SECONDS), "name": connection_name}
     return tuple(url.with_query({**defaults, **url.query}) for url in urls)

@@ -22,3 +22,7 @@ class DiagnosedError(Exception):
         diagnosis = what if isinstance(what, Diagnosis) else Diagnosis(what, fix)
         super().__init__(str(diagnosis))
         self.what, self.fix = self.diagnosis = diagnosis
+
+
+class InvalidValueError(DiagnosedError, ValueError):
+    """A value that people wrote cannot be used. The parts quote nothing of it, for it may be a secret."""

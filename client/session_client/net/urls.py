@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from unicodedata import normalize
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
+from session_client.net.diagnosis import Diagnosis, InvalidValueError
+
 if TYPE_CHECKING:
     from yarl import URL
 
@@ -32,24 +34,28 @@ _URL = re.compile(
 
 
 _HOST = re.compile(r"(?:\[(?P<address>[^]]+)\]|(?P<name>[^][:]+))(?::(?P<port>[0-9]*))?")
-_WRITE_HOST = (
+_WRONG_HOST = Diagnosis(
+    "names no host that could be reached",
     "write host:port with the name or address of a machine (an IPv6 address in brackets) and a number, or "
-    "without port"
+    "without port",
 )
-_WRITE_PORT = f"the port must be 1 to {_LAST_PORT}; correct it, or leave it out for the usual one"
+_WRONG_PORT = Diagnosis(
+    f"the port must be 1 to {_LAST_PORT}", "correct it, or leave it out for the usual one"
+)
 
 
 def broker_urls(text: str) -> tuple[str, ...]:
     """The brokers' URLs in ``text``, where commas separate them.
 
     Raises:
-        ValueError: one of them cannot be used; a sentence that quotes nothing, for a URL may hold a password.
+        InvalidValueError: one of them cannot be used.
     """
     urls = tuple(filter(None, map(str.strip, text.split(","))))
     if not urls or not all(url.lower().startswith(("amqp://", "amqps://")) for url in urls):
-        raise ValueError(
+        raise InvalidValueError(
+            "is no broker's URL",
             "write amqp://user:password@host:port/vhost, or amqps://…, several of them separated by commas, "
-            "and a comma in a password as %2C"
+            "and a comma in a password as %2C",
         )
     for url in urls:
         _check(url)
@@ -60,15 +66,15 @@ def database_url(url: str) -> SplitResult:
     """The parts of a PostgreSQL URL. A host may be a folder with a socket, and there may be several of them.
 
     Raises:
-        ValueError: it cannot be used; the sentence quotes nothing, for a URL may hold a password.
+        InvalidValueError: it cannot be used.
     """
     _check_login(url)
     try:
         parts = urlsplit(url)
     except ValueError:  # brackets without an IPv6 address in them
-        raise ValueError(_WRITE_HOST) from None
+        raise InvalidValueError(_WRONG_HOST) from None
     if parts.fragment:
-        raise ValueError("what follows # would be ignored; write # as %23")
+        raise InvalidValueError("what follows # would be ignored", "write # as %23")
     for host in parts.netloc.rpartition("@")[2].split(","):
         found = _HOST.fullmatch(host)
         name = unquote(found["name"] or "") if found else ""
@@ -76,9 +82,9 @@ def database_url(url: str) -> SplitResult:
             _is_address(found["address"]) if found["address"] else name.startswith("/") or _is_name(name)
         ):
             if parts.netloc.rpartition("@")[2]:
-                raise ValueError(_WRITE_HOST)
+                raise InvalidValueError(_WRONG_HOST)
         elif found["port"] and not 1 <= int(found["port"]) <= _LAST_PORT:
-            raise ValueError(_WRITE_PORT)
+            raise InvalidValueError(_WRONG_PORT)
     return parts
 
 
@@ -93,13 +99,15 @@ def vhost_of(url: URL) -> str:
 
 
 def web_url(url: str) -> None:
-    """Raises ValueError unless ``url`` can be that of an HTTP interface; the sentence quotes nothing."""
+    """Raises InvalidValueError unless ``url`` can be that of an HTTP interface."""
     if not url.lower().startswith(("http://", "https://")):
-        raise ValueError("write http://user:password@host:port, or https://…")
+        raise InvalidValueError(
+            "is no URL of an HTTP interface", "write http://user:password@host:port, or https://…"
+        )
     _check_login(url)
     parts = _check_place(url)
     if parts["query"]:
-        raise ValueError("it takes no parameters; leave out what follows the ?")
+        raise InvalidValueError("it takes no parameters", "leave out what follows the ?")
 
 
 def splits_login(url: str) -> bool:
@@ -111,14 +119,14 @@ def splits_login(url: str) -> bool:
 
 
 def _check_login(url: str) -> None:
-    """Raises ValueError if libraries could disagree about where the login ends."""
+    """Raises InvalidValueError if libraries could disagree about where the login ends."""
     if not url.isprintable() or normalize("NFKC", url) != url:
-        raise ValueError(
-            "some characters cannot be seen, or not be told from others; write them percent-encoded (%0A for "
-            "a new line)"
+        raise InvalidValueError(
+            "some characters cannot be seen, or not be told from others",
+            "write them percent-encoded (%0A for a new line)",
         )
     if splits_login(url) or re.match(r"\w+://[^/?#]*[][\\@][^/?#]*@", url):
-        raise ValueError(
+        raise InvalidValueError(
             "in user and password, each of / # @ : ? , [ ] must be percent-encoded (%2F %23 %40 %3A %3F %2C "
             "%5B %5D)"
         )
@@ -128,21 +136,23 @@ def _check(url: str) -> None:
     _check_login(url)
     parts = _check_place(url)
     if len(unquote(parts["vhost"] or "").encode()) > _LONGEST_VHOST:
-        raise ValueError(f"the vhost is longer than {_LONGEST_VHOST} bytes; correct what follows the host")
+        raise InvalidValueError(
+            f"the vhost is longer than {_LONGEST_VHOST} bytes", "correct what follows the host"
+        )
     for name, value in parse_qsl(parts["query"] or "", keep_blank_values=True):
         if name == "heartbeat" and not _is_heartbeat(value):
-            raise ValueError(
+            raise InvalidValueError(
                 f"heartbeat must be whole seconds, 0 (none) to {_LONGEST_HEARTBEAT}, as in ?heartbeat=10"
             )
 
 
 def _check_place(url: str) -> re.Match[str]:
-    """Raises ValueError unless host and port can be used."""
+    """Raises InvalidValueError unless host and port can be used."""
     parts = _URL.fullmatch(url)
     if parts is None or not (_is_address(parts["address"]) if parts["address"] else _is_name(parts["name"])):
-        raise ValueError(_WRITE_HOST)
+        raise InvalidValueError(_WRONG_HOST)
     if parts["port"] and not 1 <= int(parts["port"]) <= _LAST_PORT:
-        raise ValueError(_WRITE_PORT)
+        raise InvalidValueError(_WRONG_PORT)
     return parts
 
 

@@ -167,7 +167,7 @@ class PostgreSQL(Server):
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
-            raise SandboxError("The private PostgreSQL is not running; call start().")
+            raise SandboxError("The private PostgreSQL is not running", "call start()")
         return self._process
 
     def _url(self, database: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from session_client.net.diagnosis import InvalidValueError
 from session_client.net.urls import broker_urls, splits_login
 
 
@@ -75,6 +76,7 @@ def test_any_other_is_refused_with_what_is_wrong_and_is_not_quoted(url: str, sai
     with pytest.raises(ValueError, match=said) as caught:
         broker_urls(url)
     assert "s3" not in str(caught.value)
+    assert isinstance(caught.value, InvalidValueError), "what is wrong and what to do are kept apart"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from session_client.net.diagnosis import InvalidValueError
 from session_worker.settings.postgresql_url import place_of, read
 
 
@@ -66,6 +67,7 @@ def test_any_other_is_refused_with_what_to_do_and_is_not_quoted(url: str, said: 
     with pytest.raises(ValueError, match=said) as caught:
         read(url)
     assert "s3" not in str(caught.value)
+    assert isinstance(caught.value, InvalidValueError), "what is wrong and what to do are kept apart"
 
 
 @pytest.mark.parametrize(

@@ -34,9 +34,22 @@ def _invalid(**flags: Any) -> str:
     """The only sentence with which these flags are refused."""
     with pytest.raises(InvalidSettingsError) as refused:
         load(**flags)
-    (sentence,) = refused.value.sentences
+    (setting,) = refused.value.settings
+    sentence = str(setting)
     assert sentence.startswith(("The settings do not fit together", f"{next(iter(flags))}: "))
     return sentence
+
+
+def test_what_is_wrong_what_to_do_and_where_it_comes_from_are_kept_apart() -> None:
+    """For programs; people read one text made of them. A rule that has no other way out has no ``fix``."""
+    with pytest.raises(InvalidSettingsError) as refused:
+        load(prefix="amq.x", ledger_url="postgresql://db/ledger?port=0", concurrency=0)
+    assert set(refused.value.settings) == {
+        ("prefix: must not begin with amq., which is the broker's own", "choose another one", "--prefix"),
+        ("ledger_url: parameter port must be 1 to 65535", "correct it", "--ledger-url"),
+        ("concurrency: must be at least 1", "", "--concurrency"),
+    }
+    assert "1 to 65535; correct it. It is given by --ledger-url." in str(refused.value)
 
 
 def test_the_folder_of_secret_files_may_be_named_in_small_letters(

@@ -36,7 +36,7 @@ def main(command: Path = Path("/proc/1/cmdline")) -> int:
     try:
         loaded = settings.load_only(ops_port=given.ops_port, ops_host=given.ops_host)
     except InvalidSettingsError as error:
-        return _said(1, " ".join(error.sentences))
+        return _said(1, str(error))
     if loaded.ops_port == 0:
         return _said(0, "The ops port is off: there is nothing to ask.")
     try:

@@ -23,7 +23,7 @@ def _explain(error: Exception) -> tuple[int, list[str]]:
     from session_worker.settings import InvalidSettingsError
 
     if isinstance(error, InvalidSettingsError):
-        return 2, list(error.sentences)
+        return 2, [str(setting) for setting in error.settings]
     if isinstance(error, UnicodeError):
         return 2, [f"A name, a variable or a file has something that is not UTF-8 text: {error}."]
     unwritable = error.__cause__ if isinstance(error, streams.UnwritableError) else streams.unwritable()
@@ -41,10 +41,9 @@ def _explain(error: Exception) -> tuple[int, list[str]]:
 def _expected() -> tuple[type[Exception], ...]:
     from session_client import SessionClientError
     from session_client.net.diagnosis import DiagnosedError
-    from session_worker.runtime.stopping import StartError
     from session_worker.sandbox import SandboxError
 
-    return Failure, DiagnosedError, SandboxError, SessionClientError, StartError
+    return Failure, DiagnosedError, SandboxError, SessionClientError
 
 
 def _refused_by_system(error: OSError) -> str:

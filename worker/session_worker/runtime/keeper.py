@@ -145,7 +145,8 @@ class LinkKeeper:
         try:
             return await connecting
         except (LinkLostError, TopologyError) as error:
-            raise StartError(f"{error}{self._way_out(error)}") from error
+            fixes = filter(None, (error.fix, self._way_out(error)))
+            raise StartError(error.what, "; ".join(fixes)) from error
 
     def _on_no_link(self, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
@@ -157,7 +158,7 @@ class LinkKeeper:
         """Advice for a user who has no broker and named none."""
         if getattr(error, "permanent", True) or "amqp_url" in self._settings.model_fields_set:
             return ""
-        return "; without a broker, `session-worker dev` runs a worker with one of its own"
+        return "without a broker, `session-worker dev` runs a worker with one of its own"
 
     async def _build(self, intake: Intake, opened: Opened) -> Link:
         """A link that consumes. It is ours before the first delivery comes, whose reply goes out by it."""

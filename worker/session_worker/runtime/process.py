@@ -92,7 +92,7 @@ async def serve(
     try:
         worker = Worker(settings, stop.asked, up=reporter.ask)
     except (AppError, LedgerError) as error:
-        raise StartError(str(error)) from error
+        raise StartError(error.diagnosis) from error
     telemetry_log.identify(worker.worker_id)
     stop.listen()
     obey(stop)

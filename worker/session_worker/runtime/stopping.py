@@ -8,6 +8,7 @@ import signal
 import threading
 from typing import TYPE_CHECKING, NoReturn
 
+from session_client.net.diagnosis import DiagnosedError
 from session_worker.telemetry.log import flush, say
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ EXIT_SECONDS = 3.0
 """What Python's own exit may take after that: ending threads, and calls that handlers registered."""
 
 
-class StartError(Exception):
-    """The worker cannot start; ``str()`` says why and what to do."""
+class StartError(DiagnosedError):
+    """The worker cannot start."""
 
 
 class Stop:

@@ -104,7 +104,7 @@ class Worker:
             from session_worker.telemetry import traces
         except ImportError as error:
             raise StartError(
-                "traces: OpenTelemetry is not installed; install session-worker[otel], or leave traces off"
+                "traces: OpenTelemetry is not installed", "install session-worker[otel], or leave traces off"
             ) from error
         except ValueError as error:  # the SDK reads some variables when it is imported
             raise StartError(f"traces: {error}") from error
@@ -127,7 +127,7 @@ class Worker:
         try:
             opened = await self.ledger.open()
         except LedgerError as error:
-            raise StartError(str(error)) from error
+            raise StartError(error.diagnosis) from error
         self._no_ledger = ""
         url = self._settings.ledger_url.get_secret_value()
         try:

@@ -54,7 +54,7 @@ class Control:
                 self._input.write(" ".join(expression.split()).encode() + b".\n")
                 self._input.flush()
             except BrokenPipeError:
-                raise SandboxError("The private RabbitMQ node is gone; call start().") from None
+                raise SandboxError("The private RabbitMQ node is gone", "call start()") from None
             kind, _, answer = self._answer(timeout).partition(" ")
         if kind != "ok":
             raise SandboxError(f"The private RabbitMQ node failed at a command: {answer[:500]}")
@@ -78,5 +78,5 @@ class Control:
                 raise SandboxError(f"The private RabbitMQ node gave no answer for {timeout:g} s.")
             block = os.read(self._output.fileno(), 65_536)
             if not block:
-                raise SandboxError("The private RabbitMQ node is gone; call start().")
+                raise SandboxError("The private RabbitMQ node is gone", "call start()")
             self._unread += block

@@ -146,5 +146,5 @@ class RabbitMQ(Server):
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
-            raise SandboxError("The private RabbitMQ node is not running; call start().")
+            raise SandboxError("The private RabbitMQ node is not running", "call start()")
         return self._process

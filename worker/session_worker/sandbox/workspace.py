@@ -36,7 +36,14 @@ _WHEN_NOTED = 'read -r noted && exec "$@"'
 
 
 class SandboxError(Exception):
-    """A private server cannot be had; the sentence says why and what to do."""
+    """A private server cannot be had: ``what`` is wrong, and ``fix`` is to be done, where anything is.
+
+    As an error of the worker's own is, but nothing here imports what is not of this folder.
+    """
+
+    def __init__(self, what: str, fix: str = "") -> None:
+        super().__init__(f"{what}; {fix}." if fix else what)
+        self.what, self.fix = what, fix
 
 
 class Workspace:
@@ -241,8 +248,8 @@ def find(name: str, package: str, *patterns: str) -> Path:
     found = shutil.which(name)
     if found is None:
         raise SandboxError(
-            f"`{name}` is not on this machine; install it with "
-            f"`{'sudo ' if os.geteuid() else ''}apt-get install {package}`."
+            f"`{name}` is not on this machine",
+            f"install it with `{'sudo ' if os.geteuid() else ''}apt-get install {package}`",
         )
     return Path(found)
 
@@ -264,6 +271,6 @@ def _account(name: str, server: str) -> pwd.struct_passwd:
         return pwd.getpwnam(name)
     except KeyError:
         raise SandboxError(
-            f"As root a private {server} runs as the user `{name}`, who does not exist; "
-            f"install Debian's package of {server}, or run this as another user."
+            f"As root a private {server} runs as the user `{name}`, who does not exist",
+            f"install Debian's package of {server}, or run this as another user",
         ) from None

@@ -6,6 +6,8 @@ import math
 import re
 from datetime import UTC, datetime
 
+from session_client.net.diagnosis import InvalidValueError
+
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
@@ -13,11 +15,11 @@ def seconds(text: str) -> float:
     """Read ``90``, ``90s``, ``15m``, ``1.5h`` or ``7d``; return seconds.
 
     Raises:
-        ValueError: it is none of these.
+        InvalidValueError: it is none of these.
     """
     match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?)([smhd]?)", text.strip().lower())
     if match is None:
-        raise ValueError("is not a time: write 30s, 15m, 1h or 7d")
+        raise InvalidValueError("is not a time", "write 30s, 15m, 1h or 7d")
     return float(match[1]) * _UNITS[match[2] or "s"]
 
 

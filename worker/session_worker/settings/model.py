@@ -23,13 +23,14 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from session_client.net.diagnosis import InvalidValueError
 from session_client.net.urls import LOCAL_BROKER, MANAGEMENT_PORT, broker_urls, web_url
 from session_contracts.amqp import DEFAULT_REPLY_TO_ALLOW
 from session_contracts.errors import rule
 from session_contracts.types import Rule
 from session_worker.settings import durations, postgresql_url, sources
 from session_worker.settings.default_ledger import FORMER, default_ledger_url, sqlite_url
-from session_worker.settings.sources import InvalidSettingsError
+from session_worker.settings.sources import InvalidSetting, InvalidSettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -192,7 +193,9 @@ class Settings(BaseSettings):
     @classmethod
     def _check_prefix(cls, value: str) -> str:
         if value.startswith("amq."):
-            raise ValueError("must not begin with amq., which is the broker's own; choose another one")
+            raise InvalidValueError(
+                "must not begin with amq., which is the broker's own", "choose another one"
+            )
         return value
 
     @field_validator("amqp_url")
@@ -213,9 +216,11 @@ class Settings(BaseSettings):
     def _check_ledger_url(cls, value: SecretStr) -> SecretStr:
         url = value.get_secret_value()
         if not url.startswith(("sqlite:///", "postgresql://", "postgres://")):
-            raise ValueError("write sqlite:///path.db or postgresql://user:password@host/database")
+            raise InvalidValueError(
+                "is no ledger's URL", "write sqlite:///path.db or postgresql://user:password@host/database"
+            )
         if "\n" in url:  # what follows would be taken for a part of the file's name, and printed
-            raise ValueError("must be one line; remove what follows the URL")
+            raise InvalidValueError("must be one line", "remove what follows the URL")
         if not url.startswith("sqlite:"):
             postgresql_url.read(url)
         return value
@@ -231,9 +236,13 @@ class Settings(BaseSettings):
     @classmethod
     def _check_delays(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if not value or len(value) > 20 or any(not 1 <= delay <= 86_400 for delay in value):
-            raise ValueError("give 1 to 20 delays of 1 to 86400 seconds, for example 1,5,30")
+            raise InvalidValueError(
+                "must be 1 to 20 delays of 1 to 86400 seconds", "write for example 1,5,30"
+            )
         if list(value) != sorted(set(value)):
-            raise ValueError("give each delay once, the shortest first, for example 1,5,30")
+            raise InvalidValueError(
+                "must name each delay once, the shortest first", "write for example 1,5,30"
+            )
         return value
 
     @field_validator("reply_to_allow")
@@ -242,14 +251,14 @@ class Settings(BaseSettings):
         try:
             re.compile(value)
         except (re.error, OverflowError) as error:
-            raise ValueError(f"not a regular expression: {error}") from None
+            raise InvalidValueError(f"not a regular expression: {error}") from None
         return value
 
     @field_validator("handler")
     @classmethod
     def _check_handler(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", value):
-            raise ValueError("write it as package.module:function")
+            raise InvalidValueError("names no function", "write it as package.module:function")
         return value
 
     @field_validator("*", mode="before")
@@ -262,13 +271,13 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             value = value.strip()
             if not value:
-                raise ValueError("is empty; give it a value, or remove it")
+                raise InvalidValueError("is empty", "give it a value, or remove it")
         return value
 
     @model_validator(mode="after")
     def _check_times(self) -> Settings:
         if self.handler_timeout + self.shutdown_grace >= CONSUMER_TIMEOUT:
-            raise ValueError(
+            raise InvalidValueError(
                 f"handler_timeout plus shutdown_grace must stay under {CONSUMER_TIMEOUT:.0f} s, after which "
                 "the broker takes an unfinished request away"
             )
@@ -277,7 +286,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _check_retention(self) -> Settings:
         if self.retention is not None and self.retention < self.dedupe_window:
-            raise ValueError(
+            raise InvalidValueError(
                 f"retention ({durations.text(self.retention)}) must not be shorter than dedupe_window "
                 f"({durations.text(self.dedupe_window)}), within which a request that is sent again gets the "
                 "answer it had"
@@ -287,7 +296,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _check_processes(self) -> Settings:
         if self.processes > 1 and self.ledger_url.get_secret_value().startswith("sqlite:"):
-            raise ValueError(
+            raise InvalidValueError(
                 "processes above 1 need a PostgreSQL ledger (ledger_url): a SQLite file takes one writer at "
                 "a time, and more of them only wait for each other"
             )
@@ -357,31 +366,31 @@ def _read(flags: Mapping[str, Any], unused: Mapping[str, Any] = MappingProxyType
         origins = {name: f"the file {path}" for name, path in files.items()}
         origins |= {name: sources.origin(variable) for name, variable in variables.items()}
         origins |= {name: f"--{name.replace('_', '-')}" for name in flags}
-        raise InvalidSettingsError(*_sentences(error, origins)) from error
+        raise InvalidSettingsError(*_invalid(error, origins)) from error
     if "ledger_url" not in loaded.model_fields_set and os.path.exists(FORMER):  # noqa: PTH110 - raises nothing
         former, new = (
             sqlite_url(FORMER.absolute()),
             default_ledger_url(),
         )
         raise InvalidSettingsError(
-            f"ledger_url: not set, and this folder has a ledger {FORMER} of an earlier release. "
-            f"Set SESSION_WORKER_LEDGER_URL={former} to go on with that one, or "
-            f"SESSION_WORKER_LEDGER_URL={new} for one in the new default place."
+            InvalidSetting(
+                f"ledger_url: not set, and this folder has a ledger {FORMER} of an earlier release",
+                f"set SESSION_WORKER_LEDGER_URL={former} to go on with that one, or "
+                f"SESSION_WORKER_LEDGER_URL={new} for one in the new default place",
+            )
         )
     return loaded
 
 
-def _sentences(error: ValidationError, origins: Mapping[str, str]) -> Iterator[str]:
-    """Yield a sentence for each invalid setting. It says where the value came from, but not the value, which
-    may be a secret."""
+def _invalid(error: ValidationError, origins: Mapping[str, str]) -> Iterator[InvalidSetting]:
     for problem in error.errors(include_input=False, include_url=False):
-        own = problem["msg"].removeprefix("Value error, ")  # a sentence from above
-        text = own if problem["type"] == "value_error" else rule(problem)
+        own = problem.get("ctx", {}).get("error")  # one from above, if it is a ValueError
+        what, fix = own.diagnosis if isinstance(own, InvalidValueError) else (rule(problem), "")
         if problem["loc"]:
             name = str(problem["loc"][0])
-            yield f"{name}: {text}. It is given by {origins.get(name, 'nobody, which is a defect')}."
+            yield InvalidSetting(f"{name}: {what}", fix, origins.get(name, "nobody, which is a defect"))
         else:
-            yield f"The settings do not fit together: {text}."
+            yield InvalidSetting(f"The settings do not fit together: {what}", fix)
 
 
 def unknown_variables() -> dict[str, str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
+from session_client.net.diagnosis import Diagnosis, InvalidValueError
 from session_client.net.urls import POSTGRESQL_PORT, database_url
 
 if TYPE_CHECKING:
@@ -71,16 +72,21 @@ def read(url: str) -> Target:
     """Read the URL of a PostgreSQL ledger.
 
     Raises:
-        ValueError: it cannot be used. The sentence quotes no value, since a URL may hold a password.
+        InvalidValueError: it cannot be used.
     """
     parts = database_url(url)
     for name, setting in os.environ.items():
         if name.startswith("PG") and setting != setting.encode(errors="replace").decode():
-            raise ValueError(f"PostgreSQL's variable {name} is not UTF-8, and counts as well; correct it")
+            raise InvalidValueError(
+                f"PostgreSQL's variable {name} is not UTF-8, and counts as well", "correct it"
+            )
     try:
         pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
     except ValueError:
-        raise ValueError("write its parameters as name=value, separated by &") from None
+        raise InvalidValueError(
+            "has something else than parameters after the ?",
+            "write its parameters as name=value, separated by &",
+        ) from None
     given = dict(pairs)
     _check(given)
     seconds = given.pop("connect_timeout", None)
@@ -94,18 +100,21 @@ def read(url: str) -> Target:
 def _check(given: Mapping[str, str]) -> None:
     for name, value in given.items():
         if name in _UNKNOWN:
-            raise ValueError(f"parameter {name} cannot be used here; leave it out: {_UNKNOWN[name]}")
+            raise InvalidValueError(
+                f"parameter {name} cannot be used here", f"leave it out: {_UNKNOWN[name]}"
+            )
         if not value:
-            raise ValueError(f"parameter {name} has no value; give it one, or leave it out")
+            raise InvalidValueError(f"parameter {name} has no value", "give it one, or leave it out")
     if given.get("sslrootcert") == "system":
-        raise ValueError(
-            "sslrootcert=system cannot be used here; name the file of the system's authorities, on Debian "
-            "sslrootcert=/etc/ssl/certs/ca-certificates.crt"
+        raise InvalidValueError(
+            "sslrootcert=system cannot be used here",
+            "name the file of the system's authorities, on Debian "
+            "sslrootcert=/etc/ssl/certs/ca-certificates.crt",
         )
     if not all(_is_count(port, 65_535) for port in given.get("port", "1").split(",")):
-        raise ValueError("parameter port must be 1 to 65535; correct it")
+        raise InvalidValueError("parameter port must be 1 to 65535", "correct it")
     if not _is_count(given.get("connect_timeout", "1"), _MOST_SECONDS):
-        raise ValueError(f"connect_timeout must be whole seconds, 1 to {_MOST_SECONDS}; correct it")
+        raise InvalidValueError(f"connect_timeout must be whole seconds, 1 to {_MOST_SECONDS}", "correct it")
 
 
 def _is_count(text: str, most: int) -> bool:
@@ -146,7 +155,7 @@ def unnamed_user(url: str) -> bool:
     return False
 
 
-def unreadable_file(url: str) -> str | None:
+def unreadable_file(url: str) -> Diagnosis | None:
     """Name the first file that asyncpg needs for ``url`` and cannot read, and say why and what to do."""
     given = dict(parse_qsl(urlsplit(url).query))
     for name, (variable, usual) in _FILES.items():
@@ -157,13 +166,13 @@ def unreadable_file(url: str) -> str | None:
                 pass
         except (FileNotFoundError, NotADirectoryError) as error:
             if named:
-                return f"{name} {named} ({error.strerror}); {_CORRECT}"
+                return Diagnosis(f"{name} {named} ({error.strerror})", _CORRECT)
         except OSError as error:
             if named:
-                return f"{name} {named} ({error.strerror}); {_CORRECT}"
-            return (
-                f"{path} ({error.strerror}); make it readable for this user, or set HOME to another folder "
-                f"than {Path.home()}"
+                return Diagnosis(f"{name} {named} ({error.strerror})", _CORRECT)
+            return Diagnosis(
+                f"{path} ({error.strerror})",
+                f"make it readable for this user, or set HOME to another folder than {Path.home()}",
             )
         except RuntimeError:  # there is no home folder
             continue

@@ -6,7 +6,9 @@ import difflib
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+from session_client.net.diagnosis import Diagnosis
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,12 +26,29 @@ _SIMILAR = 0.9
 """How much a name without our prefix must resemble one of ours to be a misspelt one."""
 
 
-class InvalidSettingsError(Exception):
-    """Some settings are invalid. ``sentences`` has one for each: what is wrong, and what to do."""
+class InvalidSetting(NamedTuple):
+    """What is wrong with a setting, what to do, and where its value came from. ``str()`` makes sentences of
+    that; the value is not in them, for it may be a secret."""
 
-    def __init__(self, *sentences: str) -> None:
-        super().__init__(" ".join(sentences))
-        self.sentences = sentences
+    what: str
+    fix: str = ""
+    origin: str = ""
+
+    def __str__(self) -> str:
+        given = f" It is given by {self.origin}." if self.origin else ""
+        return f"{Diagnosis(self.what, self.fix)}.{given}"
+
+
+class InvalidSettingsError(Exception):
+    """Some settings are invalid; ``settings`` says of each what and why."""
+
+    def __init__(self, *settings: InvalidSetting) -> None:
+        super().__init__(" ".join(map(str, settings)))
+        self.settings = settings
+
+
+def _invalid(what: str, fix: str) -> InvalidSettingsError:
+    return InvalidSettingsError(InvalidSetting(what, fix))
 
 
 def variables() -> dict[str, str]:
@@ -44,9 +63,7 @@ def variables() -> dict[str, str]:
         if not name.upper().startswith(PREFIX):
             continue
         if os.environ[found.setdefault(setting, name)] != os.environ[name]:
-            raise InvalidSettingsError(
-                f"{setting}: {found[setting]} and {name} give it two values; remove one of them."
-            )
+            raise _invalid(f"{setting}: {found[setting]} and {name} give it two values", "remove one of them")
     return found
 
 
@@ -60,9 +77,7 @@ def files() -> dict[str, Path]:
     for path in _in_the_folder():
         setting = path.name.upper().removeprefix(PREFIX).lower()
         if path.name.upper().startswith(PREFIX) and found.setdefault(setting, path) != path:
-            raise InvalidSettingsError(
-                f"{setting}: two secret files give it, {found[setting]} and {path}; remove one."
-            )
+            raise _invalid(f"{setting}: two secret files give it, {found[setting]} and {path}", "remove one")
     return found
 
 
@@ -72,13 +87,13 @@ def _in_the_folder() -> list[Path]:
         return []
     folder = os.environ[named] if named else SECRETS
     if not folder.strip():
-        raise InvalidSettingsError(f"{_FOLDER}: is empty; name the folder of the secret files, or remove it.")
+        raise _invalid(f"{_FOLDER}: is empty", "name the folder of the secret files, or remove it")
     try:
         return sorted(Path(folder).iterdir())
     except OSError as error:
-        raise InvalidSettingsError(
-            f"{_FOLDER}: the folder {folder} cannot be read by uid {os.geteuid()} ({error.strerror}); "
-            "correct it, or name another."
+        raise _invalid(
+            f"{_FOLDER}: the folder {folder} cannot be read by uid {os.geteuid()} ({error.strerror})",
+            "correct it, or name another",
         ) from error
 
 
@@ -91,27 +106,25 @@ def secret(setting: str, path: Path) -> str:
     where, user = f"{setting}: the secret file {path}", f"uid {os.geteuid()}"
     try:
         if path.is_dir():
-            raise InvalidSettingsError(
-                f"{where} is a folder (Docker makes one where a mount's source is missing); put the file "
-                "with the value in its place."
+            raise _invalid(
+                f"{where} is a folder (Docker makes one where a mount's source is missing)",
+                "put the file with the value in its place",
             )
         if path.exists() and not path.is_file():
-            raise InvalidSettingsError(f"{where} is no regular file; put a file with the value in its place.")
+            raise _invalid(f"{where} is no regular file", "put a file with the value in its place")
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
-            raise InvalidSettingsError(
-                f"{where} is larger than {MOST_BYTES} bytes; put a file with the value alone in its place."
+            raise _invalid(
+                f"{where} is larger than {MOST_BYTES} bytes", "put a file with the value alone in its place"
             )
         return content.decode("utf-8-sig")
     except OSError as error:
-        raise InvalidSettingsError(
-            f"{where} cannot be read by {user} ({error.strerror}); let it, or remove it."
+        raise _invalid(
+            f"{where} cannot be read by {user} ({error.strerror})", "let it, or remove it"
         ) from error
     except UnicodeDecodeError as error:
-        raise InvalidSettingsError(
-            f"{where} is not text in UTF-8 ({user} has read it); write it again."
-        ) from error
+        raise _invalid(f"{where} is not text in UTF-8 ({user} has read it)", "write it again") from error
 
 
 def origin(variable: str) -> str:

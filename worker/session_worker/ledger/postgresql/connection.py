@@ -8,7 +8,7 @@ from typing import Any
 
 import asyncpg
 
-from session_client.net.diagnosis import Diagnosis
+from session_client.net.diagnosis import Diagnosis, InvalidValueError
 from session_client.net.failures import in_one_line
 from session_worker.ledger.postgresql.errors import AWAY, UnusableError, explained
 from session_worker.settings import postgresql_url
@@ -62,8 +62,9 @@ async def _connect(
     """Raises one of AWAY, whatever the driver raises."""
     try:
         target = postgresql_url.read(url)
-    except ValueError as error:
-        raise UnusableError(Diagnosis(f"the ledger's URL cannot be used: {error}")) from None
+    except InvalidValueError as error:
+        diagnosis = Diagnosis(f"the ledger's URL cannot be used: {error.what}", error.fix)
+        raise UnusableError(diagnosis) from None
     for name in sorted(target.settings & settings.keys()):
         if name not in _YIELDING:
             raise UnusableError(

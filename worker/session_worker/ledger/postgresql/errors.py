@@ -86,6 +86,7 @@ def explained(url: str) -> Iterator[None]:
 def _about_tls(error: BaseException, place: str, url: str) -> Diagnosis | None:
     if failure := tls_failure(error, place, "sslrootcert"):
         return Diagnosis(f"the ledger's PostgreSQL: {failure.what}", failure.fix)
+    # asyncpg tells neither "root certificate" nor "rejected SSL" by a class or a number: by words alone.
     match error:
         case asyncpg.ClientConfigurationError():
             said = str(error).partition("\n")[0]
@@ -98,7 +99,8 @@ def _about_tls(error: BaseException, place: str, url: str) -> Diagnosis | None:
             and not place.startswith("socket ")
             and (file := postgresql_url.unreadable_file(url))
         ):
-            return Diagnosis(f"a file for TLS with the ledger's PostgreSQL cannot be read: {file}")
+            what = f"a file for TLS with the ledger's PostgreSQL cannot be read: {file.what}"
+            return Diagnosis(what, file.fix)
         case ConnectionError() if "rejected SSL" in str(error):
             return Diagnosis(
                 f"the ledger's PostgreSQL at {place} does not offer TLS",

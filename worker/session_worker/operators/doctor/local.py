@@ -43,8 +43,12 @@ async def examine(settings: Settings) -> list[Result]:
 
 def invalid_settings(error: InvalidSettingsError) -> list[Result]:
     """A failure for each setting that is invalid, without which nothing else can be checked."""
-    fix = "correct it; docs/settings.md has them all"
-    return [failed("settings", sentence, fix) for sentence in error.sentences]
+    found = [
+        (f"{each.what} ({each.origin})" if each.origin else each.what, each.fix) for each in error.settings
+    ]
+    return [
+        failed("settings", what, fix or "correct it; docs/settings.md has them all") for what, fix in found
+    ]
 
 
 def known_settings(prefix: str) -> Result:
