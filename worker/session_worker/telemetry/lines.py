@@ -12,6 +12,7 @@ import pydantic_core
 from session_worker.telemetry.plain_values import LEFT_OUT, shortened
 from session_worker.telemetry.printable import printable, printable_json
 from session_worker.telemetry.stderr import PIPE_BUF
+from session_worker.telemetry.tracebacks import coloured, of_handler
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 _ROOMS = (3000, 1000, 300, 100)
 """Characters that are left of a value, fewer and fewer, until the line fits into one write: a longer one
 would be torn apart by the lines of other processes on the same pipe."""
+ATTEMPT_FAILED = "attempt failed"
+"""The event whose stack trace is a handler's."""
 _SLASH, _DELETE = b"/\x7f"
 _SECRET = re.compile(r"(://[^/?#\s\"'@:]*:)[^/?#\s\"']*(?=@)|([?&]password=)[^&\s\"']*")
 
@@ -86,14 +89,17 @@ def as_text(line: Mapping[str, Any], encoding: str) -> bytes:
     known = {printable(name): value for name, value in line.items() if value is not None}
     known["timestamp"] = known["timestamp"].partition("T")[2]
     known["event"] = printable(str(line["event"]))
-    if "exception" in known:
-        known["exception"] = printable(str(known["exception"]), keep="\n")
+    trace = printable(str(known.pop("exception", "")), keep="\n")
     worker_id = known.pop("worker_id", None)
     if worker_id is not None and "request_id" not in known:  # a request's line has no room for both
         known["worker_id"] = worker_id
     if known.get("attempt") == 1:  # nor for what is the rule
         del known["attempt"]
-    return _masked(str(_console()(None, "", known))).encode(encoding, "replace") + b"\n"
+    text = _masked(str(_console()(None, "", known)))
+    if trace:
+        own = of_handler(trace) if line["event"] == ATTEMPT_FAILED else trace
+        text += "\n" + coloured(_masked(own))
+    return text.encode(encoding, "replace") + b"\n"
 
 
 @cache
@@ -120,7 +126,6 @@ def _console() -> structlog.dev.ConsoleRenderer:
             column("outcome", dev.BRIGHT),
             column("", key_style=dev.CYAN),
         ],
-        exception_formatter=dev.plain_traceback,
         sort_keys=False,
     )
 

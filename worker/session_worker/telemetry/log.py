@@ -12,7 +12,7 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from session_worker.telemetry import events, plain_values
-from session_worker.telemetry.lines import as_json, as_text
+from session_worker.telemetry.lines import ATTEMPT_FAILED, as_json, as_text
 from session_worker.telemetry.stderr import Stderr
 from session_worker.telemetry.trace import current_trace
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 LINES: dict[type[Event], tuple[str, str]] = {
     events.AttemptEnded: ("debug", "attempt ended"),
-    events.AttemptFailed: ("warning", "attempt failed"),
+    events.AttemptFailed: ("warning", ATTEMPT_FAILED),
     events.RequestFinished: ("info", "request finished"),
     events.ReplyConfirmed: ("debug", "reply confirmed"),
     events.ReplyUndeliverable: ("warning", "reply undeliverable"),
