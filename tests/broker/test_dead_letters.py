@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import sqlite3
 import subprocess
@@ -15,11 +16,16 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from session_contracts import ErrorCode, RequestStatus
+from session_contracts import CREATE_SESSION, GET_SESSION, ErrorCode, Names, Operation, RequestStatus, amqp
+from session_worker.broker.connection import Connection
+from session_worker.broker.topology import Topology
 from session_worker.ledger import open_ledger
+from session_worker.ledger.protocol import Claim, Finish
+from session_worker.messages.identifiers import new_session_id
 from session_worker.operators import dead_letters
 from session_worker.operators.dead_letters import Fate, Filter, ParkingLot, Sender
 from session_worker.operators.dead_letters.parking_lot import PAGE
+from session_worker.operators.operations import AnyObject
 from session_worker.settings import load
 from tests.faults.crashing_redrive import STEPS
 from tests.support.lab import ROOT, answer, code_of, request
@@ -34,19 +40,22 @@ if TYPE_CHECKING:
 
 DEAD = "session.create.dead"
 ALL = Filter()
+EXTEND = Operation("extend_session", AnyObject, AnyObject)
 
 
 @asynccontextmanager
-async def parking_lot(lab: Lab) -> AsyncIterator[ParkingLot]:
-    async with ParkingLot.open(load(amqp_url=lab.url)) as lot:
+async def parking_lot(lab: Lab, *operations: Operation[Any, Any]) -> AsyncIterator[ParkingLot]:
+    async with ParkingLot.open(load(amqp_url=lab.url), operations or [CREATE_SESSION]) as lot:
         yield lot
 
 
-def look(lab: Lab, wanted: Filter = ALL, limit: int | None = None) -> list[dict[str, Any]]:
+def look(
+    lab: Lab, wanted: Filter = ALL, limit: int | None = None, *operations: Operation[Any, Any]
+) -> list[dict[str, Any]]:
     """The letters as documents, whole."""
 
     async def work() -> list[dict[str, Any]]:
-        async with parking_lot(lab) as lot:
+        async with parking_lot(lab, *operations) as lot:
             pages = [page async for page in lot.matching(wanted, limit)]
         return [letter.document(whole=True) for page in pages for letter in page]
 
@@ -54,13 +63,17 @@ def look(lab: Lab, wanted: Filter = ALL, limit: int | None = None) -> list[dict[
 
 
 def redrive(
-    lab: Lab, wanted: Filter = ALL, limit: int | None = None, *, unknown: bool = False
+    lab: Lab,
+    wanted: Filter = ALL,
+    limit: int | None = None,
+    *operations: Operation[Any, Any],
+    unknown: bool = False,
 ) -> Counter[Fate]:
     async def work() -> Counter[Fate]:
         ledger = open_ledger(lab.ledger_url, worker_id=f"operator-{uuid4()}", holder_timeout=15)
         await ledger.open()
         try:
-            async with Sender.open(load(amqp_url=lab.url)) as sender, parking_lot(lab) as lot:
+            async with Sender.open(load(amqp_url=lab.url)) as sender, parking_lot(lab, *operations) as lot:
                 redriving = dead_letters.redrive(
                     lot, wanted, limit, ledger=ledger, sender=sender, unknown=unknown
                 )
@@ -433,6 +446,54 @@ def test_a_letter_keeps_its_body_whole(lab: Lab, size: int) -> None:
         lab.holds(DEAD, 1)
     [letter] = look(lab)
     assert (letter["body"].encode(), letter["body_bytes"]) == (body, len(body))
+
+
+def test_letters_of_each_operation_go_back_to_its_own_queue(lab_on_each_ledger: Lab) -> None:
+    """One command for all: the operation is that of the queue, and one without queues has no letters."""
+    lab = lab_on_each_ledger
+    lab.declare()
+    asyncio.run(_declare(lab, EXTEND))
+    extended = str(uuid4())
+    asked = {"request_id": extended, "user_id": "ada@example.com", "payload": {"minutes": 5}}
+    body = json.dumps(asked).encode()
+    asyncio.run(_fail_at_once(lab, EXTEND, body))
+    claimed = {amqp.REQUEST_ID: extended, amqp.ERROR_CODE: "handler_failed", amqp.ATTEMPTS: 6}
+    with lab.requester() as requester:
+        requester.send(create := request(), routing_key=DEAD)
+        requester.send(body, routing_key="session.extend_session.dead", headers=claimed)
+    every = (CREATE_SESSION, GET_SESSION, EXTEND)
+
+    letters = look(lab, ALL, None, *every)
+    assert [(letter["operation"], letter["request_id"]) for letter in letters] == [
+        ("create_session", None),
+        ("extend_session", extended),
+    ]
+    assert look(lab, ALL, None, EXTEND) == letters[1:]
+    assert redrive(lab, ALL, None, *every) == {Fate.RESENT: 1, Fate.REOPENED: 1}
+    assert lab.take("session.create")[0].body == create
+    assert lab.take("session.extend_session")[0].body == body
+    assert lab.entry(extended).status is RequestStatus.PENDING
+    assert look(lab, ALL, None, *every) == []
+
+
+async def _declare(lab: Lab, operation: Operation[Any, Any]) -> None:
+    connection = await Connection.open([lab.url], "test")
+    await Topology.of(Names().of(operation.key), (1,)).apply(connection)
+    await connection.close()
+
+
+async def _fail_at_once(lab: Lab, operation: Operation[Any, Any], body: bytes) -> None:
+    """Have the ledger keep a request that has failed, as a worker would."""
+    asked, fingerprint = operation.read(body)
+    token = uuid4()
+    ledger = open_ledger(lab.ledger_url, worker_id="one", holder_timeout=15)
+    await ledger.open()
+    await ledger.claim(
+        Claim(asked.request_id, fingerprint, token, new_session_id(), asked.user_id, operation.name)
+    )
+    code = ErrorCode.HANDLER_FAILED
+    await ledger.finish(Finish(asked.request_id, token, RequestStatus.FAILED, b"{}", code, "it failed"))
+    await ledger.close()
 
 
 def crash(lab: Lab, step: str, count: int) -> int:

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from session_contracts import RequestStatus, amqp
+from session_contracts import CREATE_SESSION, RequestStatus, amqp
 from session_worker.cli import streams, terminal
 from session_worker.cli.progress import Progress
 from session_worker.cli.views import entries, letters
@@ -258,7 +258,8 @@ class Receipt:
 
 def letter(body: bytes, **headers: str) -> DeadLetter:
     return DeadLetter.of(
-        Delivery(body, Receipt(), headers=HEADERS | headers, reply_to="a.reply" + EVIL, correlation_id=EVIL)
+        CREATE_SESSION,
+        Delivery(body, Receipt(), headers=HEADERS | headers, reply_to="a.reply" + EVIL, correlation_id=EVIL),
     )
 
 
@@ -270,7 +271,8 @@ def test_nothing_in_a_letter_commands_the_terminal(capsys: pytest.CaptureFixture
     """Headers and body are a requester's or a handler's: a table, a sheet, groups and JSON spell them out."""
     body = json.dumps({"user_id": "ada" + EVIL, EVIL: [EVIL]}, ensure_ascii=False).encode()
     given = letter(body)
-    group = Group("handler_failed", HEADERS[amqp.EXCEPTION_TYPE], 3, NOON, NOON, UUID(int=7), EVIL)  # type: ignore[arg-type]
+    exception = str(HEADERS[amqp.EXCEPTION_TYPE])
+    group = Group("create_session", "handler_failed", exception, 3, NOON, NOON, UUID(int=7), EVIL)
     row = given.document()
     for renderable in (letters.sheet(given), letters.table([row], NOON), letters.group_table([group], NOON)):
         assert is_harmless(shown(renderable, 200))

@@ -11,16 +11,21 @@ from uuid import UUID, uuid4
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
-from session_contracts import Names, amqp
+from session_contracts import CREATE_SESSION, Operation, amqp
 from session_worker.ledger.protocol import Reopened
 from session_worker.messages.delivery import Delivery
 from session_worker.messages.errors import NackedError
 from session_worker.operators import dead_letters
 from session_worker.operators.dead_letters import DeadLetter, Fate, Filter
+from session_worker.operators.operations import operations
+from session_worker.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from session_worker.operators.dead_letters import ParkingLot
 
 ID = uuid4()
 BODY = json.dumps({"request_id": str(ID), "user_id": "ada@example.com", "payload": {}}).encode()
@@ -45,8 +50,13 @@ class Receipt:
         raise AssertionError("the lot gives back by itself")
 
 
-def letter(headers: dict[str, Any] = HEADERS, body: bytes = BODY, **properties: Any) -> DeadLetter:
-    return DeadLetter.of(Delivery(body, Receipt([]), headers=headers, **properties))
+def letter(
+    headers: dict[str, Any] = HEADERS,
+    body: bytes = BODY,
+    operation: Operation[Any, Any] = CREATE_SESSION,
+    **properties: Any,
+) -> DeadLetter:
+    return DeadLetter.of(operation, Delivery(body, Receipt([]), headers=headers, **properties))
 
 
 class Redriving:
@@ -54,15 +64,18 @@ class Redriving:
 
     def __init__(self, answer: Reopened = Reopened.REOPENED, failure: Exception | None = None) -> None:
         self.steps: list[str] = []
-        self.names = Names()
         self._answer = answer
         self._failure = failure
 
     async def reopen(self, request_id: UUID, fingerprint: bytes) -> Reopened:
         assert (request_id, len(fingerprint)) == (ID, 32)
+        self.fingerprint = fingerprint
         await asyncio.sleep(0)
         self.steps.append("re-opened")
         return self._answer
+
+    async def check(self, parking_lot: ParkingLot) -> None:
+        assert parking_lot is self  # type: ignore[comparison-overlap]
 
     async def send(self, letter: DeadLetter) -> None:
         await asyncio.sleep(0)
@@ -137,6 +150,24 @@ async def test_a_letter_of_a_request_that_was_claimed_is_re_opened_though_no_att
     redriving = Redriving(Reopened.REOPENED)
     claimed = letter({**HEADERS, amqp.ATTEMPTS: 0, amqp.FIRST_SEEN_AT: "2026-01-02T03:04:05+00:00"})
     assert await redriving.run(claimed) == [Fate.REOPENED]
+
+
+class Minutes(BaseModel):
+    minutes: int
+    until: str = "now"
+
+
+async def test_a_request_is_re_opened_without_the_models_of_its_operation() -> None:
+    """Its fingerprint is the same with them and without: an operator has no code of the app at hand."""
+    body = json.dumps(
+        {"request_id": str(ID), "user_id": "ada@example.com", "payload": {"minutes": 5}}
+    ).encode()
+    known = Operation("extend_session", Minutes, Minutes)
+    (stranger,) = operations(Settings(), "extend_session")
+    redriving = Redriving()
+    assert await redriving.run(letter(body=body, operation=stranger)) == [Fate.REOPENED]
+    assert stranger.payload is not Minutes
+    assert redriving.fingerprint == known.read(body).fingerprint
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def _in_plain_words() -> Iterator[None]:
 app = typer.Typer(
     name="session-worker",
     cls=Commands,
-    help="Answer create-session requests over RabbitMQ. Each request takes effect once, whatever crashes.",
+    help="Answer requests over RabbitMQ. Each request takes effect once, whatever crashes.",
     epilog="Every setting can be given as an environment variable, for example SESSION_WORKER_AMQP_URL. "
     "`session-worker run --help` lists them all.",
     no_args_is_help=True,
@@ -137,12 +137,29 @@ OfRequest = Annotated[
 ]
 AtMost = Annotated[
     int | None,
-    typer.Option(min=1, metavar="N", help="Only the N oldest letters. Default: all.", show_default=False),
+    typer.Option(
+        min=1, metavar="N", help="Only N letters, the oldest of each operation first.", show_default=False
+    ),
 ]
 HandlerName = Annotated[
     str | None,
     typer.Option(
         metavar="MODULE:NAME", help="Handler. Default: $SESSION_WORKER_HANDLER.", show_default=False
+    ),
+]
+AppName = Annotated[
+    str | None,
+    typer.Option(
+        "--app",
+        metavar="MODULE:NAME",
+        help="App whose operations count too. Default: $SESSION_WORKER_APP.",
+        show_default=False,
+    ),
+]
+OfOperation = Annotated[
+    str | None,
+    typer.Option(
+        "--operation", metavar="NAME", help="Only this operation. Default: all.", show_default=False
     ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
@@ -304,15 +321,18 @@ def dead_list(
     user: OfUser = None,
     request_id: OfRequest = None,
     limit: Limit = 50,
+    operation: OfOperation = None,
+    app: AppName = None,
     amqp_url: AmqpUrl = None,
     prefix: Prefix = None,
     json: Json = False,
 ) -> None:
-    """List dead letters, oldest first. Changes nothing."""
+    """List dead letters, those of each operation oldest first. Changes nothing."""
     from session_worker.cli.dead import chosen, show_list
 
     wanted = chosen(code, exception, since, user, request_id)
-    raise typer.Exit(show_list(wanted, limit, json=json, amqp_url=amqp_url, prefix=prefix))
+    flags = {"operation": operation, "app": app, "amqp_url": amqp_url, "prefix": prefix}
+    raise typer.Exit(show_list(wanted, limit, json=json, **flags))
 
 
 @dead.command("groups")
@@ -321,20 +341,25 @@ def dead_groups(
     exception: ExceptionType = None,
     since: FailedSince = None,
     user: OfUser = None,
+    operation: OfOperation = None,
+    app: AppName = None,
     amqp_url: AmqpUrl = None,
     prefix: Prefix = None,
     json: Json = False,
 ) -> None:
-    """Count dead letters by error code and exception."""
+    """Count dead letters by operation, error code and exception."""
     from session_worker.cli.dead import chosen, show_groups
 
     wanted = chosen(code, exception, since, user)
-    raise typer.Exit(show_groups(wanted, json=json, amqp_url=amqp_url, prefix=prefix))
+    flags = {"operation": operation, "app": app, "amqp_url": amqp_url, "prefix": prefix}
+    raise typer.Exit(show_groups(wanted, json=json, **flags))
 
 
 @dead.command("show", cls=WithArgument)
 def dead_show(
     request_id: Annotated[str, typer.Argument(metavar="ID", show_default=False, hidden=True)],
+    operation: OfOperation = None,
+    app: AppName = None,
     amqp_url: AmqpUrl = None,
     prefix: Prefix = None,
     ledger_url: LedgerUrl = None,
@@ -345,7 +370,8 @@ def dead_show(
     Exits with 1 if there is no such letter."""
     from session_worker.cli.dead import show_one
 
-    flags = {"amqp_url": amqp_url, "prefix": prefix, "ledger_url": ledger_url}
+    flags = {"operation": operation, "app": app, "amqp_url": amqp_url, "prefix": prefix}
+    flags |= {"ledger_url": ledger_url}
     raise typer.Exit(show_one(request_id, json=json, **flags))
 
 
@@ -363,6 +389,8 @@ def dead_redrive(
     ] = False,
     yes: Yes = False,
     dry_run: DryRun = False,
+    operation: OfOperation = None,
+    app: AppName = None,
     amqp_url: AmqpUrl = None,
     prefix: Prefix = None,
     ledger_url: LedgerUrl = None,
@@ -374,7 +402,8 @@ def dead_redrive(
     from session_worker.cli.dead import chosen, redrive
 
     wanted = chosen(code, exception, since, user, request_id)
-    flags = {"amqp_url": amqp_url, "prefix": prefix, "ledger_url": ledger_url}
+    flags = {"operation": operation, "app": app, "amqp_url": amqp_url, "prefix": prefix}
+    flags |= {"ledger_url": ledger_url}
     raise typer.Exit(redrive(wanted, limit, unknown=unknown, yes=yes, dry_run=dry_run, json=json, **flags))
 
 
@@ -395,6 +424,8 @@ def dead_purge(
     limit: AtMost = None,
     yes: Yes = False,
     dry_run: DryRun = False,
+    operation: OfOperation = None,
+    app: AppName = None,
     amqp_url: AmqpUrl = None,
     prefix: Prefix = None,
     json: Json = False,
@@ -403,7 +434,7 @@ def dead_purge(
     from session_worker.cli.dead import chosen, purge
 
     wanted = chosen(code, exception, since, user, request_id)
-    flags = {"amqp_url": amqp_url, "prefix": prefix}
+    flags = {"operation": operation, "app": app, "amqp_url": amqp_url, "prefix": prefix}
     raise typer.Exit(purge(wanted, limit, yes=yes, dry_run=dry_run, json=json, **flags))
 
 

@@ -24,11 +24,14 @@ from session_worker.operators import dead_letters, entries
 from session_worker.operators.dead_letters import DeadLetter, Fate, Filter, ParkingLot, Sender
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
     from uuid import UUID
 
+    from session_contracts import Operation
     from session_worker.ledger.reader import Entry
     from session_worker.settings import Settings
+
+    Operations = Sequence[Operation[Any, Any]]
 
 T = TypeVar("T")
 
@@ -58,10 +61,10 @@ def chosen(
     return Filter(options.error_code(code), exception, options.since(since), user, id_)
 
 
-def show_list(wanted: Filter, limit: int, *, json: bool, **flags: str | None) -> int:
+def show_list(wanted: Filter, limit: int, *, operation: str | None, json: bool, **flags: str | None) -> int:
     """Print the oldest letters; none is no failure."""
-    loaded = command_settings.load_only(**flags)
-    rows = _run(_read(loaded, wanted, limit, DeadLetter.document, shown=not json))
+    loaded, asked = _load(operation, **flags)
+    rows = _run(_read(loaded, asked, wanted, limit, DeadLetter.document, shown=not json))
     if json:
         for row in rows:
             streams.write_document(row)
@@ -69,19 +72,19 @@ def show_list(wanted: Filter, limit: int, *, json: bool, **flags: str | None) ->
         terminal.results().print(letters.table(rows, datetime.now(UTC)))
     if len(rows) == limit:
         terminal.notices().print(
-            f"The oldest {limit}; there may be more: --limit, or `session-worker dead groups`."
+            f"{limit} of them; there may be more: --limit, or `session-worker dead groups`."
         )
     elif not rows:
         terminal.notices().print("No such letters.")
     return 0
 
 
-def show_groups(wanted: Filter, *, json: bool, **flags: str | None) -> int:
+def show_groups(wanted: Filter, *, operation: str | None, json: bool, **flags: str | None) -> int:
     """Print how many letters failed in which way."""
-    loaded = command_settings.load_only(**flags)
+    loaded, asked = _load(operation, **flags)
 
     async def work() -> list[dead_letters.Group]:
-        async with _reading(loaded, shown=not json) as parking_lot:
+        async with _reading(loaded, asked, shown=not json) as parking_lot:
             return await dead_letters.groups(parking_lot, wanted)
 
     found = _run(work())
@@ -95,11 +98,11 @@ def show_groups(wanted: Filter, *, json: bool, **flags: str | None) -> int:
     return 0
 
 
-def show_one(text: str, *, json: bool, **flags: str | None) -> int:
+def show_one(text: str, *, operation: str | None, json: bool, **flags: str | None) -> int:
     """Print the letters of one request, and what the ledger knows of it; 1 when there is none."""
     wanted = Filter(letter=_id(text, "ID"))
-    loaded = command_settings.load_only(**flags, holder_timeout=None)
-    found = _run(_read(loaded, wanted, MOST_SHOWN, lambda letter: letter, shown=not json))
+    loaded, asked = _load(operation, **flags)
+    found = _run(_read(loaded, asked, wanted, MOST_SHOWN, lambda letter: letter, shown=not json))
     if not found:
         terminal.notices().print(
             f"No letter {text}; `session-worker status {text}` says what the ledger knows."
@@ -122,6 +125,7 @@ def redrive(
     wanted: Filter,
     limit: int | None,
     *,
+    operation: str | None,
     unknown: bool,
     yes: bool,
     dry_run: bool,
@@ -129,10 +133,10 @@ def redrive(
     **flags: str | None,
 ) -> int:
     """Send letters to the workers again; 1 when some had to stay. Ask first where no filter chooses."""
-    loaded = command_settings.load_only(**flags, holder_timeout=None)
+    loaded, asked = _load(operation, **flags, holder_timeout=None)
     if wanted == Filter() and not (yes or dry_run):
         _must_be_askable("send all letters again; a filter, for example --code, chooses some")
-        limit = len(_run(_read(loaded, wanted, limit, bool, shown=not json)))
+        limit = len(_run(_read(loaded, asked, wanted, limit, bool, shown=not json)))
         if limit and not terminal.confirmed(f"Send {_letters(limit)} to the workers again?"):
             return _nothing_done()
     fates: Counter[Fate] = Counter()
@@ -144,7 +148,7 @@ def redrive(
             availability.watch(lambda up: _say_away(availability.reason, up=up))
             sender = await stack.enter_async_context(Sender.open(loaded))
             sender.connection.watchers.append(lambda: _say_blocked(blocked=sender.connection.blocked))
-            parking_lot = await stack.enter_async_context(_reading(loaded, shown=not json))
+            parking_lot = await stack.enter_async_context(_reading(loaded, asked, shown=not json))
             redriving = dead_letters.redrive(
                 parking_lot, wanted, limit, ledger=ledger, sender=sender, unknown=unknown
             )
@@ -153,7 +157,7 @@ def redrive(
 
     try:
         if dry_run:
-            fates.update(_run(_read(loaded, wanted, limit, lambda letter: letter.outlook, shown=not json)))
+            fates.update(_run(_read(loaded, asked, wanted, limit, _outlook, shown=not json)))
         elif limit != 0:
             _run(work())
     except (PublishError, LinkLostError) as error:
@@ -165,20 +169,27 @@ def redrive(
 
 
 def purge(
-    wanted: Filter, limit: int | None, *, yes: bool, dry_run: bool, json: bool, **flags: str | None
+    wanted: Filter,
+    limit: int | None,
+    *,
+    operation: str | None,
+    yes: bool,
+    dry_run: bool,
+    json: bool,
+    **flags: str | None,
 ) -> int:
     """Drop letters for good."""
-    loaded = command_settings.load_only(**flags)
+    loaded, asked = _load(operation, **flags)
     if not (yes or dry_run):
         _must_be_askable("drop letters for good")
 
     async def work(most: int | None) -> int:
-        async with _reading(loaded, shown=not json) as parking_lot:
+        async with _reading(loaded, asked, shown=not json) as parking_lot:
             return await parking_lot.purge(wanted, most)
 
     found = dropped = 0
     if dry_run or not yes:
-        found = len(_run(_read(loaded, wanted, limit, bool, shown=not json)))
+        found = len(_run(_read(loaded, asked, wanted, limit, bool, shown=not json)))
     if not dry_run and (yes or found):
         if not yes and not terminal.confirmed(f"Drop {_letters(found)} for good?"):
             return _nothing_done()
@@ -198,11 +209,27 @@ def _must_be_askable(what: str) -> None:
         raise typer.BadParameter(f"nobody can be asked here: give it to {what}.", param_hint="--yes")
 
 
+def _load(operation: str | None, **flags: str | None) -> tuple[Settings, Operations]:
+    """The settings, and the operations whose letters are meant. Raises typer.BadParameter, AppError."""
+    loaded = command_settings.load_only(**flags)
+    return loaded, options.operations(loaded, operation)
+
+
+def _outlook(letter: DeadLetter) -> Fate:
+    return letter.outlook
+
+
 async def _read(
-    loaded: Settings, wanted: Filter, limit: int | None, convert: Callable[[DeadLetter], T], *, shown: bool
+    loaded: Settings,
+    asked: Operations,
+    wanted: Filter,
+    limit: int | None,
+    convert: Callable[[DeadLetter], T],
+    *,
+    shown: bool,
 ) -> list[T]:
     """What ``convert`` makes of each letter: the letters themselves may be too large to keep."""
-    async with _reading(loaded, shown=shown) as parking_lot:
+    async with _reading(loaded, asked, shown=shown) as parking_lot:
         pages = parking_lot.matching(wanted, limit)
         return [convert(letter) async for page in pages for letter in page]
 
@@ -227,9 +254,9 @@ def _report(fates: Counter[Fate], *, dry_run: bool, json: bool) -> None:
 
 
 @asynccontextmanager
-async def _reading(loaded: Settings, *, shown: bool) -> AsyncIterator[ParkingLot]:
-    """Open the parking lot, with a progress bar of the letters that are read."""
-    async with ParkingLot.open(loaded) as parking_lot:
+async def _reading(loaded: Settings, asked: Operations, *, shown: bool) -> AsyncIterator[ParkingLot]:
+    """Open the parking lots, with a progress bar of the letters that are read."""
+    async with ParkingLot.open(loaded, asked) as parking_lot:
         count = parking_lot.count
         with Progress(count, shown=shown and count > 0, what="letters") as progress:
             parking_lot.on_read = progress.advanced

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import typer
 
 from session_contracts.errors import ErrorCode
+from session_worker.operators import operations as of_installation
 from session_worker.settings import durations
+
+if TYPE_CHECKING:
+    from session_contracts import Operation
+    from session_worker.settings import Settings
 
 
 def duration(text: str | None, option: str) -> float | None:
@@ -33,6 +39,15 @@ def error_code(text: str | None) -> str | None:
     if text is not None and text not in set(ErrorCode):
         raise typer.BadParameter(f"it is one of {', '.join(ErrorCode)}.", param_hint="--code")
     return text
+
+
+def operations(loaded: Settings, only: str | None) -> tuple[Operation[Any, Any], ...]:
+    """See ``operators/operations.py``. Raises typer.BadParameter, AppError."""
+    try:
+        return of_installation.operations(loaded, only)
+    except ValueError as error:
+        sentence = str(error).partition(": ")[2]
+        raise typer.BadParameter(f"{sentence}.", param_hint="--operation") from None
 
 
 def uuid(text: str, option: str, otherwise: str) -> UUID:

@@ -37,11 +37,12 @@ OUTLOOKS = {
 
 def table(rows: Iterable[dict[str, Any]], now: datetime) -> Listing:
     """Make a table of the documents of letters."""
-    shown = Listing("ago", "request", "code", "user", "why")
+    shown = Listing("ago", "request", "operation", "code", "user", "why")
     for row in rows:
         shown.add(
             _ago(row["failed_at"], now),
             row["request_id"] or f"none; letter {row['letter_id']}",
+            row["operation"],
             Text(printable(row["error_code"] or "none"), style="red"),
             row["user_id"] or "",
             _brief(row["exception_type"], row["message"]),
@@ -50,11 +51,12 @@ def table(rows: Iterable[dict[str, Any]], now: datetime) -> Listing:
 
 
 def group_table(groups: Iterable[Group], now: datetime) -> Listing:
-    columns = ("code", "exception", "first", "last", "for example", "newest message")
+    columns = ("operation", "code", "exception", "first", "last", "for example", "newest message")
     shown = Listing("dead letters", *columns, right=("dead letters",))
     for group in groups:
         shown.add(
             f"{group.count:,}",
+            group.operation,
             Text(printable(group.code or "none"), style="red"),
             group.exception_type or "",
             f"{_ago(group.first, now)} ago",
@@ -76,6 +78,7 @@ def sheet(letter: DeadLetter) -> RenderableType:
 def _facts(letter: DeadLetter) -> Iterable[tuple[str, str | None]]:
     yield "request", str(letter.request_id or "its id is not known")
     yield "dead letter", str(letter.letter_id or "")
+    yield "operation", letter.operation.name
     yield "error", _error(letter.code)
     yield "exception", letter.exception_type
     yield "message", letter.message

@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Letters that failed in the same way.
+    """Letters of one operation that failed in the same way.
 
     The newest one gives ``message`` and ``example``, which is an id that ``Filter.letter`` takes.
     """
 
+    operation: str
     code: str | None
     exception_type: str | None
     count: int
@@ -32,6 +33,7 @@ class Group:
         moments = [moment for moment in (self.first, self.last, letter.failed_at) if moment is not None]
         newest = self.last is None or (letter.failed_at is not None and letter.failed_at >= self.last)
         return Group(
+            operation=self.operation,
             code=letter.code,
             exception_type=letter.exception_type,
             count=self.count + 1,
@@ -44,6 +46,7 @@ class Group:
     def document(self) -> dict[str, Any]:
         """The group as a JSON document, whose field names are part of the interface."""
         return {
+            "operation": self.operation,
             "error_code": self.code,
             "exception_type": self.exception_type,
             "count": self.count,
@@ -55,11 +58,11 @@ class Group:
 
 
 async def groups(parking_lot: ParkingLot, wanted: Filter) -> list[Group]:
-    """Group the letters by error code and exception type, the largest group first."""
-    found: dict[tuple[str | None, str | None], Group] = {}
+    """Group the letters by operation, error code and exception type, the largest group first."""
+    found: dict[tuple[str, str | None, str | None], Group] = {}
     async for page in parking_lot.matching(wanted):
         for letter in page:
-            key = (letter.code, letter.exception_type)
+            key = (letter.operation.name, letter.code, letter.exception_type)
             group = found.get(key) or Group(*key, count=0, first=None, last=None, example=None, message="")
             found[key] = group.with_letter(letter)
     return sorted(found.values(), key=lambda group: -group.count)

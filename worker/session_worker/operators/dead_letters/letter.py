@@ -16,6 +16,8 @@ from session_worker.requests.parse import as_id, identify
 if TYPE_CHECKING:
     from uuid import UUID
 
+    from session_contracts import Operation
+
 
 class Fate(StrEnum):
     """What a redrive does with a letter. All but the first two stay on the parking lot."""
@@ -40,13 +42,14 @@ class Fate(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """One message on the parking lot.
+    """One message on the parking lot of ``operation``.
 
     ``code`` is None where the broker itself parked the message, after it came back too often from the slow
     lane. ``letter_id`` identifies the letter even if the request's id is unknown. ``size`` counts the bytes
     of the whole body; a ``cut`` letter has only the beginning of it.
     """
 
+    operation: Operation[Any, Any]
     delivery: Delivery
     request_id: UUID | None
     letter_id: UUID | None
@@ -63,8 +66,8 @@ class DeadLetter:
     size: int
 
     @classmethod
-    def of(cls, delivery: Delivery) -> DeadLetter:
-        """Read a delivery from the parking lot. It never raises, whatever the headers are."""
+    def of(cls, operation: Operation[Any, Any], delivery: Delivery) -> DeadLetter:
+        """Read a delivery from the operation's parking lot. It never raises, whatever the headers are."""
         headers = delivery.headers
         death = newest_death(headers)
         code = _text(headers.get(amqp.ERROR_CODE))
@@ -73,6 +76,7 @@ class DeadLetter:
         lost = f"the broker gave it up: {_text(death.get('reason')) or 'nobody knows why'}"
         size = _count(headers.get(amqp.BODY_BYTES))
         return cls(
+            operation=operation,
             delivery=delivery,
             request_id=request_id,
             letter_id=as_id(delivery.message_id),
@@ -107,6 +111,7 @@ class DeadLetter:
         return {
             "request_id": self.request_id and str(self.request_id),
             "letter_id": self.letter_id and str(self.letter_id),
+            "operation": self.operation.name,
             "error_code": self.code,
             "exception_type": self.exception_type,
             "message": self.message,

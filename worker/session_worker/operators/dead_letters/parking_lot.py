@@ -1,10 +1,10 @@
-"""The parking lot, read page by page."""
+"""The parking lots, read page by page."""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from session_client.net.aiormq_errors import broker_errors
 from session_client.net.close_reasons import Kind
@@ -16,9 +16,10 @@ from session_worker.broker.topology import TopologyError
 from session_worker.operators.dead_letters.letter import DeadLetter
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from typing import Self
 
+    from session_contracts import Operation
     from session_worker.messages.delivery import Delivery
     from session_worker.operators.dead_letters.letter import Filter
     from session_worker.settings import Settings
@@ -34,54 +35,67 @@ GIVE_BACK_SECONDS = 1.0
 
 
 class ParkingLot:
-    """The letters that were there, and held by nobody else, when it was opened: ``count`` of them.
+    """The letters of some operations that were there, and held by nobody else, when it was opened:
+    ``counts`` of them, by operation.
 
     Closing gives back the letters that were not dropped. If this process dies, the broker does.
     """
 
-    def __init__(self, connection: Connection, consumer: Consumer, queue: str, count: int) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        consumer: Consumer,
+        names: Names,
+        counts: dict[Operation[Any, Any], int],
+    ) -> None:
         self._connection = connection
         self._consumer = consumer
-        self._queue = queue
-        self._held = 0
-        self.count = count
+        self._names = names
+        self._held = dict.fromkeys(counts, 0)
+        self.counts = counts
         self.on_read: Callable[[int], None] = lambda _: None
         """Hears how many letters each page had."""
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, settings: Settings) -> AsyncIterator[Self]:
-        """Raises:
-        LinkLostError: the broker cannot be reached, or (when it is read) does not let this user read it.
-        TopologyError: there is no parking lot.
+    async def open(cls, settings: Settings, operations: Sequence[Operation[Any, Any]]) -> AsyncIterator[Self]:
+        """Operations that no worker has served yet have no parking lot, and so no letters.
+
+        Raises:
+            LinkLostError: the broker cannot be reached, or (when it is read) does not let this user read it.
+            TopologyError: there is no parking lot at all.
         """
-        queue = Names(settings.prefix).dead
+        names = Names(settings.prefix)
         connection = await Connection.open(settings.amqp_urls, "dead letters")
         try:
-            count = await ready(connection, queue)
+            counts = await _counts(connection, names, operations)
             consumer = await connection.frame_channel(Consumer, vital=True)
-            lot = cls(connection, consumer, queue, count)
+            lot = cls(connection, consumer, names, counts)
             yield lot
             await lot._give_back()
         finally:
             await connection.close()
 
+    @property
+    def count(self) -> int:
+        return sum(self.counts.values())
+
     async def pages(self) -> AsyncIterator[list[DeadLetter]]:
-        """Yield each letter once, the oldest first.
+        """Yield each letter once, operation by operation, the oldest first.
 
         Letters parked meanwhile are left out, so that a redrive never meets what it caused itself. Each page
         has its own consumer, so that any number of letters of earlier pages may stay unacknowledged.
         """
-        left = self.count
-        while left > 0:
-            page = await self._page(min(PAGE, left))
-            if not page:
-                return
-            left -= len(page)
-            yield [DeadLetter.of(delivery) for delivery in page]
+        for operation, left in self.counts.items():
+            while left > 0:
+                page = await self._page(operation, min(PAGE, left))
+                if not page:
+                    break
+                left -= len(page)
+                yield [DeadLetter.of(operation, delivery) for delivery in page]
 
     async def matching(self, wanted: Filter, limit: int | None = None) -> AsyncIterator[list[DeadLetter]]:
-        """Yield the oldest ``limit`` letters wanted, page by page."""
+        """Yield ``limit`` letters wanted, page by page."""
         left = limit
         async for page in self.pages():
             found = [letter for letter in page if wanted.fits(letter)][:left]
@@ -94,7 +108,7 @@ class ParkingLot:
                     return
 
     async def purge(self, wanted: Filter, limit: int | None = None) -> int:
-        """Drop the oldest ``limit`` letters wanted, for good; return how many there were."""
+        """Drop ``limit`` letters wanted, for good; return how many there were."""
         count = 0
         async for page in self.matching(wanted, limit):
             for letter in page:
@@ -105,21 +119,22 @@ class ParkingLot:
     def drop(self, letter: DeadLetter) -> None:
         """Take the letter away for good."""
         letter.delivery.receipt.ack()
-        self._held -= 1
+        self._held[letter.operation] -= 1
 
-    async def _page(self, size: int) -> list[Delivery]:
+    async def _page(self, operation: Operation[Any, Any], size: int) -> list[Delivery]:
+        queue = self._names.of(operation.key).dead
         page: list[Delivery] = []
         full = asyncio.Event()
 
         def deliver(delivery: Delivery) -> None:
             page.append(delivery)
-            self._held += 1
+            self._held[operation] += 1
             if len(page) == size:
                 full.set()
 
-        preparing = self._consumer.prepare(self._queue, deliver, prefetch=size, max_body_bytes=LARGEST)
+        preparing = self._consumer.prepare(queue, deliver, prefetch=size, max_body_bytes=LARGEST)
         await self._connection.unless_lost(preparing)
-        with _queue_errors(self._queue):
+        with _queue_errors(queue):
             await self._connection.unless_lost(self._consumer.resume())
         silence = 0.0
         while not full.is_set():
@@ -129,10 +144,10 @@ class ParkingLot:
                     await self._connection.unless_lost(full.wait())
             silence = 0.0 if len(page) > arrived else silence + QUIET_SECONDS
             # Somebody else may hold what was counted, or have dropped it.
-            if silence and await ready(self._connection, self._queue) == 0 and len(page) == arrived:
+            if silence and await ready(self._connection, queue) == 0 and len(page) == arrived:
                 break
             if silence > STUCK_SECONDS:
-                raise LinkLostError(f"queue {self._queue} holds letters and hands none out")
+                raise LinkLostError(f"queue {queue} holds letters and hands none out")
         await self._connection.unless_lost(self._consumer.pause())
         return page
 
@@ -143,8 +158,25 @@ class ParkingLot:
             await self._consumer.basic_nack(0, multiple=True, requeue=True)
         with suppress(TimeoutError):
             async with asyncio.timeout(GIVE_BACK_SECONDS):
-                while await ready(self._connection, self._queue) < self._held:  # noqa: ASYNC110 -- nobody tells
-                    await asyncio.sleep(0.01)
+                for operation, held in self._held.items():
+                    queue = self._names.of(operation.key).dead
+                    while await ready(self._connection, queue) < held:  # noqa: ASYNC110 -- nobody tells
+                        await asyncio.sleep(0.01)
+
+
+async def _counts(
+    connection: Connection, names: Names, operations: Sequence[Operation[Any, Any]]
+) -> dict[Operation[Any, Any], int]:
+    counts: dict[Operation[Any, Any], int] = {}
+    missing: TopologyError | None = None
+    for operation in operations:
+        try:
+            counts[operation] = await ready(connection, names.of(operation.key).dead)
+        except TopologyError as error:
+            missing = missing or error
+    if missing and not counts:
+        raise missing
+    return counts
 
 
 async def ready(connection: Connection, queue: str) -> int:

@@ -6,10 +6,11 @@ import asyncio
 import os
 import secrets
 import socket
-import sys
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
+
+import pydantic
 
 from session_contracts import Names, amqp
 from session_worker.broker.connection import Connection
@@ -20,8 +21,8 @@ from session_worker.operators import entries
 from session_worker.operators.dead_letters.letter import Fate
 from session_worker.operators.dead_letters.parking_lot import ready
 from session_worker.requests.copies import copy_of
-from session_worker.requests.parse import RequestParser
-from session_worker.requests.request import NIL_ID, Request
+from session_worker.requests.parse import identify
+from session_worker.requests.request import NIL_ID
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -34,11 +35,11 @@ if TYPE_CHECKING:
 
 
 class Sender:
-    """Publishes copies of letters to the work queue."""
+    """Publishes copies of letters to the work queues of their operations."""
 
     def __init__(self, connection: Connection, publisher: Publisher, names: Names) -> None:
         self.connection = connection
-        self.names = names
+        self._names = names
         self._publisher = publisher
 
     @classmethod
@@ -46,21 +47,24 @@ class Sender:
     async def open(cls, settings: Settings) -> AsyncIterator[Self]:
         """Raises:
         LinkLostError: the broker cannot be reached, or does not let this user publish.
-        TopologyError: there is no work queue.
         """
 
         connect = partial(Connection.open, settings.amqp_urls)
-        names = Names(settings.prefix)
         connection = await connect("redrive")
         publisher = Publisher(connection, connect)
         sweeper = asyncio.create_task(publisher.run(), name="confirm sweeper")
         try:
-            await ready(connection, names.work)
             await publisher.probe()  # before anything is re-opened in vain
-            yield cls(connection, publisher, names)
+            yield cls(connection, publisher, Names(settings.prefix))
         finally:
             sweeper.cancel()
             await asyncio.gather(publisher.close(), connection.close())
+
+    async def check(self, parking_lot: ParkingLot) -> None:
+        """Check that what lies there has somewhere to go. Raises TopologyError, LinkLostError."""
+        for operation, count in parking_lot.counts.items():
+            if count:
+                await ready(self.connection, self._names.of(operation.key).work)
 
     async def send(self, letter: DeadLetter) -> None:
         """Publish a copy to the work queue; return when the broker has confirmed it.
@@ -73,7 +77,8 @@ class Sender:
             amqp.REQUEST_ID: str(letter.request_id or NIL_ID),
             amqp.REDRIVE_COUNT: letter.redrives + 1,
         }
-        await self._publisher.publish(copy_of(letter.delivery, self.names.work, headers))
+        queue = self._names.of(letter.operation.key).work
+        await self._publisher.publish(copy_of(letter.delivery, queue, headers))
 
 
 @asynccontextmanager
@@ -104,7 +109,7 @@ async def redrive(
     sender: Sender,
     unknown: bool = False,
 ) -> AsyncIterator[Fate]:
-    """Send the oldest ``limit`` letters wanted to the workers again; yield what became of each.
+    """Send ``limit`` letters wanted to the workers again; yield what became of each.
 
     For each letter: re-open its entry and commit, publish a copy and wait for the confirm, drop the letter.
     If this process is killed in between, the letter is still on the parking lot and the next redrive
@@ -112,15 +117,15 @@ async def redrive(
     letters that the ledger does not know are sent as well, as new requests.
 
     Raises:
+        TopologyError: a work queue is missing; nothing was sent.
         PublishError, LinkLostError: the broker takes no more. What was not sent is still on the parking lot.
     """
-    # The worker applies the limits; here the parser only identifies the request.
-    parser = RequestParser(sender.names, max_body_bytes=sys.maxsize, reply_to_allow="(?s:.*)")
+    await sender.check(parking_lot)
 
     async def redrive_one(letter: DeadLetter) -> Fate:
         fate = letter.outlook
         if fate is Fate.REOPENED:
-            fate = await _reopen(letter, parser, ledger)
+            fate = await _reopen(letter, ledger)
         if fate is Fate.UNKNOWN and unknown:
             fate = Fate.RESENT
         if not fate.stays:
@@ -138,11 +143,14 @@ async def redrive(
                 raise error
 
 
-async def _reopen(letter: DeadLetter, parser: RequestParser, ledger: Ledger) -> Fate:
-    request = parser.parse(letter.delivery)
-    if not isinstance(request, Request):
+async def _reopen(letter: DeadLetter, ledger: Ledger) -> Fate:
+    try:
+        request, fingerprint = letter.operation.read(letter.delivery.document)
+    except pydantic.ValidationError:
         return Fate.RESENT
-    return _FATES[await ledger.reopen(request.request_id, request.fingerprint)]
+    in_body = request.request_id if "request_id" in request.model_fields_set else None
+    request_id = identify(letter.delivery, in_body)
+    return Fate.RESENT if request_id is None else _FATES[await ledger.reopen(request_id, fingerprint)]
 
 
 _FATES = {

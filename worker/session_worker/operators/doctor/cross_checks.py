@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from session_client.net.errors import LinkLostError
-from session_contracts import Names
+from session_contracts import CREATE_SESSION, Names
 from session_worker.broker import marker
 from session_worker.broker.topology import TopologyError
 from session_worker.operators.dead_letters import ParkingLot
@@ -91,8 +91,8 @@ async def retention(settings: Settings, broker: BrokerFindings, clock: Callable[
 async def _oldest(settings: Settings) -> datetime | None:
     """When the oldest letter was written. The letter is given back; a queue with the right arguments allows
     any number of looks."""
-    async with ParkingLot.open(settings) as lot:
-        lot.count = min(lot.count, 1)
+    async with ParkingLot.open(settings, [CREATE_SESSION]) as lot:
+        lot.counts = {operation: min(count, 1) for operation, count in lot.counts.items()}
         async for page in lot.pages():
             return page[0].failed_at
     return None
