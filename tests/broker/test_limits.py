@@ -45,7 +45,7 @@ def test_a_vhost_that_takes_no_more_queues_is_told_as_such(lab: Lab) -> None:
     for words in (str(applied), asked, started):
         assert LIMIT.format(lab.vhost) in words
         assert "rabbitmqctl set_vhost_limits" in words
-        assert "delete" not in words.partition("; ")[2]
+        assert "delete" not in words
         assert "other arguments" not in words
     result = difference("queue session.create.dead", applied)
     assert "limit" in result.found

@@ -28,6 +28,7 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text()
 FINAL_STAGE = DOCKERFILE.rpartition("FROM ")[2]
 PREFIX = "SESSION_WORKER_"
 MONITORING = ROOT / "monitoring"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PROMETHEUS: dict[str, Any] = yaml.safe_load((MONITORING / "prometheus.yml").read_text())
 DATASOURCES: list[dict[str, Any]] = yaml.safe_load((MONITORING / "grafana" / "datasources.yml").read_text())[
     "datasources"
@@ -58,6 +59,12 @@ def mounts(service: str) -> dict[str, Path]:
         assert mode == "ro"
         found[place] = ROOT / file
     return found
+
+
+def ops_port() -> int:
+    found = re.search(r"^ENV SESSION_WORKER_OPS_PORT=(\d+)$", DOCKERFILE, re.MULTILINE)
+    assert found
+    return int(found[1])
 
 
 def seconds(text: str) -> float:
@@ -242,12 +249,23 @@ def test_prometheus_finds_the_workers_their_port_and_the_alert_rules() -> None:
     (job,) = PROMETHEUS["scrape_configs"]
     (place,) = job["dns_sd_configs"]
     assert place["names"] == ["worker"]
-    assert f"ENV SESSION_WORKER_OPS_PORT={place['port']}\n" in DOCKERFILE
+    assert place["port"] == ops_port()
     assert settings_of("worker")["ops_host"] == "0.0.0.0"
     assert PROMETHEUS["rule_files"] == ["alerts.yml"]
     assert mounts("prometheus") == {
         f"/etc/prometheus/{name}": MONITORING / name for name in ("prometheus.yml", "alerts.yml")
     }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_whoever_follows_a_page_asks_the_workers_port_of_the_image(page: Path) -> None:
+    """One port in all examples, so that what works beside a container works without one."""
+    asked = re.findall(
+        r":(\d+)/(?:livez|readyz|metrics)|SESSION_WORKER_OPS_PORT=(\d+)|`SESSION_WORKER_OPS_PORT` \((\d+)",
+        page.read_text(),
+    )
+    assert {int("".join(port)) for port in asked} <= {ops_port()}
+    assert asked or page.name != "operations.md"
 
 
 def test_prometheus_reads_its_configuration() -> None:
