@@ -134,8 +134,14 @@ def new_request_id() -> UUID:
 
 
 def now() -> str:
-    """Return the time as the contracts write it: ISO 8601, UTC, with offset and milliseconds."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+    """Return the time as the contracts write it."""
+    return timestamp(datetime.now(UTC))
+
+
+def timestamp(moment: datetime) -> str:
+    """Return the moment as all our times on the wire: ISO 8601, in UTC, with offset and milliseconds."""
+    moment = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    return moment.isoformat(timespec="milliseconds")
 
 
 Path = tuple[str | int, ...]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from session_worker.ledger.availability import Availability
 from session_worker.ledger.protocol import Claim, Claimed, Finish, Postpone, Release, Reopen
+from session_worker.ledger.sessions import CloseSession, GetSession, ListSessions
 from session_worker.messages.identifiers import new_token
 from session_worker.messages.immutable import immutable
 
@@ -14,6 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from uuid import UUID
 
+    from session_contracts import (
+        ListSessionsPayload,
+        SessionClosedPayload,
+        SessionListPayload,
+        SessionPayload,
+    )
     from session_worker.ledger.group_commit import GroupCommit
     from session_worker.ledger.protocol import ClaimAnswer, Reopened, StepResult
 
@@ -58,7 +65,7 @@ class LazyReplyNotes:
 
 
 class BatchedLedger:
-    """The steps of ``Ledger``. ``_groups`` has, for each kind of step, the group that commits it."""
+    """The steps of ``Ledger``. ``_groups`` has, for each kind of step or read, the group that does it."""
 
     _groups: Mapping[type, GroupCommit[Any, Any]]
 
@@ -89,6 +96,17 @@ class BatchedLedger:
 
     async def reopen(self, request_id: UUID, fingerprint: bytes) -> Reopened:
         return cast("Reopened", await self._groups[Reopen].do(Reopen(request_id, fingerprint, new_token())))
+
+    async def get_session(self, session_id: str, user_id: str) -> SessionPayload | None:
+        asked = GetSession(session_id, user_id)
+        return cast("SessionPayload | None", await self._groups[GetSession].do(asked))
+
+    async def list_sessions(self, asked: ListSessionsPayload, user_id: str) -> SessionListPayload:
+        return cast("SessionListPayload", await self._groups[ListSessions].do(ListSessions(asked, user_id)))
+
+    async def close_session(self, session_id: str, user_id: str) -> SessionClosedPayload | None:
+        step = CloseSession(session_id, user_id)
+        return cast("SessionClosedPayload | None", await self._groups[CloseSession].do(step))
 
     def _abandoned(self, step: object, answer: object) -> None:
         """Hand back what a cancelled caller took: nobody will handle it."""

@@ -21,7 +21,14 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
-    from session_contracts import ErrorCode, RequestStatus
+    from session_contracts import (
+        ErrorCode,
+        ListSessionsPayload,
+        RequestStatus,
+        SessionClosedPayload,
+        SessionListPayload,
+        SessionPayload,
+    )
     from session_worker.ledger.availability import Availability
 
 
@@ -33,7 +40,8 @@ class Claim:
     """Ask for a request: may this worker handle it now?
 
     ``token`` is fresh for every claim; all later steps apply only while the entry still bears it.
-    ``session_id``, ``traceparent`` and ``time_to_live`` are kept only if the request is new. After
+    ``session_id`` is the id reserved for the session that the request is to create, or else the session that it
+    names. It, ``traceparent`` and ``time_to_live`` are kept only if the request is new. After
     ``time_to_live`` seconds its requester no longer waits (None: it waits for ever; 0: not any more). An
     entry with ``suspect_after`` crashes or more, that of a takeover included, is not claimed; with None it
     is, as the caller handles no other such entry at the moment. What is claimed for a cancelled caller is
@@ -43,7 +51,7 @@ class Claim:
     request_id: UUID
     fingerprint: bytes
     token: UUID
-    session_id: str
+    session_id: str | None
     user_id: str
     operation: str
     casefile_id: str | None = None
@@ -59,8 +67,10 @@ class Claim:
 class Finish:
     """Record the outcome: ``processing`` (or ``pending``, if its time ended while it waited) → ``status``.
 
-    For ``completed`` the session row is written in the same transaction. ``error`` is the sentence that the
-    requester reads; ``detail`` is for operators: it stands in the history and in ``Finished``.
+    ``session`` is the metadata, as JSON text, of the session that the outcome creates: its row is written in the
+    same transaction. With None, the request counts for the session that it names, if that is there and its
+    user's. ``error`` is the sentence that the requester reads; ``detail`` is for operators: it stands in the
+    history and in ``Finished``.
     """
 
     request_id: UUID
@@ -70,6 +80,7 @@ class Finish:
     error_code: ErrorCode | None = None
     error: str | None = None
     detail: str | None = None
+    session: str | None = None
 
 
 @immutable
@@ -119,7 +130,7 @@ class Claimed:
     outcome. ``error_code`` and ``detail`` are those of the last attempt that failed.
     """
 
-    session_id: str
+    session_id: str | None
     attempt: int
     crashes: int
     received_at: datetime
@@ -159,7 +170,7 @@ class Finished:
     token: UUID
     status: RequestStatus
     response: bytes
-    session_id: str
+    session_id: str | None
     attempt: int
     error_code: ErrorCode | None
     error: str | None
@@ -272,3 +283,13 @@ class Ledger(Protocol):
     async def reopen(self, request_id: UUID, fingerprint: bytes) -> Reopened:
         """Give a failed request that was meant for people a new round: attempts and crashes count from 0, it
         is due at once and never expires, and of the old answer nothing is left but the history."""
+
+    # What is asked about sessions. One of another user's looks like none. To read waits for no write.
+
+    async def get_session(self, session_id: str, user_id: str) -> SessionPayload | None: ...
+
+    async def list_sessions(self, asked: ListSessionsPayload, user_id: str) -> SessionListPayload:
+        """A page of the user's sessions, the newest first."""
+
+    async def close_session(self, session_id: str, user_id: str) -> SessionClosedPayload | None:
+        """Close a session, or find that it is closed: ``closed_at`` is that of the first time."""

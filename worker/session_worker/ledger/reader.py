@@ -20,7 +20,9 @@ class Entry:
     request_id: UUID
     status: RequestStatus
     attempt: int
-    session_id: str
+    operation: str
+    session_id: str | None
+    """The session that it created or is to create, or else the one that it names."""
     user_id: str
     casefile_id: str | None
     title: str | None

@@ -58,7 +58,7 @@ class EntryState:
     token: UUID
     attempt: int
     crashes: int
-    session_id: str
+    session_id: str | None
     response: bytes | None
     error_code: str | None
     error: str | None

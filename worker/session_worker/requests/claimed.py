@@ -14,6 +14,7 @@ from session_worker.messages.identifiers import new_session_id, storable
 from session_worker.messages.immutable import immutable
 from session_worker.requests import outcomes
 from session_worker.requests.outcomes import Letter, Reply
+from session_worker.requests.response import metadata_of_session
 from session_worker.requests.retry import attempt_delays
 from session_worker.requests.sentences import sentence
 from session_worker.telemetry.events import AttemptFailed, RequestFinished, RequestHandedBack
@@ -137,7 +138,8 @@ class Recorder:
 
     async def completed(self, claimed: ClaimedRequest, metadata: Mapping[str, Any]) -> Outcome:
         body = self._responses.completed(claimed.request, claimed.entry, metadata, claimed.seconds)
-        return outcomes.Completed(await self._finish(claimed, RequestStatus.COMPLETED, body))
+        session = metadata_of_session(metadata)
+        return outcomes.Completed(await self._finish(claimed, RequestStatus.COMPLETED, body, session=session))
 
     async def rejected(self, claimed: ClaimedRequest, rejected: Rejected) -> Outcome:
         code = None if rejected.code is None else storable(rejected.code)
@@ -224,8 +226,9 @@ class Recorder:
         code: ErrorCode | None = None,
         error: str | None = None,
         detail: str | None = None,
+        session: str | None = None,
     ) -> Reply:
-        finish = Finish(claimed.request.request_id, claimed.token, status, body, code, error, detail)
+        finish = Finish(claimed.request.request_id, claimed.token, status, body, code, error, detail, session)
         if await self._ledger.finish(finish) is StepResult.FENCED:
             raise FencedError(claimed)
         ending = ENDINGS.get(code, "failed")

@@ -10,6 +10,7 @@ from pydantic_core import to_json
 from session_contracts import ErrorCode, RequestStatus
 from session_contracts.errors import ERRORS
 from session_contracts.sessions import NIL_SESSION_ID
+from session_contracts.types import timestamp
 from session_worker.requests.request import NIL_ID
 
 if TYPE_CHECKING:
@@ -25,10 +26,14 @@ FACTS_OF_FAILURE = frozenset(("error_code", "retryable", "rejection_code"))
 """What the metadata of a completed response never holds, whatever the handler returns."""
 
 
-def timestamp(moment: datetime) -> str:
-    """Return the moment as all our times on the wire: ISO 8601, in UTC, with milliseconds."""
-    moment = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
-    return moment.isoformat(timespec="milliseconds")
+def metadata_of_session(handler_metadata: Mapping[str, Any]) -> str:
+    """Return what a session keeps of the handler's metadata: what stands in the response beside our facts."""
+    kept = {
+        name: fact
+        for name, fact in handler_metadata.items()
+        if name not in FACTS_OF_FAILURE and name not in OUR_FACTS
+    }
+    return to_json(kept).decode()
 
 
 class ResponseBuilder:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Group
 from rich.text import Text
 
+from session_contracts import CREATE_SESSION
 from session_worker.cli.views.listing import Listing, facts
 from session_worker.settings import durations
 
@@ -50,7 +51,7 @@ def brief(text: str) -> str:
 def _outcome(entry: Entry) -> Text:
     """The session, or why there is none (yet)."""
     if entry.status == "completed":
-        return Text(entry.session_id, style=COLOURS["completed"])
+        return Text(entry.session_id or "completed", style=COLOURS["completed"])
     if entry.status == "failed":
         return Text(f"failed: {entry.error_code}", style=COLOURS["failed"])
     return status(entry.status)
@@ -63,7 +64,8 @@ def status(name: str) -> Text:
 def _facts(entry: Entry) -> Iterator[tuple[str, str | Text]]:
     yield "request", str(entry.request_id)
     yield "status", status(entry.status)
-    yield "session", _session(entry)
+    if entry.session_id:
+        yield "session", _session(entry.session_id, entry)
     yield "user", entry.user_id
     if entry.casefile_id:
         yield "casefile", entry.casefile_id
@@ -80,10 +82,10 @@ def _facts(entry: Entry) -> Iterator[tuple[str, str | Text]]:
         yield "worker", workers[0]
 
 
-def _session(entry: Entry) -> Text:
-    if entry.status == "completed":
-        return Text(entry.session_id)
-    return Text(f"{entry.session_id} (reserved, not created)", style="dim")
+def _session(session_id: str, entry: Entry) -> Text:
+    if entry.status == "completed" or entry.operation != CREATE_SESSION.name:
+        return Text(session_id)
+    return Text(f"{session_id} (reserved, not created)", style="dim")
 
 
 def _moves(entry: Entry) -> Listing:

@@ -6,6 +6,7 @@ import asyncio
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from session_contracts import SessionListPayload
 from session_worker.ledger.batched import BatchedLedger, ReplyNote
 from session_worker.ledger.group_commit import GroupCommit
 from session_worker.ledger.postgresql.pool import ConnectionPool, ReconnectingConnection
@@ -13,12 +14,15 @@ from session_worker.ledger.postgresql.registration import RegistrationKeeper
 from session_worker.ledger.postgresql.schema import check_grants, check_schema, opened, upgrade_database
 from session_worker.ledger.postgresql.statements import (
     CLAIM,
+    CLOSE_SESSION,
     ENTRIES,
     FINISH,
+    LISTS,
     NOTE,
     POSTPONE,
     RELEASE,
     REOPEN,
+    SESSIONS,
 )
 from session_worker.ledger.protocol import (
     Claim,
@@ -33,6 +37,7 @@ from session_worker.ledger.protocol import (
     StepResult,
 )
 from session_worker.ledger.rules import EntryState, unwritten, unwritten_postpone, unwritten_reopen
+from session_worker.ledger.sessions import CloseSession, GetSession, ListSessions, SessionRow
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -40,21 +45,25 @@ if TYPE_CHECKING:
 
     import asyncpg
 
+    from session_contracts import SessionClosedPayload, SessionPayload, SessionSummary
     from session_worker.ledger.protocol import ClaimAnswer
     from session_worker.ledger.registration import Registration
     from session_worker.telemetry.events import Emit
 
 CONNECTIONS = 3
 """Claims and outcomes at the same time, and one for whatever else there is to write."""
+READ_CONNECTIONS = 2
+"""Sessions by their ids, and lists of them, which may take longer."""
 _NO_LIMIT = 2**31 - 1
 
 _CLAIM = attrgetter(
     *("request_id", "token", "fingerprint", "session_id", "user_id", "operation", "casefile_id", "title"),
     *("reply_to", "correlation_id", "traceparent", "time_to_live"),
 )
-_FINISH = attrgetter("request_id", "token", "status", "response", "error_code", "error", "detail")
+_FINISH = attrgetter("request_id", "token", "status", "response", "error_code", "error", "detail", "session")
 _RELEASE = attrgetter("request_id", "token")
 _REOPEN = attrgetter("request_id", "fingerprint", "token")
+_LIST = attrgetter("user_id", "asked.casefile_id", "asked.active_only", "asked.limit", "asked.offset")
 _NOTE = attrgetter("request_id", "token", "kind")
 
 _StepT = TypeVar("_StepT", Claim, Finish, Postpone, Release, Reopen)
@@ -77,10 +86,19 @@ def _untaken(claim: Claim, entry: EntryState | None) -> ClaimAnswer:
     return later if became_free else answer
 
 
+async def _sessions(
+    pool: ConnectionPool, asked: Sequence[GetSession | CloseSession]
+) -> list[SessionRow | None]:
+    """The session that each of ``asked`` names, where it is there and its user's."""
+    rows = await pool.fetch(SESSIONS, list({each.session_id for each in asked}))
+    found = {(row[0], row[1]): SessionRow(*row) for row in rows}
+    return [found.get((each.session_id, each.user_id)) for each in asked]
+
+
 class PostgreSQLLedger(BatchedLedger):
     """``Ledger`` in PostgreSQL. Each batch of steps of one kind is one statement, hence one round trip.
 
-    ``CONNECTIONS`` batches go at a time; the registration has a connection of its own.
+    ``CONNECTIONS`` batches go at a time; reads of sessions and the registration have connections of their own.
     """
 
     def __init__(self, url: str, registration: Registration, emit: Emit, *, migrate: bool) -> None:
@@ -90,6 +108,9 @@ class PostgreSQLLedger(BatchedLedger):
         self._migrate = migrate
         self._away: set[object] = set()
         self._pool = ConnectionPool([ReconnectingConnection(url, self._report) for _ in range(CONNECTIONS)])
+        self._read_pool = ConnectionPool(
+            [ReconnectingConnection(url, self._report) for _ in range(READ_CONNECTIONS)]
+        )
         self._registration = RegistrationKeeper(url, registration, self._report)
         self._groups = {
             Claim: GroupCommit(self._claim, self._abandoned, emit),
@@ -106,6 +127,9 @@ class PostgreSQLLedger(BatchedLedger):
                 self._writing(REOPEN, _REOPEN, lambda _: Reopened.REOPENED, unwritten_reopen), emit=emit
             ),
             ReplyNote: GroupCommit(self._note, emit=emit),
+            CloseSession: GroupCommit(self._close_sessions, emit=emit),
+            GetSession: GroupCommit(self._get_sessions),
+            ListSessions: GroupCommit(self._list_sessions),
         }
 
     async def open(self) -> Opened:
@@ -127,7 +151,7 @@ class PostgreSQLLedger(BatchedLedger):
         timeout = self._close_timeout()
         await self._groups[Claim].close(timeout)  # first: what it took for a cancelled caller is released
         await asyncio.gather(*(group.close(timeout) for group in self._groups.values()))
-        await asyncio.gather(self._registration.leave(), self._pool.close())
+        await asyncio.gather(self._registration.leave(), self._pool.close(), self._read_pool.close())
 
     async def knows(self, request_id: UUID) -> bool:
         return bool(await self._entries([request_id]))
@@ -177,6 +201,33 @@ class PostgreSQLLedger(BatchedLedger):
     async def _note(self, notes: Sequence[ReplyNote]) -> list[StepResult]:
         await self._pool.fetch(NOTE, *zip(*map(_NOTE, notes), strict=True))
         return [StepResult.APPLIED] * len(notes)
+
+    async def _close_sessions(self, steps: Sequence[CloseSession]) -> list[SessionClosedPayload | None]:
+        await self._pool.fetch(
+            CLOSE_SESSION, [step.session_id for step in steps], [step.user_id for step in steps]
+        )
+        found = await _sessions(self._pool, steps)
+        return [each.closed(each.closed_at) if each and each.closed_at else None for each in found]
+
+    async def _get_sessions(self, reads: Sequence[GetSession]) -> list[SessionPayload | None]:
+        return [found and found.payload() for found in await _sessions(self._read_pool, reads)]
+
+    async def _list_sessions(self, reads: Sequence[ListSessions]) -> list[SessionListPayload]:
+        rows = await self._read_pool.fetch(LISTS, *zip(*map(_LIST, reads), strict=True))
+        totals = {row[0]: row[1] for row in rows}
+        pages: dict[int, list[SessionSummary]] = {number: [] for number in totals}
+        for number, _, *columns in rows:
+            if columns[0] is not None:
+                pages[number].append(SessionRow(*columns).summary())
+        return [
+            SessionListPayload.model_construct(
+                sessions=pages[number],
+                total_count=totals[number],
+                offset=each.asked.offset,
+                limit=each.asked.limit,
+            )
+            for number, each in enumerate(reads, 1)
+        ]
 
     async def _entries(self, request_ids: Sequence[UUID]) -> dict[UUID, EntryState]:
         """Those that are there."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import asyncpg
 
 _ENTRY = """
-SELECT request_id, status, attempt, session_id, user_id, casefile_id, title, error_code, error, reply,
+SELECT request_id, status, attempt, operation, session_id, user_id, casefile_id, title, error_code, error, reply,
     received_at, updated_at, finished_at, next_attempt_at, history
 FROM requests
 """

@@ -31,7 +31,7 @@ _LOCK = 0x5E55_1035
 
 GRANTS = {
     "requests": ("SELECT", "INSERT", "UPDATE"),
-    "sessions": ("INSERT",),
+    "sessions": ("SELECT", "INSERT", "UPDATE"),
     "workers": ("SELECT", "INSERT", "UPDATE", "DELETE"),
 }
 """What a worker does to each table; reading ``schema_version`` aside, which comes first."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from session_contracts.status import ATTEMPT, COMPLETION, HANDED_BACK, REDRIVE, RETRY, WORKER_GONE
+from session_contracts.status import ATTEMPT, HANDED_BACK, REDRIVE, RETRY, WORKER_GONE
 from session_worker.ledger.rules import FINISHING, REOPENABLE
+from session_worker.ledger.sessions import FEWEST_MOVES
 
 if TYPE_CHECKING:
     from session_contracts import RequestStatus
@@ -100,18 +101,78 @@ WITH written AS (
     UPDATE requests r SET status = a.status, response = a.response, error_code = a.error_code,
         error = a.error, detail = a.detail, finished_at = {_TIME}, updated_at = {_TIME},
         next_attempt_at = NULL,
-        history = r.history || {_history(None, "r.attempt", "$8::text", "a.detail")}
-    FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::bytea[], $5::text[], $6::text[], $7::text[])
-        AS a (request_id, token, status, response, error_code, error, detail)
+        counted = CASE WHEN a.session IS NULL AND EXISTS (
+                SELECT FROM sessions s WHERE s.session_id = r.session_id AND s.user_id = r.user_id)
+            THEN jsonb_array_length(r.history) + 1 ELSE r.counted END,
+        history = r.history || {_history(None, "r.attempt", "$9::text", "a.detail")}
+    FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::bytea[], $5::text[], $6::text[], $7::text[], $8::text[])
+        AS a (request_id, token, status, response, error_code, error, detail, session)
     WHERE r.request_id = a.request_id AND r.token = a.token AND (r.status, a.status) IN ({FINISHING})
-    RETURNING r.request_id, r.session_id, r.user_id, r.casefile_id, r.title, r.received_at, r.status
+    RETURNING r.request_id, r.session_id, r.user_id, r.casefile_id, r.title, r.received_at, r.updated_at,
+        jsonb_array_length(r.history) AS moves, r.counted, a.session
 ), created AS (
-    INSERT INTO sessions (session_id, request_id, user_id, casefile_id, title, created_at)
-    SELECT session_id, request_id, user_id, casefile_id, title, received_at FROM written
-    WHERE status = '{COMPLETION.after}'
+    INSERT INTO sessions (session_id, request_id, user_id, casefile_id, title, created_at, updated_at,
+        request_count, event_count, metadata)
+    SELECT session_id, request_id, user_id, casefile_id, title, received_at, updated_at, 1, moves, session
+    FROM written WHERE session IS NOT NULL
+), named AS (
+    -- ``before`` is the entry as it was when the statement began.
+    SELECT w.session_id, count(*) FILTER (WHERE before.counted = 0) AS requests,
+        sum(w.counted - before.counted) AS events, max(w.updated_at) AS updated_at
+    FROM written w JOIN requests before ON before.request_id = w.request_id
+    WHERE w.session IS NULL AND w.counted > 0 AND w.counted > before.counted GROUP BY w.session_id
+), locked AS (
+    SELECT s.session_id, n.requests, n.events, n.updated_at FROM named n JOIN sessions s USING (session_id)
+    ORDER BY s.session_id FOR NO KEY UPDATE OF s
+), raised AS (
+    UPDATE sessions s SET request_count = coalesce(s.request_count, 1) + n.requests,
+        event_count = n.events + coalesce(s.event_count, (SELECT jsonb_array_length(history) FROM requests c
+            WHERE c.request_id = s.request_id), {FEWEST_MOVES}),
+        updated_at = greatest(n.updated_at, coalesce(s.updated_at, (SELECT finished_at FROM requests c
+            WHERE c.request_id = s.request_id), s.created_at))
+    FROM locked n WHERE s.session_id = n.session_id
 )
 SELECT request_id FROM written
 """  # noqa: S608
+"""Record outcomes, create sessions, and count for the sessions that requests name: each request once, and its
+moves that were not counted before. Entries are locked first, then sessions, both in the order of their ids."""
+
+CLOSE_SESSION = """
+WITH locked AS (
+    SELECT s.session_id
+    FROM (SELECT DISTINCT session_id, user_id FROM unnest($1::text[], $2::text[]) AS a (session_id, user_id)) a
+        JOIN sessions s USING (session_id, user_id)
+    WHERE s.closed_at IS NULL ORDER BY s.session_id FOR NO KEY UPDATE OF s
+)
+UPDATE sessions s SET closed_at = greatest(now(), s.created_at) FROM locked
+WHERE s.session_id = locked.session_id AND s.closed_at IS NULL
+"""
+
+# What an earlier version left empty is read from the request that created the session.
+_COMMON = """s.session_id, s.user_id, s.casefile_id, s.title, s.created_at,
+    coalesce(s.updated_at, c.finished_at, s.created_at), s.closed_at, coalesce(s.request_count, 1)"""
+SESSIONS = f"""
+SELECT {_COMMON}, coalesce(s.event_count, jsonb_array_length(c.history), {FEWEST_MOVES}),
+    s.metadata, CASE WHEN s.metadata IS NULL THEN c.response END
+FROM unnest($1::text[]) AS a (session_id) JOIN sessions s ON s.session_id = a.session_id
+    LEFT JOIN requests c ON c.request_id = CASE WHEN s.metadata IS NULL THEN s.request_id END
+"""  # noqa: S608
+_WANTED = """s.user_id = a.user_id AND (a.casefile_id IS NULL OR s.casefile_id = a.casefile_id)
+        AND (NOT a.active_only OR s.closed_at IS NULL)"""
+LISTS = f"""
+SELECT a.number, counted.total, page.*
+FROM unnest($1::text[], $2::text[], $3::boolean[], $4::bigint[], $5::bigint[]) WITH ORDINALITY
+        AS a (user_id, casefile_id, active_only, at_most, leave_out, number)
+    CROSS JOIN LATERAL (SELECT count(*) AS total FROM sessions s WHERE {_WANTED}) AS counted
+    LEFT JOIN LATERAL (
+        SELECT {_COMMON}
+        FROM (SELECT * FROM sessions s WHERE {_WANTED}
+            ORDER BY s.created_at DESC, s.session_id DESC LIMIT a.at_most OFFSET a.leave_out) s
+            LEFT JOIN requests c ON c.request_id = CASE WHEN s.updated_at IS NULL THEN s.request_id END
+        ORDER BY s.created_at DESC, s.session_id DESC) AS page ON true
+ORDER BY a.number, page.created_at DESC, page.session_id DESC
+"""  # noqa: S608
+"""A page for each user that asks, and how many sessions there are; a page without any is one row of NULLs."""
 
 _DUE = "(SELECT now() + delay * interval '1 second' AS due FROM unnest(a.delays::int[]) AS delay) AS possible"
 # Nobody waits for longer than from the beginning.

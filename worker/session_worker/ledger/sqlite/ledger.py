@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, cast, get_args
 from session_client.net.threads import in_own_thread
 from session_worker.ledger.batched import BatchedLedger
 from session_worker.ledger.group_commit import GroupCommit
+from session_worker.ledger.sessions import GetSession, ListSessions
+from session_worker.ledger.sqlite.sessions import SessionReads
 from session_worker.ledger.sqlite.transaction import Answer, Lookup, Step
 from session_worker.ledger.sqlite.writer_thread import WriterThread
 
@@ -26,7 +28,8 @@ MIN_NOTES = 64
 
 
 class SQLiteLedger(BatchedLedger):
-    """``Ledger`` in a SQLite file. Steps of all kinds share its transactions, written by one thread."""
+    """``Ledger`` in a SQLite file. Steps of all kinds share its transactions, written by one thread;
+    reads wait for none of them."""
 
     def __init__(self, path: Path, registration: Registration, emit: Emit) -> None:
         super().__init__()
@@ -34,7 +37,12 @@ class SQLiteLedger(BatchedLedger):
         self._steps: GroupCommit[Step, Answer] = GroupCommit(
             self._commit, self._abandoned, emit, min_notes=MIN_NOTES
         )
-        self._groups = dict.fromkeys(get_args(Step), self._steps)
+        self._reads = SessionReads(path, self._writer.opening)
+        self._groups = {
+            **dict.fromkeys(get_args(Step), self._steps),
+            GetSession: self._reads,
+            ListSessions: self._reads,
+        }
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def open(self) -> Opened:
@@ -43,7 +51,8 @@ class SQLiteLedger(BatchedLedger):
 
     async def close(self) -> None:
         self._lazy_notes.flush()
-        await self._steps.close(self._close_timeout())
+        timeout = self._close_timeout()
+        await asyncio.gather(self._steps.close(timeout), self._reads.close(timeout))
         await in_own_thread(self._writer.stop)
 
     async def knows(self, request_id: UUID) -> bool:

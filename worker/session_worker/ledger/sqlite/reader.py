@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _ENTRY = """
-SELECT request_id, status, attempt, session_id, user_id, casefile_id, title, error_code, error, reply,
+SELECT request_id, status, attempt, operation, session_id, user_id, casefile_id, title, error_code, error, reply,
     received_at, updated_at, finished_at, next_attempt_at, history
 FROM requests
 """
@@ -146,6 +146,7 @@ def _entry(row: sqlite3.Row) -> Entry:
         request_id=UUID(row["request_id"]),
         status=RequestStatus(row["status"]),
         attempt=row["attempt"],
+        operation=row["operation"],
         session_id=row["session_id"],
         user_id=row["user_id"],
         casefile_id=row["casefile_id"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from session_contracts.status import ATTEMPT, HANDED_BACK, REDRIVE, RETRY
 from session_worker.ledger.rules import FINISHING, REOPENABLE
+from session_worker.ledger.sessions import FEWEST_MOVES
 
 ENTRY = """
 SELECT requests.*, its.gone_at AS holder_gone_at, mine.steady_since AS my_steady_since,
@@ -48,9 +49,28 @@ UPDATE requests SET {_move("attempt")}, response = :response, error_code = :erro
 WHERE request_id = :request_id AND token = :token AND (status, :status) IN (VALUES {FINISHING})
 """  # noqa: S608
 CREATE_SESSION = """
-INSERT INTO sessions (session_id, request_id, user_id, casefile_id, title, created_at)
-SELECT session_id, request_id, user_id, casefile_id, title, received_at FROM requests
-WHERE request_id = :request_id
+INSERT INTO sessions (session_id, request_id, user_id, casefile_id, title, created_at, updated_at,
+    request_count, event_count, metadata)
+SELECT session_id, request_id, user_id, casefile_id, title, received_at, updated_at,
+    1, json_array_length(history), :session
+FROM requests WHERE request_id = :request_id
+"""
+COUNT = f"""
+UPDATE sessions SET
+    request_count = coalesce(sessions.request_count, 1) + (named.counted = 0),
+    event_count = coalesce(sessions.event_count, (SELECT json_array_length(history) FROM requests AS created
+            WHERE created.request_id = sessions.request_id), {FEWEST_MOVES})
+        + json_array_length(named.history) - named.counted,
+    updated_at = max(named.updated_at, coalesce(sessions.updated_at, (SELECT finished_at FROM requests AS created
+            WHERE created.request_id = sessions.request_id), created_at))
+FROM requests AS named WHERE named.request_id = :request_id AND sessions.session_id = named.session_id
+    AND sessions.user_id = named.user_id
+"""  # noqa: S608
+"""Count for the session that a request names: the request, once, and the moves not counted before."""
+COUNTED = "UPDATE requests SET counted = json_array_length(history) WHERE request_id = :request_id"
+CLOSE_SESSION = """
+UPDATE sessions SET closed_at = max(:now, created_at)
+WHERE session_id = :session_id AND user_id = :user_id AND closed_at IS NULL
 """
 POSTPONE = f"""
 UPDATE requests SET {_move("attempt", RETRY.after)}, error_code = :error_code, detail = :detail,

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
 
-from session_contracts import RequestStatus
+from session_contracts import RequestStatus, SessionClosedPayload
 from session_contracts.status import ATTEMPT, WORKER_GONE
 from session_worker.ledger.batched import ReplyNote
 from session_worker.ledger.protocol import (
@@ -22,7 +22,12 @@ from session_worker.ledger.protocol import (
     StepResult,
 )
 from session_worker.ledger.rules import EntryState, unwritten, unwritten_postpone, unwritten_reopen
+from session_worker.ledger.sessions import CloseSession
+from session_worker.ledger.sqlite.sessions import find_session
 from session_worker.ledger.sqlite.statements import (
+    CLOSE_SESSION,
+    COUNT,
+    COUNTED,
     CREATE_SESSION,
     ENTRY,
     EXPEL,
@@ -62,8 +67,8 @@ class Lookup:
     request_id: UUID
 
 
-Step = Claim | Finish | Postpone | Release | ReplyNote | Reopen | Lookup
-Answer = ClaimAnswer | int | StepResult | Reopened | bool
+Step = Claim | Finish | Postpone | Release | ReplyNote | Reopen | Lookup | CloseSession
+Answer = ClaimAnswer | int | StepResult | Reopened | bool | SessionClosedPayload | None
 
 
 class Transaction:
@@ -169,8 +174,10 @@ class Transaction:
     def _finish(self, finish: Finish) -> StepResult:
         if not self._execute(FINISH, finish):
             return unwritten(finish, self._find(finish.request_id))
-        if finish.status is RequestStatus.COMPLETED:
+        if finish.session is not None:
             self._execute(CREATE_SESSION, finish)
+        elif self._execute(COUNT, finish):
+            self._execute(COUNTED, finish)
         return StepResult.APPLIED
 
     def _postpone(self, postpone: Postpone) -> int | StepResult:
@@ -186,6 +193,11 @@ class Transaction:
     def _reopen(self, reopen: Reopen) -> Reopened:
         written = self._execute(REOPEN, reopen)
         return Reopened.REOPENED if written else unwritten_reopen(reopen, self._find(reopen.request_id))
+
+    def _close_session(self, close: CloseSession) -> SessionClosedPayload | None:
+        self._execute(CLOSE_SESSION, close)
+        found = find_session(self._database, close.session_id, close.user_id)
+        return found.closed(found.closed_at) if found and found.closed_at else None
 
     def _look_up(self, lookup: Lookup) -> bool:
         return self._row(lookup.request_id) is not None
@@ -261,6 +273,7 @@ class Transaction:
         ReplyNote: _note,
         Reopen: _reopen,
         Lookup: _look_up,
+        CloseSession: _close_session,
     }
 
 

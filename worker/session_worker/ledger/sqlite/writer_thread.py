@@ -44,6 +44,8 @@ class WriterThread:
         self._registration = registration
         self._watch = StandstillWatch(registration)
         self._report = report
+        self.opening = threading.Lock()
+        """Held while the file is opened again; whoever else in this process opens it takes it first."""
         self._database: sqlite3.Connection | None = None
         self._files = FileCheck(path)
         self._jobs: queue.SimpleQueue[tuple[Sequence[Step], Future[list[Answer]]] | None]
@@ -189,13 +191,14 @@ class WriterThread:
             self._database.execute("COMMIT")
 
     def _connected(self) -> sqlite3.Connection:
-        database = connect(self._path, "rw")  # a file that vanished is an outage, not a new ledger
-        try:
-            self._files.opened(database)
-        except BaseException:
-            database.close()
-            raise
-        return database
+        with self.opening:
+            database = connect(self._path, "rw")  # a file that vanished is an outage, not a new ledger
+            try:
+                self._files.opened(database)
+            except BaseException:
+                database.close()
+                raise
+            return database
 
     def _let_go(self) -> None:
         """Disconnect once nothing is known to this connection alone; the next try connects anew."""
