@@ -165,6 +165,8 @@ async def test_an_entry_is_found_by_the_session_that_it_created(ledger_url: str)
     """An id that was only reserved is none of a session."""
     async with worker(ledger_url) as ledger:
         done, running = await take(ledger), await take(ledger)
+        assert done.session_id
+        assert running.session_id
         await ledger.finish(completed(done))
         reader = open_reader(ledger_url)
         await reader.open()

@@ -72,7 +72,7 @@ async def test_the_operator_does_the_workers_steps_and_prunes(secured: Secured, 
         ("reader", "INSERT INTO workers VALUES ('me', now(), now(), now())"),
         ("reader", "CREATE TABLE mine (id int)"),
         ("worker", "DELETE FROM requests"),
-        ("worker", "SELECT * FROM sessions"),
+        ("worker", "DELETE FROM sessions"),
         ("worker", "UPDATE sessions SET user_id = ''"),
         ("worker", "UPDATE schema_version SET version = 99"),
         ("worker", "CREATE TABLE mine (id int)"),
@@ -105,7 +105,7 @@ async def test_a_user_without_a_role_may_not_even_connect(secured: Secured) -> N
 
 
 @pytest.mark.parametrize(
-    ("table", "privilege"), [("requests", "UPDATE"), ("sessions", "INSERT"), ("workers", "DELETE")]
+    ("table", "privilege"), [("requests", "UPDATE"), ("sessions", "SELECT"), ("workers", "DELETE")]
 )
 async def test_a_worker_that_starts_without_a_grant_names_it(
     secured: Secured, table: str, privilege: str

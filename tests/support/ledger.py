@@ -53,7 +53,7 @@ def a_claim(request_id: UUID | None = None, **changes: Any) -> Claim:
 
 def completed(claim: Claim, response: bytes = b"the answer", **changes: Any) -> Finish:
     """The outcome ``completed`` for what ``claim`` took, with a session unless ``session`` is None."""
-    values = {"token": claim.token, "session": "{}"} | changes
+    values: dict[str, Any] = {"token": claim.token, "session": "{}"} | changes
     return Finish(claim.request_id, status=RequestStatus.COMPLETED, response=response, **values)
 
 

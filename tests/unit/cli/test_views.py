@@ -49,6 +49,7 @@ def entry(*workers: str) -> Entry:
         request_id=UUID(int=7),
         status=RequestStatus.COMPLETED,
         attempt=2,
+        operation="create_session",
         session_id="ts_260102_abcdefghijkl",
         user_id="ada@example.com",
         casefile_id=None,

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from session_contracts import CreateSessionResponse, ErrorCode
 from session_contracts.errors import ERRORS
 from session_contracts.sessions import NIL_SESSION_ID
+from session_contracts.types import timestamp
 from session_worker.requests.request import NIL_ID, Refusal
-from session_worker.requests.response import OUR_FACTS, ResponseBuilder, timestamp
+from session_worker.requests.response import OUR_FACTS, ResponseBuilder
 from session_worker.requests.sentences import SENTENCES, sentence
 from tests.support import parts
 

@@ -40,8 +40,8 @@ class Claim:
     """Ask for a request: may this worker handle it now?
 
     ``token`` is fresh for every claim; all later steps apply only while the entry still bears it.
-    ``session_id`` is the id reserved for the session that the request is to create, or else the session that it
-    names. It, ``traceparent`` and ``time_to_live`` are kept only if the request is new. After
+    ``session_id`` is the id reserved for the session that the request is to create, or else the id of the one
+    that it names. It, ``traceparent`` and ``time_to_live`` are kept only if the request is new. After
     ``time_to_live`` seconds its requester no longer waits (None: it waits for ever; 0: not any more). An
     entry with ``suspect_after`` crashes or more, that of a takeover included, is not claimed; with None it
     is, as the caller handles no other such entry at the moment. What is claimed for a cancelled caller is
@@ -67,10 +67,10 @@ class Claim:
 class Finish:
     """Record the outcome: ``processing`` (or ``pending``, if its time ended while it waited) → ``status``.
 
-    ``session`` is the metadata, as JSON text, of the session that the outcome creates: its row is written in the
-    same transaction. With None, the request counts for the session that it names, if that is there and its
-    user's. ``error`` is the sentence that the requester reads; ``detail`` is for operators: it stands in the
-    history and in ``Finished``.
+    ``session`` is the metadata, as JSON text, of the session that the outcome creates: its row is written in
+    the same transaction. With None, the request counts for the session that it names, if that is there and
+    its user's. ``error`` is the sentence that the requester reads; ``detail`` is for operators: it stands in
+    the history and in ``Finished``.
     """
 
     request_id: UUID

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import field
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 from session_contracts import SessionClosedPayload, SessionPayload, SessionSummary
 from session_contracts.types import timestamp
@@ -14,6 +13,7 @@ from session_worker.messages.immutable import immutable
 
 if TYPE_CHECKING:
     from datetime import datetime
+    from uuid import UUID
 
     from session_contracts import ListSessionsPayload
 

@@ -11,8 +11,10 @@ from session_worker.ledger.batched import BatchedLedger, ReplyNote
 from session_worker.ledger.migrations import IDENTITY
 from session_worker.ledger.protocol import Opened, UnstorableError
 from session_worker.ledger.registration import StandstillWatch
+from session_worker.ledger.sessions import GetSession, ListSessions
 from session_worker.ledger.sqlite.database import upgrade_schema
 from session_worker.ledger.sqlite.reader import find_entry
+from session_worker.ledger.sqlite.sessions import Read, read
 from session_worker.ledger.sqlite.transaction import Lookup, Step, Transaction, utc_now
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from session_worker.ledger.group_commit import GroupCommit
     from session_worker.ledger.reader import Entry
     from session_worker.ledger.registration import Registration
+    from session_worker.ledger.sqlite.sessions import Found
     from session_worker.ledger.sqlite.transaction import Answer
 
 
@@ -49,7 +52,7 @@ class MemoryLedger(BatchedLedger):
         self._clock = clock
         self._watch = StandstillWatch(registration)
         self._renewed_at: datetime | None = None
-        self._groups = dict.fromkeys(get_args(Step), cast("GroupCommit[Any, Any]", self))
+        self._groups = dict.fromkeys([*get_args(Step), *get_args(Read)], cast("GroupCommit[Any, Any]", self))
 
     async def open(self) -> Opened:
         self._transact(Transaction.sweep)
@@ -59,12 +62,14 @@ class MemoryLedger(BatchedLedger):
     async def close(self) -> None:
         self._transact(Transaction.leave)
 
-    async def do(self, step: Step) -> Answer:
-        """Write one step.
+    async def do(self, step: Step | Read) -> Answer | Found:
+        """Do one step or read.
 
         Raises:
             UnstorableError: the database cannot store its data.
         """
+        if isinstance(step, GetSession | ListSessions):
+            return read(self._database, [step])[0]
         return self._apply(step)
 
     def note(self, step: Step) -> None:

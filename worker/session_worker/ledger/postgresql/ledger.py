@@ -98,7 +98,8 @@ async def _sessions(
 class PostgreSQLLedger(BatchedLedger):
     """``Ledger`` in PostgreSQL. Each batch of steps of one kind is one statement, hence one round trip.
 
-    ``CONNECTIONS`` batches go at a time; reads of sessions and the registration have connections of their own.
+    ``CONNECTIONS`` batches go at a time. Reads of sessions have connections of their own, and so has the
+    registration.
     """
 
     def __init__(self, url: str, registration: Registration, emit: Emit, *, migrate: bool) -> None:
@@ -210,7 +211,8 @@ class PostgreSQLLedger(BatchedLedger):
         return [each.closed(each.closed_at) if each and each.closed_at else None for each in found]
 
     async def _get_sessions(self, reads: Sequence[GetSession]) -> list[SessionPayload | None]:
-        return [found and found.payload() for found in await _sessions(self._read_pool, reads)]
+        found = await _sessions(self._read_pool, reads)
+        return [None if each is None else each.payload() for each in found]
 
     async def _list_sessions(self, reads: Sequence[ListSessions]) -> list[SessionListPayload]:
         rows = await self._read_pool.fetch(LISTS, *zip(*map(_LIST, reads), strict=True))

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import asyncpg
 
 _ENTRY = """
-SELECT request_id, status, attempt, operation, session_id, user_id, casefile_id, title, error_code, error, reply,
-    received_at, updated_at, finished_at, next_attempt_at, history
+SELECT request_id, status, attempt, operation, session_id, user_id, casefile_id, title, error_code, error,
+    reply, received_at, updated_at, finished_at, next_attempt_at, history
 FROM requests
 """
 _GLIMPSE = f"""

@@ -37,7 +37,8 @@ GRANTS = {
 """What a worker does to each table; reading ``schema_version`` aside, which comes first."""
 _LACKING = """
 SELECT quote_ident(current_user), a.* FROM unnest($1::text[], $2::text[]) AS a (its, privilege)
-WHERE NOT has_table_privilege(its, privilege)
+WHERE NOT CASE privilege WHEN 'UPDATE' THEN has_any_column_privilege(its, privilege)
+    ELSE has_table_privilege(its, privilege) END
 """
 ESTIMATE = """(
 SELECT greatest(reltuples, pg_stat_get_live_tuples(oid))::bigint

@@ -105,8 +105,8 @@ WITH written AS (
                 SELECT FROM sessions s WHERE s.session_id = r.session_id AND s.user_id = r.user_id)
             THEN jsonb_array_length(r.history) + 1 ELSE r.counted END,
         history = r.history || {_history(None, "r.attempt", "$9::text", "a.detail")}
-    FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::bytea[], $5::text[], $6::text[], $7::text[], $8::text[])
-        AS a (request_id, token, status, response, error_code, error, detail, session)
+    FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::bytea[], $5::text[], $6::text[], $7::text[],
+        $8::text[]) AS a (request_id, token, status, response, error_code, error, detail, session)
     WHERE r.request_id = a.request_id AND r.token = a.token AND (r.status, a.status) IN ({FINISHING})
     RETURNING r.request_id, r.session_id, r.user_id, r.casefile_id, r.title, r.received_at, r.updated_at,
         jsonb_array_length(r.history) AS moves, r.counted, a.session
@@ -134,13 +134,14 @@ WITH written AS (
 )
 SELECT request_id FROM written
 """  # noqa: S608
-"""Record outcomes, create sessions, and count for the sessions that requests name: each request once, and its
-moves that were not counted before. Entries are locked first, then sessions, both in the order of their ids."""
+"""Record outcomes, create sessions, and count for the sessions that requests name: each request once, and
+those of its moves that were not counted before. Entries are locked first, then sessions, both in the order of
+their ids."""
 
 CLOSE_SESSION = """
 WITH locked AS (
     SELECT s.session_id
-    FROM (SELECT DISTINCT session_id, user_id FROM unnest($1::text[], $2::text[]) AS a (session_id, user_id)) a
+    FROM (SELECT DISTINCT * FROM unnest($1::text[], $2::text[]) AS a (session_id, user_id)) a
         JOIN sessions s USING (session_id, user_id)
     WHERE s.closed_at IS NULL ORDER BY s.session_id FOR NO KEY UPDATE OF s
 )

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _ENTRY = """
-SELECT request_id, status, attempt, operation, session_id, user_id, casefile_id, title, error_code, error, reply,
-    received_at, updated_at, finished_at, next_attempt_at, history
+SELECT request_id, status, attempt, operation, session_id, user_id, casefile_id, title, error_code, error,
+    reply, received_at, updated_at, finished_at, next_attempt_at, history
 FROM requests
 """
 _GLIMPSE = f"""

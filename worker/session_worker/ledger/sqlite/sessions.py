@@ -31,7 +31,8 @@ SELECT sessions.session_id, sessions.user_id, sessions.casefile_id, sessions.tit
 """
 _SESSION = f"""{_COMMON}, coalesce(event_count, json_array_length(history), {FEWEST_MOVES}) AS event_count,
     metadata, CASE WHEN metadata IS NULL THEN response END AS response
-FROM sessions LEFT JOIN requests ON requests.request_id = CASE WHEN metadata IS NULL THEN sessions.request_id END
+FROM sessions LEFT JOIN requests ON requests.request_id
+    = CASE WHEN metadata IS NULL THEN sessions.request_id END
 WHERE sessions.session_id = :session_id AND sessions.user_id = :user_id
 """
 _WANTED = """
@@ -77,7 +78,7 @@ def read(database: sqlite3.Connection, reads: Sequence[Read]) -> list[Found]:
             found.append(list_sessions(database, each.asked, each.user_id))
         else:
             session = find_session(database, each.session_id, each.user_id)
-            found.append(session and session.payload())
+            found.append(None if session is None else session.payload())
     database.execute("COMMIT")
     return found
 

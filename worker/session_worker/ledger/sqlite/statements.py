@@ -61,8 +61,8 @@ UPDATE sessions SET
     event_count = coalesce(sessions.event_count, (SELECT json_array_length(history) FROM requests AS created
             WHERE created.request_id = sessions.request_id), {FEWEST_MOVES})
         + json_array_length(named.history) - named.counted,
-    updated_at = max(named.updated_at, coalesce(sessions.updated_at, (SELECT finished_at FROM requests AS created
-            WHERE created.request_id = sessions.request_id), created_at))
+    updated_at = max(named.updated_at, coalesce(sessions.updated_at, (SELECT finished_at
+            FROM requests AS created WHERE created.request_id = sessions.request_id), created_at))
 FROM requests AS named WHERE named.request_id = :request_id AND sessions.session_id = named.session_id
     AND sessions.user_id = named.user_id
 """  # noqa: S608

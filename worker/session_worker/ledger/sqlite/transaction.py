@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
 
-from session_contracts import RequestStatus, SessionClosedPayload
+from session_contracts import SessionClosedPayload
 from session_contracts.status import ATTEMPT, WORKER_GONE
 from session_worker.ledger.batched import ReplyNote
 from session_worker.ledger.protocol import (
