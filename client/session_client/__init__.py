@@ -1,4 +1,4 @@
-"""The requester's side: ``SessionClient`` and the errors its calls end with."""
+"""The requester's side: ``SessionClient``, ``SyncSessionClient`` and the errors their calls end with."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         RequestTimedOut,
         SessionClientError,
     )
+    from session_client.sync_client import SyncSessionClient
 
 __all__ = [
     "ClientClosed",
@@ -23,6 +24,7 @@ __all__ = [
     "RequestTimedOut",
     "SessionClient",
     "SessionClientError",
+    "SyncSessionClient",
 ]
 
 
@@ -30,6 +32,7 @@ def __getattr__(name: str) -> Any:
     """Import what is public when it is first asked for: a worker that needs ``net`` loads no client."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from session_client import client, errors
+    from session_client import client, errors, sync_client
 
-    return getattr(client if name == "SessionClient" else errors, name)
+    modules = {"SessionClient": client, "SyncSessionClient": sync_client}
+    return getattr(modules.get(name, errors), name)

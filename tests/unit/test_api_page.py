@@ -39,6 +39,7 @@ def test_what_a_package_exports_is_there(package: str) -> None:
     ("package", "name", "members"),
     [
         ("session_client", "SessionClient", CLIENT),
+        ("session_client", "SyncSessionClient", CLIENT),
         ("session_client", "RequestFailed", ["code", "retryable"]),
     ],
 )
