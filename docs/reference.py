@@ -1,4 +1,5 @@
-"""Writes the parts of the documentation that are made from the code; ``--check`` only names outdated pages.
+"""Writes the parts of the documentation that are made from the code, and the published schemas; ``--check``
+only names what is outdated.
 
 A page marks each part with ``<!-- made from the code: NAME -->`` and ``<!-- end -->``.
 """
@@ -6,6 +7,7 @@ A page marks each part with ``<!-- made from the code: NAME -->`` and ``<!-- end
 from __future__ import annotations
 
 import ast
+import json
 import re
 import sys
 import tomllib
@@ -15,8 +17,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
+from session_contracts import asyncapi
 from session_contracts.amqp import Names
 from session_contracts.errors import ERRORS
+from session_contracts.sessions import BUILT_IN
 from session_contracts.status import mermaid
 from session_worker.broker.topology import Topology
 from session_worker.cli.run import LONGEST_DEFAULT, default_text
@@ -184,9 +188,27 @@ def rendered(page: str) -> str:
     return _PART.sub(lambda part: f"{part[1]}{PARTS[part[2]]()}{part[3]}", page)
 
 
+def schemas() -> dict[Path, str]:
+    """The published JSON Schemas, of the built-in operations' requests and responses."""
+    found = {}
+    for operation in BUILT_IN:
+        found[operation.request_type] = asyncapi.schema(operation, "request")
+        found[operation.response_type] = asyncapi.schema(operation, "response")
+    folder = ROOT / "docs" / "schemas"
+    return {
+        folder / f"{name}.schema.json": json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+        for name, schema in found.items()
+    }
+
+
+def texts() -> dict[Path, str]:
+    """All that is made from the code, as it should be now."""
+    return {page: rendered(page.read_text()) for page in pages()} | schemas()
+
+
 def outdated() -> Iterator[Path]:
-    """The pages that are not as the code has it."""
-    return (page for page in pages() if page.read_text() != rendered(page.read_text()))
+    """The files that are not as the code has it."""
+    return (path for path, text in texts().items() if not path.exists() or path.read_text() != text)
 
 
 if __name__ == "__main__":
@@ -194,5 +216,7 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["--check"]:
         names = ", ".join(str(page.relative_to(ROOT)) for page in pages_to_write)
         sys.exit(f"run docs/reference.py to update {names}" if names else 0)
-    for outdated_page in pages_to_write:
-        outdated_page.write_text(rendered(outdated_page.read_text()))
+    current = texts()
+    for path in pages_to_write:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(current[path])

@@ -1,8 +1,8 @@
-"""The contracts as an AsyncAPI 3.0 document, for people and code generators."""
+"""The contracts as JSON Schemas and as an AsyncAPI 3.0 document, for people and code generators."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic.json_schema import models_json_schema
 
@@ -12,59 +12,94 @@ from session_contracts.amqp import (
     REQUEST_ID,
     Names,
 )
-from session_contracts.sessions import CREATE_SESSION, CreateSessionRequest, CreateSessionResponse
+from session_contracts.operation import PublishedOperation
+from session_contracts.sessions import BUILT_IN
 
-REQUEST_TYPE, RESPONSE_TYPE = CREATE_SESSION.request_type, CREATE_SESSION.response_type
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pydantic import BaseModel
+    from pydantic.json_schema import JsonSchemaMode
+
+    from session_contracts.operation import Operation
+
 VERSION = "1.0.0"
 """The version of the contracts; the worker has its own."""
 
 
-def document(names: Names) -> dict[str, Any]:
+def schema(operation: Operation[Any, Any], of: Literal["request", "response"]) -> dict[str, Any]:
+    """Return the JSON Schema of an operation's requests or responses."""
+    if of == "request":
+        return operation.request_model.model_json_schema()
+    return operation.response_model.model_json_schema(mode=_response_mode(operation))
+
+
+def _response_mode(operation: Operation[Any, Any]) -> JsonSchemaMode:
+    """What is sent, but for published schemas: they say what a reader accepts."""
+    return "validation" if isinstance(operation, PublishedOperation) else "serialization"
+
+
+def document(names: Names, operations: Sequence[Operation[Any, Any]] = BUILT_IN) -> dict[str, Any]:
     """Describe the channels, operations (as the worker sees them), messages and schemas."""
-    _, schemas = models_json_schema(
-        [(CreateSessionRequest, "validation"), (CreateSessionResponse, "validation")],
-        ref_template="#/components/schemas/{model}",
+    requests: list[tuple[type[BaseModel], JsonSchemaMode]] = [
+        (operation.request_model, "validation") for operation in operations
+    ]
+    responses: list[tuple[type[BaseModel], JsonSchemaMode]] = [
+        (operation.response_model, _response_mode(operation)) for operation in operations
+    ]
+    references, schemas = models_json_schema(
+        [*requests, *responses], ref_template="#/components/schemas/{model}"
     )
+    messages: dict[str, Any] = {}
+    for operation, request, response in zip(operations, requests, responses, strict=True):
+        words = operation.name.replace("_", " ")
+        asked, answered = operation.request_type, operation.response_type
+        messages[asked] = _message(asked, f"Ask: {words}.", _REQUEST_PROPERTIES, references[request])
+        messages[answered] = _message(
+            answered, f"How it ended: {words}.", _RESPONSE_PROPERTIES, references[response]
+        )
     return {
         "asyncapi": "3.0.0",
         "info": {
             "title": "Session Worker",
             "version": VERSION,
-            "description": "Send a request to create a session; the answer comes to its reply_to.",
+            "description": "Send a request to its operation's channel; the answer comes to its reply_to.",
         },
         "defaultContentType": CONTENT_TYPE,
-        "channels": _channels(names),
-        "operations": {
-            "createSession": {
-                "action": "receive",
-                "channel": {"$ref": "#/channels/create"},
-                "messages": [{"$ref": f"#/channels/create/messages/{REQUEST_TYPE}"}],
-                "reply": {
-                    "address": {
-                        "location": "$message.header#/reply_to",
-                        "description": f"The request's reply_to; {names.replies} when it names none.",
-                    },
-                    "channel": {"$ref": "#/channels/reply"},
-                    "messages": [{"$ref": f"#/channels/reply/messages/{RESPONSE_TYPE}"}],
-                },
-            }
+        "channels": {
+            name: channel
+            for operation in operations
+            for name, channel in _channels(names.of(operation.key), operation).items()
         },
-        "components": {
-            "messages": {
-                REQUEST_TYPE: _message(REQUEST_TYPE, "Create a session.", _REQUEST_PROPERTIES),
-                RESPONSE_TYPE: _message(RESPONSE_TYPE, "How it ended.", _RESPONSE_PROPERTIES),
+        "operations": {_camel_case(operation.name): _operation(names, operation) for operation in operations},
+        "components": {"messages": messages, "schemas": schemas["$defs"]},
+    }
+
+
+def _operation(names: Names, operation: Operation[Any, Any]) -> dict[str, Any]:
+    channel, reply = f"#/channels/{operation.key}", f"#/channels/{_reply_channel(operation)}"
+    return {
+        "action": "receive",
+        "channel": {"$ref": channel},
+        "messages": [{"$ref": f"{channel}/messages/{operation.request_type}"}],
+        "reply": {
+            "address": {
+                "location": "$message.header#/reply_to",
+                "description": f"The request's reply_to; {names.replies} when it names none.",
             },
-            "schemas": schemas["$defs"],
+            "channel": {"$ref": reply},
+            "messages": [{"$ref": f"{reply}/messages/{operation.response_type}"}],
         },
     }
 
 
-def _channels(names: Names) -> dict[str, Any]:
+def _channels(names: Names, operation: Operation[Any, Any]) -> dict[str, Any]:
+    asked, answered = operation.request_type, operation.response_type
     return {
-        "create": {
+        operation.key: {
             "address": names.routing_key,
             "description": f"Exchange {names.exchange}; sending to the queue {names.work} works as well.",
-            "messages": {REQUEST_TYPE: {"$ref": f"#/components/messages/{REQUEST_TYPE}"}},
+            "messages": {asked: {"$ref": f"#/components/messages/{asked}"}},
             "bindings": {
                 "amqp": {
                     "is": "routingKey",
@@ -72,12 +107,21 @@ def _channels(names: Names) -> dict[str, Any]:
                 }
             },
         },
-        "reply": {
+        _reply_channel(operation): {
             "address": None,
             "description": "The default exchange, with the requester's reply queue as routing key.",
-            "messages": {RESPONSE_TYPE: {"$ref": f"#/components/messages/{RESPONSE_TYPE}"}},
+            "messages": {answered: {"$ref": f"#/components/messages/{answered}"}},
         },
     }
+
+
+def _reply_channel(operation: Operation[Any, Any]) -> str:
+    return f"{operation.key}.reply"  # no key has a dot
+
+
+def _camel_case(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(map(str.capitalize, others))
 
 
 _TEXT = {"type": "string"}
@@ -99,9 +143,9 @@ _RESPONSE_PROPERTIES = {
 } | _PROPERTIES
 
 
-def _message(model: str, summary: str, properties: dict[str, Any]) -> dict[str, Any]:
+def _message(name: str, summary: str, properties: dict[str, Any], payload: dict[str, Any]) -> dict[str, Any]:
     return {
-        "name": model,
+        "name": name,
         "summary": summary,
         "contentType": CONTENT_TYPE,
         "headers": {
@@ -109,7 +153,7 @@ def _message(model: str, summary: str, properties: dict[str, Any]) -> dict[str, 
             "description": "AMQP properties and headers.",
             "properties": properties,
         },
-        "bindings": {"amqp": {"messageType": model}},
+        "bindings": {"amqp": {"messageType": name}},
         "correlationId": {"location": "$message.header#/correlation_id"},
-        "payload": {"$ref": f"#/components/schemas/{model}"},
+        "payload": payload,
     }

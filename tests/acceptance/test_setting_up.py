@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pika
 import pytest
 
-from session_contracts import CreateSessionRequest, CreateSessionResponse, Names, asyncapi
+from session_contracts import GET_SESSION, CreateSessionRequest, CreateSessionResponse, Names, asyncapi
 from tests.acceptance.conftest import environment
 from tests.support.worker_process import WorkerProcess
 
@@ -125,6 +125,13 @@ def test_schema_prints_the_models_own(
     name = "request" if model is CreateSessionRequest else "response"
 
     assert json.loads(cli("schema", name).out) == model.model_json_schema()
+
+
+def test_schema_prints_those_of_another_operation(cli: Cli) -> None:
+    printed = cli("schema", "response", "--operation", "get_session").out
+    assert json.loads(printed) == asyncapi.schema(GET_SESSION, "response")
+    unknown = cli("schema", "request", "--operation", "extend_session")
+    assert (unknown.code, "create_session, get_session" in unknown.err) == (2, True)
 
 
 def test_schema_prints_an_asyncapi_document_of_the_prefix(cli: Cli) -> None:

@@ -1,21 +1,41 @@
 """The AsyncAPI document hangs together: every reference leads somewhere, every schema is one."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import reduce
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
+from uuid import UUID
 
 import pytest
 from jsonschema import Draft202012Validator
+from pydantic import BaseModel
 
 from session_client.call import Call
-from session_contracts import CREATE_SESSION, CreateSessionPayload, CreateSessionRequest, Names
-from session_contracts.asyncapi import document
+from session_contracts import CREATE_SESSION, CreateSessionPayload, CreateSessionRequest, Names, Operation
+from session_contracts.asyncapi import document, schema
+from session_contracts.sessions import BUILT_IN
 from session_worker.requests.outcomes import Reply
 from session_worker.requests.settle import reply_message
 
-DOCUMENT = document(Names("acme"))
+
+class ExtendSession(BaseModel):
+    minutes: int
+
+
+class CreateSessionPayloadOfOurs(BaseModel):
+    """Has the name that a built-in model has."""
+
+    title: int = 7
+
+
+CreateSessionPayloadOfOurs.__name__ = CreateSessionPayloadOfOurs.__qualname__ = "CreateSessionPayload"
+EXTEND = Operation("extend_session", ExtendSession, CreateSessionPayloadOfOurs)
+OPERATIONS = (*BUILT_IN, EXTEND)
+DOCUMENT = document(Names("acme"), OPERATIONS)
+SCHEMAS = Path(__file__).resolve().parents[3] / "docs" / "schemas"
 
 
 def references(node: Any) -> Iterator[str]:
@@ -83,9 +103,49 @@ def test_what_the_worker_sends_beside_the_body_is_declared() -> None:
     check_properties("CreateSessionResponse", properties | {"message_id": "one for each message"})
 
 
-def test_names_follow_the_prefix() -> None:
-    create = DOCUMENT["channels"]["create"]
-    assert create["bindings"]["amqp"]["exchange"]["name"] == "acme"
-    assert create["address"] == "create"
-    assert "acme.create" in create["description"]
-    assert "acme.replies" in DOCUMENT["operations"]["createSession"]["reply"]["address"]["description"]
+@pytest.mark.parametrize("operation", OPERATIONS, ids=repr)
+def test_each_operation_has_channels_messages_and_a_reply_of_its_own(operation: Operation[Any, Any]) -> None:
+    told = DOCUMENT["operations"][re.sub("_(.)", lambda found: found[1].upper(), operation.name)]
+    channel, reply = resolve(told["channel"]["$ref"]), resolve(told["reply"]["channel"]["$ref"])
+    assert channel["address"] == operation.key
+    assert channel["bindings"]["amqp"]["exchange"]["name"] == "acme"
+    assert f"acme.{operation.key} " in channel["description"]
+    assert "acme.replies" in told["reply"]["address"]["description"]
+    for where, part, name in (
+        (channel, told, operation.request_type),
+        (reply, told["reply"], operation.response_type),
+    ):
+        assert list(where["messages"]) == [name]
+        (message,) = part["messages"]
+        assert resolve(resolve(message["$ref"])["$ref"])["name"] == name
+
+
+def test_two_models_of_one_name_keep_schemas_of_their_own() -> None:
+    """A user's app gives its models the names that it likes."""
+    response = {**DOCUMENT, **DOCUMENT["components"]["messages"]["ExtendSessionResponse"]["payload"]}
+    answer: dict[str, Any] = {
+        "request_id": str(UUID(int=7)),
+        "status": "completed",
+        "timestamp": "",
+        "error": None,
+        "metadata": {},
+    }
+    validator = Draft202012Validator(response)
+    assert validator.is_valid(answer | {"payload": {"title": 7}})
+    assert not validator.is_valid(answer | {"payload": {"title": "x"}})
+
+
+@pytest.mark.parametrize("operation", BUILT_IN, ids=repr)
+@pytest.mark.parametrize("of", ["request", "response"])
+def test_the_published_schemas_are_those_of_the_models(
+    operation: Operation[Any, Any], of: Literal["request", "response"]
+) -> None:
+    name = operation.request_type if of == "request" else operation.response_type
+    assert json.loads((SCHEMAS / f"{name}.schema.json").read_text()) == schema(operation, of)
+
+
+def test_no_other_schemas_are_published() -> None:
+    names = {name for operation in BUILT_IN for name in (operation.request_type, operation.response_type)}
+    assert {path.name for path in SCHEMAS.iterdir()} == {f"{name}.schema.json" for name in names}
+    given = SCHEMAS.parents[1] / "tests" / "CreateSessionResponse.schema.json"
+    assert json.loads((SCHEMAS / given.name).read_text()) == json.loads(given.read_text())

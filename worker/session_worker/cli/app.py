@@ -562,14 +562,25 @@ def top(
 @app.command(cls=WithArgument)
 def schema(
     of: Annotated[str, typer.Argument(metavar="request|response|asyncapi", show_default=False, hidden=True)],
+    operation: Annotated[
+        str | None,
+        typer.Option(
+            "--operation",
+            metavar="NAME",
+            help="Whose requests or responses. Default: create_session.",
+            show_default=False,
+        ),
+    ] = None,
+    app: AppName = None,
     prefix: Prefix = None,
 ) -> None:
     """Print a JSON Schema or the AsyncAPI document.
 
-    The JSON Schema of requests or of responses, or one document of all queues and messages."""
+    The JSON Schema of an operation's requests or responses, or one document of all operations' queues and
+    messages."""
     from session_worker.cli.schema import schema
 
-    schema(of, prefix)
+    schema(of, operation, app=app, prefix=prefix)
 
 
 @app.command()

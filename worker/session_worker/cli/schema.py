@@ -6,21 +6,36 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from session_contracts import CreateSessionRequest, CreateSessionResponse, asyncapi
-from session_contracts.amqp import Names
-from session_worker.cli import command_settings, streams
+from session_contracts import CREATE_SESSION, Names, asyncapi
+from session_worker.cli import command_settings, options, streams
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from session_contracts import Operation
+    from session_worker.settings import Settings
 
 
-def schema(of: str, prefix: str | None) -> None:
-    """Print the JSON Schema of a model, or an AsyncAPI document of all queues and messages."""
-    documents: dict[str, Callable[[], dict[str, Any]]] = {
-        "request": CreateSessionRequest.model_json_schema,
-        "response": CreateSessionResponse.model_json_schema,
-        "asyncapi": lambda: asyncapi.document(Names(command_settings.load_only(prefix=prefix).prefix)),
-    }
-    if of not in documents:
+def schema(of: str, operation: str | None, **flags: str | None) -> None:
+    """Print the JSON Schema of an operation's requests or responses, or an AsyncAPI document of all
+    operations."""
+    if of not in {"request", "response", "asyncapi"}:
         raise typer.BadParameter("write request, response or asyncapi.", param_hint="WHAT")
-    streams.write_document(documents[of](), indent=2)
+    loaded = command_settings.load_only(**flags)
+    if of == "asyncapi":
+        if operation is not None:
+            raise typer.BadParameter("the document has all operations.", param_hint="--operation")
+        document = asyncapi.document(Names(loaded.prefix), options.operations(loaded, None))
+    else:
+        document = asyncapi.schema(_known(loaded, operation), "request" if of == "request" else "response")
+    streams.write_document(document, indent=2)
+
+
+def _known(loaded: Settings, name: str | None) -> Operation[Any, Any]:
+    """Raises typer.BadParameter: nobody here has the models of that operation."""
+    if name is None:
+        return CREATE_SESSION
+    known = {operation.name: operation for operation in options.operations(loaded, None)}
+    if name not in known:
+        raise typer.BadParameter(
+            f"it is one of {', '.join(known)}; --app names the app of another.", param_hint="--operation"
+        )
+    return known[name]
