@@ -583,6 +583,22 @@ def schema(
     schema(of, operation, app=app, prefix=prefix)
 
 
+@app.command(cls=WithArgument)
+def new(
+    name: Annotated[str, typer.Argument(metavar="NAME", show_default=False, hidden=True)],
+    into: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Folder for it, new or empty. Default: ./NAME.", show_default=False),
+    ] = None,
+) -> None:
+    """Write a small project to begin with: an app with one operation, its contracts, its tests.
+
+    NAME is that of its module: lower-case letters, digits and underscores."""
+    from session_worker.cli.new import new
+
+    new(name, into)
+
+
 @app.command()
 def dev(handler: HandlerName = None) -> None:
     """Run a worker with a private broker, to try things out.
