@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import fields
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING
+
+import pytest
 
 from session_worker.operations.handler import Context
 from tests.support.pages import blocks, follow, mentions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -72,28 +83,83 @@ def test_no_command_of_getting_started_is_only_told_of() -> None:
     assert [command for command in mentions(page, PROGRAMS) if command not in run] == []
 
 
-def test_the_handlers_page_has_a_handler_whose_tests_pass(tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", ["app", "blocking", "sessions"])
+def test_a_page_for_those_who_write_operations_can_be_followed_word_by_word(
+    page: str, amqp_url: str, tmp_path: Path
+) -> None:
+    walk(page, tmp_path, {BROKER: amqp_url})
+
+
+def test_the_page_of_resources_can_be_followed_word_by_word(amqp_url: str, tmp_path: Path) -> None:
+    """With a billing service that sells one ticket for each idempotency key."""
+    with billing() as (url, keys):
+        walk("resources", tmp_path, {BROKER: amqp_url, "http://localhost:9000": url})
+    assert len(keys) == 1
+
+
+def walk(page: str, tmp_path: Path, replace: dict[str, str]) -> None:
     folder = tmp_path / "reader"
     folder.mkdir()
+    path = f"{Path(sys.prefix) / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    follow(DOCS / f"{page}.md", folder, replace=replace, env={"PATH": path})
 
-    follow(DOCS / "handlers.md", folder, replace={"python -m": f"{sys.executable} -m"})
+
+@contextmanager
+def billing() -> Iterator[tuple[str, set[str]]]:
+    keys: set[str] = set()
+
+    class Charges(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            keys.add(self.headers["Idempotency-Key"])
+            self.send_response(201)
+            self.end_headers()
+            self.wfile.write(json.dumps({"receipt": f"r-{len(keys)}"}).encode())
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing on standard error."""
+
+    with HTTPServer(("127.0.0.1", 0), Charges) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", keys
+        finally:
+            server.shutdown()
 
 
-def test_the_handlers_page_names_all_that_a_handler_gets() -> None:
-    page = (DOCS / "handlers.md").read_text()
+@pytest.mark.parametrize("page", ["app", "blocking", "resources", "sessions"])
+def test_type_checkers_find_nothing_in_the_programs_of_a_page(page: str, tmp_path: Path) -> None:
+    for block in blocks((DOCS / f"{page}.md").read_text()):
+        if "file" in block.options:
+            (tmp_path / block.options["file"]).write_text(block.text)
+
+    checked = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--cache-dir", tmp_path / "cache", "."],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert checked.stdout.startswith("Success"), checked.stdout + checked.stderr
+
+
+def test_the_page_of_operations_names_all_that_a_handler_gets() -> None:
+    page = (DOCS / "app.md").read_text()
 
     assert re.findall(r"^\| `context\.(\w+)`", page, re.MULTILINE) == [each.name for each in fields(Context)]
 
 
-def test_the_handler_of_the_readme_is_the_one_of_getting_started() -> None:
+def test_the_operation_of_the_readme_is_that_of_its_page() -> None:
     """Which another test runs."""
-    of_readme, of_getting_started = (
-        [block.text for block in blocks(page.read_text()) if block.options.get("file") == "shop/sessions.py"]
-        for page in (ROOT / "README.md", DOCS / "getting-started.md")
+    of_readme, of_page = (
+        {block.options["file"]: block.text for block in blocks(page.read_text()) if "file" in block.options}
+        for page in (ROOT / "README.md", DOCS / "app.md")
     )
 
-    assert of_readme == of_getting_started
-    assert len(of_readme) == 1
+    del of_readme["first.py"]
+    assert set(of_readme) == {"rooms_contracts.py", "rooms.py"}
+    assert of_readme.items() <= of_page.items()
 
 
 def test_the_readme_leads_to_a_first_request_where_nothing_runs_yet(tmp_path: Path) -> None:
