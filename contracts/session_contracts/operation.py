@@ -10,16 +10,13 @@ from __future__ import annotations
 import json
 import re
 from hashlib import sha256
-from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, NamedTuple, TypeVar, cast
+from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar, cast
 
 from pydantic import BaseModel, Field, RootModel, ValidationError, create_model
 from pydantic_core import InitErrorDetails, PydanticCustomError, from_json, to_json
 
 from session_contracts.envelopes import BaseRequest, Response
 from session_contracts.types import RULE, Rule, flaw
-
-if TYPE_CHECKING:
-    from typing import LiteralString
 
 P = TypeVar("P", bound=BaseModel)
 R = TypeVar("R", bound=BaseModel)
@@ -76,9 +73,12 @@ class Operation(Generic[P, R]):
             create_model(
                 f"{title}Request",
                 __base__=BaseRequest[payload],  # type: ignore[valid-type]
-                operation=(
-                    Annotated[Literal[name], Rule(f"must be {name}")],  # type: ignore[valid-type]
-                    Field(default=name, description="Operation to carry out"),
+                operation=cast(
+                    "Any",
+                    (
+                        Annotated[Literal.__getitem__(name), Rule(f"must be {name}")],
+                        Field(default=name, description="Operation to carry out"),
+                    ),
                 ),
             ),
         )
@@ -185,7 +185,5 @@ def fingerprint(request: BaseRequest[Any]) -> bytes:
 
 
 def _invalid(path: tuple[str | int, ...], rule: str) -> ValidationError:
-    details = InitErrorDetails(
-        type=PydanticCustomError(RULE, cast("LiteralString", rule)), loc=path, input=None
-    )
+    details = InitErrorDetails(type=PydanticCustomError(RULE, cast("Any", rule)), loc=path, input=None)
     return ValidationError.from_exception_data("request", [details])

@@ -18,8 +18,6 @@ from pydantic import AfterValidator, Field, StringConstraints
 from pydantic_core import PydanticCustomError, core_schema
 
 if TYPE_CHECKING:
-    from typing import LiteralString
-
     from pydantic import GetCoreSchemaHandler
 
 MAX_DEPTH = 16
@@ -207,7 +205,7 @@ def _flaw_of_scalar(value: object) -> str:
 def _check_object(value: dict[str, Any]) -> dict[str, Any]:
     found = flaw(value)
     if found is not None:
-        raise PydanticCustomError(RULE, cast("LiteralString", found[1]))
+        raise PydanticCustomError(RULE, cast("Any", found[1]))
     return value
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from session_worker.messages.message import Message
-    from session_worker.operations.handler import Handler
+    from session_worker.operations.handler import AnyHandler
 
 LEDGERS = (SQLiteLedger, PostgreSQLLedger)
 PARSER_KILLER = b"kills the parser"
@@ -105,7 +105,7 @@ def sent_step(queues: str) -> Callable[[Fuse], None]:
 def in_handler(fuse: Fuse) -> None:
     real = loading.load
 
-    def load_wrapped(path: str) -> Handler:
+    def load_wrapped(path: str) -> AnyHandler:
         handler = real(path)
 
         async def handle(request: Any, context: Any) -> Any:

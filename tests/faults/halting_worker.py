@@ -23,7 +23,7 @@ from session_worker.settings import load
 
 if TYPE_CHECKING:
     from session_worker.messages.message import Message
-    from session_worker.operations.handler import Handler
+    from session_worker.operations.handler import AnyHandler
 
 STEPS = ("before-claim", "in-handler", "before-commit", "before-publish", "before-ack")
 
@@ -58,7 +58,7 @@ def wrap(halts: Halts) -> None:
         await publish(self, message)
         await halts.at("before-ack", message.properties.correlation_id)
 
-    def load_halting(path: str) -> Handler:
+    def load_halting(path: str) -> AnyHandler:
         handler = find(path)
 
         async def handle(request: Any, context: Any) -> Any:

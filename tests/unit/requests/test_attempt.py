@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from session_contracts import CreateSessionRequest, ErrorCode
-from session_worker.operations.handler import Context, Handler, PermanentError, Rejected
+from session_worker.operations.handler import Context, AnyHandler, PermanentError, Rejected
 from session_worker.requests import attempt, retry
 from session_worker.requests.attempt import Failure, Success
 from session_worker.requests.response import OUR_FACTS, ResponseBuilder
@@ -32,18 +32,18 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attempt, "CANCEL_SECONDS", 0.02)
 
 
-async def _run(handler: Handler, timeout: float = 5.0) -> Success | Failure | Rejected:
+async def _run(handler: AnyHandler, timeout: float = 5.0) -> Success | Failure | Rejected:
     return await attempt.run(handler, parts.model(), parts.context(), timeout)
 
 
-def _returning(value: object) -> Handler:
+def _returning(value: object) -> AnyHandler:
     async def handle(request: CreateSessionRequest, context: Context) -> Any:
         return value
 
     return handle
 
 
-def _raising(error: BaseException, calls: list[int] | None = None) -> Handler:
+def _raising(error: BaseException, calls: list[int] | None = None) -> AnyHandler:
     async def handle(request: CreateSessionRequest, context: Context) -> None:
         if calls is not None:
             calls.append(1)
@@ -52,7 +52,7 @@ def _raising(error: BaseException, calls: list[int] | None = None) -> Handler:
     return handle
 
 
-async def _failure(handler: Handler, timeout: float = 5.0) -> Failure:
+async def _failure(handler: AnyHandler, timeout: float = 5.0) -> Failure:
     result = await _run(handler, timeout)
     assert isinstance(result, Failure)
     return result
@@ -258,7 +258,7 @@ async def test_lasting_failure_is_reported_with_type_message_and_place() -> None
     assert "in handle" in failure.stacktrace
 
 
-def _outer(error: BaseException) -> Handler:
+def _outer(error: BaseException) -> AnyHandler:
     async def inner() -> None:
         raise error
 
@@ -434,7 +434,7 @@ async def _cancel_itself_and_return(request: CreateSessionRequest, context: Cont
 
 
 @pytest.mark.parametrize("handler", [_raise_cancelled, _cancel_itself, _cancel_itself_and_return])
-async def test_handler_that_cancels_itself_has_failed(handler: Handler) -> None:
+async def test_handler_that_cancels_itself_has_failed(handler: AnyHandler) -> None:
     """The worker's own task goes on: nobody has cancelled it."""
     failure = await _failure(handler)
     assert (failure.code, failure.transient) == (ErrorCode.HANDLER_FAILED, True)

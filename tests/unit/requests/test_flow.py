@@ -30,7 +30,7 @@ from session_worker.ledger.protocol import (
     UnstorableError,
 )
 from session_worker.messages.delivery import Lane
-from session_worker.operations.handler import Context, Handler, PermanentError, Rejected
+from session_worker.operations.handler import Context, AnyHandler, PermanentError, Rejected
 from session_worker.requests import outcomes
 from session_worker.requests.claimed import MAX_AGE, ClaimedRequest, age
 from session_worker.requests.flow import NO_TIME_AFTER_CRASH, Flow
@@ -119,7 +119,7 @@ class CountingHandler:
 
 
 def _flow(
-    ledger: ScriptedLedger, handler: Handler | None = None, emit: Emit = unheard, **settings: Any
+    ledger: ScriptedLedger, handler: AnyHandler | None = None, emit: Emit = unheard, **settings: Any
 ) -> Flow:
     return Flow(
         ledger=cast("Ledger", ledger),

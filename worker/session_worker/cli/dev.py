@@ -41,7 +41,7 @@ def dev(handler: str | None) -> int:
     loaded = _load(handler, "amqp://127.0.0.1/", "sqlite:///ledger.db")
     log.configure(loaded.log_level)
     with capture.output():  # as in the worker, so that logging which the module sets up adds no lines
-        loading.load(loaded.handler)
+        loading.load(hook=loaded.handler)
     with ExitStack() as stack:
         with show.step("a private RabbitMQ", "it takes about ten seconds"):
             node = stack.enter_context(RabbitMQ())

@@ -106,6 +106,12 @@ class Delivery:
         return lost and self.redelivered and self.lane is Lane.SLOW and not self.expired
 
     @property
+    def lost_before(self) -> bool:
+        """Whether it was delivered at least twice before, and nobody settled it."""
+        count = self.headers.get(DELIVERY_COUNT)
+        return self.lane is Lane.SLOW or (self.redelivered and isinstance(count, int) and count >= 2)
+
+    @property
     def requeues(self) -> int:
         """How often it went round because others had its request, by our own header; a forged one does no
         harm."""

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 P = TypeVar("P", bound=BaseModel)
 R = TypeVar("R", bound=BaseModel)
 T = typing_extensions.TypeVar("T", default=Any)
+U = TypeVar("U")
 
 LONGEST_WAIT = 86_400.0
 """Seconds that ``RetryLater`` may ask for."""
@@ -95,10 +96,10 @@ class RetryLater(Exception):  # noqa: N818 - a wish, not an error
         self.after = after
 
 
-Handler = Callable[[BaseRequest[P], Context[T]], Awaitable[R] | R]
+Handler = Callable[[BaseRequest[P], Context[U]], Awaitable[R] | R]
 """Carries out an operation; a plain function runs in a thread."""
 CreateSessionHook = Callable[
-    [CreateSessionRequest, Context[T]], Awaitable[dict[str, Any] | None] | dict[str, Any] | None
+    [CreateSessionRequest, Context[U]], Awaitable[dict[str, Any] | None] | dict[str, Any] | None
 ]
 """Is asked before a session is created; what it returns is merged into the response's metadata."""
 AnyHandler = Callable[[Any, Context[Any]], Awaitable[Any]]

@@ -9,15 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pydantic
-import pydantic_core
-
 from session_contracts import ErrorCode
-from session_contracts.types import JsonObject
 from session_worker.messages.identifiers import storable
-from session_worker.operations.handler import PermanentError, Rejected
+from session_worker.operations.handler import Rejected, RetryLater
 from session_worker.requests import retry
-from session_worker.requests.response import OUR_FACTS
+from session_worker.requests.results import InvalidResultError, read_result
 from session_worker.telemetry import plain_values
 from session_worker.telemetry.trace import current_trace
 
@@ -25,10 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from types import CodeType, FrameType, TracebackType
 
-    from session_contracts import CreateSessionRequest
-    from session_worker.operations.handler import AnyHandler, Context
+    from session_contracts import BaseRequest
+    from session_worker.operations.binding import Binding
+    from session_worker.operations.handler import Context
+    from session_worker.requests.results import Success
 
-MAX_RESULT_BYTES = 65_536
 MAX_STACKTRACE = 8_192
 MAX_FRAMES = 3
 CANCEL_SECONDS = 3.0
@@ -36,27 +33,15 @@ CANCEL_SECONDS = 3.0
 more time than this for handing back, so that a handler that never ends is handed back too."""
 
 
-_METADATA: pydantic.TypeAdapter[JsonObject] = pydantic.TypeAdapter(JsonObject)
-
-
-class InvalidResultError(PermanentError):
-    """What the handler returned cannot be part of a response."""
-
-
-@dataclass(frozen=True, slots=True)
-class Success:
-    """The handler returned. ``metadata`` is what it adds to the response, as plain JSON values."""
-
-    metadata: dict[str, Any]
-
-
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The attempt failed. ``error`` is for the log and the parked copy, never for the requester."""
+    """The attempt failed. ``error`` is for the log and the parked copy, never for the requester. ``after``:
+    seconds until the next attempt, if the handler has said."""
 
     code: ErrorCode
     error: BaseException
     transient: bool
+    after: float | None = None
 
     @property
     def message(self) -> str:
@@ -74,7 +59,7 @@ class Failure:
 
 
 async def run(
-    handler: AnyHandler, request: CreateSessionRequest, context: Context[Any], timeout: float
+    binding: Binding, request: BaseRequest[Any], context: Context[Any], timeout: float
 ) -> Success | Failure | Rejected:
     """Run one attempt of at most ``timeout`` seconds.
 
@@ -82,7 +67,7 @@ async def run(
     fails and nothing else. When the caller is cancelled, the handler is cancelled with it.
     """
     loop = asyncio.get_running_loop()
-    task = loop.create_task(_call(handler, request, context))
+    task = loop.create_task(_call(binding, request, context))
     # This is asyncio.wait for one task, at a third of the price.
     over = loop.create_future()
     timer = loop.call_later(timeout, _set, over)
@@ -106,7 +91,7 @@ async def run(
 
 
 async def _call(
-    handler: AnyHandler, request: CreateSessionRequest, context: Context[Any]
+    binding: Binding, request: BaseRequest[Any], context: Context[Any]
 ) -> Success | Failure | Rejected:
     current_trace.get().enter()
 
@@ -116,11 +101,11 @@ async def _call(
         # The first try was made already, without tenacity: most succeed at once.
         if failed:
             raise failed.pop()
-        return await _once(handler, request, context)
+        return await _once(binding, request, context)
 
     try:
         try:
-            return await _once(handler, request, context)
+            return await _once(binding, request, context)
         except Exception as error:  # noqa: BLE001 - what is worth another try is decided in retry.py
             failed.append(error)
         return await _tried(again)
@@ -128,17 +113,23 @@ async def _call(
         return rejected
     except InvalidResultError as error:
         return Failure(ErrorCode.HANDLER_RESULT_INVALID, error, transient=False)
+    except RetryLater as later:
+        return Failure(ErrorCode.HANDLER_FAILED, later, transient=True, after=later.after)
     except asyncio.CancelledError:
         raise
     except BaseException as error:  # noqa: BLE001 - SystemExit too is the handler's failure, not the worker's end
         return Failure(ErrorCode.HANDLER_FAILED, error, transient=retry.is_transient(error))
 
 
+<<<<<<< HEAD
 async def _once(
     handler: AnyHandler, request: CreateSessionRequest, context: Context[Any]
 ) -> Success | Rejected:
+=======
+async def _once(binding: Binding, request: BaseRequest[Any], context: Context[Any]) -> Success | Rejected:
+>>>>>>> e8be5b8 (Decide about any operation by its binding)
     try:
-        return Success(_plain(await handler(request, context)))
+        return read_result(binding, await binding.handler(request, context))
     except ExceptionGroup as group:
         if rejection := _rejection(group):
             return rejection
@@ -198,30 +189,6 @@ def _beyond_this_file(frames: TracebackType | None) -> TracebackType | None:
             beyond = frames.tb_next
         frames = frames.tb_next
     return beyond
-
-
-def _plain(result: object) -> dict[str, Any]:
-    """Return the handler's result as the JSON values that the response will have."""
-    if result is None:
-        return {}
-    if not isinstance(result, dict) or not all(isinstance(key, str) for key in result):
-        raise InvalidResultError(
-            f"the handler must return None or a dict with string keys, not {type(result).__name__}"
-        )
-    try:
-        data = pydantic_core.to_json(result)
-        plain: dict[str, Any] = pydantic_core.from_json(data, allow_inf_nan=False)
-        _METADATA.validate_python(plain | OUR_FACTS)
-    except pydantic.ValidationError as error:
-        rule = error.errors(include_url=False, include_input=False)[0]["msg"]
-        raise InvalidResultError(f"the handler's result does not fit into an answer: it {rule}") from None
-    except (ValueError, RecursionError) as error:
-        raise InvalidResultError(f"the handler's result cannot be written as JSON: {error}"[:500]) from error
-    if len(data) > MAX_RESULT_BYTES:
-        raise InvalidResultError(
-            f"the handler's result takes {len(data)} bytes as JSON; at most {MAX_RESULT_BYTES} fit"
-        )
-    return plain
 
 
 def _set(over: asyncio.Future[None]) -> None:

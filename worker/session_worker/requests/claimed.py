@@ -8,58 +8,77 @@ import time
 from dataclasses import field
 from typing import TYPE_CHECKING, Any, Literal
 
+
+
 from session_contracts import ErrorCode, RequestStatus
+from session_contracts.errors import ERRORS
 from session_worker.ledger.protocol import Claim, Finish, Postpone, Release, StepResult
 from session_worker.messages.identifiers import new_session_id, storable
 from session_worker.messages.immutable import immutable
 from session_worker.requests import outcomes
 from session_worker.requests.outcomes import Letter, Reply
 from session_worker.requests.response import metadata_of_session
-from session_worker.requests.retry import attempt_delays
+from session_worker.requests.retry import attempt_delays, due_delay, wished_delays
 from session_worker.requests.sentences import sentence
 from session_worker.telemetry.events import AttemptFailed, RequestFinished, RequestHandedBack
 from session_worker.telemetry.trace import current_trace
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
+    from datetime import datetime
     from uuid import UUID
 
-    from session_contracts import CreateSessionRequest
+    from session_contracts import BaseRequest
     from session_worker.ledger.protocol import Claimed, Ledger
     from session_worker.operations.handler import Rejected
     from session_worker.requests.attempt import Failure
     from session_worker.requests.outcomes import Outcome
     from session_worker.requests.request import Request
     from session_worker.requests.response import ResponseBuilder
+    from session_worker.requests.results import Success
     from session_worker.telemetry.events import Emit, Ending
 
 MAX_AGE = 30 * 86_400.0
 """Seconds. A request that claims to be older counts as this old, so that it spoils no sum."""
-ENDINGS: Mapping[ErrorCode | None, Ending] = {
-    None: "completed",
-    ErrorCode.REJECTED: "rejected",
-    ErrorCode.EXPIRED: "expired",
-}
-"""How a claimed request ended, by its error code; with any other code it failed."""
 
 
-def claim_step(request: Request, token: UUID, *, suspect_after: int | None) -> Claim:
+def ending_of(code: ErrorCode | None) -> Ending:
+    """How a request ended that was not refused, by its error code."""
+    if code is None:
+        return "completed"
+    if code is ErrorCode.EXPIRED:
+        return "expired"
+    return "failed" if ERRORS[code].parked else "rejected"
+
+
+def claim_step(request: Request, token: UUID, *, creates_session: bool, suspect_after: int | None) -> Claim:
     """Return what to ask the ledger for a request."""
     return Claim(
         request_id=request.request_id,
         fingerprint=request.fingerprint,
         token=token,
-        session_id=new_session_id(),
+        session_id=new_session_id() if creates_session else request.session_id,
         user_id=request.model.user_id,
         operation=request.model.operation,
         casefile_id=request.casefile_id,
-        title=request.model.payload.title,
+        title=request.model.payload.title if creates_session else None,
         time_to_live=request.time_to_live,
         reply_to=storable(request.reply_to),
         correlation_id=storable(request.correlation_id),
         traceparent=current_trace.get().traceparent,
         suspect_after=suspect_after,
     )
+
+
+def for_handler(request: Request, received_at: datetime) -> BaseRequest[Any]:
+    """Return a request as its handler sees it. An id or a time that its sender did not give is the same in
+    every attempt."""
+    model = request.model
+    if model.model_fields_set >= {"request_id", "timestamp"}:
+        return model
+    stable = {"request_id": request.request_id, "timestamp": received_at.isoformat()}
+    missing = {name: value for name, value in stable.items() if name not in model.model_fields_set}
+    return model.model_copy(update=missing)
 
 
 @immutable
@@ -88,15 +107,8 @@ class ClaimedRequest:
             return None
         return max(age(self.request.published) - self.seconds, 0.0)
 
-    def for_handler(self) -> CreateSessionRequest:
-        """Return the request as the handler sees it. An id or a time that its sender did not give is the same
-        in every attempt."""
-        model = self.request.model
-        if model.model_fields_set >= {"request_id", "timestamp"}:
-            return model
-        stable = {"request_id": self.request.request_id, "timestamp": self.entry.received_at.isoformat()}
-        missing = {name: value for name, value in stable.items() if name not in model.model_fields_set}
-        return model.model_copy(update=missing)
+    def for_handler(self) -> BaseRequest[Any]:
+        return for_handler(self.request, self.entry.received_at)
 
     def reply(self, body: bytes) -> Reply:
         """Return the first reply to the request. If the requester did not say when it published, the time
@@ -129,25 +141,32 @@ class Recorder:
     """
 
     def __init__(
-        self, ledger: Ledger, responses: ResponseBuilder, retry_delays: Sequence[int], emit: Emit
+        self,
+        ledger: Ledger,
+        responses: ResponseBuilder,
+        retry_delays: Sequence[int],
+        emit: Emit,
+        *,
+        creates_session: bool,
     ) -> None:
         self._ledger = ledger
         self._responses = responses
         self._retry_delays = retry_delays
+        self._creates = creates_session
         self._emit = emit
 
-    async def completed(self, claimed: ClaimedRequest, metadata: Mapping[str, Any]) -> Outcome:
-        body = self._responses.completed(claimed.request, claimed.entry, metadata, claimed.seconds)
-        session = metadata_of_session(metadata)
+    async def completed(self, claimed: ClaimedRequest, success: Success) -> Outcome:
+        body = self._responses.completed(claimed.request, claimed.entry, success, claimed.seconds)
+        session = metadata_of_session(success.metadata) if self._creates else None
         return outcomes.Completed(await self._finish(claimed, RequestStatus.COMPLETED, body, session=session))
 
     async def rejected(self, claimed: ClaimedRequest, rejected: Rejected) -> Outcome:
         code = None if rejected.code is None else storable(rejected.code)
-        return outcomes.Rejected(await self._fail(claimed, ErrorCode.REJECTED, rejected.message, code))
+        return outcomes.Rejected(await self._fail(claimed, rejected.error_code, rejected.message, code))
 
     async def expired(self, claimed: ClaimedRequest) -> Outcome:
         code = ErrorCode.EXPIRED
-        return outcomes.Expired(await self._fail(claimed, code, sentence(code)))
+        return outcomes.Expired(await self._fail(claimed, code, sentence(code, creates=self._creates)))
 
     async def postponed(self, claimed: ClaimedRequest, failure: Failure) -> Outcome:
         """Let the request wait for its next attempt, or give it up if there is no time for one.
@@ -155,7 +174,10 @@ class Recorder:
         The due time is committed before the copy is published, so a copy never comes early.
         """
         request_id, number = claimed.subject
-        delays = attempt_delays(number, self._retry_delays, random.random())  # noqa: S311
+        if failure.after is None:
+            delays = attempt_delays(number, self._retry_delays, random.random())  # noqa: S311
+        else:
+            delays = wished_delays(failure.after, self._retry_delays)
         delay = await self._ledger.postpone(
             Postpone(request_id, claimed.token, delays, failure.code, failure.detail)
         )
@@ -165,7 +187,7 @@ class Recorder:
             self._tell(claimed, failure)
             raise FencedError(claimed)
         self._tell(claimed, failure, delay)
-        return outcomes.RetryLater(request_id, delay, number)
+        return outcomes.RetryLater(request_id, due_delay(delay, self._retry_delays), number)
 
     async def given_up(self, claimed: ClaimedRequest, failure: Failure) -> Outcome:
         """Fail because the last attempt did."""
@@ -181,7 +203,7 @@ class Recorder:
     ) -> Outcome:
         """Fail, and have a copy parked. ``detail`` is for operators."""
         request_id, number = claimed.subject
-        error = sentence(code, attempts=number, crashes=claimed.entry.crashes)
+        error = sentence(code, attempts=number, crashes=claimed.entry.crashes, creates=self._creates)
         reply = await self._fail(claimed, code, error, detail=detail)
         letter = Letter(
             code=code,
@@ -231,7 +253,7 @@ class Recorder:
         finish = Finish(claimed.request.request_id, claimed.token, status, body, code, error, detail, session)
         if await self._ledger.finish(finish) is StepResult.FENCED:
             raise FencedError(claimed)
-        ending = ENDINGS.get(code, "failed")
+        ending = ending_of(code)
         self._emit(RequestFinished(*claimed.subject, ending, code, detail, round(claimed.seconds, 6)))
         return claimed.reply(body)
 

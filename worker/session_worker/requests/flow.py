@@ -1,7 +1,8 @@
 """How a request comes to its outcome: parse → claim → handle → conclude. Open this file first.
 
 A delivery goes in, an outcome comes out. The flow asks the ledger and runs the handler, and knows no broker.
-What is done about an outcome is decided in ``settle.py``.
+What is done about an outcome is decided in ``settle.py``. A read takes a way of its own, parse → answer: nothing
+is claimed, and each delivery is answered from what is true then.
 """
 
 from __future__ import annotations
@@ -22,22 +23,29 @@ from session_worker.ledger.protocol import (
     UnstorableError,
 )
 from session_worker.messages.identifiers import new_token
-from session_worker.operations.handler import Context, Rejected
+from session_worker.operations.handler import Context, Rejected, SessionUnavailable
 from session_worker.requests import attempt, outcomes, retry
-from session_worker.requests.attempt import Failure, Success
+from session_worker.requests.attempt import Failure
 from session_worker.requests.claimed import ClaimedRequest, FencedError, Recorder, claim_step
 from session_worker.requests.outcomes import Letter, Reply
 from session_worker.requests.parse import identify_unread
+from session_worker.requests.read import Answers, Read
 from session_worker.requests.request import Refusal, Request
+from session_worker.requests.results import Success
 from session_worker.requests.turns import OneAtATime, Slots
 from session_worker.settings import CONSUMER_TIMEOUT
-from session_worker.telemetry.events import AttemptEnded, OutcomeNotRecorded, RequestTakenOver
+from session_worker.telemetry.events import (
+    AttemptEnded,
+    OutcomeNotRecorded,
+    RequestHandedBack,
+    RequestTakenOver,
+)
 from session_worker.telemetry.trace import current_trace
 
 if TYPE_CHECKING:
     from session_worker.ledger.protocol import Ledger
     from session_worker.messages.delivery import Delivery
-    from session_worker.operations.handler import AnyHandler
+    from session_worker.operations.binding import Binding, Limits
     from session_worker.requests.outcomes import Outcome
     from session_worker.requests.parse import RequestParser
     from session_worker.requests.response import ResponseBuilder
@@ -50,32 +58,37 @@ NO_TIME_AFTER_CRASH = "its worker ended while it ran, and its time was over befo
 
 
 class Flow:
-    """Decides about deliveries; one for each process."""
+    """Decides about deliveries of one operation. ``resources`` is what its handler finds in the context."""
 
     def __init__(
         self,
+        binding: Binding,
+        limits: Limits,
         *,
         ledger: Ledger,
-        handler: AnyHandler,
         parser: RequestParser,
         responses: ResponseBuilder,
         settings: Settings,
         emit: Emit,
     ) -> None:
+        self._binding = binding
+        self.limits = limits
+        self.resources: object = ledger if binding.built_in else None
         self._ledger = ledger
-        self._handler = handler
         self._parser = parser
         self._responses = responses
         self._settings = settings
         self._emit = emit
-        self._record = Recorder(ledger, responses, settings.retry_delays, emit)
+        self._creates = creates = binding.creates_session
+        self._record = Recorder(ledger, responses, limits.retry_delays, emit, creates_session=creates)
+        self._answers = Answers(responses, emit)
         self.stopping = False
         """Whether the worker shuts down: what is cancelled from now on is handed back."""
-        self.slots = Slots(settings.concurrency)
+        self.slots = Slots(limits.concurrency)
         self._suspect_after = min(2, settings.max_crashes - 1)
         # After the wait there must be time for the attempt before the broker takes the delivery away.
-        spare = CONSUMER_TIMEOUT - settings.handler_timeout - settings.shutdown_grace
-        self._suspects = OneAtATime(max(settings.concurrency // 2, 1), min(SUSPECT_SECONDS, spare))
+        spare = CONSUMER_TIMEOUT - limits.timeout - settings.shutdown_grace
+        self._suspects = OneAtATime(max(limits.concurrency // 2, 1), min(SUSPECT_SECONDS, spare))
 
     # ------------------------------------------------------------------------------------- parse
 
@@ -97,21 +110,58 @@ class Flow:
         async with self.slots.take() as has_slot:
             if not has_slot:
                 return self._come_back(request, SUSPECT_SECONDS, running=True)
+            if self._binding.reads and not self._is_suspect(request):
+                return await self._answer(request)
             while True:
                 try:
                     return await self._claim(request)
                 except FencedError as fenced:
                     self._emit(RequestTakenOver(*fenced.claimed.subject))
 
+    # ------------------------------------------------------------------------------------- reads
+
+    def _is_suspect(self, request: Request) -> bool:
+        """Whether a read may have ended workers. Then it is claimed like any request, so that its crashes are
+        counted; one that is built in runs no code that could."""
+        return request.lost_before and not self._binding.built_in
+
+    async def _answer(self, request: Request) -> Outcome:
+        """Answer a read. What it says is neither stored nor compared with what was said before."""
+        read = Read.of(request)
+        if request.time_to_live == 0:
+            return self._answers.expired(read)
+        try:
+            result = await self._attempt(read)
+        except asyncio.CancelledError as cancelled:
+            _stay_uncancelled()
+            if self.stopping:
+                self._emit(RequestHandedBack(*read.subject))
+                return outcomes.Interrupted()
+            result = Failure(ErrorCode.HANDLER_FAILED, cancelled, transient=True)
+        match result:
+            case Success():
+                return self._answers.completed(read, result)
+            case Rejected():
+                return self._answers.rejected(read, result)
+            case Failure():
+                return self._answers.failed(read, result)
+
     # ------------------------------------------------------------------------------------- claim
 
     async def _claim(self, request: Request, *, alone: bool = False) -> Outcome:
         token = new_token()
-        claim = claim_step(request, token, suspect_after=None if alone else self._suspect_after)
+        claim = claim_step(
+            request,
+            token,
+            creates_session=self._creates,
+            suspect_after=None if alone else self._suspect_after,
+        )
         try:
             answer = await self._ledger.claim(claim)
         except UnstorableError as error:
-            return self._refuse(request.refused(ErrorCode.INTERNAL_ERROR), in_one_line(error))
+            return self._refuse(
+                request.refused(ErrorCode.INTERNAL_ERROR, creates=self._creates), in_one_line(error)
+            )
         if isinstance(answer, Claimed | Finished | InOtherHands):
             current_trace.get().known(answer.traceparent)
         match answer:
@@ -124,7 +174,7 @@ class Flow:
             case InOtherHands(wait=wait, running=running):
                 return self._come_back(request, wait, running=running)
             case Mismatch():
-                return self._refuse(request.refused(ErrorCode.IDEMPOTENCY_CONFLICT))
+                return self._refuse(request.refused(ErrorCode.IDEMPOTENCY_CONFLICT, creates=self._creates))
 
     async def _claim_alone(self, request: Request) -> Outcome:
         """Claim a suspect while no other suspect runs here.
@@ -143,7 +193,7 @@ class Flow:
 
     def _come_back(self, request: Request, wait: float, *, running: bool) -> Outcome:
         requeues = request.requeues
-        delay = retry.busy_delay(wait, self._settings.retry_delays, running=running, requeues=requeues)
+        delay = retry.busy_delay(wait, self.limits.retry_delays, running=running, requeues=requeues)
         return outcomes.Busy(request.request_id, delay, requeues + 1)
 
     def _refuse(self, refusal: Refusal, message: str | None = None) -> Outcome:
@@ -158,7 +208,7 @@ class Flow:
         letter = None
         if code is not None and ERRORS[code].parked and not finished.parked:
             if finished.settling:
-                return outcomes.Busy(request.request_id, self._settings.retry_delays[0], request.requeues + 1)
+                return outcomes.Busy(request.request_id, self.limits.retry_delays[0], request.requeues + 1)
             letter = Letter(
                 code=code,
                 message=finished.detail or finished.error or "",
@@ -202,13 +252,22 @@ class Flow:
             defect = Failure(ErrorCode.INTERNAL_ERROR, error, transient=False)
             return await self._record.failed(claimed, defect.code, defect.detail, defect)
 
-    async def _attempt(self, claimed: ClaimedRequest) -> Success | Failure | Rejected:
-        timeout = self._settings.handler_timeout
+    async def _attempt(self, request: ClaimedRequest | Read) -> Success | Failure | Rejected:
+        if self._binding.needs_session and (unavailable := await self._no_session(request.request)):
+            return unavailable
+        timeout = self.limits.timeout
         deadline = datetime.now(UTC) + timedelta(seconds=timeout)
-        context = Context(claimed.entry.session_id, *claimed.subject, deadline, None)
-        result = await attempt.run(self._handler, claimed.for_handler(), context, timeout)
-        self._emit(AttemptEnded(*claimed.subject, claimed.seconds, claimed.queue_wait))
+        context = Context(request.entry.session_id, *request.subject, deadline, self.resources)
+        result = await attempt.run(self._binding, request.for_handler(), context, timeout)
+        self._emit(AttemptEnded(*request.subject, request.seconds, request.queue_wait))
         return result
+
+    async def _no_session(self, request: Request) -> SessionUnavailable | None:
+        """Why the request's session is not to be used; None if it is open and the requester's."""
+        session = await self._ledger.get_session(request.session_id or "", request.model.user_id)
+        if session is None:
+            return SessionUnavailable(ErrorCode.SESSION_NOT_FOUND)
+        return None if session.active else SessionUnavailable(ErrorCode.SESSION_CLOSED)
 
     async def _end_late(self, claimed: ClaimedRequest) -> Outcome:
         """End a request whose time to live is over. If it had an attempt, that one's failure is its outcome:
@@ -225,14 +284,17 @@ class Flow:
 
     async def _conclude(self, claimed: ClaimedRequest, result: Success | Failure | Rejected) -> Outcome:
         match result:
-            case Success(metadata=metadata):
-                return await self._record.completed(claimed, metadata)
+            case Success():
+                return await self._record.completed(claimed, result)
             case Rejected():
                 return await self._record.rejected(claimed, result)
-            case Failure(transient=True) if claimed.entry.attempt < self._settings.max_attempts:
+            case Failure(transient=True) if not self._binding.reads and self._has_attempts(claimed):
                 return await self._record.postponed(claimed, result)
             case Failure():
                 return await self._record.given_up(claimed, result)
+
+    def _has_attempts(self, claimed: ClaimedRequest) -> bool:
+        return claimed.entry.attempt < self.limits.max_attempts
 
 
 def _stay_uncancelled() -> None:

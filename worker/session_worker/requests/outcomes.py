@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class Reply:
     """A response on its way out: the body, and where it goes.
 
-    ``request_id`` and ``token`` are None for a refusal: nothing was claimed, so the ledger has no entry that
-    a note could stand on. ``published`` (seconds since 1970) is there when this is the first reply to the
+    ``token`` is None where nothing was claimed: the ledger has no entry that a note could stand on.
+    ``request_id`` is None for a refusal. ``published`` (seconds since 1970) is there when this is the first reply to the
     request.
     """
 
@@ -50,7 +50,14 @@ class Letter:
 
 @immutable
 class Completed:
-    """The session was created now."""
+    """The request was carried out now."""
+
+    reply: Reply
+
+
+@immutable
+class Answered:
+    """A read was answered: nothing was claimed, and nothing is noted."""
 
     reply: Reply
 
@@ -123,4 +130,6 @@ class Refused:
     letter: Letter
 
 
-Outcome = Completed | Rejected | Expired | Failed | Replayed | RetryLater | Busy | Interrupted | Refused
+Outcome = (
+    Completed | Answered | Rejected | Expired | Failed | Replayed | RetryLater | Busy | Interrupted | Refused
+)

@@ -11,15 +11,18 @@ from uuid import UUID
 import pydantic
 import pydantic_core
 
-from session_contracts import CreateSessionRequest, ErrorCode, fingerprint
+from session_contracts import ErrorCode
 from session_contracts.amqp import REDRIVE_COUNT, REFUSED, REQUEST_ID
 from session_contracts.errors import ERRORS, problems
 from session_worker.messages.headers import MAX_FIELDS
 from session_worker.requests.request import NIL_ID, Refusal, Request
 
 if TYPE_CHECKING:
+    from session_contracts import BaseRequest
     from session_contracts.amqp import Names
+    from session_contracts.operation import Question
     from session_worker.messages.delivery import Delivery
+    from session_worker.operations.binding import Binding
 
 MAX_TIME_TO_LIVE = 10 * 365 * 86_400.0
 """Seconds. A longer expiration is as good as this one, which fits into every database's timestamps."""
@@ -38,9 +41,10 @@ class RefusedError(Exception):
 
 
 class RequestParser:
-    """Reads deliveries under the limits of the settings."""
+    """Reads deliveries of one operation under the limits of the settings."""
 
-    def __init__(self, names: Names, *, max_body_bytes: int, reply_to_allow: str) -> None:
+    def __init__(self, binding: Binding, names: Names, *, max_body_bytes: int, reply_to_allow: str) -> None:
+        self._binding = binding
         self._names = names
         self._max_body_bytes = max_body_bytes
         self._reply_to_allow = re.compile(reply_to_allow)
@@ -49,17 +53,17 @@ class RequestParser:
         """Read a delivery. Never raises for what a requester sent."""
         try:
             self._check_properties(delivery)
-            model = _read_body(delivery.document)
+            model, fingerprint = self._read_body(delivery.document)
             request_id = _id_of(model, delivery)
         except RefusedError as refused:
             return self._refusal(delivery, refused)
         correlation_id = delivery.correlation_id or str(request_id)
-        casefile_id = model.payload.casefile_id
+        casefile_id = model.payload.casefile_id if self._binding.creates_session else None
         if not self._may_reply_to(delivery.reply_to):
             return Refusal(
                 ErrorCode.REPLY_TO_FORBIDDEN,
                 "reply_to: this worker sends no replies there; name a queue that the worker's setting "
-                "SESSION_WORKER_REPLY_TO_ALLOW permits, for example session.replies.<your name>",
+                f"SESSION_WORKER_REPLY_TO_ALLOW permits, for example {self._names.replies}.<your name>",
                 request_id,
                 self._names.replies,
                 correlation_id,
@@ -67,14 +71,16 @@ class RequestParser:
             )
         return Request(
             request_id=request_id,
+            session_id=model.session_id,
             casefile_id=casefile_id,
             model=model,
-            fingerprint=fingerprint(model),
+            fingerprint=fingerprint,
             reply_to=delivery.reply_to or self._names.replies,
             correlation_id=correlation_id,
             time_to_live=_time_to_live(delivery),
             published=_published(model, delivery),
             requeues=delivery.requeues,
+            lost_before=delivery.lost_before,
         )
 
     def refuse_unread(self, delivery: Delivery) -> Refusal:
@@ -86,6 +92,17 @@ class RequestParser:
                 "workers ended, again and again, when this message reached them; it was not read any more",
             ),
         )
+
+    def _read_body(self, body: bytes) -> Question:
+        try:
+            question = self._binding.operation.read(body)
+        except pydantic.ValidationError as error:
+            raise RefusedError(_code_of(error), problems(error)) from None
+        if self._binding.needs_session and question.request.session_id is None:
+            raise RefusedError(
+                ErrorCode.INVALID_REQUEST, "session_id: is required; name an open session of this user"
+            )
+        return question
 
     def _check_properties(self, delivery: Delivery) -> None:
         if delivery.illegible:
@@ -166,13 +183,6 @@ def identify_unread(delivery: Delivery) -> UUID | None:
     return identify(delivery, as_id(found[1].decode()) if found else None, body_read=False)
 
 
-def _read_body(body: bytes) -> CreateSessionRequest:
-    try:
-        return CreateSessionRequest.model_validate_json(body)
-    except pydantic.ValidationError as error:
-        raise RefusedError(_code_of(error), problems(error)) from None
-
-
 def _code_of(error: pydantic.ValidationError) -> ErrorCode:
     found = error.errors(include_url=False, include_context=False, include_input=False)
     if found[0]["loc"] == ():  # no JSON, or no object
@@ -182,7 +192,7 @@ def _code_of(error: pydantic.ValidationError) -> ErrorCode:
     return ErrorCode.INVALID_REQUEST
 
 
-def _id_of(model: CreateSessionRequest, delivery: Delivery) -> UUID:
+def _id_of(model: BaseRequest[Any], delivery: Delivery) -> UUID:
     # The model's default for a missing id is a new one: every redelivery would be a new request.
     in_body = model.request_id if "request_id" in model.model_fields_set else None
     if in_body == NIL_ID:
@@ -216,7 +226,7 @@ def _time_to_live(delivery: Delivery) -> float | None:
     return None
 
 
-def _published(model: CreateSessionRequest, delivery: Delivery) -> float | None:
+def _published(model: BaseRequest[Any], delivery: Delivery) -> float | None:
     """Return when the request was published, in seconds since 1970, as far as it says so.
 
     The body's time counts if it has an offset, else the property's, which is in whole seconds. An operator

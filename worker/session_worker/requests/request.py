@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from session_worker.messages.immutable import immutable
 from session_worker.requests.sentences import sentence
 
 if TYPE_CHECKING:
-    from session_contracts import CreateSessionRequest, ErrorCode
+    from session_contracts import BaseRequest, ErrorCode
 
 NIL_ID = UUID(int=0)
 """Stands for the id of a request that has none."""
@@ -21,24 +21,26 @@ class Request:
 
     ``time_to_live`` is in seconds: None is for ever, 0 is over. ``published`` is in seconds since 1970, None
     when the requester did not say. ``requeues`` counts how often it went round because others had it.
+    ``session_id``: the session that it names. ``lost_before``: its delivery was lost twice before.
     The response is made without ``model`` once the handler has had it: a handler may do anything to it.
     """
 
     request_id: UUID
+    session_id: str | None
     casefile_id: str | None
-    model: CreateSessionRequest
+    model: BaseRequest[Any]
     fingerprint: bytes
     reply_to: str
     correlation_id: str
     time_to_live: float | None
     published: float | None
     requeues: int
+    lost_before: bool
 
-    def refused(self, code: ErrorCode) -> Refusal:
+    def refused(self, code: ErrorCode, *, creates: bool) -> Refusal:
         """Refuse the request although it was understood."""
-        return Refusal(
-            code, sentence(code), self.request_id, self.reply_to, self.correlation_id, self.casefile_id
-        )
+        error = sentence(code, creates=creates)
+        return Refusal(code, error, self.request_id, self.reply_to, self.correlation_id, self.casefile_id)
 
 
 @immutable

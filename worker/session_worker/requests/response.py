@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic_core import to_json
 
@@ -14,11 +14,11 @@ from session_contracts.types import timestamp
 from session_worker.requests.request import NIL_ID
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from uuid import UUID
 
-    from session_worker.ledger.protocol import Claimed
+    from session_worker.operations.binding import Binding
     from session_worker.requests.request import Refusal, Request
+    from session_worker.requests.results import Success
 
 OUR_FACTS = dict.fromkeys(("attempts", "worker_id", "processing_ms"))
 """What every response's metadata holds beside the handler's: it counts towards the limits, and wins."""
@@ -36,23 +36,36 @@ def metadata_of_session(handler_metadata: Mapping[str, Any]) -> str:
     return to_json(kept).decode()
 
 
+class Entry(Protocol):
+    """What a response needs of the request's entry in the ledger. ``attempt`` counts from 1; 0 is none."""
+
+    @property
+    def attempt(self) -> int: ...
+
+    @property
+    def session_id(self) -> str | None: ...
+
+    @property
+    def received_at(self) -> datetime: ...
+
+
 class ResponseBuilder:
-    """Builds response bodies in the name of one worker."""
+    """Builds the bodies of responses to requests for one operation, in the name of one worker."""
 
-    def __init__(self, worker_id: str) -> None:
+    def __init__(self, worker_id: str, binding: Binding) -> None:
         self._worker_id = worker_id
+        self._has_session = binding.creates_session
 
-    def completed(
-        self, request: Request, entry: Claimed, handler_metadata: Mapping[str, Any], seconds: float
-    ) -> bytes:
-        metadata = {name: fact for name, fact in handler_metadata.items() if name not in FACTS_OF_FAILURE}
+    def completed(self, request: Request, entry: Entry, success: Success, seconds: float) -> bytes:
+        metadata = {name: fact for name, fact in success.metadata.items() if name not in FACTS_OF_FAILURE}
         metadata |= self._facts(entry.attempt, seconds)
-        return _encode(request.request_id, _payload(request, entry), metadata)
+        payload = self._session(request, entry) if self._has_session else success.payload
+        return _encode(request.request_id, payload, metadata)
 
     def failed(
         self,
         request: Request,
-        entry: Claimed,
+        entry: Entry,
         code: ErrorCode,
         error: str,
         seconds: float,
@@ -61,17 +74,28 @@ class ResponseBuilder:
         metadata = _error_facts(code) | self._facts(entry.attempt, seconds)
         if rejection_code is not None:
             metadata["rejection_code"] = rejection_code
-        return _encode(request.request_id, _payload(request, entry), metadata, error)
+        payload = self._session(request, entry) if self._has_session else None
+        return _encode(request.request_id, payload, metadata, error)
 
     def refused(self, refusal: Refusal) -> bytes:
-        """A refusal reserved nothing: it carries the nil session id and the time of the refusal."""
-        payload = {
-            "session_id": NIL_SESSION_ID,
-            "casefile_id": refusal.casefile_id,
-            "created_at": timestamp(datetime.now(UTC)),
-        }
+        """A refusal reserved nothing: where a session belongs, it carries the nil session id and the time of
+        the refusal."""
+        payload = None
+        if self._has_session:
+            payload = {
+                "session_id": NIL_SESSION_ID,
+                "casefile_id": refusal.casefile_id,
+                "created_at": timestamp(datetime.now(UTC)),
+            }
         metadata = _error_facts(refusal.code) | self._facts(0, 0.0)
         return _encode(refusal.request_id or NIL_ID, payload, metadata, refusal.error)
+
+    def _session(self, request: Request, entry: Entry) -> dict[str, Any]:
+        return {
+            "session_id": entry.session_id,
+            "casefile_id": request.casefile_id,
+            "created_at": timestamp(entry.received_at),
+        }
 
     def _facts(self, attempts: int, seconds: float) -> dict[str, Any]:
         return {"attempts": attempts, "worker_id": self._worker_id, "processing_ms": round(seconds * 1000, 3)}
@@ -81,18 +105,8 @@ def _error_facts(code: ErrorCode) -> dict[str, Any]:
     return {"error_code": code.value, "retryable": ERRORS[code].retryable}
 
 
-def _payload(request: Request, entry: Claimed) -> dict[str, Any]:
-    return {
-        "session_id": entry.session_id,
-        "casefile_id": request.casefile_id,
-        "created_at": timestamp(entry.received_at),
-    }
-
-
-def _encode(
-    request_id: UUID, payload: dict[str, Any], metadata: dict[str, Any], error: str | None = None
-) -> bytes:
-    """Write what ``CreateSessionResponse`` would. Every value was checked where it came in, and to check all
+def _encode(request_id: UUID, payload: object, metadata: dict[str, Any], error: str | None = None) -> bytes:
+    """Write what the model of the response would. Every value was checked where it came in, and to check all
     of them again would take longer than to write them; a test holds the two together."""
     return to_json(
         {

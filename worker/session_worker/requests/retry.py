@@ -8,17 +8,20 @@ worth another try.
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING
 
 import tenacity
 
-from session_worker.operations.handler import PermanentError
+from session_worker.operations.handler import PermanentError, RetryLater
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 IMMEDIATE_TRIES = 3
 IMMEDIATE_SECONDS = 2.0
+FAR_BEYOND = 0.25
+"""By what part of its wait a delivery may come late, so that it need not go round several times."""
 
 
 def is_transient(error: BaseException) -> bool:
@@ -41,15 +44,29 @@ def attempt_delays(attempt: int, delays: Sequence[int], chance: float) -> Sequen
 def busy_delay(wait: float, delays: Sequence[int], *, running: bool, requeues: int) -> int:
     """Return for how many seconds to send a delivery round whose request is not free for ``wait`` seconds.
 
-    If the request is due at a known time, that is the shortest delay that reaches it. If a live worker runs
+    If the request is due at a known time, see ``due_delay``. If a live worker runs
     it, it may be over at any moment: ask again soon at first and later each time, but no later than its
     worker could be known to be gone.
     """
     if not running:
-        return next((delay for delay in delays if delay >= wait), delays[-1])
+        return due_delay(wait, delays)
     growing = delays[min(requeues, len(delays) - 1)]
     within = [delay for delay in delays if delay <= wait]
     return min(growing, within[-1] if within else delays[0])
+
+
+def due_delay(wait: float, delays: Sequence[int]) -> int:
+    """Return the first of the delays that together bring a delivery back when its request is due, in ``wait``
+    seconds: the shortest that reaches this moment, unless that is far beyond it."""
+    enough = next((delay for delay in delays if delay >= wait), delays[-1])
+    shorter = [delay for delay in delays if delay < wait]
+    return shorter[-1] if shorter and enough - wait > max(wait * FAR_BEYOND, 1) else enough
+
+
+def wished_delays(after: float, delays: Sequence[int]) -> Sequence[int]:
+    """Return the possible waits after an attempt whose handler asked for the next one in ``after`` seconds:
+    that one, and shorter ones for a request that has no time for it."""
+    return [*(delay for delay in delays if delay < after), math.ceil(after)]
 
 
 def immediate() -> tenacity.AsyncRetrying:
@@ -66,4 +83,9 @@ def _worth_another_try(error: BaseException) -> bool:
     # A handler that was cancelled is not called again, whatever it raises.
     task = asyncio.current_task()
     cut_off = task is not None and task.cancelling() > 0
-    return isinstance(error, Exception) and is_transient(error) and not cut_off
+    return (
+        isinstance(error, Exception)
+        and is_transient(error)
+        and not isinstance(error, RetryLater)
+        and not cut_off
+    )

@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from session_client.net.errors import LinkLostError
-from session_contracts import CREATE_SESSION, amqp
+from session_contracts import amqp
 from session_worker.messages.delivery import NO_HEADERS
 from session_worker.messages.errors import (
     NackedError,
@@ -27,6 +27,7 @@ from session_worker.messages.message import Message, Properties
 from session_worker.requests.claimed import age
 from session_worker.requests.copies import copy_of, explanation, shortened
 from session_worker.requests.outcomes import (
+    Answered,
     Busy,
     Completed,
     Expired,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 
     from session_worker.ledger.protocol import Ledger
     from session_worker.messages.delivery import Delivery
+    from session_worker.operations.binding import Binding
     from session_worker.requests.outcomes import Letter, Outcome, Reply
     from session_worker.telemetry.events import Emit
 
@@ -66,7 +68,7 @@ SPARE_BYTES = 512
 
 
 class Settler:
-    """Settles deliveries.
+    """Settles deliveries of one operation.
 
     ``stuck`` counts the copies that the broker does not take at the moment. The worker is not ready while
     there are any.
@@ -76,6 +78,7 @@ class Settler:
         self,
         publish: Callable[[Message], Awaitable[None]],
         ledger: Ledger,
+        binding: Binding,
         names: amqp.Names,
         *,
         worker_id: str,
@@ -84,6 +87,8 @@ class Settler:
     ) -> None:
         self._publish = publish
         self._ledger = ledger
+        self._response_type = binding.operation.response_type
+        self._goes_round = not binding.reads
         self._names = names
         self._worker_id = worker_id
         self._slowest = slowest_retry
@@ -98,8 +103,12 @@ class Settler:
             self._emit(DeliveryLeft(*subject(outcome), type(outcome).__name__, str(lost)))
 
     async def _settle(self, delivery: Delivery, outcome: Outcome) -> None:
+        if isinstance(outcome, Busy) and not self._goes_round:
+            outcome = await self._wait(outcome)
         match outcome:
-            case Completed(reply=reply) | Rejected(reply=reply) | Expired(reply=reply):
+            case (
+                Completed(reply=reply) | Answered(reply=reply) | Rejected(reply=reply) | Expired(reply=reply)
+            ):
                 await self._reply(delivery, outcome, reply)
             case RetryLater(request_id=request_id, delay=delay, attempt=attempt):
                 await self._send_round(delivery, delay, request_id, attempt)
@@ -122,6 +131,11 @@ class Settler:
         delivery.receipt.ack()
         _tell_trace("ack", outcome)
 
+    async def _wait(self, busy: Busy) -> Interrupted:
+        """Keep a read, which has no retry queues, for as long as it would go round; then it is requeued."""
+        await asyncio.sleep(busy.delay)
+        return Interrupted()
+
     async def _refuse(self, delivery: Delivery, refused: Refused) -> None:
         if refused.reply is not None:
             await self._reply(delivery, refused, refused.reply)
@@ -143,7 +157,7 @@ class Settler:
 
     async def _reply(self, delivery: Delivery, outcome: Outcome, reply: Reply) -> None:
         """Deliver the reply, or record that it cannot be delivered. Raises ``LinkLostError`` alone."""
-        message = reply_message(reply)
+        message = reply_message(reply, self._response_type)
         for tries in itertools.count(1):
             try:
                 await self._send(delivery, message)
@@ -200,7 +214,7 @@ class Settler:
         """Park a copy and note it. Return whether it is parked now.
 
         A full lot makes no other delivery wait: the copy goes round by the slowest retry queue, comes back as
-        a duplicate and is parked then.
+        a duplicate and is parked then. A read has no retry queue: its copy is given up.
         """
         headers = explanation(delivery, letter, self._worker_id)
         refused = isinstance(outcome, Refused)
@@ -209,6 +223,8 @@ class Settler:
             await self._send_letter(delivery, headers, cut=refused)
         except PublishError as error:
             self._emit(RequestNotParked(*subject(outcome), self._names.dead, str(error)))
+            if not self._goes_round:
+                return False
             # Its requester was told no, so it stays refused, even if the copy lacks what was wrong with it.
             headers = {amqp.REFUSED: letter.code.value} if refused else {}
             await self._send_round(delivery, self._slowest, letter.request_id, letter.attempts, headers)
@@ -247,12 +263,12 @@ def _tell_trace(method: str, outcome: Outcome) -> None:
     trace.settled(method, type(outcome).__name__)
 
 
-def reply_message(reply: Reply) -> Message:
+def reply_message(reply: Reply, response_type: str) -> Message:
     """Return the message that carries a reply."""
     properties = Properties(
         content_type=amqp.CONTENT_TYPE,
         correlation_id=reply.correlation_id,
-        type=CREATE_SESSION.response_type,
+        type=response_type,
         timestamp=int(time.time()),
         persistent=True,
         headers={amqp.IDEMPOTENT_REPLAYED: True} if reply.replayed else None,

@@ -14,6 +14,7 @@ from session_contracts.amqp import Names
 from session_worker.ledger import open_ledger, open_pruner, prune
 from session_worker.ledger.protocol import LedgerError
 from session_worker.operations import loading
+from session_worker.operations.binding import Limits
 from session_worker.requests.flow import Flow
 from session_worker.requests.parse import RequestParser
 from session_worker.requests.response import ResponseBuilder
@@ -32,6 +33,13 @@ if TYPE_CHECKING:
 
     from session_worker.settings import Settings
     from session_worker.telemetry.traces import Traces
+
+
+def default_limits(settings: Settings) -> Limits:
+    """The limits of operations that state none."""
+    return Limits(
+        settings.handler_timeout, settings.max_attempts, settings.concurrency, settings.retry_delays
+    )
 
 
 class Worker:
@@ -70,13 +78,18 @@ class Worker:
         self._no_ledger = STARTING
         app = loading.load(hook=settings.handler)
         asyncio.get_running_loop().set_default_executor(HandlerThreads(settings.concurrency))
+        binding = app.bindings[0]
         flow = Flow(
+            binding,
+            binding.limits(default_limits(settings)),
             ledger=self.ledger,
-            handler=app.bindings[0].handler,
             parser=RequestParser(
-                names, max_body_bytes=settings.max_body_bytes, reply_to_allow=settings.reply_to_allow
+                binding,
+                names,
+                max_body_bytes=settings.max_body_bytes,
+                reply_to_allow=settings.reply_to_allow,
             ),
-            responses=ResponseBuilder(self.worker_id),
+            responses=ResponseBuilder(self.worker_id, binding),
             settings=settings,
             emit=emit,
         )
@@ -84,6 +97,7 @@ class Worker:
         self._settler = Settler(
             self.keeper.publish,
             self.ledger,
+            binding,
             names,
             worker_id=self.worker_id,
             slowest_retry=settings.retry_delays[-1],

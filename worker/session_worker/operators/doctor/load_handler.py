@@ -9,6 +9,7 @@ import traceback
 from pathlib import Path
 
 from session_worker.operations import loading
+from session_worker.operations.errors import AppError
 
 
 def main(path: str) -> None:
@@ -17,8 +18,8 @@ def main(path: str) -> None:
     os.dup2(2, 1)
     sys.path.insert(0, str(Path.cwd()))
     try:
-        loading.load(path)
-    except loading.HandlerNotFoundError as error:
+        loading.load_hook(path)
+    except AppError as error:
         os.write(answer, f"{error}{_where(error.__cause__)}".encode())
     os._exit(0)  # whatever the module has started
 

@@ -62,7 +62,7 @@ def known_settings(prefix: str) -> Result:
     return ok("settings", f"valid; the names at the broker begin with {prefix}")
 
 
-async def handler(path: str) -> Result:
+async def handler(path: str | None) -> Result:
     """Load the handler in another process: importing it may end the process, or hang."""
     search = json.dumps(sys.path)
     process = await asyncio.create_subprocess_exec(
