@@ -103,7 +103,7 @@ ERRORS: Mapping[ErrorCode, ErrorInfo] = MappingProxyType(
             parked=False,
         ),
         ErrorCode.EXPIRED: ErrorInfo(
-            "The request expired before its first attempt. Nothing was created; send a new request.",
+            "The request expired before its first attempt. Nothing was done; send a new request.",
             "requester",
             True,
             parked=False,

@@ -7,11 +7,12 @@ import re
 from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
 from session_client import RequestFailed, SessionClient
+from session_worker.ledger import open_reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +43,8 @@ def ask(
     ledger_url: str,
     tmp_path: Path,
 ) -> Callable[[str], str]:
-    """Has a worker answer a request of a user, and returns the request's id."""
+    """Has a worker answer a request of a user, and returns the request's id once the ledger says that the
+    reply was sent, which is noted a little later: what is read of the entry does not change any more then."""
     (tmp_path / "their_handler.py").write_text(HANDLER)
     worker_process(
         amqp_url=amqp_url,
@@ -56,6 +58,13 @@ def ask(
         async with SessionClient(amqp_url) as client:
             with suppress(RequestFailed):
                 await client.create_session(user_id=user, title=f"Of {user}", request_id=request_id)
+        reader = open_reader(ledger_url)
+        await reader.open()
+        try:
+            while (entry := await reader.get(UUID(request_id))) is None or entry.reply is None:
+                await asyncio.sleep(0.02)
+        finally:
+            await reader.close()
         return request_id
 
     return lambda user: asyncio.run(send(user))

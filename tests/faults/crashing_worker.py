@@ -20,6 +20,7 @@ from session_worker.ledger.postgresql.ledger import PostgreSQLLedger
 from session_worker.ledger.sqlite.ledger import SQLiteLedger
 from session_worker.messages.delivery import Delivery
 from session_worker.operations import loading
+from session_worker.operations.app import App
 from session_worker.runtime import process
 from session_worker.settings import load
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from session_worker.messages.message import Message
-    from session_worker.operations.handler import AnyHandler
 
 LEDGERS = (SQLiteLedger, PostgreSQLLedger)
 PARSER_KILLER = b"kills the parser"
@@ -105,14 +105,16 @@ def sent_step(queues: str) -> Callable[[Fuse], None]:
 def in_handler(fuse: Fuse) -> None:
     real = loading.load
 
-    def load_wrapped(path: str) -> AnyHandler:
-        handler = real(path)
+    def load_wrapped(app: str | None = None, hook: str | None = None) -> App[Any]:
+        handler = real(app, hook).bindings[0].handler
 
         async def handle(request: Any, context: Any) -> Any:
             fuse.burn()
             return await handler(request, context)
 
-        return handle
+        wrapped: App[Any] = App()
+        wrapped.on_create_session(handle)
+        return wrapped
 
     loading.load = load_wrapped
 

@@ -18,12 +18,12 @@ from session_worker.broker.publisher import Publisher
 from session_worker.ledger.postgresql.ledger import PostgreSQLLedger
 from session_worker.ledger.sqlite.ledger import SQLiteLedger
 from session_worker.operations import loading
+from session_worker.operations.app import App
 from session_worker.runtime import process
 from session_worker.settings import load
 
 if TYPE_CHECKING:
     from session_worker.messages.message import Message
-    from session_worker.operations.handler import AnyHandler
 
 STEPS = ("before-claim", "in-handler", "before-commit", "before-publish", "before-ack")
 
@@ -58,14 +58,16 @@ def wrap(halts: Halts) -> None:
         await publish(self, message)
         await halts.at("before-ack", message.properties.correlation_id)
 
-    def load_halting(path: str) -> AnyHandler:
-        handler = find(path)
+    def load_halting(app: str | None = None, hook: str | None = None) -> App[Any]:
+        handler = find(app, hook).bindings[0].handler
 
         async def handle(request: Any, context: Any) -> Any:
             await halts.at("in-handler", context.request_id)
             return await handler(request, context)
 
-        return handle
+        wrapped: App[Any] = App()
+        wrapped.on_create_session(handle)
+        return wrapped
 
     setattr(Publisher, "publish", halting_publish)  # noqa: B010
     loading.load = load_halting

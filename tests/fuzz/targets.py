@@ -16,6 +16,7 @@ from session_contracts.amqp import DEFAULT_REPLY_TO_ALLOW
 from session_worker.broker import frames
 from session_worker.messages.delivery import Delivery
 from session_worker.messages.message import Properties
+from session_worker.operations.built_in import CREATE
 from session_worker.requests.parse import RequestParser
 from session_worker.requests.request import NIL_ID, Refusal, Request
 from session_worker.requests.response import ResponseBuilder
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from session_worker.messages.delivery import Receipt
 
 MAX_BODY_BYTES = 16_384
-PARSER = RequestParser(Names(), max_body_bytes=MAX_BODY_BYTES, reply_to_allow=DEFAULT_REPLY_TO_ALLOW)
-REPLIES = ResponseBuilder("fuzz")
+PARSER = RequestParser(CREATE, Names(), max_body_bytes=MAX_BODY_BYTES, reply_to_allow=DEFAULT_REPLY_TO_ALLOW)
+REPLIES = ResponseBuilder("fuzz", CREATE)
 HEADER = b"\x00\x3c\x00\x00" + bytes(8)
 
 

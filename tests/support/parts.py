@@ -1,6 +1,7 @@
 """What the worker's unit tests are built from: deliveries, requests, settings, a receipt that keeps count."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -8,7 +9,10 @@ from uuid import UUID, uuid4
 from session_contracts import DEFAULT_REPLY_TO_ALLOW, CreateSessionPayload, CreateSessionRequest, Names
 from session_worker.ledger.protocol import Claimed
 from session_worker.messages.delivery import Delivery
-from session_worker.operations.handler import Context
+from session_worker.operations.app import App
+from session_worker.operations.binding import Binding
+from session_worker.operations.built_in import CREATE
+from session_worker.operations.handler import AnyHandler, Context
 from session_worker.requests.parse import RequestParser
 from session_worker.requests.request import Request
 from session_worker.settings import Settings
@@ -54,7 +58,7 @@ def delivery(content: bytes | None = None, **fields: Any) -> Delivery:
 def parser(
     allow: str = DEFAULT_REPLY_TO_ALLOW, *, prefix: str = "session", limit: int = 4096
 ) -> RequestParser:
-    return RequestParser(Names(prefix), max_body_bytes=limit, reply_to_allow=allow)
+    return RequestParser(CREATE, Names(prefix), max_body_bytes=limit, reply_to_allow=allow)
 
 
 def model(**fields: Any) -> CreateSessionRequest:
@@ -75,12 +79,26 @@ def request(**fields: Any) -> Request:
     return parsed
 
 
+def hooked(handler: AnyHandler) -> Binding:
+    """``create_session`` with a hook of a user's."""
+    return replace(CREATE, handler=handler, built_in=False)
+
+
+def app_of(hook: AnyHandler) -> App:
+    """An app that asks ``hook`` before a session is created."""
+    app = App()
+    app.on_create_session(hook)
+    return app
+
+
 def claimed(attempt: int = 1, crashes: int = 0, *, expired: bool = False) -> Claimed:
     return Claimed(SESSION_ID, attempt, crashes, RECEIVED_AT, expired)
 
 
 def context() -> Context:
-    return Context(SESSION_ID, uuid4(), attempt=1, deadline=datetime.now(UTC) + timedelta(seconds=30))
+    return Context(
+        SESSION_ID, uuid4(), attempt=1, deadline=datetime.now(UTC) + timedelta(seconds=30), resources=None
+    )
 
 
 def worker_settings(**fields: Any) -> Settings:

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 
-from session_contracts import ErrorCode, Names, amqp, types
+from session_contracts import CREATE_SESSION, ErrorCode, Names, amqp, types
 from session_worker.messages.headers import MAX_FIELDS
 from session_worker.requests.outcomes import Reply
 from session_worker.requests.request import NIL_ID, Refusal, Request
@@ -55,7 +55,7 @@ def test_the_page_names_the_required_fields(name: str) -> None:
     [
         *(NAMES.exchange, NAMES.routing_key, NAMES.replies, NAMES.dead, f"{NAMES.replies}.<your name>"),
         *(amqp.DIRECT_REPLY_TO, amqp.REQUEST_ID, amqp.IDEMPOTENT_REPLAYED, amqp.CONTENT_TYPE),
-        amqp.RESPONSE_TYPE,
+        CREATE_SESSION.response_type,
         ErrorCode.EXPIRED,
         ErrorCode.IDEMPOTENCY_CONFLICT,
     ],
@@ -159,7 +159,9 @@ def test_a_field_that_is_null_is_like_one_that_is_missing() -> None:
 
 def test_an_answer_carries_what_the_page_says() -> None:
     first, again = (
-        reply_message(Reply(b"", "shop.replies", "call-7", replayed=replayed)).properties
+        reply_message(
+            Reply(b"", "shop.replies", "call-7", replayed=replayed), CREATE_SESSION.response_type
+        ).properties
         for replayed in (False, True)
     )
     there = rows("Be answered")

@@ -75,7 +75,7 @@ def test_a_count_that_differs_is_seen(
 async def test_the_handler_fails_the_first_two_attempts_of_marked_requests_only() -> None:
     async def outcome(title: str, attempt: int) -> str:
         request = CreateSessionRequest(user_id="ada", payload=CreateSessionPayload(title=title))
-        context = Context("ts_260102_abc", uuid4(), attempt, datetime.now(UTC))
+        context = Context("ts_260102_abc", uuid4(), attempt, datetime.now(UTC), None)
         try:
             await handle(request, context)
         except ConnectionError:

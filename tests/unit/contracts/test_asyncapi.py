@@ -98,7 +98,9 @@ async def test_what_the_client_sends_beside_the_body_is_declared() -> None:
 
 
 def test_what_the_worker_sends_beside_the_body_is_declared() -> None:
-    properties = asdict(reply_message(Reply(b"", "shop.replies", "call-7", replayed=True)).properties)
+    properties = asdict(
+        reply_message(Reply(b"", "shop.replies", "call-7", replayed=True), "CreateSessionResponse").properties
+    )
     assert properties.pop("persistent")
     check_properties("CreateSessionResponse", properties | {"message_id": "one for each message"})
 

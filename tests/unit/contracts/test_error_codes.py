@@ -19,12 +19,14 @@ def test_every_code_is_explained() -> None:
 def test_only_business_answers_and_late_requests_are_not_parked() -> None:
     assert {code for code, info in ERRORS.items() if not info.parked} == {
         ErrorCode.REJECTED,
+        ErrorCode.SESSION_NOT_FOUND,
+        ErrorCode.SESSION_CLOSED,
         ErrorCode.EXPIRED,
     }
 
 
-def test_expired_says_that_nothing_was_created_and_what_to_do() -> None:
-    assert "Nothing was created; send a new request" in ERRORS[ErrorCode.EXPIRED].meaning
+def test_expired_says_that_nothing_was_done_and_what_to_do() -> None:
+    assert "Nothing was done; send a new request" in ERRORS[ErrorCode.EXPIRED].meaning
     assert ERRORS[ErrorCode.EXPIRED].retryable
 
 
@@ -38,6 +40,8 @@ def test_codes_are_the_published_closed_list() -> None:
         "idempotency_conflict",
         "reply_to_forbidden",
         "rejected",
+        "session_not_found",
+        "session_closed",
         "expired",
         "handler_failed",
         "handler_timeout",

@@ -33,11 +33,12 @@ def test_prefix_is_first_in_every_name() -> None:
 def test_queues_of_an_installation_are_ours(queue: str) -> None:
     assert Names("acme").is_ours(getattr(Names("acme"), queue))
     assert Names("acme").is_ours(Names("acme").retry(7)), "also one of a worker with other delays"
+    assert Names("acme").is_ours(getattr(Names("acme", "extend"), queue)), "also those of other operations"
 
 
 @pytest.mark.parametrize(
     "queue",
-    ["", "acme", "acme.creates", "acme.replies.web.7", "session.create", "amq.gen-1", "acme.create-1"],
+    ["", "acme", "acme.replies.web.7", "acme.replies-of-web", "session.create", "amq.gen-1", "acmes.create"],
 )
 def test_other_queues_are_not_ours(queue: str) -> None:
     assert not Names("acme").is_ours(queue)

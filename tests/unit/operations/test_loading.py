@@ -1,17 +1,20 @@
-"""Finding the user's handler: what does not work is said in a sentence that names the setting's value."""
+"""Finding the user's app or hook: what does not work is said in a sentence that names the setting's value."""
 
 import functools
+import re
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from session_worker.operations.create_session import create_session
 
 from session_contracts import CreateSessionRequest
+from session_worker.operations.app import App
+from session_worker.operations.errors import AppError
 from session_worker.operations.handler import Context, Rejected
-from session_worker.operations.loading import HandlerNotFoundError, load
+from session_worker.operations.loading import load, load_app, load_hook
 
 MODULE = "handlers_under_test"
 SOURCE = """
@@ -44,6 +47,9 @@ class Callable:
 
 bound = Outer().unbound
 callable_object = Callable()
+
+from session_worker import App
+app = App()
 """
 
 
@@ -62,9 +68,12 @@ def _modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         del sys.modules[name]
 
 
-@pytest.mark.parametrize("name", ["good", "spare", "anything", "Outer.Inner.good", "whole", "bound"])
+@pytest.mark.parametrize(
+    "name",
+    ["good", "spare", "anything", "Outer.Inner.good", "whole", "bound", "callable_object"],
+)
 def test_async_function_of_request_and_context_is_found(name: str) -> None:
-    handler: Any = load(f"{MODULE}:{name}")
+    handler: Any = load(hook=f"{MODULE}:{name}").bindings[0].handler
     target: Any = sys.modules[MODULE]
     for part in name.split("."):
         target = getattr(target, part)
@@ -83,11 +92,10 @@ def test_async_function_of_request_and_context_is_found(name: str) -> None:
         (f"{MODULE}:absent", "has no absent"),
         (f"{MODULE}:Outer.absent.good", "has no Outer.absent.good"),
         (f"{MODULE}:nothing", "has no nothing"),
-        (f"{MODULE}:number", "number is not a function"),
-        (f"{MODULE}:plain", "async def plain(request, context)"),
-        (f"{MODULE}:stream", "async def stream(request, context)"),
-        (f"{MODULE}:Callable", "async def Callable(request, context)"),
-        (f"{MODULE}:callable_object", "async def callable_object(request, context)"),
+        (f"{MODULE}:number", "int is not a function"),
+        (f"{MODULE}:stream", "stream yields; have it return its result"),
+        (f"{MODULE}:Callable", "Callable is a class; give an object of it"),
+        (f"{MODULE}:app", f"this is an App; run it as `session-worker run {MODULE}:app`"),
         (f"{MODULE}:one", "must take two arguments, (request, context), but is one(request)"),
         (f"{MODULE}:three", "must take two arguments"),
         (f"{MODULE}:named", "must take two arguments"),
@@ -96,15 +104,44 @@ def test_async_function_of_request_and_context_is_found(name: str) -> None:
     ],
 )
 def test_a_path_to_no_handler_is_reported_with_the_reason(path: str, reason: str) -> None:
-    with pytest.raises(HandlerNotFoundError) as refused:
-        load(path)
+    with pytest.raises(AppError) as refused:
+        load_hook(path)
     assert str(refused.value).startswith(f"handler {path}: ")
     assert reason in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
-def test_built_in_handler_is_found() -> None:
-    assert load("session_worker.operations.create_session:create_session") is create_session
+async def test_plain_function_is_called_in_a_thread() -> None:
+    def plain(request: object, context: object) -> dict[str, Any]:
+        return {"thread": threading.get_ident()}
+
+    app = App()
+    app.on_create_session(plain)
+    result = await app.bindings[0].handler(None, cast("Context", None))
+    assert result["thread"] != threading.get_ident()
+
+
+def test_app_is_found() -> None:
+    assert load(f"{MODULE}:app") is sys.modules[MODULE].app
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        (f"{MODULE}:good", "this is a function, not an App; write `app = App()`, and name that"),
+        (f"{MODULE}:absent", "has no absent"),
+        ("broken_at_import:app", "SyntaxError"),
+    ],
+)
+def test_a_path_to_no_app_is_reported_with_the_reason(path: str, reason: str) -> None:
+    with pytest.raises(AppError, match=re.escape(reason)) as refused:
+        load_app(path)
+    assert str(refused.value).startswith(f"app {path}: ")
+
+
+def test_without_an_app_only_what_is_built_in_is_served() -> None:
+    names = [binding.operation.name for binding in load().bindings]
+    assert names == ["create_session", "get_session", "list_sessions", "close_session"]
 
 
 async def test_partial_is_called_with_what_was_bound() -> None:
@@ -113,7 +150,7 @@ async def test_partial_is_called_with_what_was_bound() -> None:
 
     sys.modules[MODULE] = type(sys)(MODULE)
     sys.modules[MODULE].handle = functools.partial(handle, "hello")  # type: ignore[attr-defined]
-    found: Any = load(f"{MODULE}:handle")
+    found: Any = load(hook=f"{MODULE}:handle").bindings[0].handler
     assert await found(None, None) == {"greeting": "hello"}
 
 

@@ -17,10 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from session_contracts import CreateSessionRequest, ErrorCode
-from session_worker.operations.handler import Context, AnyHandler, PermanentError, Rejected
+from session_worker.operations.built_in import CREATE
+from session_worker.operations.handler import AnyHandler, Context, PermanentError, Rejected
 from session_worker.requests import attempt, retry
-from session_worker.requests.attempt import Failure, Success
-from session_worker.requests.response import OUR_FACTS, ResponseBuilder
+from session_worker.requests.attempt import Failure
+from session_worker.requests.response import ResponseBuilder
+from session_worker.requests.results import OUR_FACTS, Success
 from tests.support import parts
 
 
@@ -33,7 +35,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def _run(handler: AnyHandler, timeout: float = 5.0) -> Success | Failure | Rejected:
-    return await attempt.run(handler, parts.model(), parts.context(), timeout)
+    return await attempt.run(parts.hooked(handler), parts.model(), parts.context(), timeout)
 
 
 def _returning(value: object) -> AnyHandler:
@@ -107,7 +109,7 @@ async def test_a_failed_attempt_leaves_nothing_to_the_collector(
     gc.collect()
     gc.disable()
     try:
-        result = await attempt.run(handler, request, parts.context(), 5.0)
+        result = await attempt.run(parts.hooked(handler), request, parts.context(), 5.0)
         assert isinstance(result, Failure | Rejected)
         if isinstance(result, Failure):
             assert __file__ in result.stacktrace
@@ -123,7 +125,7 @@ async def test_a_failed_attempt_leaves_nothing_to_the_collector(
 
 
 async def test_returning_none_adds_nothing_to_the_answer() -> None:
-    assert await _run(_returning(None)) == Success({})
+    assert await _run(_returning(None)) == Success(None, {})
 
 
 class Place(pydantic.BaseModel):
@@ -144,6 +146,7 @@ async def test_rich_values_become_what_they_read_as_in_json() -> None:
         )
     )
     assert result == Success(
+        None,
         {
             "at": "2026-01-02T00:00:00Z",
             "id": "00000000-0000-0000-0000-000000000007",
@@ -151,7 +154,7 @@ async def test_rich_values_become_what_they_read_as_in_json() -> None:
             "pair": [1, 2.5],
             "none": None,
             "text": "ä",
-        }
+        },
     )
 
 
@@ -227,7 +230,7 @@ def test_what_an_attempt_lets_pass_fits_into_an_answer(value: dict[str, Any]) ->
     result = asyncio.run(_run(_returning(value)))
     if isinstance(result, Success):
         request = parts.request()
-        body = ResponseBuilder("w").completed(request, parts.claimed(), result.metadata, 0.1)
+        body = ResponseBuilder("w", CREATE).completed(request, parts.claimed(), result, 0.1)
         answer = json.loads(body)
         assert answer["metadata"] == result.metadata | {name: answer["metadata"][name] for name in OUR_FACTS}
     else:
@@ -247,7 +250,7 @@ async def test_passing_failure_is_tried_again_at_once_and_forgotten() -> None:
             raise OSError("reset")
         return {"tries": len(calls)}
 
-    assert await _run(handle) == Success({"tries": 3})
+    assert await _run(handle) == Success(None, {"tries": 3})
     assert calls == [1, 1, 1]
 
 
@@ -520,5 +523,5 @@ async def test_handler_gets_the_request_and_the_context() -> None:
     async def handle(request: CreateSessionRequest, context: Context) -> None:
         seen.extend((request, context))
 
-    assert await attempt.run(handle, model, context, 5.0) == Success({})
+    assert await attempt.run(parts.hooked(handle), model, context, 5.0) == Success(None, {})
     assert seen == [model, context]

@@ -30,7 +30,8 @@ from session_worker.ledger.protocol import (
     UnstorableError,
 )
 from session_worker.messages.delivery import Lane
-from session_worker.operations.handler import Context, AnyHandler, PermanentError, Rejected
+from session_worker.operations.binding import Limits
+from session_worker.operations.handler import AnyHandler, Context, PermanentError, Rejected
 from session_worker.requests import outcomes
 from session_worker.requests.claimed import MAX_AGE, ClaimedRequest, age
 from session_worker.requests.flow import NO_TIME_AFTER_CRASH, Flow
@@ -121,12 +122,15 @@ class CountingHandler:
 def _flow(
     ledger: ScriptedLedger, handler: AnyHandler | None = None, emit: Emit = unheard, **settings: Any
 ) -> Flow:
+    binding = parts.hooked(handler or CountingHandler())
+    made = parts.worker_settings(**settings)
     return Flow(
+        binding,
+        Limits.of(made),
         ledger=cast("Ledger", ledger),
-        handler=handler or CountingHandler(),
         parser=parts.parser(),
-        responses=ResponseBuilder("w"),
-        settings=parts.worker_settings(**settings),
+        responses=ResponseBuilder("w", binding),
+        settings=made,
         emit=emit,
     )
 

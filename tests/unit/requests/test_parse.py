@@ -243,11 +243,19 @@ def test_reply_to_outside_the_allow_list_is_refused_on_the_default_queue(reply_t
 def test_own_queues_are_never_replied_to_whatever_the_allow_list_says(prefix: str, allow: str) -> None:
     """A reply there would be a request again, or hide among the parked."""
     own = parser(allow, prefix=prefix)
-    for queue in ("create", "create.retry.5s", "create.undelivered", "create.dead", "create.reply"):
+    for queue in (
+        "create",
+        "create.retry.5s",
+        "create.undelivered",
+        "create.dead",
+        "create.reply",
+        "get",
+        "extend_session",
+    ):
         refusal = own.parse(delivery(reply_to=f"{prefix}.{queue}"))
         assert isinstance(refusal, Refusal), queue
         assert refusal.reply_to == f"{prefix}.replies"
-    for allowed in (f"{prefix}.created", f"{prefix}.replies", f"x{prefix}.create", f"{prefix}-create.dead"):
+    for allowed in (f"{prefix}.replies", f"x{prefix}.create", f"{prefix}-create.dead"):
         assert isinstance(own.parse(delivery(reply_to=allowed)), Request), allowed
 
 

@@ -14,14 +14,16 @@ from session_contracts import CreateSessionResponse, ErrorCode
 from session_contracts.errors import ERRORS
 from session_contracts.sessions import NIL_SESSION_ID
 from session_contracts.types import timestamp
+from session_worker.operations.built_in import CREATE
 from session_worker.requests.request import NIL_ID, Refusal
-from session_worker.requests.response import OUR_FACTS, ResponseBuilder
+from session_worker.requests.response import ResponseBuilder
+from session_worker.requests.results import OUR_FACTS, Success
 from session_worker.requests.sentences import SENTENCES, sentence
 from tests.support import parts
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "CreateSessionResponse.schema.json").read_text())
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA, format_checker=jsonschema.FormatChecker())
-BUILDER = ResponseBuilder("worker-7")
+BUILDER = ResponseBuilder("worker-7", CREATE)
 REQUEST = parts.request()
 
 
@@ -45,7 +47,7 @@ METADATA = st.dictionaries(
 def test_completed_answer_carries_the_reserved_session_and_the_handlers_metadata_under_ours(
     metadata: dict[str, Any], attempt: int, seconds: float
 ) -> None:
-    answer = _read(BUILDER.completed(REQUEST, parts.claimed(attempt), metadata, seconds))
+    answer = _read(BUILDER.completed(REQUEST, parts.claimed(attempt), Success(None, metadata), seconds))
     assert (answer["request_id"], answer["status"], answer["error"]) == (
         str(REQUEST.request_id),
         "completed",
@@ -102,7 +104,7 @@ def test_refusal_reserves_nothing_and_carries_the_nil_session(casefile_id: str |
 
 def test_our_facts_are_those_that_an_answer_carries() -> None:
     """The limits of the handler's metadata leave room for exactly these."""
-    answer = _read(BUILDER.completed(REQUEST, parts.claimed(), {}, 0.0))
+    answer = _read(BUILDER.completed(REQUEST, parts.claimed(), Success(None, {}), 0.0))
     assert answer["metadata"].keys() == OUR_FACTS.keys()
 
 

@@ -21,6 +21,7 @@ from session_worker.messages.errors import (
     UnsendableError,
 )
 from session_worker.messages.message import Message
+from session_worker.operations.built_in import CREATE
 from session_worker.requests.outcomes import (
     Busy,
     Completed,
@@ -98,6 +99,7 @@ class Bench:
         self.settler = Settler(
             self._publish,
             cast("Ledger", self),
+            CREATE,
             parts.NAMES,
             worker_id="worker-7",
             slowest_retry=600,

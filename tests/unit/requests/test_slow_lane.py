@@ -8,6 +8,7 @@ import pytest
 from session_contracts import ErrorCode, Names
 from session_contracts.amqp import DEFAULT_REPLY_TO_ALLOW, REQUEST_ID
 from session_worker.messages.delivery import Delivery, Lane, Receipt
+from session_worker.operations.built_in import CREATE
 from session_worker.requests.parse import RequestParser, identify_unread
 from tests.support import parts
 
@@ -47,8 +48,8 @@ def test_the_body_of_a_suspected_message_is_not_read_again(monkeypatch: pytest.M
         raise AssertionError("the body was read")
 
     monkeypatch.setattr("session_worker.requests.parse._id_in", read)
-    monkeypatch.setattr("session_worker.requests.parse._read_body", read)
-    parser = RequestParser(Names(), max_body_bytes=1024, reply_to_allow=DEFAULT_REPLY_TO_ALLOW)
+    monkeypatch.setattr("session_contracts.operation.PublishedOperation.read", read)
+    parser = RequestParser(CREATE, Names(), max_body_bytes=1024, reply_to_allow=DEFAULT_REPLY_TO_ALLOW)
     refusal = parser.refuse_unread(lost(3))
     assert (refusal.code, refusal.correlation_id) == (ErrorCode.CRASHED_WORKER, "asked")
 

@@ -62,7 +62,7 @@ async def test_second_delivery_of_a_running_request_waits_and_gets_the_same_resp
         running.set()
         await go_on.wait()
 
-    monkeypatch.setattr("session_worker.operations.loading.load", lambda _: handle)
+    monkeypatch.setattr("session_worker.operations.loading.load", lambda *_, **__: parts.app_of(handle))
     deliveries = [parts.delivery(parts.body(REQUEST_ID)) for _ in range(2)]
     async with taking(tmp_path) as (intake, published):
         for delivery in deliveries:

@@ -19,6 +19,7 @@ from session_worker.operations.handler import Context
 from session_worker.requests import attempt
 from session_worker.telemetry import tracebacks
 from session_worker.telemetry.events import AttemptFailed, Emit, OutcomeNotRecorded
+from tests.support import parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,7 +71,7 @@ async def failure(handler: Any) -> AttemptFailed:
     request = CreateSessionRequest(user_id="ada@example.com", payload=CreateSessionPayload())
     context = Context("ts_1", REQUEST_ID, 1, datetime.now(UTC), None)
     called = callable_handler(handler, "handler", example="")
-    failed = await attempt.run(called, request, context, 0.5)
+    failed = await attempt.run(parts.hooked(called), request, context, 0.5)
     assert isinstance(failed, attempt.Failure)
     return AttemptFailed(REQUEST_ID, 1, failed.code, failed.message, None, failed.stacktrace)
 

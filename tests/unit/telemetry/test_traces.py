@@ -99,7 +99,7 @@ async def bench(
         return traces.Traces(provider, names, SERVER)
 
     monkeypatch.setattr("session_worker.telemetry.traces.start", start)
-    monkeypatch.setattr("session_worker.operations.loading.load", lambda _: handle)
+    monkeypatch.setattr("session_worker.operations.loading.load", lambda *_, **__: parts.app_of(handle))
     settings = parts.worker_settings(
         ledger_url=SecretStr(f"sqlite:///{folder}/ledger.db"), traces=True, max_attempts=2
     )
@@ -148,7 +148,7 @@ async def test_each_of_many_handlers_at_work_finds_its_own_span(
             found += await asyncio.gather(asyncio.to_thread(here), asyncio.to_thread(here))
             seen[str(request.request_id)] = {*found, here()}
 
-        worker.worker.intake._flow._handler = handle
+        worker.worker.intake._flow._binding = parts.hooked(handle)
         ids = [uuid4() for _ in range(5)]
         await asyncio.gather(
             *(
@@ -395,7 +395,7 @@ async def test_a_handlers_spans_are_dropped_with_the_trace(
                 trace_id = span.get_span_context().trace_id
             assert trace_id == otel.get_current_span().get_span_context().trace_id
 
-        worker.worker.intake._flow._handler = handle
+        worker.worker.intake._flow._binding = parts.hooked(handle)
         assert await worker.deliver(parts.body(uuid4())) == {}
     assert recording == [False]
 

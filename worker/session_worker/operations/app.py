@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
+import typing_extensions
 from pydantic import BaseModel
 
 from session_contracts.operation import PublishedOperation
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 P = TypeVar("P", bound=BaseModel)
 R = TypeVar("R", bound=BaseModel)
-T = TypeVar("T")
+T = typing_extensions.TypeVar("T", default=Any)
 
 
 class Operations(Generic[T]):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from session_contracts import Operation
     from session_worker.operations.handler import AnyHandler
+    from session_worker.settings import Settings
 
 Effects = Literal["handler", "none"]
 """Where the effects of an operation go: wherever its handler takes them, or nowhere (it reads)."""
@@ -32,6 +33,13 @@ class Limits(NamedTuple):
     max_attempts: int
     concurrency: int
     retry_delays: tuple[int, ...]
+
+    @classmethod
+    def of(cls, settings: Settings) -> Limits:
+        """The limits of an operation that states none."""
+        return cls(
+            settings.handler_timeout, settings.max_attempts, settings.concurrency, settings.retry_delays
+        )
 
 
 @dataclass(frozen=True, slots=True)

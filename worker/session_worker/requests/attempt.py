@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import asyncio.threads
+import concurrent.futures.thread
 import traceback
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from session_contracts import ErrorCode
 from session_worker.messages.identifiers import storable
+from session_worker.operations import binding
 from session_worker.operations.handler import Rejected, RetryLater
-from session_worker.requests import retry
+from session_worker.requests import results, retry
 from session_worker.requests.results import InvalidResultError, read_result
 from session_worker.telemetry import plain_values
 from session_worker.telemetry.trace import current_trace
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
 
 MAX_STACKTRACE = 8_192
 MAX_FRAMES = 3
+_OURS = frozenset({__file__, results.__file__, binding.__file__})
+_THREADS = frozenset({asyncio.threads.__file__, concurrent.futures.thread.__file__})
+"""Of the way to a plain function, which runs in a thread."""
 CANCEL_SECONDS = 3.0
 """How long a handler that was cut off may clean up before the worker goes on without it. A shutdown leaves
 more time than this for handing back, so that a handler that never ends is handed back too."""
@@ -59,7 +65,7 @@ class Failure:
 
 
 async def run(
-    binding: Binding, request: BaseRequest[Any], context: Context[Any], timeout: float
+    bound: Binding, request: BaseRequest[Any], context: Context[Any], timeout: float
 ) -> Success | Failure | Rejected:
     """Run one attempt of at most ``timeout`` seconds.
 
@@ -67,7 +73,7 @@ async def run(
     fails and nothing else. When the caller is cancelled, the handler is cancelled with it.
     """
     loop = asyncio.get_running_loop()
-    task = loop.create_task(_call(binding, request, context))
+    task = loop.create_task(_call(bound, request, context))
     # This is asyncio.wait for one task, at a third of the price.
     over = loop.create_future()
     timer = loop.call_later(timeout, _set, over)
@@ -91,7 +97,7 @@ async def run(
 
 
 async def _call(
-    binding: Binding, request: BaseRequest[Any], context: Context[Any]
+    bound: Binding, request: BaseRequest[Any], context: Context[Any]
 ) -> Success | Failure | Rejected:
     current_trace.get().enter()
 
@@ -101,11 +107,11 @@ async def _call(
         # The first try was made already, without tenacity: most succeed at once.
         if failed:
             raise failed.pop()
-        return await _once(binding, request, context)
+        return await _once(bound, request, context)
 
     try:
         try:
-            return await _once(binding, request, context)
+            return await _once(bound, request, context)
         except Exception as error:  # noqa: BLE001 - what is worth another try is decided in retry.py
             failed.append(error)
         return await _tried(again)
@@ -121,15 +127,9 @@ async def _call(
         return Failure(ErrorCode.HANDLER_FAILED, error, transient=retry.is_transient(error))
 
 
-<<<<<<< HEAD
-async def _once(
-    handler: AnyHandler, request: CreateSessionRequest, context: Context[Any]
-) -> Success | Rejected:
-=======
-async def _once(binding: Binding, request: BaseRequest[Any], context: Context[Any]) -> Success | Rejected:
->>>>>>> e8be5b8 (Decide about any operation by its binding)
+async def _once(bound: Binding, request: BaseRequest[Any], context: Context[Any]) -> Success | Rejected:
     try:
-        return read_result(binding, await binding.handler(request, context))
+        return read_result(bound, await bound.handler(request, context))
     except ExceptionGroup as group:
         if rejection := _rejection(group):
             return rejection
@@ -185,8 +185,11 @@ def _beyond_this_file(frames: TracebackType | None) -> TracebackType | None:
     """Return the handler's own frames, those that tell why."""
     beyond = frames
     while frames is not None:
-        if frames.tb_frame.f_code.co_filename == __file__:
+        if frames.tb_frame.f_code.co_filename in _OURS:
             beyond = frames.tb_next
+            if frames.tb_frame.f_code.co_filename == binding.__file__:
+                while beyond is not None and beyond.tb_frame.f_code.co_filename in _THREADS:
+                    beyond = beyond.tb_next
         frames = frames.tb_next
     return beyond
 

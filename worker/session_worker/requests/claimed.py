@@ -8,8 +8,6 @@ import time
 from dataclasses import field
 from typing import TYPE_CHECKING, Any, Literal
 
-
-
 from session_contracts import ErrorCode, RequestStatus
 from session_contracts.errors import ERRORS
 from session_worker.ledger.protocol import Claim, Finish, Postpone, Release, StepResult
@@ -17,7 +15,7 @@ from session_worker.messages.identifiers import new_session_id, storable
 from session_worker.messages.immutable import immutable
 from session_worker.requests import outcomes
 from session_worker.requests.outcomes import Letter, Reply
-from session_worker.requests.response import metadata_of_session
+from session_worker.requests.results import metadata_of_session
 from session_worker.requests.retry import attempt_delays, due_delay, wished_delays
 from session_worker.requests.sentences import sentence
 from session_worker.telemetry.events import AttemptFailed, RequestFinished, RequestHandedBack

@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from session_contracts import amqp
+from session_contracts.types import timestamp
 from session_worker.messages.delivery import CUT_BYTES, Cut
 from session_worker.messages.headers import TRACEPARENT, TRACESTATE
 from session_worker.messages.identifiers import storable
 from session_worker.messages.message import Message, Properties
-from session_worker.requests.response import timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

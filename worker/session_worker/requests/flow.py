@@ -1,8 +1,8 @@
 """How a request comes to its outcome: parse → claim → handle → conclude. Open this file first.
 
 A delivery goes in, an outcome comes out. The flow asks the ledger and runs the handler, and knows no broker.
-What is done about an outcome is decided in ``settle.py``. A read takes a way of its own, parse → answer: nothing
-is claimed, and each delivery is answered from what is true then.
+What is done about an outcome is decided in ``settle.py``. A read takes a way of its own, parse → answer:
+nothing is claimed, and each delivery is answered from what is true then.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ class Reply:
     """A response on its way out: the body, and where it goes.
 
     ``token`` is None where nothing was claimed: the ledger has no entry that a note could stand on.
-    ``request_id`` is None for a refusal. ``published`` (seconds since 1970) is there when this is the first reply to the
-    request.
+    ``request_id`` is None for a refusal. ``published`` (seconds since 1970) is there when this is the first
+    reply to the request.
     """
 
     body: bytes

@@ -12,6 +12,7 @@ from session_contracts.errors import ERRORS
 from session_contracts.sessions import NIL_SESSION_ID
 from session_contracts.types import timestamp
 from session_worker.requests.request import NIL_ID
+from session_worker.requests.results import FACTS_OF_FAILURE
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -19,21 +20,6 @@ if TYPE_CHECKING:
     from session_worker.operations.binding import Binding
     from session_worker.requests.request import Refusal, Request
     from session_worker.requests.results import Success
-
-OUR_FACTS = dict.fromkeys(("attempts", "worker_id", "processing_ms"))
-"""What every response's metadata holds beside the handler's: it counts towards the limits, and wins."""
-FACTS_OF_FAILURE = frozenset(("error_code", "retryable", "rejection_code"))
-"""What the metadata of a completed response never holds, whatever the handler returns."""
-
-
-def metadata_of_session(handler_metadata: Mapping[str, Any]) -> str:
-    """Return what a session keeps of the handler's metadata: what stands in the response beside our facts."""
-    kept = {
-        name: fact
-        for name, fact in handler_metadata.items()
-        if name not in FACTS_OF_FAILURE and name not in OUR_FACTS
-    }
-    return to_json(kept).decode()
 
 
 class Entry(Protocol):

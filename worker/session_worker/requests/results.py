@@ -11,14 +11,19 @@ import pydantic_core
 from session_contracts import problems
 from session_contracts.types import JsonObject
 from session_worker.operations.handler import PermanentError
-from session_worker.requests.response import OUR_FACTS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pydantic import BaseModel
 
     from session_worker.operations.binding import Binding
 
 MAX_RESULT_BYTES = 65_536
+OUR_FACTS = dict.fromkeys(("attempts", "worker_id", "processing_ms"))
+"""What every response's metadata holds beside the handler's: it counts towards the limits, and wins."""
+FACTS_OF_FAILURE = frozenset(("error_code", "retryable", "rejection_code"))
+"""What the metadata of a completed response never holds, whatever the handler returns."""
 _METADATA: pydantic.TypeAdapter[JsonObject] = pydantic.TypeAdapter(JsonObject)
 
 
@@ -91,3 +96,13 @@ def _bounded(data: bytes) -> bytes:
             f"the handler's result takes {len(data)} bytes as JSON; at most {MAX_RESULT_BYTES} fit"
         )
     return data
+
+
+def metadata_of_session(handler_metadata: Mapping[str, Any]) -> str:
+    """Return what a session keeps of the handler's metadata: what stands in the response beside our facts."""
+    kept = {
+        name: fact
+        for name, fact in handler_metadata.items()
+        if name not in FACTS_OF_FAILURE and name not in OUR_FACTS
+    }
+    return pydantic_core.to_json(kept).decode()

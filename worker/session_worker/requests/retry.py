@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
 IMMEDIATE_TRIES = 3
 IMMEDIATE_SECONDS = 2.0
-FAR_BEYOND = 0.25
-"""By what part of its wait a delivery may come late, so that it need not go round several times."""
+LATE_SECONDS = 30.0
 
 
 def is_transient(error: BaseException) -> bool:
@@ -44,23 +43,24 @@ def attempt_delays(attempt: int, delays: Sequence[int], chance: float) -> Sequen
 def busy_delay(wait: float, delays: Sequence[int], *, running: bool, requeues: int) -> int:
     """Return for how many seconds to send a delivery round whose request is not free for ``wait`` seconds.
 
-    If the request is due at a known time, see ``due_delay``. If a live worker runs
+    If the request is due at a known time, that is the shortest delay that reaches it. If a live worker runs
     it, it may be over at any moment: ask again soon at first and later each time, but no later than its
     worker could be known to be gone.
     """
     if not running:
-        return due_delay(wait, delays)
+        return next((delay for delay in delays if delay >= wait), delays[-1])
     growing = delays[min(requeues, len(delays) - 1)]
     within = [delay for delay in delays if delay <= wait]
     return min(growing, within[-1] if within else delays[0])
 
 
 def due_delay(wait: float, delays: Sequence[int]) -> int:
-    """Return the first of the delays that together bring a delivery back when its request is due, in ``wait``
-    seconds: the shortest that reaches this moment, unless that is far beyond it."""
+    """Return for how many seconds to send a delivery round whose request is due in ``wait`` seconds: the
+    shortest delay that reaches this moment, or, if that is more than ``LATE_SECONDS`` beyond it, the longest
+    that does not, so that the delivery goes round once more."""
     enough = next((delay for delay in delays if delay >= wait), delays[-1])
     shorter = [delay for delay in delays if delay < wait]
-    return shorter[-1] if shorter and enough - wait > max(wait * FAR_BEYOND, 1) else enough
+    return shorter[-1] if shorter and enough - wait > LATE_SECONDS else enough
 
 
 def wished_delays(after: float, delays: Sequence[int]) -> Sequence[int]:

@@ -35,13 +35,6 @@ if TYPE_CHECKING:
     from session_worker.telemetry.traces import Traces
 
 
-def default_limits(settings: Settings) -> Limits:
-    """The limits of operations that state none."""
-    return Limits(
-        settings.handler_timeout, settings.max_attempts, settings.concurrency, settings.retry_delays
-    )
-
-
 class Worker:
     """Answers requests until ``stop`` is set. ``up`` is called whenever it has begun to consume.
 
@@ -81,7 +74,7 @@ class Worker:
         binding = app.bindings[0]
         flow = Flow(
             binding,
-            binding.limits(default_limits(settings)),
+            binding.limits(Limits.of(settings)),
             ledger=self.ledger,
             parser=RequestParser(
                 binding,

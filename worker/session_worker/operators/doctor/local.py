@@ -64,6 +64,8 @@ def known_settings(prefix: str) -> Result:
 
 async def handler(path: str | None) -> Result:
     """Load the handler in another process: importing it may end the process, or hang."""
+    if path is None:
+        return ok("handler", "the built-in one")
     search = json.dumps(sys.path)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-c", _LOAD, search, path),
