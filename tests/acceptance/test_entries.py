@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.support.worker_process import WorkerProcess
 
 FIELDS = (
-    "request_id, status, attempt, session_id, user_id, casefile_id, title, error_code, error, "
+    "request_id, operation, status, attempt, session_id, user_id, casefile_id, title, error_code, error, "
     "reply, received_at, finished_at, next_attempt_at, history"
 )
 HANDLER = """
@@ -105,6 +105,7 @@ def test_status_finds_a_request_by_the_session_that_it_created(
 
 
 def test_an_unknown_request_is_unknown_and_not_pending(cli: Cli, sqlite_url: str) -> None:
+    """So is one that only read, which the notice says."""
     cli("ledger", "upgrade", ledger_url=sqlite_url)
     request_id = str(uuid4())
 
@@ -114,6 +115,7 @@ def test_an_unknown_request_is_unknown_and_not_pending(cli: Cli, sqlite_url: str
     assert shown.code == as_json.code == 1
     assert shown.out == "unknown\n"
     assert as_json.documents == [{"request_id": request_id, "status": "unknown"}]
+    assert "a read leaves no entry" in shown.err
 
 
 def test_requests_are_filtered_by_status_age_and_number(
@@ -132,6 +134,8 @@ def test_requests_are_filtered_by_status_age_and_number(
     assert found("--limit", 1) == [rejected]
     assert found("--user", "ada") == [first]
     assert found("--code", "rejected") == [rejected]
+    assert found("--operation", "create_session", "--user", "ada") == [first]
+    assert found("--operation", "close_session") == []
     assert found("--undeliverable") == []
     assert found("--since", "0.001s") == []
     table = cli("requests", ledger_url=ledger_url).out

@@ -123,7 +123,9 @@ async def test_entries_are_found_by_status_and_time_the_newest_first(ledger_url:
             await reader.close()
 
 
-async def test_entries_are_found_by_user_error_code_and_undeliverable_reply(ledger_url: str) -> None:
+async def test_entries_are_found_by_user_error_code_operation_and_undeliverable_reply(
+    ledger_url: str,
+) -> None:
     """Each filter alone and together; a value is a value, whatever is in it."""
     strange = "o'hara; DROP TABLE requests --"
     async with worker(ledger_url) as ledger:
@@ -147,6 +149,8 @@ async def test_entries_are_found_by_user_error_code_and_undeliverable_reply(ledg
             assert await found(user_id="ada") == []
             assert await found(error_code="rejected") == [ada[1].request_id]
             assert await found(error_code="handler_failed") == [other.request_id, ada[2].request_id]
+            assert await found(operation="create_session", user_id=strange) == [other.request_id]
+            assert await found(operation="close_session") == []
             assert await found(undeliverable=True) == [other.request_id, ada[1].request_id]
             assert await found(undeliverable=True, limit=1) == [other.request_id]
             assert await found(

@@ -76,7 +76,7 @@ def test_a_document_has_the_published_fields_in_their_order() -> None:
     found = document(entry("one"))
 
     assert list(found) == [
-        *("request_id", "status", "attempt", "session_id", "user_id", "casefile_id", "title"),
+        *("request_id", "operation", "status", "attempt", "session_id", "user_id", "casefile_id", "title"),
         *("error_code", "error", "reply", "received_at", "finished_at", "next_attempt_at", "history"),
     ]
     assert found["received_at"] == "2026-01-02T12:00:00+00:00"
@@ -101,8 +101,8 @@ def test_a_timeline_names_the_worker_of_each_move_only_if_there_were_several() -
 @pytest.mark.parametrize(
     ("status", "reply", "line"),
     [
-        (RequestStatus.COMPLETED, "sent", "reply     sent"),
-        (RequestStatus.COMPLETED, None, "reply     not confirmed yet"),
+        (RequestStatus.COMPLETED, "sent", "reply      sent"),
+        (RequestStatus.COMPLETED, None, "reply      not confirmed yet"),
         (RequestStatus.PROCESSING, None, None),
     ],
 )
@@ -132,7 +132,7 @@ def test_times_are_in_utc_and_say_so_wherever_the_reader_is(
         monkeypatch.undo()
         time.tzset()
 
-    assert "received  2026-01-02 12:00:00 UTC" in text
+    assert "received   2026-01-02 12:00:00 UTC" in text
     assert re.search(r"^time \(UTC\) .*\n12:00:00\.000 ", text, re.MULTILINE)
 
 
@@ -146,6 +146,7 @@ def test_a_list_fits_into_a_narrow_terminal_with_ids_and_outcomes_whole(width: i
 
     assert text.count(str(UUID(int=7))) == 2
     assert "3.0 h  " in text
+    assert text.count("create_session") == 2
     assert "ts_260102_abcdefghijkl" in text
     assert "failed: handler_timeout" in text
     assert "ada@example.com" in text

@@ -270,7 +270,7 @@ def status(
     ledger_url: LedgerUrl = None,
     json: Json = False,
 ) -> None:
-    """Show the history of one request. Exits with 1 if it is not in the ledger.
+    """Show the history of one request. Exits with 1 if it is not in the ledger, as reads never are.
 
     REQUEST_ID is the request's id (a UUID), or the id of the session that it created (ts_…)."""
     from session_worker.cli.requests import status
@@ -299,6 +299,10 @@ def requests(
             metavar="ERROR_CODE", help="Only requests that failed with this error code.", show_default=False
         ),
     ] = None,
+    operation: Annotated[
+        str | None,
+        typer.Option("--operation", metavar="NAME", help="Only this operation.", show_default=False),
+    ] = None,
     undeliverable: Annotated[
         bool, typer.Option("--undeliverable", help="Only requests whose reply could not be delivered.")
     ] = False,
@@ -306,10 +310,11 @@ def requests(
     ledger_url: LedgerUrl = None,
     json: Json = False,
 ) -> None:
-    """List requests, newest first. With several filters, only those that pass all."""
+    """List requests, newest first, but for reads, which are not recorded. With several filters, only those
+    that pass all."""
     from session_worker.cli.requests import requests
 
-    wanted = {"user": user, "code": code, "ledger_url": ledger_url}
+    wanted = {"user": user, "code": code, "operation": operation, "ledger_url": ledger_url}
     raise typer.Exit(requests(status, since, limit, undeliverable=undeliverable, json=json, **wanted))
 
 

@@ -28,7 +28,9 @@ def status(request_id: str, *, ledger_url: str | None, json: bool) -> int:
         else:
             terminal.results().print("unknown")
         terminal.notices().print(
-            f"The ledger has no request {request_id}: it never arrived, was pruned, or another ledger has it."
+            f"The ledger has no request {request_id}: it never arrived, it only read (a read leaves no entry)"
+            ", it was pruned, or another ledger has it.",
+            soft_wrap=True,
         )
         return 1
     if json:
@@ -45,12 +47,13 @@ def requests(
     *,
     user: str | None,
     code: str | None,
+    operation: str | None,
     undeliverable: bool,
     ledger_url: str | None,
     json: bool,
 ) -> int:
     """Print the newest requests; none is no failure."""
-    wanted: dict[str, Any] = {"status": _status(name), "user_id": user}
+    wanted: dict[str, Any] = {"status": _status(name), "user_id": user, "operation": operation}
     wanted |= {"error_code": options.error_code(code), "since": options.duration(since, "--since")}
     with asyncio.Runner(loop_factory=PlainLoop) as runner:
         entries = runner.run(_find(ledger_url, limit=limit, undeliverable=undeliverable, **wanted))

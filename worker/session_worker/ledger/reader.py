@@ -89,6 +89,7 @@ class LedgerReader(Protocol):
         since: float | None = None,
         user_id: str | None = None,
         error_code: str | None = None,
+        operation: str | None = None,
         undeliverable: bool = False,
         limit: int = 50,
     ) -> list[Entry]:
@@ -128,10 +129,11 @@ def matching(
     status: RequestStatus | None,
     user_id: str | None,
     error_code: str | None,
+    operation: str | None,
     undeliverable: bool,
 ) -> str:
     """The SQL that finds entries to which all of these apply. ``bind`` takes a value, and returns what stands
     for it in the SQL."""
-    wanted = {"user_id": user_id, "error_code": error_code}
+    wanted = {"user_id": user_id, "error_code": error_code, "operation": operation}
     terms = [f"AND {column} = {bind(value)}" for column, value in wanted.items() if value is not None]
     return " ".join([condition(status), *terms, "AND reply = 'undeliverable'" if undeliverable else ""])

@@ -33,6 +33,7 @@ def document(entry: Entry) -> dict[str, Any]:
     """An entry and its history as a JSON document, whose field names are part of the interface."""
     return {
         "request_id": str(entry.request_id),
+        "operation": entry.operation,
         "status": str(entry.status),
         "attempt": entry.attempt,
         "session_id": entry.session_id,

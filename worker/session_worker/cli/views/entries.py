@@ -30,11 +30,12 @@ def timeline(entry: Entry) -> RenderableType:
 
 
 def table(entries: Iterable[Entry], now: datetime) -> Listing:
-    shown = Listing("ago", "request", "outcome", "user", "reason")
+    shown = Listing("ago", "request", "operation", "outcome", "user", "reason")
     for entry in entries:
         shown.add(
             durations.ago(entry.received_at, now),
             str(entry.request_id),
+            entry.operation,
             _outcome(entry),
             entry.user_id,
             brief(entry.reason),
@@ -49,7 +50,7 @@ def brief(text: str) -> str:
 
 
 def _outcome(entry: Entry) -> Text:
-    """The session, or why there is none (yet)."""
+    """The session that it created or named, or why there is no answer (yet)."""
     if entry.status == "completed":
         return Text(entry.session_id or "completed", style=COLOURS["completed"])
     if entry.status == "failed":
@@ -63,6 +64,7 @@ def status(name: str) -> Text:
 
 def _facts(entry: Entry) -> Iterator[tuple[str, str | Text]]:
     yield "request", str(entry.request_id)
+    yield "operation", entry.operation
     yield "status", status(entry.status)
     if entry.session_id:
         yield "session", _session(entry.session_id, entry)

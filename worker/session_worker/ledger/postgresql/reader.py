@@ -58,6 +58,7 @@ class PostgreSQLReader(OperatorConnection):
         since: float | None = None,
         user_id: str | None = None,
         error_code: str | None = None,
+        operation: str | None = None,
         undeliverable: bool = False,
         limit: int = 50,
     ) -> list[Entry]:
@@ -68,7 +69,12 @@ class PostgreSQLReader(OperatorConnection):
             return f"${len(values)}"
 
         wanted = matching(
-            bind, status=status, user_id=user_id, error_code=error_code, undeliverable=undeliverable
+            bind,
+            status=status,
+            user_id=user_id,
+            error_code=error_code,
+            operation=operation,
+            undeliverable=undeliverable,
         )
         query = f"""{_ENTRY}
             WHERE received_at >= coalesce(now() - $1::float8 * interval '1 second', '-infinity')

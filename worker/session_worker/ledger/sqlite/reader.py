@@ -76,6 +76,7 @@ class SQLiteReader:
         since: float | None = None,
         user_id: str | None = None,
         error_code: str | None = None,
+        operation: str | None = None,
         undeliverable: bool = False,
         limit: int = 50,
     ) -> list[Entry]:
@@ -86,7 +87,12 @@ class SQLiteReader:
             return "?"
 
         wanted = matching(
-            bind, status=status, user_id=user_id, error_code=error_code, undeliverable=undeliverable
+            bind,
+            status=status,
+            user_id=user_id,
+            error_code=error_code,
+            operation=operation,
+            undeliverable=undeliverable,
         )
         query = f"{_ENTRY} WHERE received_at >= ? {wanted} ORDER BY received_at DESC LIMIT {bind(limit)}"
         rows = await self._ask(lambda database: database.execute(query, values).fetchall())
