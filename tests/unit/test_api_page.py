@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "api.md").read_text()
-PACKAGES = ["session_contracts", "session_client", "session_worker"]
+PACKAGES = ["session_contracts", "session_client", "session_client.testing", "session_worker"]
 SESSIONS = ["create_session", "get_session", "list_sessions", "close_session"]
 CLIENT = ["open", "close", "call", *SESSIONS, "request"]
 
@@ -41,6 +41,7 @@ def test_what_a_package_exports_is_there(package: str) -> None:
         ("session_client", "SessionClient", CLIENT),
         ("session_client", "SyncSessionClient", CLIENT),
         ("session_client", "RequestFailed", ["code", "retryable"]),
+        ("session_client.testing", "FakeWorker", ["answer", "client", "sync_client"]),
     ],
 )
 def test_the_members_that_the_page_names_are_all_that_is_public(
