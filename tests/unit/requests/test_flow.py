@@ -469,7 +469,7 @@ async def test_outcome_that_cannot_be_recorded_is_recorded_as_failed(error: Exce
     outcome = await _outcome(_flow(ledger, emit=events.append))
     assert isinstance(outcome, Failed)
     assert (outcome.letter.code, ledger.names) == (ErrorCode.INTERNAL_ERROR, ["Claim", "Finish", "Finish"])
-    assert OutcomeNotRecorded(REQUEST_ID, 1, error) in events
+    assert OutcomeNotRecorded(REQUEST_ID, 1, error, operation="create_session") in events
     assert b'response"' not in outcome.reply.body
 
 
@@ -637,7 +637,7 @@ async def test_interrupted_attempt_is_handed_back_and_its_delivery_settled_after
     async with _serving(flow, [REQUEST_ID]) as (task,):
         flow.stopping = True
         await _cancel(task)
-    assert events == [RequestHandedBack(REQUEST_ID, 1)]
+    assert events == [RequestHandedBack(REQUEST_ID, 1, operation="create_session")]
     assert isinstance(task.result(), Interrupted)
     assert ledger.names == ["Claim", "Release"]
     assert task.cancelling() == 0
@@ -691,28 +691,34 @@ def _rounded(event: Event) -> Event:
             [],
             None,
             [
-                AttemptEnded(REQUEST_ID, 1, 0.0, 0.0),
-                RequestFinished(REQUEST_ID, 1, "completed", None, None, 0.0),
+                AttemptEnded(REQUEST_ID, 1, 0.0, 0.0, operation="create_session"),
+                RequestFinished(REQUEST_ID, 1, "completed", None, None, 0.0, operation="create_session"),
             ],
         ),
         (
             [parts.claimed(attempt=3)],
             Rejected("no"),
             [
-                AttemptEnded(REQUEST_ID, 3, 0.0, None),
-                RequestFinished(REQUEST_ID, 3, "rejected", ErrorCode.REJECTED, None, 0.0),
+                AttemptEnded(REQUEST_ID, 3, 0.0, None, operation="create_session"),
+                RequestFinished(
+                    REQUEST_ID, 3, "rejected", ErrorCode.REJECTED, None, 0.0, operation="create_session"
+                ),
             ],
         ),
         (
             [parts.claimed(0, expired=True)],
             None,
-            [RequestFinished(REQUEST_ID, 0, "expired", ErrorCode.EXPIRED, None, 0.0)],
+            [
+                RequestFinished(
+                    REQUEST_ID, 0, "expired", ErrorCode.EXPIRED, None, 0.0, operation="create_session"
+                )
+            ],
         ),
         (
             [],
             PermanentError("bug"),
             [
-                AttemptEnded(REQUEST_ID, 1, 0.0, 0.0),
+                AttemptEnded(REQUEST_ID, 1, 0.0, 0.0, operation="create_session"),
                 AttemptFailed(
                     REQUEST_ID,
                     1,
@@ -720,6 +726,7 @@ def _rounded(event: Event) -> Event:
                     "session_worker.operations.handler.PermanentError: bug",
                     None,
                     "Traceback",
+                    operation="create_session",
                 ),
                 RequestFinished(
                     REQUEST_ID,
@@ -728,22 +735,27 @@ def _rounded(event: Event) -> Event:
                     ErrorCode.HANDLER_FAILED,
                     "session_worker.operations.handler.PermanentError: bug",
                     0.0,
+                    operation="create_session",
                 ),
             ],
         ),
         (
             [parts.claimed(crashes=99)],
             None,
-            [RequestFinished(REQUEST_ID, 1, "failed", ErrorCode.CRASHED_WORKER, None, 0.0)],
+            [
+                RequestFinished(
+                    REQUEST_ID, 1, "failed", ErrorCode.CRASHED_WORKER, None, 0.0, operation="create_session"
+                )
+            ],
         ),
         (
             [StepResult.FENCED, parts.claimed(attempt=2)],
             None,
             [
-                AttemptEnded(REQUEST_ID, 1, 0.0, 0.0),
-                RequestTakenOver(REQUEST_ID, 1),
-                AttemptEnded(REQUEST_ID, 2, 0.0, None),
-                RequestFinished(REQUEST_ID, 2, "completed", None, None, 0.0),
+                AttemptEnded(REQUEST_ID, 1, 0.0, 0.0, operation="create_session"),
+                RequestTakenOver(REQUEST_ID, 1, operation="create_session"),
+                AttemptEnded(REQUEST_ID, 2, 0.0, None, operation="create_session"),
+                RequestFinished(REQUEST_ID, 2, "completed", None, None, 0.0, operation="create_session"),
             ],
         ),
         ([InOtherHands(5, running=True)], None, []),

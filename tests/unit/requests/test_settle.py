@@ -466,28 +466,30 @@ async def test_hostile_message_of_an_exception_fits_into_a_header() -> None:
     [
         (
             Completed(dataclasses.replace(REPLY, attempt=2, published=PUBLISHED)),
-            [ReplyConfirmed(REQUEST_ID, 2, 5.0)],
+            [ReplyConfirmed(REQUEST_ID, 2, 5.0, operation="create_session")],
         ),
         (
             Failed(dataclasses.replace(REPLY, attempt=6, published=PUBLISHED), LETTER),
             [
-                ReplyConfirmed(REQUEST_ID, 6, 5.0),
-                RequestParked(REQUEST_ID, 6, LETTER.code, LETTER.message),
+                ReplyConfirmed(REQUEST_ID, 6, 5.0, operation="create_session"),
+                RequestParked(REQUEST_ID, 6, LETTER.code, LETTER.message, operation="create_session"),
             ],
         ),
         (
             Replayed(REPLY, None, ErrorCode.REJECTED),
             [
-                ReplyConfirmed(REQUEST_ID, 0, None),
-                RequestFinished(REQUEST_ID, 0, "replayed", ErrorCode.REJECTED),
+                ReplyConfirmed(REQUEST_ID, 0, None, operation="create_session"),
+                RequestFinished(REQUEST_ID, 0, "replayed", ErrorCode.REJECTED, operation="create_session"),
             ],
         ),
         (
             Refused(REFUSAL, REFUSED),
             [
-                ReplyConfirmed(None, 0, None),
-                RequestParked(None, 0, REFUSED.code, REFUSED.message),
-                RequestFinished(None, 0, "refused", REFUSED.code, REFUSED.message),
+                ReplyConfirmed(None, 0, None, operation="create_session"),
+                RequestParked(None, 0, REFUSED.code, REFUSED.message, operation="create_session"),
+                RequestFinished(
+                    None, 0, "refused", REFUSED.code, REFUSED.message, operation="create_session"
+                ),
             ],
         ),
         (RetryLater(REQUEST_ID, 5, 1), []),
@@ -520,7 +522,7 @@ async def test_trouble_with_the_broker_is_told_with_the_request_that_it_concerns
     await bench.settle(Completed(dataclasses.replace(REPLY, attempt=1)))
     await bench.settle(RetryLater(REQUEST_ID, 5, 2))
     assert bench.events == [
-        ReplyUndeliverable(REQUEST_ID, 1, "app.reply", "312 NO_ROUTE"),
-        CopyNotTaken(REQUEST_ID, 2, "session.create.retry.5s", "312 NO_ROUTE"),
-        DeliveryLeft(REQUEST_ID, 2, "RetryLater", "reset"),
+        ReplyUndeliverable(REQUEST_ID, 1, "app.reply", "312 NO_ROUTE", operation="create_session"),
+        CopyNotTaken(REQUEST_ID, 2, "session.create.retry.5s", "312 NO_ROUTE", operation="create_session"),
+        DeliveryLeft(REQUEST_ID, 2, "RetryLater", "reset", operation="create_session"),
     ]

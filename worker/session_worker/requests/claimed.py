@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from session_contracts import BaseRequest
     from session_worker.ledger.protocol import Claimed, Ledger
+    from session_worker.operations.binding import Binding
     from session_worker.operations.handler import Rejected
     from session_worker.requests.attempt import Failure
     from session_worker.requests.outcomes import Outcome
@@ -144,13 +145,13 @@ class Recorder:
         responses: ResponseBuilder,
         retry_delays: Sequence[int],
         emit: Emit,
-        *,
-        creates_session: bool,
+        binding: Binding,
     ) -> None:
         self._ledger = ledger
         self._responses = responses
         self._retry_delays = retry_delays
-        self._creates = creates_session
+        self._creates = binding.creates_session
+        self._operation = binding.operation.name
         self._emit = emit
 
     async def completed(self, claimed: ClaimedRequest, success: Success) -> Outcome:
@@ -217,12 +218,16 @@ class Recorder:
     async def handed_back(self, claimed: ClaimedRequest) -> Outcome:
         """The worker shuts down, which is nobody's failure: the attempt is not counted."""
         await self._ledger.release(Release(claimed.request.request_id, claimed.token))
-        self._emit(RequestHandedBack(*claimed.subject))
+        self._emit(RequestHandedBack(*claimed.subject, operation=self._operation))
         return outcomes.Interrupted()
 
     def _tell(self, claimed: ClaimedRequest, failure: Failure, next_attempt_in: int | None = None) -> None:
         message, trace = failure.message, failure.stacktrace
-        self._emit(AttemptFailed(*claimed.subject, failure.code, message, next_attempt_in, trace))
+        self._emit(
+            AttemptFailed(
+                *claimed.subject, failure.code, message, next_attempt_in, trace, operation=self._operation
+            )
+        )
 
     async def _fail(
         self,
@@ -252,7 +257,11 @@ class Recorder:
         if await self._ledger.finish(finish) is StepResult.FENCED:
             raise FencedError(claimed)
         ending = ending_of(code)
-        self._emit(RequestFinished(*claimed.subject, ending, code, detail, round(claimed.seconds, 6)))
+        self._emit(
+            RequestFinished(
+                *claimed.subject, ending, code, detail, round(claimed.seconds, 6), operation=self._operation
+            )
+        )
         return claimed.reply(body)
 
 

@@ -79,9 +79,10 @@ class Flow:
         self._responses = responses
         self._settings = settings
         self._emit = emit
-        self._creates = creates = binding.creates_session
-        self._record = Recorder(ledger, responses, limits.retry_delays, emit, creates_session=creates)
-        self._answers = Answers(responses, emit)
+        self._operation = binding.operation.name
+        self._creates = binding.creates_session
+        self._record = Recorder(ledger, responses, limits.retry_delays, emit, binding)
+        self._answers = Answers(responses, emit, self._operation)
         self.stopping = False
         """Whether the worker shuts down: what is cancelled from now on is handed back."""
         self.slots = Slots(limits.concurrency)
@@ -116,7 +117,7 @@ class Flow:
                 try:
                     return await self._claim(request)
                 except FencedError as fenced:
-                    self._emit(RequestTakenOver(*fenced.claimed.subject))
+                    self._emit(RequestTakenOver(*fenced.claimed.subject, operation=self._operation))
 
     # ------------------------------------------------------------------------------------- reads
 
@@ -135,7 +136,7 @@ class Flow:
         except asyncio.CancelledError as cancelled:
             _stay_uncancelled()
             if self.stopping:
-                self._emit(RequestHandedBack(*read.subject))
+                self._emit(RequestHandedBack(*read.subject, operation=self._operation))
                 return outcomes.Interrupted()
             result = Failure(ErrorCode.HANDLER_FAILED, cancelled, transient=True)
         match result:
@@ -248,7 +249,7 @@ class Flow:
             raise
         except Exception as error:  # noqa: BLE001
             # Without an outcome, the entry would look as if this worker still ran it: nobody would answer.
-            self._emit(OutcomeNotRecorded(*claimed.subject, error))
+            self._emit(OutcomeNotRecorded(*claimed.subject, error, operation=self._operation))
             defect = Failure(ErrorCode.INTERNAL_ERROR, error, transient=False)
             return await self._record.failed(claimed, defect.code, defect.detail, defect)
 
@@ -259,7 +260,9 @@ class Flow:
         deadline = datetime.now(UTC) + timedelta(seconds=timeout)
         context = Context(request.entry.session_id, *request.subject, deadline, self.resources)
         result = await attempt.run(self._binding, request.for_handler(), context, timeout)
-        self._emit(AttemptEnded(*request.subject, request.seconds, request.queue_wait))
+        self._emit(
+            AttemptEnded(*request.subject, request.seconds, request.queue_wait, operation=self._operation)
+        )
         return result
 
     async def _no_session(self, request: Request) -> SessionUnavailable | None:

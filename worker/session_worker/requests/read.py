@@ -71,7 +71,8 @@ class Read:
 class Answers:
     """The ways in which a read can end."""
 
-    def __init__(self, responses: ResponseBuilder, emit: Emit) -> None:
+    def __init__(self, responses: ResponseBuilder, emit: Emit, operation: str) -> None:
+        self._operation = operation
         self._responses = responses
         self._emit = emit
 
@@ -89,7 +90,9 @@ class Answers:
 
     def failed(self, read: Read, failure: Failure) -> Outcome:
         code, message = failure.code, failure.message
-        self._emit(AttemptFailed(*read.subject, code, message, None, failure.stacktrace))
+        self._emit(
+            AttemptFailed(*read.subject, code, message, None, failure.stacktrace, operation=self._operation)
+        )
         return self._failed(read, code, sentence(code, attempts=1), detail=failure.detail)
 
     def _failed(
@@ -108,7 +111,16 @@ class Answers:
     def _answered(
         self, read: Read, body: bytes, code: ErrorCode | None = None, detail: str | None = None
     ) -> Outcome:
-        self._emit(RequestFinished(*read.subject, ending_of(code), code, detail, round(read.seconds, 6)))
+        self._emit(
+            RequestFinished(
+                *read.subject,
+                ending_of(code),
+                code,
+                detail,
+                round(read.seconds, 6),
+                operation=self._operation,
+            )
+        )
         request = read.request
         return outcomes.Answered(
             Reply(

@@ -87,6 +87,7 @@ class Settler:
     ) -> None:
         self._publish = publish
         self._ledger = ledger
+        self._operation = binding.operation.name
         self._response_type = binding.operation.response_type
         self._goes_round = not binding.reads
         self._names = names
@@ -100,7 +101,9 @@ class Settler:
         try:
             await self._settle(delivery, outcome)
         except LinkLostError as lost:
-            self._emit(DeliveryLeft(*subject(outcome), type(outcome).__name__, str(lost)))
+            self._emit(
+                DeliveryLeft(*subject(outcome), type(outcome).__name__, str(lost), operation=self._operation)
+            )
 
     async def _settle(self, delivery: Delivery, outcome: Outcome) -> None:
         if isinstance(outcome, Busy) and not self._goes_round:
@@ -116,7 +119,11 @@ class Settler:
                 await self._send_round(delivery, delay, request_id, 0, {amqp.REQUEUE_COUNT: requeues})
             case Replayed(reply=reply, letter=letter, error_code=code):
                 await self._reply(delivery, outcome, reply)
-                self._emit(RequestFinished(reply.request_id, reply.attempt, "replayed", code))
+                self._emit(
+                    RequestFinished(
+                        reply.request_id, reply.attempt, "replayed", code, operation=self._operation
+                    )
+                )
                 if letter is not None:
                     await self._park(delivery, outcome, letter)
             case Failed(reply=reply, letter=letter):
@@ -141,7 +148,11 @@ class Settler:
             await self._reply(delivery, refused, refused.reply)
         letter = refused.letter
         if await self._park(delivery, refused, letter):
-            self._emit(RequestFinished(*subject(refused), "refused", letter.code, letter.message))
+            self._emit(
+                RequestFinished(
+                    *subject(refused), "refused", letter.code, letter.message, operation=self._operation
+                )
+            )
 
     async def _send(self, delivery: Delivery, message: Message) -> None:
         """Publish, unless the delivery can no longer be acknowledged: then it comes again, and so would this.
@@ -170,13 +181,15 @@ class Settler:
             else:
                 break
         critical = None if reply.published is None else age(reply.published)
-        self._emit(ReplyConfirmed(*subject(outcome), critical))
+        self._emit(ReplyConfirmed(*subject(outcome), critical, operation=self._operation))
         if reply.request_id is not None and reply.token is not None and message.mandatory:
             self._ledger.note_sent(reply.request_id, reply.token)
         return None
 
     async def _undeliverable(self, outcome: Outcome, reply: Reply, error: PublishError) -> None:
-        self._emit(ReplyUndeliverable(*subject(outcome), reply.reply_to, str(error)))
+        self._emit(
+            ReplyUndeliverable(*subject(outcome), reply.reply_to, str(error), operation=self._operation)
+        )
         if reply.request_id is not None and reply.token is not None:
             await self._ledger.note_undeliverable(reply.request_id, reply.token)
 
@@ -204,7 +217,9 @@ class Settler:
                 except PublishError as error:
                     if not pause:
                         self.stuck += 1
-                        self._emit(CopyNotTaken(request_id, attempt, queue, str(error)))
+                        self._emit(
+                            CopyNotTaken(request_id, attempt, queue, str(error), operation=self._operation)
+                        )
                 pause = min(2 * pause, LONGEST_PAUSE) or FIRST_PAUSE
                 await asyncio.sleep(pause)
         finally:
@@ -222,14 +237,16 @@ class Settler:
         try:
             await self._send_letter(delivery, headers, cut=refused)
         except PublishError as error:
-            self._emit(RequestNotParked(*subject(outcome), self._names.dead, str(error)))
+            self._emit(
+                RequestNotParked(*subject(outcome), self._names.dead, str(error), operation=self._operation)
+            )
             if not self._goes_round:
                 return False
             # Its requester was told no, so it stays refused, even if the copy lacks what was wrong with it.
             headers = {amqp.REFUSED: letter.code.value} if refused else {}
             await self._send_round(delivery, self._slowest, letter.request_id, letter.attempts, headers)
             return False
-        self._emit(RequestParked(*subject(outcome), letter.code, letter.message))
+        self._emit(RequestParked(*subject(outcome), letter.code, letter.message, operation=self._operation))
         if letter.request_id is not None and token is not None:
             await self._ledger.note_parked(letter.request_id, token)
         return True
