@@ -28,6 +28,11 @@ def upgrade(*, ledger_url: str | None) -> None:
         before, after = runner.run(upgrade_schema(loaded.ledger_url.get_secret_value()))
     done = f"is at version {after} already" if before == after else f"went from version {before} to {after}"
     terminal.results().print(f"The ledger's schema {done}.")
+    if before and before != after:
+        terminal.results().print(
+            "Workers of the release before that are running go on beside those of this one. Once stopped they "
+            "cannot be started again: replace them."
+        )
 
 
 def copy(source: str, *, ledger_url: str | None) -> None:
