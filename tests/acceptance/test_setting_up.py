@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from contextlib import closing
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pika
 import pytest
 
 from session_contracts import GET_SESSION, CreateSessionRequest, CreateSessionResponse, Names, asyncapi
+from session_worker.ledger.sqlite.database import path_of
 from tests.acceptance.conftest import environment
 from tests.support.worker_process import WorkerProcess
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.acceptance.conftest import Cli
 
 
@@ -83,6 +84,16 @@ def test_ledger_upgrade_creates_the_schema_once(cli: Cli, sqlite_url: str, empty
         assert "from version 0 to" in cli("ledger", "upgrade", ledger_url=url).out
         assert "already" in cli("ledger", "upgrade", ledger_url=url).out
         assert cli("requests", "--json", ledger_url=url).documents == []
+
+
+def test_ledger_upgrade_says_what_becomes_of_workers_that_run(cli: Cli, sqlite_url: str) -> None:
+    made_before = Path(__file__).parents[1] / "ledger" / "version_1" / "sqlite.sql"
+    with closing(sqlite3.connect(path_of(sqlite_url))) as database:
+        database.executescript(made_before.read_text())
+    upgraded = cli("ledger", "upgrade", ledger_url=sqlite_url)
+    assert "from version 1 to" in upgraded.out
+    assert "Workers of the release before that are running go on" in upgraded.out
+    assert "Workers" not in cli("ledger", "upgrade", ledger_url=sqlite_url).out
 
 
 def test_workers_in_two_folders_have_one_ledger_and_say_which(

@@ -30,8 +30,8 @@ def upgrade(*, ledger_url: str | None) -> None:
     terminal.results().print(f"The ledger's schema {done}.")
     if before and before != after:
         terminal.results().print(
-            "Workers of the release before that are running go on beside those of this one. Once stopped they "
-            "cannot be started again: replace them."
+            "Workers of the release before that are running go on beside those of this one. Once stopped, "
+            "they cannot be started again."
         )
 
 
