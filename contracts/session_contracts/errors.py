@@ -146,12 +146,25 @@ _WORDS = MappingProxyType(
     {
         "missing": "is required",
         "json_type": "must be JSON",
+        "extra_forbidden": "is not a field that is known here",
         "model_type": "must be an object",
         "model_attributes_type": "must be an object",
         "dict_type": "must be an object",
         "list_type": "must be a list",
+        "tuple_type": "must be a list",
+        "set_type": "must be a list",
+        "frozen_set_type": "must be a list",
+        "too_short": "must have at least {min_length} items",
+        "too_long": "must have at most {max_length} items",
         "string_type": "must be a string",
+        "string_too_short": "must have at least {min_length} characters",
+        "string_too_long": "must have at most {max_length} characters",
+        "string_pattern_mismatch": "must match the published pattern",
         "enum": "must be one of the published values",
+        "literal_error": "must be {expected}",
+        "union_tag_not_found": "must say which it is in {discriminator}",
+        "union_tag_invalid": "must have one of {expected_tags} in {discriminator}",
+        "none_required": "must be null",
         "uuid_type": "must be a UUID",
         "uuid_parsing": "must be a UUID",
         "int_type": "must be a whole number",
@@ -162,12 +175,21 @@ _WORDS = MappingProxyType(
         "finite_number": "must be a finite number",
         "bool_type": "must be true or false",
         "bool_parsing": "must be true or false",
-        "greater_than": "must be more than {gt:g}",
-        "greater_than_equal": "must be at least {ge:,}",
-        "less_than": "must be less than {lt:g}",
-        "less_than_equal": "must be at most {le:,}",
-        "string_too_short": "must have at least {min_length} characters",
-        "literal_error": "must be {expected}",
+        "decimal_type": "must be a number",
+        "decimal_parsing": "must be a number",
+        "multiple_of": "must be a multiple of {multiple_of}",
+        "greater_than": "must be more than {gt}",
+        "greater_than_equal": "must be at least {ge}",
+        "less_than": "must be less than {lt}",
+        "less_than_equal": "must be at most {le}",
+        "datetime_type": "must be an ISO 8601 date and time",
+        "datetime_parsing": "must be an ISO 8601 date and time",
+        "datetime_from_date_parsing": "must be an ISO 8601 date and time",
+        "timezone_aware": "must have an offset from UTC",
+        "date_type": "must be a date, as in 2025-10-13",
+        "date_parsing": "must be a date, as in 2025-10-13",
+        "date_from_datetime_parsing": "must be a date, as in 2025-10-13",
+        "date_from_datetime_inexact": "must be a date without a time",
     }
 )
 
@@ -195,7 +217,15 @@ def rule(problem: ErrorDetails) -> str:
     if kind == "json_invalid":
         # The parser quotes only the place: "Invalid JSON: … at line 1 column 2".
         return message[0].lower() + message[1:]
-    return _WORDS.get(kind, f"is not valid ({kind})").format_map(problem.get("ctx", {}))
+    bounds = {name: _bound(value) for name, value in problem.get("ctx", {}).items()}
+    return _WORDS.get(kind, f"is not valid ({kind})").format_map(bounds)
+
+
+def _bound(value: object) -> str:
+    """Write what a model states, which is a number mostly, but may be a date or a duration."""
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _path(location: tuple[int | str, ...]) -> str:

@@ -21,12 +21,13 @@ from session_contracts.types import RULE, Rule, flaw
 P = TypeVar("P", bound=BaseModel)
 R = TypeVar("R", bound=BaseModel)
 
-RESERVED_KEYS = frozenset(
-    {"create", "get", "list", "close", "replies", "retry", "undelivered", "dead", "ledger"}
+RESERVED_NAMES = frozenset(
+    {"create", "get", "list", "close", "retry", "undelivered", "dead", "ledger"}
+    | {"create_session", "get_session", "list_sessions", "close_session"}
 )
-"""Routing keys that are not for operations of users: those of the built-in ones, and parts of names of
+"""Names that are not for operations of users: keys and names of the built-in ones, and parts of names of
 queues."""
-_NAME = re.compile("[a-z][a-z0-9_]{0,63}")
+_NAME = re.compile("(?=.{1,64}$)[a-z][a-z0-9]*(?:_[a-z0-9]+)*")
 
 
 class Question(NamedTuple):
@@ -40,8 +41,8 @@ class Operation(Generic[P, R]):
     """A request/reply operation.
 
     Args:
-        name: a lower-case letter, then lower-case letters, digits and underscores, at most 64 characters.
-            It is the ``operation`` of the requests and their routing key.
+        name: words of lower-case letters and digits, joined by single underscores, at most 64 characters;
+            the first is a letter. It is the ``operation`` of the requests and their routing key.
         payload: the model of a request's payload, a JSON object.
         result: the model of a completed response's payload, a JSON object.
 
@@ -52,10 +53,10 @@ class Operation(Generic[P, R]):
     def __init__(self, name: str, payload: type[P], result: type[R]) -> None:
         if not _NAME.fullmatch(name):
             raise ValueError(
-                f"operation {name!r}: a name is a lower-case letter, then lower-case letters, digits and "
-                "underscores, 64 at most"
+                f"operation {name!r}: a name is words of lower-case letters and digits, joined by single "
+                "underscores, 64 characters at most, a letter first"
             )
-        if name in RESERVED_KEYS:
+        if name in RESERVED_NAMES or name.startswith("replies"):  # as requesters' queues do
             raise ValueError(f"operation {name!r}: this name is reserved; choose another one")
         for role, model in (("payload", payload), ("result", result)):
             if not (isinstance(model, type) and issubclass(model, BaseModel)) or issubclass(model, RootModel):
@@ -67,7 +68,8 @@ class Operation(Generic[P, R]):
         self.key = name
         self.payload = payload
         self.result = result
-        title = name.title().replace("_", "")
+        # No two names have one title: each word begins with a capital, or with "_" and a digit.
+        title = "".join(word.capitalize() if word[0].isalpha() else f"_{word}" for word in name.split("_"))
         self.request_model: type[BaseRequest[P]] = cast(
             "type[BaseRequest[P]]",
             create_model(
@@ -116,15 +118,25 @@ class Operation(Generic[P, R]):
             raise _invalid((), f"must be JSON: {error}") from None
         payload = document.get("payload") if isinstance(document, dict) else None
         if not isinstance(payload, dict):
-            request = self.request_model.model_validate_json(body)  # finds fault with it
+            request = self._validate(body)  # finds fault with it
             return Question(request, self.fingerprint(request, {}))
         found = flaw(payload, max_values=None)
         if found is not None:
             path, rule = found
             raise _invalid(("payload", *path), rule)
         # Not the body: of two values under one key, the one that was checked must be the one that is taken.
-        request = self.request_model.model_validate_json(to_json(document))
+        request = self._validate(to_json(document))
         return Question(request, self.fingerprint(request, payload))
+
+    def _validate(self, body: bytes) -> BaseRequest[P]:
+        try:
+            return self.request_model.model_validate_json(body)
+        except ValidationError:
+            raise
+        except Exception as error:
+            # A validator that did not foresee this value: whoever sent it is told, and nobody else is kept
+            # waiting.
+            raise _invalid(("payload",), f"its model cannot check it ({type(error).__name__})") from error
 
     def fingerprint(self, request: BaseRequest[P], sent: dict[str, Any]) -> bytes:
         """Return what is asked and by whom: SHA-256 (32 bytes) of operation, user and payload as canonical

@@ -146,9 +146,9 @@ def test_models_that_cannot_be_json_are_told() -> None:
 @pytest.mark.parametrize(
     ("name", "payload", "reason"),
     [
-        ("Extend", Ask, "a name is a lower-case letter, then"),
-        ("extend-session", Ask, "a name is a lower-case letter, then"),
-        ("x" * 65, Ask, "64 at most"),
+        ("Extend", Ask, "a name is words of lower-case letters"),
+        ("extend-session", Ask, "a name is words of lower-case letters"),
+        ("x" * 65, Ask, "64 characters at most"),
         ("dead", Ask, "this name is reserved"),
         ("create", Ask, "this name is reserved"),
         ("extend", RootModel[list[int]], "must be a pydantic model with fields"),
