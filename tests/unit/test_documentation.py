@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import typer
@@ -36,6 +37,20 @@ def test_links_to_files_and_headings_lead_somewhere(page: Path) -> None:
             headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
             slugs = {"#" + re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
             assert target[1] in slugs
+
+
+def test_the_picture_of_the_readme_is_readable_on_light_and_on_dark_pages() -> None:
+    """It brings its background along, and needs nothing that GitHub would not load."""
+    (picture,) = re.findall(r"\((docs/img/\S+\.svg)\)", (ROOT / "README.md").read_text())
+    root = ElementTree.parse(ROOT / picture).getroot()
+    _, _, width, height = map(float, root.attrib["viewBox"].split())
+    background = next(each for each in root if each.tag.endswith("rect")).attrib
+    kinds = {each.tag.rpartition("}")[2] for each in root.iter()}
+
+    assert background["fill"] == "#ffffff"
+    assert float(background["width"]) >= width - 2
+    assert float(background["height"]) >= height - 2
+    assert kinds.isdisjoint({"script", "style", "image", "foreignObject", "a", "use"})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
