@@ -218,17 +218,36 @@ def run() -> None:
 def send(
     user: Annotated[
         str,
-        typer.Option(
-            metavar="TEXT", help="Who asks for the session, at least 3 characters.", show_default=False
-        ),
+        typer.Option(metavar="TEXT", help="Who asks, at least 3 characters.", show_default=False),
     ],
+    operation: Annotated[
+        str | None,
+        typer.Option(
+            "--operation",
+            metavar="NAME",
+            help="What to ask for. Default: create_session.",
+            show_default=False,
+        ),
+    ] = None,
+    payload: Annotated[
+        str | None,
+        typer.Option(metavar="JSON", help="Payload of the request, a JSON object.", show_default=False),
+    ] = None,
+    session: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Session that the request belongs to: ts_….", show_default=False),
+    ] = None,
     casefile: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="Casefile of the session: cf_YYMMDD_code.", show_default=False),
+        typer.Option(
+            metavar="ID", help="Casefile of the session to create: cf_YYMMDD_code.", show_default=False
+        ),
     ] = None,
     title: Annotated[
         str | None,
-        typer.Option(metavar="TEXT", help="Title of the session, 1 to 200 characters.", show_default=False),
+        typer.Option(
+            metavar="TEXT", help="Title of the session to create, 1 to 200 characters.", show_default=False
+        ),
     ] = None,
     request_id: Annotated[
         str | None,
@@ -252,16 +271,20 @@ def send(
             help="Part of the reply queue's name, PREFIX.replies.NAME.*: what the broker's user may declare.",
         ),
     ] = "cli",
+    app: AppName = None,
     amqp_url: AmqpUrl = None,
     prefix: Prefix = None,
     json: Json = False,
 ) -> None:
-    """Send create-session requests and wait for the answers. Exits with 1 unless all were completed."""
-    from session_worker.cli.send import new_request, send
+    """Send requests and wait for the answers. Exits with 1 unless all were completed.
 
-    new = functools.partial(new_request, user, casefile, title, request_id)
-    broker = {"amqp_url": amqp_url, "prefix": prefix}
-    raise typer.Exit(send(new, count, in_flight, timeout, name=name, json=json, **broker))
+    With the app at hand (--app), a payload is checked before it is sent."""
+    from session_worker.cli.asked import Asked
+    from session_worker.cli.send import send
+
+    asked = Asked(user, operation, payload, session, casefile, title, request_id)
+    flags = {"amqp_url": amqp_url, "prefix": prefix} | ({"app": app} if operation else {})
+    raise typer.Exit(send(asked, count, in_flight, timeout, name=name, json=json, **flags))
 
 
 @app.command(cls=WithArgument)

@@ -6,32 +6,26 @@ import asyncio
 import shlex
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any
 
 import typer
-from pydantic import ValidationError
+from pydantic_core import to_json
 from rich.text import Text
 
 from session_client import ReplyInvalid, RequestFailed, RequestNotRouted, RequestTimedOut, SessionClientError
-from session_contracts import (
-    ERRORS,
-    CreateSessionPayload,
-    CreateSessionRequest,
-    ErrorCode,
-    new_request_id,
-    problems,
-)
+from session_contracts import CREATE_SESSION, ERRORS, ErrorCode
 from session_worker.cli import command_settings, interrupts, options, streams, terminal
 from session_worker.cli.client import client_for
 from session_worker.cli.progress import Progress
 from session_worker.settings import durations
-from session_worker.telemetry.printable import printable
+from session_worker.telemetry.printable import printable, printable_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from session_client import SessionClient
-    from session_contracts import CreateSessionResponse
+    from session_contracts import BaseRequest, Operation, Response
+    from session_worker.cli.asked import Asked
 
 
 COMPLETED = "completed"
@@ -43,29 +37,13 @@ WITHOUT_CODE: dict[type[SessionClientError], str] = {
 """What is said of a request that has no answer with a code."""
 
 
-def new_request(
-    user: str, casefile: str | None, title: str | None, request_id: str | None
-) -> CreateSessionRequest:
-    """Make a request, with an id of its own unless ``request_id`` is given.
-
-    Raises:
-        typer.BadParameter: something breaks its rule.
-    """
-    id_ = options.uuid(request_id, "--request-id", "it must be a UUID.") if request_id else new_request_id()
-    try:
-        payload = CreateSessionPayload(casefile_id=casefile, title=title)
-        return CreateSessionRequest(request_id=id_, user_id=user, payload=payload)
-    except ValidationError as error:
-        raise typer.BadParameter(f"{problems(error)}.") from None
-
-
 @dataclass(frozen=True, slots=True)
 class Result:
     """How one request ended: with a response, or without one and then with an error."""
 
-    request: CreateSessionRequest
+    request: BaseRequest[Any]
     seconds: float
-    response: CreateSessionResponse | None
+    response: Response[Any] | None
     error: SessionClientError | None
 
     @property
@@ -86,27 +64,30 @@ class Tally:
 
 
 def send(
-    new: Callable[[], CreateSessionRequest],
+    asked: Asked,
     count: int,
     in_flight: int,
     timeout: float,
     *,
     name: str,
-    amqp_url: str | None,
-    prefix: str | None,
     json: bool,
+    **flags: str | None,
 ) -> int:
     """Send ``count`` requests and report the answers; 0 only if all were completed."""
-    requests = [new() for _ in range(count)]
-    if count > 1 and requests[0].request_id == requests[1].request_id:
+    asked.check()
+    if count > 1 and asked.request_id:
         raise typer.BadParameter("it names one request: leave --count away.", param_hint="--request-id")
-    loaded = command_settings.load_only(amqp_url=amqp_url, prefix=prefix)
+    loaded = command_settings.load_only(**flags)
+    (operation,) = options.operations(loaded, asked.operation) if asked.operation else (CREATE_SESSION,)
+    requests = [asked.request(operation) for _ in range(count)]
     client = client_for(loaded.amqp_url.get_secret_value(), loaded.prefix, name)
     tally = Tally()
     started = time.perf_counter()
     with asyncio.Runner() as runner:
         try:
-            interrupts.run(runner, _send_all(client, requests, in_flight, timeout, tally, json=json))
+            interrupts.run(
+                runner, _send_all(client, operation, requests, in_flight, timeout, tally, json=json)
+            )
             if count > 1:
                 _summary(tally.results, time.perf_counter() - started, json=json)
         except KeyboardInterrupt:
@@ -122,7 +103,8 @@ def send(
 
 async def _send_all(
     client: SessionClient,
-    requests: list[CreateSessionRequest],
+    operation: Operation[Any, Any],
+    requests: list[BaseRequest[Any]],
     in_flight: int,
     timeout: float,
     tally: Tally,
@@ -135,7 +117,7 @@ async def _send_all(
     async def work(progress: Progress) -> None:
         for request in waiting:
             tally.sent += 1
-            result = await _ask(client, request, timeout)
+            result = await _ask(client, operation, request, timeout)
             tally.results.append(result)
             seconds = None if result.response is None else result.seconds
             progress.answered(seconds, failed=result.code != COMPLETED)
@@ -146,14 +128,16 @@ async def _send_all(
             await asyncio.gather(*(work(progress) for _ in range(min(in_flight, len(requests)))))
 
 
-async def _ask(client: SessionClient, request: CreateSessionRequest, timeout: float) -> Result:
+async def _ask(
+    client: SessionClient, operation: Operation[Any, Any], request: BaseRequest[Any], timeout: float
+) -> Result:
     started = time.perf_counter()
-    response: CreateSessionResponse | None = None
+    response: Response[Any] | None = None
     failure: SessionClientError | None = None
     try:
-        response = await client.request(request, timeout=timeout)
+        response = await client.request(request, operation, timeout=timeout)
     except RequestFailed as failed:
-        response, failure = cast("CreateSessionResponse", failed.response), failed
+        response, failure = failed.response, failed
     except SessionClientError as error:
         failure = error
     return Result(request, time.perf_counter() - started, response, failure)
@@ -164,12 +148,20 @@ def _show(result: Result, *, json: bool, many: bool) -> None:
         streams.write_document(_document(result))
     elif not many and result.error is None and result.response is not None:
         out = terminal.results()
-        out.print(Text.assemble((COMPLETED, "green"), f"  {result.response.payload.session_id}"))
+        out.print(Text.assemble((COMPLETED, "green"), f"  {_in_short(result)}"))
         out.print(
             f"request {result.request.request_id}, answered in {durations.text(result.seconds)}", style="dim"
         )
     if not many and result.error is not None:
         _explain(result)
+
+
+def _in_short(result: Result) -> str:
+    """The session that was created, or what the answer holds."""
+    payload: Any = None if result.response is None else result.response.payload
+    if result.request.operation == CREATE_SESSION.name:
+        return str(payload.session_id)
+    return printable_json(to_json(payload).decode())
 
 
 def _document(result: Result) -> dict[str, object]:
@@ -199,16 +191,20 @@ def _explanation(result: Result) -> Iterator[Text]:
     yield Text(f"request {error.response.request_id}", style="dim")
 
 
-def _again(request: CreateSessionRequest) -> str:
+def _again(request: BaseRequest[Any]) -> str:
     """The command that asks again. It does not name the broker, whose URL may hold a password."""
-    payload = request.payload
-    given = {"--user": request.user_id, "--casefile": payload.casefile_id, "--title": payload.title}
+    given = {"--user": request.user_id, "--session": request.session_id}
+    payload = request.payload.model_dump(mode="json", by_alias=True)
+    if request.operation == CREATE_SESSION.name:
+        given |= {"--casefile": payload["casefile_id"], "--title": payload["title"]}
+    else:
+        given |= {"--operation": request.operation, "--payload": to_json(payload).decode()}
     options = [f"{name} {shlex.quote(value)}" for name, value in given.items() if value is not None]
     command = " ".join([f"session-worker send --request-id {request.request_id}", *options])
-    return f"Ask again, no second session is created: {printable(command)}"
+    return f"Ask again, it is not done a second time: {printable(command)}"
 
 
-def _interrupted(tally: Tally, requests: list[CreateSessionRequest]) -> None:
+def _interrupted(tally: Tally, requests: list[BaseRequest[Any]]) -> None:
     """Say what is known of each request; those under way may still be handled."""
     unanswered = tally.sent - len(tally.results)
     notices = terminal.notices()
@@ -223,7 +219,7 @@ def _interrupted(tally: Tally, requests: list[CreateSessionRequest]) -> None:
     )
 
 
-def _unwritten(tally: Tally, requests: list[CreateSessionRequest]) -> None:
+def _unwritten(tally: Tally, requests: list[BaseRequest[Any]]) -> None:
     """Say on standard error what was done if standard output is gone: a new request would do it once more."""
     notices = terminal.notices()
     if len(requests) > 1:
