@@ -174,6 +174,6 @@ def test_a_name_that_could_be_taken_for_another_thing_is_refused(name: str) -> N
 def test_every_queue_of_every_operation_is_ours_and_its_types_are_its_own() -> None:
     """No requester can have its replies sent into a work queue, whatever users call their operations."""
     names = ["a", "ab", "a_b", "a1b", "a1_b", "a_1b", "reply", "reply_all", "response", "callback", "x" * 64]
-    own = [Operation(name, Order, Done) for name in names]
+    own: list[Operation[Any, Any]] = [Operation(name, Order, Done) for name in names]
     assert all(Names("acme", each.key).is_ours(Names("acme", each.key).work) for each in own)
-    assert len({each.request_type for each in (*own, *BUILT_IN)}) == len(names) + len(BUILT_IN)
+    assert len({each.request_type for each in [*own, *BUILT_IN]}) == len(names) + len(BUILT_IN)
