@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import pytest
 
-from session_worker.ledger.protocol import Claimed, InOtherHands
+from session_worker.ledger.protocol import Claimed, NotNow
 from tests.ledger.claim_rules import RULES, VALUES, Rule
 from tests.support.ledger import FINGERPRINT, a_claim, check_moves, entry, sql, worker
 
@@ -127,7 +127,7 @@ def _kind(answer: ClaimAnswer) -> str:
     match answer:
         case Claimed(expired=True):
             return "Claimed expired"
-        case InOtherHands():
-            return f"InOtherHands {'running' if answer.running else 'waiting'}"
+        case NotNow():
+            return f"NotNow {'running' if answer.running else 'waiting'}"
         case _:
             return type(answer).__name__

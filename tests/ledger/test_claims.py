@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from session_contracts import ErrorCode, RequestStatus
-from session_worker.ledger.protocol import Claimed, Finished, InOtherHands, StepResult
+from session_worker.ledger.protocol import Claimed, Finished, NotNow, StepResult
 from tests.support.ledger import (
     a_claim,
     completed,
@@ -90,7 +90,7 @@ async def test_a_running_request_is_in_other_hands(ledger_url: str) -> None:
     async with worker(ledger_url, holder_timeout=15) as holder, worker(ledger_url) as other:
         claim = await take(holder)
         answer = await other.claim(a_claim(claim.request_id))
-    assert isinstance(answer, InOtherHands)
+    assert isinstance(answer, NotNow)
     assert answer.running
     assert 10 < answer.wait <= 15
 
@@ -101,7 +101,7 @@ async def test_a_request_that_is_not_due_waits(ledger_url: str) -> None:
         claim = await take(ledger)
         assert await ledger.postpone(postponed(claim, 60)) == 60
         answer = await ledger.claim(a_claim(claim.request_id))
-    assert isinstance(answer, InOtherHands)
+    assert isinstance(answer, NotNow)
     assert not answer.running
     assert 55 < answer.wait <= 60
 
@@ -215,7 +215,7 @@ async def test_one_of_many_concurrent_claims_wins(ledger_url: str) -> None:
         ledgers = [one, two, three, four] * 10
         answers = await asyncio.gather(*(ledger.claim(a_claim(request_id)) for ledger in ledgers))
     assert sum(isinstance(answer, Claimed) for answer in answers) == 1
-    assert sum(isinstance(answer, InOtherHands) for answer in answers) == 39
+    assert sum(isinstance(answer, NotNow) for answer in answers) == 39
     assert (await entry(ledger_url, request_id)).attempt == 1
 
 

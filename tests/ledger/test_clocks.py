@@ -12,7 +12,7 @@ import pytest
 
 from session_contracts import RequestStatus
 from session_worker.ledger import open_reader
-from session_worker.ledger.protocol import Claimed, Finished, InOtherHands, StepResult
+from session_worker.ledger.protocol import Claimed, Finished, NotNow, StepResult
 from session_worker.ledger.registration import Registration, StandstillWatch
 from tests.support.ledger import (
     a_claim,
@@ -61,7 +61,7 @@ async def test_a_retry_is_due_although_the_clock_was_put_back(ledger_url: str, b
     async with worker(ledger_url) as ledger:
         claim = await take(ledger)
         await ledger.postpone(postponed(claim, 1))
-        assert isinstance(await ledger.claim(a_claim(claim.request_id)), InOtherHands)
+        assert isinstance(await ledger.claim(a_claim(claim.request_id)), NotNow)
         await step(ledger_url, -back)
         answer = await ledger.claim(a_claim(claim.request_id))
         assert isinstance(answer, Claimed)
@@ -108,7 +108,7 @@ async def test_a_holder_that_died_before_the_clock_was_put_back_is_found_to_be_g
         await step(ledger_url, -back)
         async with worker(ledger_url, "heir", holder_timeout=1.5) as heir:
             answer = await heir.claim(a_claim(claim.request_id))
-            assert isinstance(answer, InOtherHands)
+            assert isinstance(answer, NotNow)
             assert answer.running
             assert answer.wait <= 1.5, "nobody stays away for longer than it takes to find out"
             dead = "SELECT count(*) FROM workers WHERE worker_id = 'dead' AND gone_at < renewed_at"
@@ -139,11 +139,11 @@ async def test_a_living_holder_is_not_taken_for_gone_when_the_clock_steps(
         await step(ledger_url, seconds)
         for _ in range(20):
             answer = await other.claim(a_claim(claim.request_id))
-            assert isinstance(answer, InOtherHands)
+            assert isinstance(answer, NotNow)
             assert answer.wait <= 1.5
         renewed = f"SELECT count(*) FROM workers WHERE {_BOTH_RENEWED}"
         await becomes(ledger_url, renewed.format(now=_now(ledger_url)), [(2,)])
-        assert isinstance(await other.claim(a_claim(claim.request_id)), InOtherHands)
+        assert isinstance(await other.claim(a_claim(claim.request_id)), NotNow)
         assert await living.finish(completed(claim)) is StepResult.APPLIED
 
 
@@ -161,11 +161,11 @@ async def test_the_grace_is_over_in_time_although_the_clock_was_put_back(ledger_
             claim = await take(gone)
         await step(ledger_url, -HOUR)
         answer = await heir.claim(a_claim(claim.request_id))
-        assert isinstance(answer, InOtherHands)
+        assert isinstance(answer, NotNow)
         assert answer.wait <= 1.5
         steady = f"SELECT count(*) FROM workers WHERE steady_since <= {_now(ledger_url)}"
         await becomes(ledger_url, steady, [(1,)])
-        assert isinstance(await heir.claim(a_claim(claim.request_id)), InOtherHands)
+        assert isinstance(await heir.claim(a_claim(claim.request_id)), NotNow)
 
 
 @BACK

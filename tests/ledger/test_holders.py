@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from session_contracts import RequestStatus
-from session_worker.ledger.protocol import Claimed, Finished, InOtherHands, StepResult, Suspect
+from session_worker.ledger.protocol import Claimed, Finished, NotNow, StepResult, Suspect
 from tests.support.ledger import (
     DEADLINE,
     a_claim,
@@ -34,7 +34,7 @@ async def test_a_holder_that_stopped_renewing_is_gone_after_its_timeout(ledger_u
         claim = await take(gone)
         await shift(ledger_url, "workers.gone_at", -990, "worker_id = 'gone'")
         answer = await heir.claim(a_claim(claim.request_id))
-        assert isinstance(answer, InOtherHands)
+        assert isinstance(answer, NotNow)
         assert 5 < answer.wait <= 10
         await shift(ledger_url, "workers.gone_at", -10, "worker_id = 'gone'")
         assert isinstance(await heir.claim(a_claim(claim.request_id)), Claimed)
@@ -69,7 +69,7 @@ async def test_nothing_is_taken_over_right_after_the_start(ledger_url: str) -> N
         claim = await take(gone)
         await bury(ledger_url, "gone")
         answer = await new.claim(a_claim(claim.request_id))
-        assert isinstance(answer, InOtherHands)
+        assert isinstance(answer, NotNow)
         assert answer.running
         assert 990 < answer.wait <= 1000
         await shift(ledger_url, "workers.steady_since", -1000, "worker_id = 'new'")
@@ -87,7 +87,7 @@ async def test_a_worker_that_was_away_itself_declares_nobody_gone(ledger_url: st
         await shift(ledger_url, "workers.steady_since", -5000, "worker_id = 'me'")
         await shift(ledger_url, "workers.gone_at", -5000, "worker_id = 'me'")
         answer = await me.claim(a_claim(claim.request_id))
-    assert isinstance(answer, InOtherHands)
+    assert isinstance(answer, NotNow)
     assert (await entry(ledger_url, claim.request_id)).history[-1]["worker_id"] == "other"
 
 
@@ -142,7 +142,7 @@ async def test_a_postponed_request_needs_no_holder(ledger_url: str) -> None:
         async with worker(ledger_url) as gone:
             claim = await take(gone)
             await gone.postpone(postponed(claim, 60))
-        assert isinstance(await heir.claim(a_claim(claim.request_id)), InOtherHands)
+        assert isinstance(await heir.claim(a_claim(claim.request_id)), NotNow)
         await shift(ledger_url, "requests.next_attempt_at", -60, "true")
         answer = await heir.claim(a_claim(claim.request_id))
     assert isinstance(answer, Claimed)
@@ -177,7 +177,7 @@ async def test_a_blocked_event_loop_does_not_look_like_death(ledger_url: str) ->
         time.sleep(1.5)  # the blocked loop is the point
         async with worker(ledger_url) as other:
             answer = await other.claim(a_claim(claim.request_id))
-        assert isinstance(answer, InOtherHands)
+        assert isinstance(answer, NotNow)
         assert answer.running
         assert await busy.finish(completed(claim))
 
@@ -230,4 +230,4 @@ async def test_postgresql_takes_nothing_from_a_worker_that_came_while_it_waited(
         finally:
             await blocker.close()
     assert isinstance(answers[0], Claimed)
-    assert isinstance(answers[1], InOtherHands)
+    assert isinstance(answers[1], NotNow)

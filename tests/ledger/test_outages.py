@@ -20,7 +20,7 @@ from session_worker.ledger.postgresql import connection as postgresql_connection
 from session_worker.ledger.postgresql import pool as postgresql_pool
 from session_worker.ledger.postgresql.ledger import PostgreSQLLedger
 from session_worker.ledger.postgresql.pool import ReconnectingConnection
-from session_worker.ledger.protocol import Claimed, Finished, InOtherHands, Ledger, LedgerError, StepResult
+from session_worker.ledger.protocol import Claimed, Finished, Ledger, LedgerError, NotNow, StepResult
 from session_worker.ledger.sqlite import database as sqlite_database
 from session_worker.ledger.sqlite.database import path_of
 from session_worker.ledger.sqlite.ledger import SQLiteLedger
@@ -242,7 +242,7 @@ async def test_postgresql_calls_wait_for_a_stopped_server(own_postgresql: Postgr
         await eventually(lambda: ledger.availability.up)
         steady = "SELECT count(*) FROM workers WHERE steady_since > now() - interval '1 minute'"
         await becomes(url, steady, [(1,)])
-        assert isinstance(await ledger.claim(a_claim(orphan.request_id)), InOtherHands)
+        assert isinstance(await ledger.claim(a_claim(orphan.request_id)), NotNow)
     finally:
         await ledger.close()
 

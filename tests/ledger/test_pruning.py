@@ -14,7 +14,7 @@ import pytest
 from session_contracts import RequestStatus
 from session_worker.ledger import LedgerError, open_pruner, prune, upgrade
 from session_worker.ledger.postgresql.pruner import PostgreSQLPruner
-from session_worker.ledger.protocol import Claimed, Finished, InOtherHands, StepResult, UnstorableError
+from session_worker.ledger.protocol import Claimed, Finished, NotNow, StepResult, UnstorableError
 from session_worker.ledger.prune import in_batches
 from session_worker.ledger.sqlite import database as sqlite_database
 from session_worker.ledger.sqlite import pruner as sqlite_pruner
@@ -194,7 +194,7 @@ async def test_a_worker_works_on_while_its_ledger_is_pruned(
             if pruning.done():
                 break
 
-        vanished = InOtherHands(0.0, running=False)
+        vanished = NotNow(0.0, running=False)
         assert [
             each for each in answers if not isinstance(each, Finished | Claimed) and each != vanished
         ] == []

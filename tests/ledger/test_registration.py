@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from session_worker.ledger import open_ledger, upgrade
 from session_worker.ledger.postgresql import ledger as postgresql
 from session_worker.ledger.postgresql.registration import RegistrationKeeper
-from session_worker.ledger.protocol import InOtherHands, StepResult
+from session_worker.ledger.protocol import NotNow, StepResult
 from tests.support.ledger import DEADLINE, a_claim, completed, sql, take, worker
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import eventually
@@ -36,7 +36,7 @@ async def test_nothing_is_taken_from_a_living_worker_whose_renewal_hangs(
             ((gone_at,),) = await sql(postgresql_url, "SELECT gone_at FROM workers WHERE worker_id = 'me'")
             while not (await sql(postgresql_url, f"SELECT now() > '{gone_at}'::timestamptz"))[0][0]:
                 await asyncio.sleep(0.1)
-            assert isinstance(await other.claim(a_claim(claim.request_id)), InOtherHands)
+            assert isinstance(await other.claim(a_claim(claim.request_id)), NotNow)
             assert await me.finish(completed(claim)) is StepResult.APPLIED
     assert await sql(postgresql_url, "SELECT attempt, crashes FROM requests") == [(1, 0)]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from session_worker.ledger.protocol import Claimed, Finished, InOtherHands, Mismatch
+from session_worker.ledger.protocol import Claimed, Finished, Mismatch, NotNow
 from tests.support.ledger import FINGERPRINT, a_claim, bury, completed, failed, postponed, take, worker
 
 FIRST = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -16,7 +16,7 @@ async def test_the_first_claims_trace_is_told_to_every_later_one(ledger_url: str
         assert await ledger.claim(claim) == await ledger.claim(claim)  # redriven, its answer lost
         again = a_claim(claim.request_id, traceparent=OTHER)
         running = await ledger.claim(again)
-        assert isinstance(running, InOtherHands)
+        assert isinstance(running, NotNow)
         assert running.traceparent == FIRST
         await ledger.postpone(postponed(claim, 0))
         second = await ledger.claim(again)

@@ -46,6 +46,8 @@ RETIRED: dict[str, set[str]] = {
     r"\bWire\b|\bopen_wire\b": set(),
     r"\bRawChannel\b|\bConsumeChannel\b|\bPublishChannel\b": set(),
     r"\baccused\b": set(),
+    # A request that is running, or is not due yet, cannot be claimed now.
+    r"\bInOtherHands\b": set(),
     r"\bgrow_older\b": set(),
     r"\blook_in\b": set(),
 }

@@ -20,9 +20,9 @@ from session_worker.ledger.protocol import (
     ClaimAnswer,
     Finish,
     Finished,
-    InOtherHands,
     Ledger,
     Mismatch,
+    NotNow,
     Postpone,
     Release,
     StepResult,
@@ -172,7 +172,7 @@ async def test_what_killed_workers_before_a_claim_is_refused_unread() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "kind"), [(InOtherHands(15.0, running=True), Busy), (parts.claimed(crashes=1), Completed)]
+    ("answer", "kind"), [(NotNow(15.0, running=True), Busy), (parts.claimed(crashes=1), Completed)]
 )
 async def test_what_the_ledger_knows_is_not_refused_for_its_lost_connections(
     answer: ClaimAnswer, kind: type[Outcome]
@@ -419,7 +419,7 @@ async def test_request_that_another_worker_is_just_parking_is_asked_for_again_so
 async def test_request_in_other_hands_stays_away_and_counts_its_requeues(
     running: bool, requeues: int, delay: int
 ) -> None:
-    flow = _flow(ScriptedLedger(InOtherHands(15.0, running)), retry_delays=(1, 5, 30))
+    flow = _flow(ScriptedLedger(NotNow(15.0, running)), retry_delays=(1, 5, 30))
     headers = {REQUEUE_COUNT: requeues} if requeues else {}
     assert await _outcome(flow, headers=headers) == Busy(REQUEST_ID, delay, requeues + 1)
 
@@ -427,7 +427,7 @@ async def test_request_in_other_hands_stays_away_and_counts_its_requeues(
 @pytest.mark.parametrize("requeues", [-1, "7", None, [1], 10**30, 0.5, b"1"])
 async def test_forged_requeues_do_no_harm(requeues: object) -> None:
     outcome = await _outcome(
-        _flow(ScriptedLedger(InOtherHands(15.0, running=True))), headers={REQUEUE_COUNT: requeues}
+        _flow(ScriptedLedger(NotNow(15.0, running=True))), headers={REQUEUE_COUNT: requeues}
     )
     assert isinstance(outcome, Busy)
     assert 1 <= outcome.requeues <= 1001
@@ -758,7 +758,7 @@ def _rounded(event: Event) -> Event:
                 RequestFinished(REQUEST_ID, 2, "completed", None, None, 0.0, operation="create_session"),
             ],
         ),
-        ([InOtherHands(5, running=True)], None, []),
+        ([NotNow(5, running=True)], None, []),
         ([Mismatch()], None, []),
     ],
     ids=["completed", "rejected", "expired", "failed", "crashed", "taken over", "busy", "conflict"],

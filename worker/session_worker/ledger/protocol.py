@@ -141,7 +141,7 @@ class Claimed:
 
 
 @immutable
-class InOtherHands:
+class NotNow:
     """It cannot be claimed for another ``wait`` seconds: until it is due, or (if ``running``) until its
     living holder could be known to be gone."""
 
@@ -186,7 +186,7 @@ class Mismatch:
     """The id was used before for another request (another fingerprint)."""
 
 
-ClaimAnswer = Claimed | InOtherHands | Suspect | Finished | Mismatch
+ClaimAnswer = Claimed | NotNow | Suspect | Finished | Mismatch
 
 
 class StepResult(Enum):

@@ -18,8 +18,8 @@ from session_worker.ledger.protocol import (
     Claimed,
     Finish,
     Finished,
-    InOtherHands,
     Mismatch,
+    NotNow,
     Postpone,
     Reopened,
     StepResult,
@@ -86,7 +86,7 @@ class EntryState:
         running = self.status == RequestStatus.PROCESSING
         wait = max(self.gone_in or 0, self.takeover_in) if running else self.due_in or 0
         if wait > 0:
-            return InOtherHands(wait, running, self.traceparent)
+            return NotNow(wait, running, self.traceparent)
         crashes = self.crashes + running  # a holder that is gone has crashed
         if claim.suspect_after is not None and crashes >= claim.suspect_after:
             return Suspect()

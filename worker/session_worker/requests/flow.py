@@ -17,8 +17,8 @@ from session_contracts.errors import ERRORS, known_code
 from session_worker.ledger.protocol import (
     Claimed,
     Finished,
-    InOtherHands,
     Mismatch,
+    NotNow,
     Suspect,
     UnstorableError,
 )
@@ -163,7 +163,7 @@ class Flow:
             return self._refuse(
                 request.refused(ErrorCode.INTERNAL_ERROR, creates=self._creates), in_one_line(error)
             )
-        if isinstance(answer, Claimed | Finished | InOtherHands):
+        if isinstance(answer, Claimed | Finished | NotNow):
             current_trace.get().known(answer.traceparent)
         match answer:
             case Claimed():
@@ -172,7 +172,7 @@ class Flow:
                 return await self._claim_alone(request)
             case Finished():
                 return self._replay(request, answer)
-            case InOtherHands(wait=wait, running=running):
+            case NotNow(wait=wait, running=running):
                 return self._come_back(request, wait, running=running)
             case Mismatch():
                 return self._refuse(request.refused(ErrorCode.IDEMPOTENCY_CONFLICT, creates=self._creates))

@@ -28,7 +28,7 @@ from session_worker.ledger.protocol import (
     Claim,
     Claimed,
     Finish,
-    InOtherHands,
+    NotNow,
     Opened,
     Postpone,
     Release,
@@ -78,7 +78,7 @@ def _postpone(step: Postpone) -> tuple[Any, ...]:
 
 def _untaken(claim: Claim, entry: EntryState | None) -> ClaimAnswer:
     """The answer to a claim that took nothing."""
-    later = InOtherHands(0.0, running=False)
+    later = NotNow(0.0, running=False)
     if entry is None:
         return later  # it was pruned since: the next delivery takes it
     answer = entry.answer(claim)
