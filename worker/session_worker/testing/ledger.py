@@ -14,7 +14,7 @@ from session_worker.ledger.registration import StandstillWatch
 from session_worker.ledger.sessions import GetSession, ListSessions
 from session_worker.ledger.sqlite.database import upgrade_schema
 from session_worker.ledger.sqlite.reader import find_entry
-from session_worker.ledger.sqlite.sessions import Read, read
+from session_worker.ledger.sqlite.sessions import read
 from session_worker.ledger.sqlite.transaction import Lookup, Step, Transaction, utc_now
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from session_worker.ledger.group_commit import GroupCommit
     from session_worker.ledger.reader import Entry
     from session_worker.ledger.registration import Registration
-    from session_worker.ledger.sqlite.sessions import Found
     from session_worker.ledger.sqlite.transaction import Answer
 
 
@@ -52,7 +51,8 @@ class MemoryLedger(BatchedLedger):
         self._clock = clock
         self._watch = StandstillWatch(registration)
         self._renewed_at: datetime | None = None
-        self._groups = dict.fromkeys([*get_args(Step), *get_args(Read)], cast("GroupCommit[Any, Any]", self))
+        kinds = (*get_args(Step), GetSession, ListSessions)
+        self._groups = dict.fromkeys(kinds, cast("GroupCommit[Any, Any]", self))
 
     async def open(self) -> Opened:
         self._transact(Transaction.sweep)
@@ -62,8 +62,8 @@ class MemoryLedger(BatchedLedger):
     async def close(self) -> None:
         self._transact(Transaction.leave)
 
-    async def do(self, step: Step | Read) -> Answer | Found:
-        """Do one step or read.
+    async def do(self, step: Step | GetSession | ListSessions) -> Any:
+        """Answer one step or question.
 
         Raises:
             UnstorableError: the database cannot store its data.
