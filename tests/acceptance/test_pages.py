@@ -97,6 +97,11 @@ def test_the_page_of_resources_can_be_followed_word_by_word(amqp_url: str, tmp_p
     assert len(keys) == 1
 
 
+def test_the_page_about_testing_can_be_followed_word_by_word(tmp_path: Path) -> None:
+    """Without a broker."""
+    walk("testing", tmp_path, {})
+
+
 def walk(page: str, tmp_path: Path, replace: dict[str, str]) -> None:
     folder = tmp_path / "reader"
     folder.mkdir()
@@ -127,7 +132,7 @@ def billing() -> Iterator[tuple[str, set[str]]]:
             server.shutdown()
 
 
-@pytest.mark.parametrize("page", ["app", "blocking", "resources", "sessions"])
+@pytest.mark.parametrize("page", ["app", "blocking", "resources", "sessions", "testing"])
 def test_type_checkers_find_nothing_in_the_programs_of_a_page(page: str, tmp_path: Path) -> None:
     for block in blocks((DOCS / f"{page}.md").read_text()):
         if "file" in block.options:

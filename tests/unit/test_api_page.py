@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "api.md").read_text()
-PACKAGES = ["session_contracts", "session_client", "session_client.testing", "session_worker"]
+PACKAGES = [
+    "session_contracts",
+    "session_client",
+    "session_client.testing",
+    "session_worker",
+    "session_worker.testing",
+]
 SESSIONS = ["create_session", "get_session", "list_sessions", "close_session"]
 CLIENT = ["open", "close", "call", *SESSIONS, "request"]
 

@@ -17,6 +17,7 @@ from session_worker.operations import binding
 from session_worker.operations.handler import Rejected, RetryLater
 from session_worker.requests import results, retry
 from session_worker.requests.results import InvalidResultError, read_result
+from session_worker.requests.timing import current_timing
 from session_worker.telemetry import plain_values
 from session_worker.telemetry.trace import current_trace
 
@@ -76,7 +77,7 @@ async def run(
     task = loop.create_task(_call(bound, request, context))
     # This is asyncio.wait for one task, at a third of the price.
     over = loop.create_future()
-    timer = loop.call_later(timeout, _set, over)
+    timer = current_timing.get().call_later(timeout, lambda: _set(over))
     task.add_done_callback(lambda _: _set(over))
     try:
         await over

@@ -3,7 +3,6 @@ which it can end."""
 
 from __future__ import annotations
 
-import random
 import time
 from dataclasses import field
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +17,7 @@ from session_worker.requests.outcomes import Letter, Reply
 from session_worker.requests.results import metadata_of_session
 from session_worker.requests.retry import attempt_delays, due_delay, wished_delays
 from session_worker.requests.sentences import sentence
+from session_worker.requests.timing import current_timing
 from session_worker.telemetry.events import AttemptFailed, RequestFinished, RequestHandedBack
 from session_worker.telemetry.trace import current_trace
 
@@ -174,7 +174,7 @@ class Recorder:
         """
         request_id, number = claimed.subject
         if failure.after is None:
-            delays = attempt_delays(number, self._retry_delays, random.random())  # noqa: S311
+            delays = attempt_delays(number, self._retry_delays, current_timing.get().chance())
         else:
             delays = wished_delays(failure.after, self._retry_delays)
         delay = await self._ledger.postpone(

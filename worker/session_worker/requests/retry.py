@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import tenacity
 
 from session_worker.operations.handler import PermanentError, RetryLater
+from session_worker.requests.timing import current_timing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,6 +73,7 @@ def wished_delays(after: float, delays: Sequence[int]) -> Sequence[int]:
 def immediate() -> tenacity.AsyncRetrying:
     """Return the tries within one attempt: at most ``IMMEDIATE_TRIES`` within ``IMMEDIATE_SECONDS``."""
     return tenacity.AsyncRetrying(
+        sleep=current_timing.get().pause,
         stop=tenacity.stop_after_attempt(IMMEDIATE_TRIES) | tenacity.stop_before_delay(IMMEDIATE_SECONDS),
         wait=tenacity.wait_random_exponential(multiplier=0.1, max=0.5),
         retry=tenacity.retry_if_exception(_worth_another_try),

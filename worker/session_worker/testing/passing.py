@@ -1,0 +1,66 @@
+"""How time passes in a test: from one thing that is due to the next, as soon as nothing runs any more."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from session_worker.testing.broker import MemoryBroker
+    from session_worker.testing.clock import Clock
+
+LOOKS = 20
+"""How often to look within ``hang_after``. A debugger that halts everything uses up one look, not all."""
+
+
+class Passing:
+    """Moves the clock for whoever waits. ``running`` are the deliveries in hand; a handler that still runs
+    after ``hang_after`` real seconds is taken for one that hangs."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        broker: MemoryBroker,
+        running: Callable[[], set[asyncio.Task[None]]],
+        hang_after: float,
+    ) -> None:
+        self._clock = clock
+        self._broker = broker
+        self._running = running
+        self._hang_after = hang_after
+        self._wanted: list[datetime] = []
+        self._turn = asyncio.Lock()
+
+    async def quiet(self) -> None:
+        """Wait until nothing runs any more, or what runs is taken to hang."""
+        await asyncio.sleep(0)  # for tasks that were made just now
+        for _ in range(LOOKS):
+            running = self._running()
+            if not running:
+                return
+            await asyncio.wait(running, timeout=self._hang_after / LOOKS)
+
+    async def until(self, moment: datetime, awaited: asyncio.Future[Any] | None = None) -> None:
+        """Let time pass until ``moment``, or until what is ``awaited`` is there."""
+
+        def over() -> bool:
+            return awaited is not None and awaited.done()
+
+        self._wanted.append(moment)
+        try:
+            while not over():
+                async with self._turn:
+                    await self.quiet()
+                    if over() or self._clock.now() >= moment:
+                        return
+                    self._move()
+        finally:
+            self._wanted.remove(moment)
+
+    def _move(self) -> None:
+        moments = (*self._wanted, self._broker.next_due, self._clock.next_timer)
+        self._clock.move_to(min(moment for moment in moments if moment is not None))
+        self._broker.deliver_due()
