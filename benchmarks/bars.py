@@ -47,6 +47,7 @@ def bars(scenarios: dict[str, list[Row]]) -> list[Bar]:
         *_drain(scenarios.get("drain", [])),
         *_latency(scenarios.get("latency", [])),
         *_slow(scenarios.get("waiting", []), scenarios.get("mix", [])),
+        *_reads(scenarios.get("reads", []), scenarios.get("neighbours", [])),
         *_growth(scenarios.get("growth", [])),
         *_telemetry(scenarios.get("telemetry", [])),
     ]
@@ -105,6 +106,16 @@ def _slow(waiting: list[Row], mix: list[Row]) -> Iterator[Bar]:
         pair = (_of(mix, name, load="mixed"), _of(mix, name, load="alone"), "p99_ms")
         claim = f"1 ms beside 2 s, {ledger}: p99 of the fast ones ÷ their p99 alone"
         yield from _ratio(claim, pair, 2, at_least=False)
+
+
+def _reads(drains: list[Row], beside: list[Row]) -> Iterator[Bar]:
+    for name, ledger in LEDGERS.items():
+        reads, creates = (_of(drains, name, operation=each) for each in ("get_session", "create_session"))
+        claim = f"drain of reads, {ledger}: throughput ÷ that of creates"
+        yield from _ratio(claim, (reads, creates, "requests_per_second"), 1.5)
+        slow, alone = (_of(beside, name, load=each) for each in ("beside a slow operation", "alone"))
+        claim = f"reads beside a slow operation, {ledger}: p99 ÷ their p99 alone"
+        yield from _ratio(claim, (slow, alone, "p99_ms"), 2, at_least=False)
 
 
 def _growth(rows: list[Row]) -> Iterator[Bar]:

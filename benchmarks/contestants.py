@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.messages import REPLIES, AioPikaRpc, Celery, Dramatiq, Json, Session, Taskiq
+from benchmarks.messages import REPLIES, AioPikaRpc, Celery, Dramatiq, Json, Reading, Session, Taskiq
 
 QUEUE: Final = "bench.requests"
 SESSION_QUEUE: Final = "session.create"
+READ_QUEUE: Final = "session.get"
 PEERS: Final = Path(__file__).parent / "peers"
 C_ECHO: Final = PEERS / "build" / "c_echo"
 
@@ -161,6 +162,11 @@ CONTESTANTS: Final = (
         promise=Promise("not even parsed", _NOTHING, _NEW, _CONFIRMED),
     ),
 )
+
+
+def reading(ours: Contestant) -> Contestant:
+    """A worker of ours as those see it who read sessions."""
+    return replace(ours, format=Reading(READ_QUEUE, message_type="GetSessionRequest"), queue=READ_QUEUE)
 
 
 def find(names: list[str]) -> list[Contestant]:

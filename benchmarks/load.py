@@ -51,6 +51,11 @@ class ClosedLoop:
             self._sent |= {request.id: (request, now) for request, _ in batch}
             self._run.sender.send(b"".join(frames for _, frames in batch))
 
+    @property
+    def replies(self) -> Sequence[Reply]:
+        """Those that have come, one for each request."""
+        return [reply for _, reply in self._answered]
+
     def take(self, reply: Reply) -> None:
         """Note a reply, if it is to one of ours."""
         found = self._sent.pop(self._run.contestant.format.id_of(reply), None)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 PERSISTENT: Final = 2
 REPLIES: Final = "bench.replies"
+USER: Final = "benchmark@example.com"
 TITLE: Final = "Search of the east wing"
 
 
@@ -36,13 +37,31 @@ def new_request(title: str | None = None, new_id: Callable[[], UUID] = new_reque
         number,
         {
             "request_id": number,
-            "user_id": "benchmark@example.com",
+            "user_id": USER,
             "operation": "create_session",
             "payload": {"casefile_id": "cf_251013_abc123", "title": title or TITLE},
             "timestamp": "2025-10-13T14:30:00+00:00",
             "metadata": {"source": "benchmark"},
         },
     )
+
+
+def new_read(session_id: str) -> Request:
+    """A request to read a session."""
+    number = str(new_request_id())
+    content = {
+        "request_id": number,
+        "user_id": USER,
+        "operation": "get_session",
+        "payload": {"session_id": session_id},
+        "timestamp": "2025-10-13T14:30:00+00:00",
+    }
+    return Request(number, content)
+
+
+def session_of(reply: Reply) -> str:
+    """The session that an answer is about."""
+    return str(json.loads(reply.body)["payload"]["session_id"])
 
 
 class Json:
@@ -92,6 +111,18 @@ class Session(Json):
             answer["status"] == "completed"
             and answer["request_id"] == request.id
             and answer["payload"]["session_id"].startswith("ts_")
+        )
+
+
+class Reading(Json):
+    """Plain JSON as well; the answer is the session that was asked for."""
+
+    def is_right(self, request: Request, reply: Reply) -> bool:
+        answer = json.loads(reply.body)
+        return bool(
+            answer["status"] == "completed"
+            and answer["request_id"] == request.id
+            and answer["payload"]["session_id"] == request.content["payload"]["session_id"]
         )
 
 

@@ -44,6 +44,8 @@ TITLES: Final = {
     "latency": "Latency",
     "waiting": "Slow handlers",
     "mix": "Fast beside slow",
+    "reads": "Reads",
+    "neighbours": "Beside a slow operation",
     "processes": "Several processes",
     "growth": "Growth",
     "recovery": "Recovery",
@@ -68,6 +70,13 @@ what the same process does when nothing waits, whichever is less.
 """,
     "mix": """\
 Requests that take 1 ms, 16 in flight: alone, and beside 250 a second that take 2 s each. Concurrency 1,000.
+""",
+    "reads": """\
+A drain of `create_session`, then one of `get_session` for sessions that are there, by the same worker.
+""",
+    "neighbours": """\
+`get_session` with 16 in flight: alone, and while `create_session` has 512 requests waiting or running whose
+handlers take 2 s each, so that all of its 256 slots are taken.
 """,
     "processes": """\
 A drain by `run --processes N` on one PostgreSQL ledger. Memory and CPU time are those of all processes and

@@ -17,6 +17,7 @@ KEYS: Final = (
         "in_flight",
         "wait_seconds",
         "load",
+        "operation",
         "worker_processes",
         "telemetry",
         "ledger_rows",
@@ -59,6 +60,15 @@ COLUMNS: Final = {
     "mix": (
         Column("p50_ms", "p50 of the fast, ms"),
         Column("p99_ms", "p99 of the fast, ms"),
+        Column("slow_answered", "slow ones answered meanwhile"),
+    ),
+    "reads": (
+        Column("requests_per_second", "requests/s"),
+        Column("cpu_us_per_request", "CPU µs/request"),
+    ),
+    "neighbours": (
+        Column("p50_ms", "p50 of the reads, ms"),
+        Column("p99_ms", "p99 of the reads, ms"),
         Column("slow_answered", "slow ones answered meanwhile"),
     ),
     "processes": (
