@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -12,10 +13,12 @@ from dataclasses import fields
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import pytest
+from pydantic import AfterValidator, ValidationError, create_model
 
+from session_contracts import Operation, problems
 from session_worker.operations.handler import Context
 from tests.support.pages import blocks, follow, mentions
 
@@ -153,6 +156,27 @@ def test_the_page_of_operations_names_all_that_a_handler_gets() -> None:
     page = (DOCS / "app.md").read_text()
 
     assert re.findall(r"^\| `context\.(\w+)`", page, re.MULTILINE) == [each.name for each in fields(Context)]
+
+
+def test_the_errors_that_the_page_of_operations_quotes_are_those_of_its_contract(tmp_path: Path) -> None:
+    page, file = (DOCS / "app.md").read_text(), tmp_path / "contract.py"
+    file.write_text(next(block.text for block in blocks(page) if "file" in block.options))
+    contract = runpy.run_path(str(file))
+    haunted = create_model(
+        "Haunted", __base__=contract["BookRoom"], room=(Annotated[str, AfterValidator(refuse)], ...)
+    )
+
+    for operation, payload in (
+        (contract["BOOK"], {"room": "Tower", "seats": 0}),
+        (Operation("haunted", haunted, haunted), {"room": "Tower", "seats": 8, "day": "2026-12-24"}),
+    ):
+        with pytest.raises(ValidationError) as refused:
+            operation.read(json.dumps({"user_id": "ada@example.com", "payload": payload}).encode())
+        assert f"`{problems(refused.value)}`" in page
+
+
+def refuse(room: str) -> str:
+    raise ValueError(f"nobody goes to {room}")
 
 
 def test_the_operation_of_the_readme_is_that_of_its_page() -> None:
