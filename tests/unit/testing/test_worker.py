@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
@@ -41,6 +42,7 @@ class Extended(BaseModel):
 
 EXTEND = Operation("extend_session", Extend, Extended)
 LOOK = Operation("look_up", Extend, Extended)
+TWICE = Operation("twice", Extend, Extended)
 
 
 class Script:
@@ -395,6 +397,38 @@ async def test_sessions_are_created_listed_read_and_closed() -> None:
         with pytest.raises(RequestFailed) as failed:
             await client.get_session(session_id, user_id="eve")
         assert failed.value.code == ErrorCode.SESSION_NOT_FOUND
+
+
+async def test_a_handler_may_call_another_operation() -> None:
+    """Neither waits for the other, and no time passes while it gets its answer."""
+    script = Script()
+    outer: App[Script] = App()
+    outer.operation(EXTEND)(extend)
+    began = time.monotonic()
+
+    @outer.operation(TWICE)
+    async def twice(request: BaseRequest[Extend], context: Context[Script]) -> Extended:
+        response = await worker.client.call(EXTEND, request.payload, user_id=request.user_id)
+        return Extended(minutes=2 * response.payload.minutes, attempt=context.attempt)
+
+    async with TestWorker(outer, resources=script) as worker:
+        response = await worker.client.call(TWICE, FIVE, user_id="ada")
+        assert (worker.now - datetime.now(UTC)).total_seconds() < 0.1
+    assert response.payload == Extended(minutes=10, attempt=1)
+    assert time.monotonic() - began < 1
+
+
+async def test_an_operation_may_need_an_open_session() -> None:
+    shop: App[Script] = App()
+    shop.operation(EXTEND, needs_session=True)(extend)
+    async with TestWorker(shop, resources=Script()) as worker:
+        session_id = (await worker.client.create_session(user_id="ada")).payload.session_id
+        await worker.client.call(EXTEND, FIVE, user_id="ada", session_id=session_id)
+        assert (await worker.client.get_session(session_id, user_id="ada")).payload.request_count == 2
+        await worker.client.close_session(session_id, user_id="ada")
+        with pytest.raises(RequestFailed) as failed:
+            await worker.client.call(EXTEND, FIVE, user_id="ada", session_id=session_id)
+    assert failed.value.code == ErrorCode.SESSION_CLOSED
 
 
 async def test_an_operation_that_the_app_does_not_serve_is_not_routed() -> None:

@@ -45,20 +45,25 @@ class Passing:
 
     async def until(self, moment: datetime, awaited: asyncio.Future[Any] | None = None) -> None:
         """Let time pass until ``moment``, or until what is ``awaited`` is there."""
-
-        def over() -> bool:
-            return awaited is not None and awaited.done()
-
         self._wanted.append(moment)
+        awaited = awaited or asyncio.get_running_loop().create_future()
+        moving = asyncio.create_task(self._move_until(moment, awaited), name="time passes")
         try:
-            while not over():
-                async with self._turn:
-                    await self.quiet()
-                    if over() or self._clock.now() >= moment:
-                        return
-                    self._move()
+            await asyncio.wait({moving, awaited}, return_when=asyncio.FIRST_COMPLETED)
+            if moving.done():
+                moving.result()
         finally:
             self._wanted.remove(moment)
+            moving.cancel()
+            await asyncio.wait({moving})
+
+    async def _move_until(self, moment: datetime, awaited: asyncio.Future[Any]) -> None:
+        while True:
+            async with self._turn:
+                await self.quiet()
+                if awaited.done() or self._clock.now() >= moment:
+                    return
+                self._move()
 
     def _move(self) -> None:
         moments = (*self._wanted, self._broker.next_due, self._clock.next_timer)
