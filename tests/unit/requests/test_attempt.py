@@ -284,12 +284,8 @@ async def test_detail_names_the_error_and_the_innermost_places(
             raise wrap(error) from None
 
     failure = await _failure(handle)
-    message, *places = failure.detail.split("; ")
-    assert message == failure.message
-    assert [re.sub(r"\d+", "N", place) for place in places][:2] == [
-        "in inner (requests/test_attempt.py:N)",
-        "in handle (requests/test_attempt.py:N)",
-    ]
+    places = "in inner (requests/test_attempt.py:N); in handle (requests/test_attempt.py:N)"
+    assert re.sub(r":\d+", ":N", failure.detail).startswith(f"{failure.message}; {places}")
 
 
 @pytest.mark.parametrize(

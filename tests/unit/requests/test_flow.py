@@ -680,7 +680,7 @@ def _rounded(event: Event) -> Event:
     if isinstance(event, AttemptFailed):
         changes["exception"] = "Traceback" if "Traceback (most recent call last)" in event.exception else ""
     if isinstance(event, RequestFinished) and event.error is not None:
-        changes["error"] = event.error.partition("; in ")[0]
+        changes["error"] = re.sub(r"(; in \S+ \(\S+:\d+\))+$", "", event.error)
     return dataclasses.replace(event, **changes)  # type: ignore[type-var]
 
 
