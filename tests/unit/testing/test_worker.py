@@ -55,11 +55,12 @@ class Script:
         self.hang = False
 
 
-app: App[Script] = App(lifespan=asynccontextmanager(lambda: _nothing()))
-
-
-async def _nothing() -> AsyncIterator[Script]:
+@asynccontextmanager
+async def nothing_to_play() -> AsyncIterator[Script]:
     yield Script()
+
+
+app = App(lifespan=nothing_to_play)
 
 
 @app.operation(EXTEND)
@@ -402,7 +403,7 @@ async def test_sessions_are_created_listed_read_and_closed() -> None:
 async def test_a_handler_may_call_another_operation() -> None:
     """Neither waits for the other, and no time passes while it gets its answer."""
     script = Script()
-    outer: App[Script] = App()
+    outer = App(lifespan=nothing_to_play)
     outer.operation(EXTEND)(extend)
     began = time.monotonic()
 
@@ -419,7 +420,7 @@ async def test_a_handler_may_call_another_operation() -> None:
 
 
 async def test_an_operation_may_need_an_open_session() -> None:
-    shop: App[Script] = App()
+    shop = App(lifespan=nothing_to_play)
     shop.operation(EXTEND, needs_session=True)(extend)
     async with TestWorker(shop, resources=Script()) as worker:
         session_id = (await worker.client.create_session(user_id="ada")).payload.session_id
