@@ -1,12 +1,13 @@
-"""`session-worker new`, from the wheels: the project that it writes is whole."""
+"""`session-worker new`, from the wheels: the project that it writes is whole, and passes its own tests."""
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.packaging.conftest import done, pip
+from tests.packaging.conftest import clean, done, pip
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,6 +20,15 @@ def project(python: Path, tmp_path: Path) -> Path:
     folder.mkdir()
     done(python.with_name("session-worker"), "new", "shop", "--into", ".", cwd=folder)
     return folder
+
+
+def test_it_passes_its_own_tests(project: Path, python: Path) -> None:
+    assert "3 passed" in done(python, "-m", "pytest", "-p", "no:cacheprovider", cwd=project)
+
+
+def test_its_types_are_right_by_mypy(project: Path, python: Path) -> None:
+    pytest.importorskip("mypy", reason="mypy is not installed in this environment")
+    done(sys.executable, "-m", "mypy", "--python-executable", python, ".", cwd=project, env=clean())
 
 
 def test_it_can_be_built_with_dependencies_named_as_its_comment_says(project: Path, tmp_path: Path) -> None:
