@@ -2,25 +2,41 @@
 
 uvicorn --app-dir examples fastapi_gateway:app
 curl -H 'content-type: application/json' -d '{"user_id": "ada@example.com"}' localhost:8000/sessions
+curl 'localhost:8000/sessions?user_id=ada@example.com'
 """
 
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
+from typing import Annotated, TypeVar
 from uuid import UUID, uuid4
 
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import Depends, FastAPI, HTTPException, Query, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from session_client import RequestFailed, RequestTimedOut, SessionClient, SessionClientError
-from session_contracts import CreateSessionResponse, ErrorCode
-from session_contracts.errors import ERRORS
+from session_contracts import (
+    ERRORS,
+    BaseResponse,
+    CreateSessionResponse,
+    ErrorCode,
+    SessionClosedPayload,
+    SessionListPayload,
+    SessionPayload,
+)
 
 AMQP_URL = os.environ.get("AMQP_URL", "amqp://guest:guest@localhost:5672/")
 ANSWER_SECONDS = float(os.environ.get("ANSWER_SECONDS", "30"))
+STATUSES = {
+    ErrorCode.IDEMPOTENCY_CONFLICT: HTTPStatus.CONFLICT,
+    ErrorCode.REJECTED: HTTPStatus.FORBIDDEN,
+    ErrorCode.SESSION_NOT_FOUND: HTTPStatus.NOT_FOUND,
+}
+
+T = TypeVar("T")
 
 # It shows a stack trace for every lost connection. The client connects again, or says why it cannot.
 logging.getLogger("aiormq").setLevel(logging.CRITICAL)
@@ -50,12 +66,64 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 app = FastAPI(title="Sessions", lifespan=lifespan)
 
 
-@app.post("/sessions", status_code=HTTPStatus.CREATED)
-async def create_session(wish: Wish, request: Request) -> CreateSessionResponse:
+def client_of(request: Request) -> SessionClient:
     client: SessionClient = request.app.state.client
-    request.state.request_id = wish.request_id
+    return client
+
+
+Client = Annotated[SessionClient, Depends(client_of)]
+RequestId = Annotated[UUID, Query(default_factory=uuid4)]
+
+
+@app.post("/sessions", status_code=HTTPStatus.CREATED)
+async def create_session(wish: Wish, client: Client, request: Request) -> CreateSessionResponse:
+    call = client.create_session(**wish.model_dump(), timeout=ANSWER_SECONDS)
+    return await answer(request, wish.request_id, call)
+
+
+@app.get("/sessions/{session_id}")
+async def get_session(
+    session_id: str, user_id: str, client: Client, request: Request, request_id: RequestId
+) -> BaseResponse[SessionPayload]:
+    call = client.get_session(session_id, user_id=user_id, request_id=request_id, timeout=ANSWER_SECONDS)
+    return await answer(request, request_id, call)
+
+
+@app.get("/sessions")
+async def list_sessions(
+    user_id: str,
+    client: Client,
+    request: Request,
+    request_id: RequestId,
+    casefile_id: str | None = None,
+    active_only: bool = True,
+    limit: int = 50,
+    offset: int = 0,
+) -> BaseResponse[SessionListPayload]:
+    call = client.list_sessions(
+        user_id=user_id,
+        casefile_id=casefile_id,
+        active_only=active_only,
+        limit=limit,
+        offset=offset,
+        request_id=request_id,
+        timeout=ANSWER_SECONDS,
+    )
+    return await answer(request, request_id, call)
+
+
+@app.post("/sessions/{session_id}/close")
+async def close_session(
+    session_id: str, user_id: str, client: Client, request: Request, request_id: RequestId
+) -> BaseResponse[SessionClosedPayload]:
+    call = client.close_session(session_id, user_id=user_id, request_id=request_id, timeout=ANSWER_SECONDS)
+    return await answer(request, request_id, call)
+
+
+async def answer(request: Request, request_id: UUID, call: Awaitable[T]) -> T:
+    request.state.request_id = request_id
     try:
-        return await client.create_session(**wish.model_dump(), timeout=ANSWER_SECONDS)
+        return await call
     except ValueError as error:
         # A field breaks a rule of the contract. The client names it, and has sent nothing.
         raise HTTPException(HTTPStatus.BAD_REQUEST, str(error)) from error
@@ -80,10 +148,9 @@ async def on_trouble(request: Request, error: SessionClientError) -> JSONRespons
 
 
 def status_of(failed: RequestFailed) -> HTTPStatus:
-    if failed.code == ErrorCode.IDEMPOTENCY_CONFLICT:
-        return HTTPStatus.CONFLICT
-    if failed.code == ErrorCode.REJECTED:
-        return HTTPStatus.FORBIDDEN
+    for code, status in STATUSES.items():
+        if failed.code == code:
+            return status
     if failed.retryable:
         return HTTPStatus.SERVICE_UNAVAILABLE
     by_requester = {code for code, info in ERRORS.items() if info.who_fixes == "requester"}

@@ -1,6 +1,7 @@
-"""Ask for one session with blocking pika, which knows nothing of this project: JSON in, JSON out.
+"""Ask for sessions with blocking pika, which knows nothing of this project: JSON in, JSON out.
 
 python examples/pika_requester.py --url amqp://guest:guest@localhost:5672/ --user ada@example.com
+python examples/pika_requester.py get --user ada@example.com --session-id ts_251013_abc123
 """
 
 import argparse
@@ -14,9 +15,15 @@ from pika.exceptions import AMQPConnectionError, ChannelClosedByBroker, NackErro
 
 DIRECT = "amq.rabbitmq.reply-to"
 NOWHERE = "no queue takes requests there: start a worker"
+OPERATIONS = {  # by routing key
+    "create": "create_session",
+    "get": "get_session",
+    "list": "list_sessions",
+    "close": "close_session",
+}
 
 
-def ask(url: str, request: dict, *, own_queue: bool, timeout: float) -> bytes:
+def ask(url: str, routing_key: str, request: dict, *, own_queue: bool, timeout: float) -> bytes:
     """The answer to the request. It is sent again if the connection is lost or the broker did not take it:
     one id has one outcome."""
     end = time.monotonic() + timeout
@@ -24,7 +31,7 @@ def ask(url: str, request: dict, *, own_queue: bool, timeout: float) -> bytes:
     while (left := end - time.monotonic()) > 0:
         try:
             with pika.BlockingConnection(pika.URLParameters(url)) as connection:
-                answer = ask_once(connection, request, own_queue=own_queue, seconds=left)
+                answer = ask_once(connection, routing_key, request, own_queue=own_queue, seconds=left)
                 if answer is not None:
                     return answer
         except (AMQPConnectionError, NackError) as error:
@@ -34,7 +41,7 @@ def ask(url: str, request: dict, *, own_queue: bool, timeout: float) -> bytes:
 
 
 def ask_once(
-    connection: pika.BlockingConnection, request: dict, *, own_queue: bool, seconds: float
+    connection: pika.BlockingConnection, routing_key: str, request: dict, *, own_queue: bool, seconds: float
 ) -> bytes | None:
     channel = connection.channel()
     channel.confirm_delivery()
@@ -51,7 +58,7 @@ def ask_once(
     channel.basic_consume(reply_to, take, auto_ack=True)
     channel.basic_publish(
         exchange="session",
-        routing_key="create",
+        routing_key=routing_key,
         body=json.dumps(request).encode(),
         properties=pika.BasicProperties(
             content_type="application/json",
@@ -69,23 +76,27 @@ def ask_once(
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("routing_key", nargs="?", choices=OPERATIONS, default="create")
     parser.add_argument("--url", default="amqp://guest:guest@localhost:5672/")
     parser.add_argument("--user", required=True)
-    parser.add_argument("--title")
+    parser.add_argument("--title", help="of the session to create")
+    parser.add_argument("--session-id", help="of the session to get or to close")
     parser.add_argument(
         "--request-id", default=str(uuid.uuid4()), help="ask again: the same id, the same answer"
     )
     parser.add_argument("--own-queue", action="store_true", help="a reply queue instead of direct reply-to")
     parser.add_argument("--timeout", type=float, default=30.0)
     args = parser.parse_args()
+    of_session = {"session_id": args.session_id}
+    payload = {"create": {"title": args.title}, "list": {}}.get(args.routing_key, of_session)
     request = {
         "request_id": args.request_id,
         "user_id": args.user,
-        "operation": "create_session",
-        "payload": {"title": args.title},
+        "operation": OPERATIONS[args.routing_key],
+        "payload": payload,
     }
     try:
-        answer = ask(args.url, request, own_queue=args.own_queue, timeout=args.timeout)
+        answer = ask(args.url, args.routing_key, request, own_queue=args.own_queue, timeout=args.timeout)
     except TimeoutError as error:
         sys.exit(str(error))
     except UnroutableError:
