@@ -156,7 +156,7 @@ def test_without_queues_it_says_to_start_a_worker(cli: Cli, amqp_url: str) -> No
 
     assert ran.code == 1
     assert ran.err.startswith("session-worker: request ")
-    assert "start a worker, apply its topology" in ran.err
+    assert "start a worker that serves it, apply its topology" in ran.err
 
 
 @pytest.mark.parametrize("count", [1, 20])

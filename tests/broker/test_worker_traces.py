@@ -74,6 +74,7 @@ def test_a_request_its_handlers_span_and_its_answer_are_one_trace(lab: Lab, coll
         "messaging.message.conversation_id": "call-1",
         "messaging.rabbitmq.message.delivery_tag": 1,
         "session_worker.request_id": request_id,
+        "session_worker.operation": "create_session",
         "session_worker.attempt": 1,
         "session_worker.outcome": "completed",
     }

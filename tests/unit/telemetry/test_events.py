@@ -21,7 +21,7 @@ from session_worker.telemetry.log import LINES
 
 ROOT = Path(__file__).resolve().parents[3]
 WORKER = ROOT / "worker" / "session_worker"
-DIRECTLY = {"runtime/ops.py", "runtime/process.py", "runtime/stopping.py", "runtime/supervisor.py"}
+DIRECTLY = {f"runtime/{name}.py" for name in ("ops", "process", "reloading", "stopping", "supervisor")}
 """These say what befalls the process when no worker is there to tell it: a stray error, an end at once."""
 
 

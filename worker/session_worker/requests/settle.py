@@ -133,10 +133,10 @@ class Settler:
                 await self._refuse(delivery, outcome)
             case Interrupted():
                 delivery.receipt.requeue()
-                _tell_trace("nack", outcome)
+                self._tell_trace("nack", outcome)
                 return
         delivery.receipt.ack()
-        _tell_trace("ack", outcome)
+        self._tell_trace("ack", outcome)
 
     async def _wait(self, busy: Busy) -> Interrupted:
         """Keep a read, which has no retry queues, for as long as it would go round; then it is requeued."""
@@ -258,6 +258,11 @@ class Settler:
             shorter = shortened(headers, error.excess + SPARE_BYTES)
             await self._send(delivery, copy_of(delivery, self._names.dead, shorter, cut=cut))
 
+    def _tell_trace(self, method: str, outcome: Outcome) -> None:
+        trace = current_trace.get()
+        trace.about(*subject(outcome), self._operation)
+        trace.settled(method, type(outcome).__name__)
+
 
 def subject(outcome: Outcome) -> tuple[UUID | None, int]:
     """Return the request that an outcome is about, and its attempt."""
@@ -272,12 +277,6 @@ def subject(outcome: Outcome) -> tuple[UUID | None, int]:
             return None, 0
         case _:
             return outcome.reply.request_id, outcome.reply.attempt
-
-
-def _tell_trace(method: str, outcome: Outcome) -> None:
-    trace = current_trace.get()
-    trace.about(*subject(outcome))
-    trace.settled(method, type(outcome).__name__)
 
 
 def reply_message(reply: Reply, response_type: str) -> Message:

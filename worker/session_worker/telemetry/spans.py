@@ -166,9 +166,10 @@ class SpanTrace(Trace):
             span.set_attributes(_ids(properties.message_id, properties.correlation_id))
             span.end()
 
-    def about(self, request_id: UUID | None, attempt: int) -> None:
+    def about(self, request_id: UUID | None, attempt: int, operation: str) -> None:
         if self.span is None:
             return
+        self.span.set_attribute("session_worker.operation", operation)
         if request_id is not None:
             self.span.set_attribute("session_worker.request_id", str(request_id))
         if attempt:
@@ -200,12 +201,12 @@ def hear(event: events.Event) -> None:
             if event.error_code is not None:
                 _fail(span, event.error_code, event.error or "")
         case events.RequestHandedBack():
-            trace.about(event.request_id, event.attempt)
+            trace.about(event.request_id, event.attempt, event.operation)
         case events.DeliveryLeft():
-            trace.about(event.request_id, event.attempt)
+            trace.about(event.request_id, event.attempt, event.operation)
             _fail(span, "LinkLostError", event.reason)
         case events.DeliveryFailed() | events.OutcomeNotRecorded():
-            trace.about(event.request_id, event.attempt)
+            trace.about(event.request_id, event.attempt, event.operation)
             _fail(span, type(event.exc_info).__name__, str(event.exc_info))
 
 

@@ -98,7 +98,7 @@ class Trace:
     def enter(self) -> None:
         """Make it OpenTelemetry's current one in this task, which runs the handler."""
 
-    def about(self, request_id: UUID | None, attempt: int) -> None:
+    def about(self, request_id: UUID | None, attempt: int, operation: str) -> None:
         """Take note of which request this is about, as far as is known; ``attempt`` may be 0."""
 
     def sending(self, message: Message) -> AbstractContextManager[None]:

@@ -39,6 +39,7 @@ ATTRIBUTES: Mapping[str, str] = {
     "messaging.rabbitmq.message.delivery_tag": "the broker's number of the delivery on its channel",
     "server.address": "the broker's host, if only one is named",
     "server.port": "its port",
+    "session_worker.operation": "the operation of the queue",
     "session_worker.request_id": "the request's id",
     "session_worker.attempt": "as in the log",
     "session_worker.outcome": "`completed`, `replayed`, `retry_later`, `busy`, `rejected`, `expired`, "
