@@ -121,6 +121,25 @@ async def test_plain_function_is_called_in_a_thread() -> None:
     assert result["thread"] != threading.get_ident()
 
 
+async def test_what_a_plain_function_leaves_to_be_awaited_is_awaited() -> None:
+    """Such is a decorator around an async function."""
+
+    async def work(request: object, context: object) -> dict[str, Any]:
+        return {"request": request}
+
+    app = App()
+    app.on_create_session(lambda request, context: work(request, context))
+    assert await app.bindings[0].handler("it", cast("Context", None)) == {"request": "it"}
+
+
+async def test_a_plain_function_that_raises_stop_iteration_fails_at_once() -> None:
+    """asyncio cannot tell it, and would wait for the thread until the attempt's time is up."""
+    app = App()
+    app.on_create_session(lambda *_: next(iter([])))
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        await app.bindings[0].handler(None, cast("Context", None))
+
+
 def test_app_is_found() -> None:
     assert load(f"{MODULE}:app") is sys.modules[MODULE].app
 

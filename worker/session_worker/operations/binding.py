@@ -130,8 +130,16 @@ def callable_handler(handler: object, what: str, *, example: str) -> AnyHandler:
     if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call):
         return typing.cast("AnyHandler", handler)
 
+    def call_it(request: Any, context: Any) -> Any:
+        try:
+            return handler(request, context)
+        except StopIteration as error:  # asyncio would never hear of it
+            raise RuntimeError("the handler raised StopIteration") from error
+
     async def in_thread(request: Any, context: Any) -> Any:
-        return await asyncio.to_thread(handler, request, context)
+        result = await asyncio.to_thread(call_it, request, context)
+        # A decorator around an async function may be a plain one.
+        return await result if inspect.isawaitable(result) else result
 
     return in_thread
 

@@ -9,7 +9,7 @@ import pydantic
 import pydantic_core
 
 from session_contracts import problems
-from session_contracts.types import JsonObject
+from session_contracts.types import JsonObject, flaw
 from session_worker.operations.handler import PermanentError
 
 if TYPE_CHECKING:
@@ -54,13 +54,16 @@ def read_result(binding: Binding, result: object) -> Success:
 
 
 def _payload(model: type[BaseModel], result: object) -> object:
-    """Return a result as JSON values; what its model would not accept is not sent."""
+    """Return a result as JSON values, those of the fields of its model alone. What a requester might not
+    accept is not sent."""
     if not isinstance(result, model):
         raise InvalidResultError(f"the handler must return {model.__name__}, not {type(result).__name__}")
     try:
-        data = _bounded(pydantic_core.to_json(result, inf_nan_mode="constants"))
-        plain = pydantic_core.from_json(data, allow_inf_nan=False)
-        model.model_validate_json(data)
+        plain = model.__pydantic_serializer__.to_python(result, mode="json", by_alias=True, warnings=False)
+        if found := flaw(plain, max_values=None):
+            path, rule = ".".join(map(str, found[0])), found[1]
+            raise InvalidResultError(f"the handler's result does not fit into an answer: {path}: {rule}")
+        model.model_validate_json(_bounded(pydantic_core.to_json(plain)))
     except pydantic.ValidationError as error:
         raise InvalidResultError(
             f"the handler's result is not what {model.__name__} accepts: {problems(error)}"
