@@ -135,7 +135,7 @@ def billing() -> Iterator[tuple[str, set[str]]]:
             server.shutdown()
 
 
-@pytest.mark.parametrize("page", ["app", "blocking", "resources", "sessions", "testing"])
+@pytest.mark.parametrize("page", ["app", "blocking", "client", "resources", "sessions", "testing"])
 def test_type_checkers_find_nothing_in_the_programs_of_a_page(page: str, tmp_path: Path) -> None:
     for block in blocks((DOCS / f"{page}.md").read_text()):
         if "file" in block.options:
