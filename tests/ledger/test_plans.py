@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from session_contracts import ListSessionsPayload
 from session_worker.ledger import upgrade
 from session_worker.ledger.postgresql import statements as postgresql_statements
 from session_worker.ledger.postgresql.connection import connect
@@ -17,6 +18,18 @@ if TYPE_CHECKING:
     import asyncpg
 
 KEYED = ("CLAIM", "ENTRIES", "FINISH", "POSTPONE", "RELEASE", "REOPEN", "NOTE")
+OF_SESSIONS = {
+    "FINISH": {"sessions_pkey"},
+    "CLOSE_SESSION": {"sessions_pkey"},
+    "SESSIONS": {"sessions_pkey"},
+    "LISTS": {"sessions_of_user"},
+}
+"""By which index a statement finds sessions."""
+SESSIONS = """
+INSERT INTO sessions (session_id, request_id, user_id, created_at)
+SELECT n, gen_random_uuid(), CASE WHEN $1 THEN 'ada' ELSE 'user' || n END, now() - n * interval '1 s'
+FROM generate_series(1, 20000) AS n
+"""
 ENTRIES = """
 INSERT INTO requests (request_id, status, attempt, token, fingerprint, session_id, user_id, operation,
     received_at, updated_at, finished_at, error_code, history)
@@ -27,16 +40,16 @@ FROM generate_series(1, 20000) AS n, (SELECT $1::boolean AS failed) AS all_of_th
 """
 
 
-async def _indexes(connection: asyncpg.Connection, name: str) -> set[str]:
-    """The indexes of ``requests`` that the statement's plan reads."""
+async def _indexes(connection: asyncpg.Connection, name: str, table: str = "requests") -> set[str]:
+    """The indexes of ``table`` that the statement's plan reads."""
     sql = getattr(postgresql_statements, name)
     parameters = len(set(re.findall(r"\$\d+", sql)))
     await connection.execute(f"PREPARE one AS {sql}")
     plan = await connection.fetch(f"EXPLAIN EXECUTE one ({', '.join(['NULL'] * parameters)})")
     await connection.execute("DEALLOCATE one")
     text = "\n".join(row[0] for row in plan)
-    assert "Seq Scan on requests" not in text, text
-    return set(re.findall(r"requests_\w+", text))
+    assert f"Seq Scan on {table}" not in text, text
+    return set(re.findall(rf"{table}_(?:pkey|of_user|\w+_key|received_at|with\w+)", text))
 
 
 @pytest.mark.parametrize("known", ["nothing", "an empty table", "no failures", "failures alone"])
@@ -56,6 +69,20 @@ async def test_every_step_finds_its_entries_by_their_ids(postgresql_url: str, kn
     assert found == {name: {"requests_pkey"} for name in KEYED}
 
 
+@pytest.mark.parametrize("known", ["nothing", "a session each", "one user's sessions"])
+async def test_sessions_are_found_by_their_ids_or_their_user(postgresql_url: str, known: str) -> None:
+    """Whatever PostgreSQL knows of them, nobody looks at the sessions of others for a user's."""
+    connection = await connect(postgresql_url)
+    try:
+        if known != "nothing":
+            await connection.execute(SESSIONS, known == "one user's sessions")
+            await connection.execute("ANALYZE sessions")
+        found = {name: await _indexes(connection, name, "sessions") for name in OF_SESSIONS}
+    finally:
+        await connection.close()
+    assert found == OF_SESSIONS
+
+
 async def test_postgresql_uses_its_indexes_however_large_the_tables(postgresql_url: str) -> None:
     """Plans are made while the tables are empty; no statement of the worker may read them whole."""
     async with worker(postgresql_url) as ledger:
@@ -65,8 +92,20 @@ async def test_postgresql_uses_its_indexes_however_large_the_tables(postgresql_u
             await asyncio.gather(*(ledger.finish(completed(claim)) for claim in claims))
             await asyncio.gather(*(ledger.claim(a_claim(claim.request_id)) for claim in claims))
             await asyncio.gather(*(ledger.note_parked(claim.request_id, claim.token) for claim in claims))
+            namers = [a_claim(session_id=claim.session_id) for claim in claims]
+            await asyncio.gather(*map(ledger.claim, namers))
+            await asyncio.gather(*(ledger.finish(completed(claim, session=None)) for claim in namers))
+            for claim in claims:
+                await ledger.get_session(claim.session_id or "", claim.user_id)
+            await ledger.list_sessions(ListSessionsPayload(), claims[0].user_id)
+            await ledger.close_session(claims[0].session_id or "", claims[0].user_id)
     await becomes(
         postgresql_url,
         "SELECT seq_scan, n_tup_ins FROM pg_stat_user_tables WHERE relname = 'requests'",
+        [(0, 400)],
+    )
+    await becomes(
+        postgresql_url,
+        "SELECT seq_scan, n_tup_ins FROM pg_stat_user_tables WHERE relname = 'sessions'",
         [(0, 200)],
     )

@@ -216,6 +216,10 @@ class UnstorableError(Exception):
     """The database cannot store the data of this one entry (its neighbours in the batch are not affected)."""
 
 
+class TooSlowError(Exception):
+    """The database needs too long for this one read, which is not repeated."""
+
+
 class LedgerError(DiagnosedError):
     """The ledger cannot be used as it is set up."""
 
@@ -284,7 +288,8 @@ class Ledger(Protocol):
         """Give a failed request that was meant for people a new round: attempts and crashes count from 0, it
         is due at once and never expires, and of the old answer nothing is left but the history."""
 
-    # What is asked about sessions. One of another user's looks like none. To read waits for no write.
+    # What is asked about sessions. One of another user's looks like none. To read waits for no write; a read
+    # that takes too long raises TooSlowError.
 
     async def get_session(self, session_id: str, user_id: str) -> SessionPayload | None: ...
 

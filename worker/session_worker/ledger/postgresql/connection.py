@@ -36,13 +36,16 @@ _YIELDING = {"application_name", "tcp_keepalives_idle"}
 """Settings of ours that may be others if the URL says so."""
 
 
-async def connect(url: str, *, timeout: float | None = None) -> asyncpg.Connection:
+async def connect(
+    url: str, *, timeout: float | None = None, statement_timeout: float | None = None
+) -> asyncpg.Connection:
     """A connection for the ledger's own statements. Raises one of AWAY.
 
-    Connecting and each statement may take ``timeout`` seconds, or as long as usual if that is less.
+    Connecting and each statement may take ``timeout`` seconds, or as long as usual if that is less. The
+    server itself ends a statement after as long, or after ``statement_timeout`` seconds.
     """
     seconds = min(timeout or COMMAND_TIMEOUT, COMMAND_TIMEOUT)
-    settings = {**_SERVER_SETTINGS, "statement_timeout": _milliseconds(seconds)}
+    settings = {**_SERVER_SETTINGS, "statement_timeout": _milliseconds(statement_timeout or seconds)}
     return await _connect(url, timeout, command_timeout=seconds, settings=settings)
 
 

@@ -54,6 +54,8 @@ CONNECTIONS = 3
 """Claims and outcomes at the same time, and one for whatever else there is to write."""
 READ_CONNECTIONS = 2
 """Sessions by their ids, and lists of them, which may take longer."""
+READ_TIMEOUT = 5.0
+"""Seconds for a read, less than until a connection is taken for dead. A user may have very many sessions."""
 _NO_LIMIT = 2**31 - 1
 
 _CLAIM = attrgetter(
@@ -110,7 +112,7 @@ class PostgreSQLLedger(BatchedLedger):
         self._away: set[object] = set()
         self._pool = ConnectionPool([ReconnectingConnection(url, self._report) for _ in range(CONNECTIONS)])
         self._read_pool = ConnectionPool(
-            [ReconnectingConnection(url, self._report) for _ in range(READ_CONNECTIONS)]
+            [ReconnectingConnection(url, self._report, READ_TIMEOUT) for _ in range(READ_CONNECTIONS)]
         )
         self._registration = RegistrationKeeper(url, registration, self._report)
         self._groups = {

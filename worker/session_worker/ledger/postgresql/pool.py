@@ -5,28 +5,34 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import asyncpg
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
 from session_worker.ledger.availability import BACKOFF
 from session_worker.ledger.postgresql.connection import connect, hang_up
 from session_worker.ledger.postgresql.errors import AWAY, COLLISIONS, UNSTORABLE, diagnose, explained
-from session_worker.ledger.protocol import UnstorableError
+from session_worker.ledger.protocol import TooSlowError, UnstorableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    import asyncpg
 
 
 class ReconnectingConnection:
     """One connection, for one statement at a time. When it is lost it is made again, however often.
 
     A connection that ended while it was idle is no outage: the next statement makes another. ``report`` is
-    told why at every failed try, and an empty reason at every success.
+    told why at every failed try, and an empty reason at every success. A statement that the server ends after
+    ``statement_timeout`` seconds is not repeated.
     """
 
-    def __init__(self, url: str, report: Callable[[ReconnectingConnection, str], None]) -> None:
+    def __init__(
+        self,
+        url: str,
+        report: Callable[[ReconnectingConnection, str], None],
+        statement_timeout: float | None = None,
+    ) -> None:
         self._url = url
+        self._statement_timeout = statement_timeout
         self._report = report
         self._connection: asyncpg.Connection | None = None
         self._retrying = AsyncRetrying(
@@ -45,7 +51,12 @@ class ReconnectingConnection:
             await hang_up(connection)
 
     async def fetch(self, sql: str, *values: object) -> list[asyncpg.Record]:
-        """Run a statement that may be repeated: it is, until its answer arrives. Raises UnstorableError."""
+        """Run a statement that may be repeated: it is, until its answer arrives.
+
+        Raises:
+            UnstorableError: the database cannot store its data.
+            TooSlowError: it takes too long.
+        """
         try:
             records = await self._fetch(sql, values)
         except AWAY as error:
@@ -57,7 +68,7 @@ class ReconnectingConnection:
     async def _fetch(self, sql: str, values: tuple[Any, ...]) -> list[asyncpg.Record]:
         try:
             if self._connection is None or self._connection.is_closed():
-                self._connection = await connect(self._url)
+                self._connection = await connect(self._url, statement_timeout=self._statement_timeout)
             return await self._connection.fetch(sql, *values)
         except UNSTORABLE as error:
             self._report(self, "")
@@ -65,6 +76,9 @@ class ReconnectingConnection:
         except COLLISIONS:
             raise
         except BaseException as error:
+            if self._statement_timeout is not None and isinstance(error, asyncpg.QueryCanceledError):
+                self._report(self, "")
+                raise TooSlowError("the ledger needs too long for this") from error
             if self._connection is not None:
                 self._connection.terminate()
                 self._connection = None

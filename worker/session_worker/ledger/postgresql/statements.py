@@ -101,8 +101,9 @@ WITH written AS (
     UPDATE requests r SET status = a.status, response = a.response, error_code = a.error_code,
         error = a.error, detail = a.detail, finished_at = {_TIME}, updated_at = {_TIME},
         next_attempt_at = NULL,
-        counted = CASE WHEN a.session IS NULL AND EXISTS (
-                SELECT FROM sessions s WHERE s.session_id = r.session_id AND s.user_id = r.user_id)
+        -- By its id alone: a user may have very many sessions.
+        counted = CASE WHEN a.session IS NULL
+                AND (SELECT s.user_id FROM sessions s WHERE s.session_id = r.session_id) = r.user_id
             THEN jsonb_array_length(r.history) + 1 ELSE r.counted END,
         history = r.history || {_history(None, "r.attempt", "$9::text", "a.detail")}
     FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::bytea[], $5::text[], $6::text[], $7::text[],
@@ -142,8 +143,10 @@ CLOSE_SESSION = """
 WITH locked AS (
     SELECT s.session_id
     FROM (SELECT DISTINCT * FROM unnest($1::text[], $2::text[]) AS a (session_id, user_id)) a
-        JOIN sessions s USING (session_id, user_id)
-    WHERE s.closed_at IS NULL ORDER BY s.session_id FOR NO KEY UPDATE OF s
+        JOIN sessions s USING (session_id)
+    -- In this way of comparing it, no index by users is of use: one may have very many sessions.
+    WHERE s.closed_at IS NULL AND s.user_id IS NOT DISTINCT FROM a.user_id
+    ORDER BY s.session_id FOR NO KEY UPDATE OF s
 )
 UPDATE sessions s SET closed_at = greatest(now(), s.created_at) FROM locked
 WHERE s.session_id = locked.session_id AND s.closed_at IS NULL
