@@ -20,9 +20,9 @@ from session_worker.ledger.postgresql.ledger import PostgreSQLLedger
 from session_worker.ledger.sqlite.ledger import SQLiteLedger
 from session_worker.messages.delivery import Delivery
 from session_worker.operations import loading
-from session_worker.operations.app import App
 from session_worker.runtime import process
 from session_worker.settings import load
+from tests.faults.preceded import Preceded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,18 +105,10 @@ def sent_step(queues: str) -> Callable[[Fuse], None]:
 def in_handler(fuse: Fuse) -> None:
     real = loading.load
 
-    def load_wrapped(app: str | None = None, hook: str | None = None) -> App[Any]:
-        handler = real(app, hook).bindings[0].handler
+    async def burn(_: object) -> None:
+        fuse.burn()
 
-        async def handle(request: Any, context: Any) -> Any:
-            fuse.burn()
-            return await handler(request, context)
-
-        wrapped: App[Any] = App()
-        wrapped.on_create_session(handle)
-        return wrapped
-
-    loading.load = load_wrapped
+    loading.load = lambda app=None, hook=None: Preceded(real(app, hook), burn)
 
 
 def before_ack(fuse: Fuse) -> None:

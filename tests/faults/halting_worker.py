@@ -18,12 +18,13 @@ from session_worker.broker.publisher import Publisher
 from session_worker.ledger.postgresql.ledger import PostgreSQLLedger
 from session_worker.ledger.sqlite.ledger import SQLiteLedger
 from session_worker.operations import loading
-from session_worker.operations.app import App
 from session_worker.runtime import process
 from session_worker.settings import load
+from tests.faults.preceded import Preceded
 
 if TYPE_CHECKING:
     from session_worker.messages.message import Message
+    from session_worker.operations.handler import Context
 
 STEPS = ("before-claim", "in-handler", "before-commit", "before-publish", "before-ack")
 
@@ -58,19 +59,11 @@ def wrap(halts: Halts) -> None:
         await publish(self, message)
         await halts.at("before-ack", message.properties.correlation_id)
 
-    def load_halting(app: str | None = None, hook: str | None = None) -> App[Any]:
-        handler = find(app, hook).bindings[0].handler
-
-        async def handle(request: Any, context: Any) -> Any:
-            await halts.at("in-handler", context.request_id)
-            return await handler(request, context)
-
-        wrapped: App[Any] = App()
-        wrapped.on_create_session(handle)
-        return wrapped
+    async def halt(context: Context[Any]) -> None:
+        await halts.at("in-handler", context.request_id)
 
     setattr(Publisher, "publish", halting_publish)  # noqa: B010
-    loading.load = load_halting
+    loading.load = lambda app=None, hook=None: Preceded(find(app, hook), halt)
 
 
 def _before(owner: type, name: str, halt: Any) -> None:
