@@ -400,6 +400,58 @@ async def test_sessions_are_created_listed_read_and_closed() -> None:
         assert failed.value.code == ErrorCode.SESSION_NOT_FOUND
 
 
+async def begun(script: Script, calls: int = 1) -> None:
+    """Wait until the handler was called so many times."""
+    async with asyncio.timeout(5):
+        while len(script.calls) < calls:
+            await asyncio.sleep(0)
+
+
+async def test_after_a_crash_the_handler_is_called_again_for_the_same_request() -> None:
+    """It gets the same id as its key, the crash counts no attempt, and the ledger tells of it."""
+    script = Script()
+    script.hang = True
+    async with TestWorker(app, resources=script) as worker:
+        calling = asyncio.create_task(worker.client.call(EXTEND, FIVE, user_id="ada"))
+        await begun(script)
+        script.hang = False
+        await worker.crash()
+        response = await calling
+        entry = worker.entry(response.request_id)
+    assert (response.payload.attempt, response.metadata["worker_id"]) == (1, "test-worker-2")
+    assert [context.request_id for context in script.calls] == [response.request_id] * 2
+    assert entry is not None
+    assert "its worker test-worker is gone" in [each["detail"] for each in entry.history]
+
+
+async def test_a_request_that_ends_worker_after_worker_is_answered_and_parked() -> None:
+    script = Script()
+    script.hang = True
+    async with TestWorker(app, resources=script, max_crashes=2) as worker:
+        calling = asyncio.create_task(worker.client.call(EXTEND, FIVE, user_id="ada"))
+        for calls in (1, 2):
+            await begun(script, calls)
+            await worker.crash()
+        with pytest.raises(RequestFailed) as failed:
+            await calling
+        (letter,) = worker.dead_letters
+    assert failed.value.code == ErrorCode.CRASHED_WORKER
+    assert letter.code == "crashed_worker"
+    assert len(script.calls) == 2
+
+
+async def test_what_was_settled_before_a_crash_stays_so() -> None:
+    script = Script()
+    async with TestWorker(app, resources=script) as worker:
+        request = an_extension()
+        first = await worker.send(EXTEND, request)
+        await worker.crash()
+        second = await worker.send(EXTEND, request)
+        assert second.replies[0].replayed
+        assert second.replies[0].body == first.replies[0].body
+    assert (len(script.calls), len(first.replies)) == (1, 1)
+
+
 async def test_a_handler_may_call_another_operation() -> None:
     """Neither waits for the other, and no time passes while it gets its answer."""
     script = Script()
@@ -436,6 +488,8 @@ async def test_an_operation_that_the_app_does_not_serve_is_not_routed() -> None:
     async with TestWorker(App()) as worker:
         with pytest.raises(RequestNotRouted, match="does not serve operation extend_session"):
             await worker.client.call(EXTEND, FIVE, user_id="ada")
+        with pytest.raises(LookupError, match="does not serve operation extend_session"):
+            await worker.send(EXTEND, b"{}")
 
 
 async def test_a_call_that_gets_no_reply_ends_at_its_timeout() -> None:

@@ -35,13 +35,15 @@ class Waiting(NamedTuple):
 class Receipt:
     """Settles a delivery of ``MemoryBroker``."""
 
+    forget: Callable[[], object]
     deliver_again: Callable[[], None]
     valid: bool = True
 
     def ack(self) -> None:
-        """Nothing is kept of what was delivered."""
+        self.forget()
 
     def requeue(self) -> None:
+        self.forget()
         self.deliver_again()
 
 
@@ -56,6 +58,8 @@ class MemoryBroker:
         self._lots: set[str] = set()
         self._waiting: list[Waiting] = []
         self._numbers = count()
+        self._in_hand: dict[int, Callable[[], None]] = {}
+        """For each delivery that is not settled, how to deliver it again."""
         self.parked: list[Delivery] = []
         self.replies: defaultdict[str, list[Message]] = defaultdict(list)
         self.listeners: dict[str, Callable[[Message], None]] = {}
@@ -84,11 +88,16 @@ class MemoryBroker:
             due = self._clock.now() + timedelta(seconds=delay)
             heapq.heappush(self._waiting, Waiting(due, next(self._numbers), work, message))
         elif queue in self._lots:
-            self.parked.append(_delivery(queue, message, 0, Receipt(lambda: None)))
+            self.parked.append(_delivery(queue, message, 0, Receipt(lambda: None, lambda: None)))
         else:
             self.replies[queue].append(message)
             if queue in self.listeners:
                 self.listeners[queue](message)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a delivery is not settled yet."""
+        return bool(self._in_hand)
 
     @property
     def next_due(self) -> datetime | None:
@@ -102,9 +111,17 @@ class MemoryBroker:
             self._deliver(queue, message)
 
     def _deliver(self, queue: str, message: Message, times: int = 0) -> None:
-        receipt = Receipt(partial(self._deliver, queue, message, times + 1))
         if queue in self._consumers:
+            number = next(self._numbers)
+            self._in_hand[number] = again = partial(self._deliver, queue, message, times + 1)
+            receipt = Receipt(partial(self._in_hand.pop, number, None), again)
             self._consumers[queue](_delivery(queue, message, times, receipt))
+
+    def deliver_again(self) -> None:
+        """Deliver what was not settled, as after the loss of a connection."""
+        lost, self._in_hand = self._in_hand, {}
+        for again in lost.values():
+            again()
 
 
 def _delivery(queue: str, message: Message, times: int, receipt: Receipt) -> Delivery:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast, get_args
@@ -51,6 +52,7 @@ class MemoryLedger(BatchedLedger):
         self._clock = clock
         self._watch = StandstillWatch(registration)
         self._renewed_at: datetime | None = None
+        self._is_cut_off = False
         kinds = (*get_args(Step), GetSession, ListSessions)
         self._groups = dict.fromkeys(kinds, cast("GroupCommit[Any, Any]", self))
 
@@ -81,6 +83,11 @@ class MemoryLedger(BatchedLedger):
     async def knows(self, request_id: UUID) -> bool:
         return cast("bool", self._apply(Lookup(request_id)))
 
+    def cut_off(self) -> None:
+        """Let this worker look as one that was killed: what it does from now on comes to nothing."""
+        self._transact(Transaction.leave)
+        self._is_cut_off = True
+
     def entry(self, request_id: UUID) -> Entry | None:
         """What is kept of a request."""
         return find_entry(self._database, request_id)
@@ -92,6 +99,8 @@ class MemoryLedger(BatchedLedger):
             raise UnstorableError(in_one_line(error)) from error
 
     def _transact(self, act: Callable[[Transaction], Any]) -> Any:
+        if self._is_cut_off:
+            raise asyncio.CancelledError("this worker was killed")
         self._database.execute("BEGIN")
         try:
             transaction = Transaction(self._database, self._registration, self._clock)

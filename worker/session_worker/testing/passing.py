@@ -38,10 +38,13 @@ class Passing:
         """Wait until nothing runs any more, or what runs is taken to hang."""
         await asyncio.sleep(0)  # for tasks that were made just now
         for _ in range(LOOKS):
-            running = self._running()
-            if not running:
+            pause = self._hang_after / LOOKS
+            if running := self._running():
+                await asyncio.wait(running, timeout=pause)
+            elif self._broker.busy:  # another worker is about to take it
+                await asyncio.sleep(pause)
+            else:
                 return
-            await asyncio.wait(running, timeout=self._hang_after / LOOKS)
 
     async def until(self, moment: datetime, awaited: asyncio.Future[Any] | None = None) -> None:
         """Let time pass until ``moment``, or until what is ``awaited`` is there."""

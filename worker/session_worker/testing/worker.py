@@ -46,7 +46,6 @@ P = TypeVar("P", bound=BaseModel)
 R = TypeVar("R", bound=BaseModel)
 T = TypeVar("T")
 
-WORKER_ID = "test-worker"
 FROM_LIFESPAN: Any = object()
 
 
@@ -80,8 +79,8 @@ class TestWorker(Generic[T]):
         self._clock = Clock()
         self._broker = MemoryBroker(self._clock)
         self._passing = Passing(self._clock, self._broker, self._running, hang_after)
-        self._flows: list[Flow] = []
         self._intakes: list[Intake] = []
+        self._crashes = 0
         self._blocks = AsyncExitStack()
         self._calls = MemoryCalls(self._names, self._broker, self._clock, self._passing)
         self.client: SessionClient = MemoryClient(self._calls)
@@ -91,11 +90,8 @@ class TestWorker(Generic[T]):
         async with AsyncExitStack() as blocks:
             if self._resources is FROM_LIFESPAN:
                 self._resources = await blocks.enter_async_context(self._app.lifespan())
-            database = blocks.enter_context(closing(empty_database()))
-            self._ledger = MemoryLedger(database, Registration(WORKER_ID, 15.0, 0.0), self._clock.now)
-            await self._ledger.open()
-            for binding in self._app.bindings:
-                self._serve(binding)
+            self._database = blocks.enter_context(closing(empty_database()))
+            await self._begin("test-worker")
             blocks.push_async_callback(self._end)
             await blocks.enter_async_context(self.client)
             self._blocks = blocks.pop_all()
@@ -112,17 +108,36 @@ class TestWorker(Generic[T]):
         ``properties``: ``headers``, ``correlation_id``, ``reply_to``, ``expiration`` (milliseconds, as text),
         ``message_id``, ``content_type``, ``content_encoding``, ``timestamp``, ``type``. Unless they say
         something else, it is JSON, and replied to on a queue of its own.
+
+        Raises:
+            LookupError: the app does not serve the operation.
         """
         reply_to = f"{self._names.replies}.sent.{uuid4().hex[:12]}"
         given = {"content_type": CONTENT_TYPE, "reply_to": reply_to, **properties}
         content = body if isinstance(body, bytes) else body.model_dump_json(by_alias=True).encode()
         replies = self._broker.replies[given["reply_to"] or self._names.replies]
         sent = Sent(operation, replies, len(replies))
-        await self._broker.publish(
-            Message(self._names.of(operation.key).work, content, Properties(persistent=True, **given))
-        )
+        queue = self._names.of(operation.key).work
+        if not self._broker.has(queue):
+            raise LookupError(f"the app under test does not serve operation {operation.name}")
+        await self._broker.publish(Message(queue, content, Properties(persistent=True, **given)))
         await self._passing.quiet()
         return sent
+
+    async def crash(self) -> None:
+        """End the worker as a SIGKILL would, and begin another one on the same ledger, broker and resources.
+
+        What ran has left no outcome: its messages are delivered again.
+        """
+        self._ledger.cut_off()
+        running = self._running()
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running)
+        self._crashes += 1
+        await self._begin(f"test-worker-{self._crashes + 1}")
+        self._broker.deliver_again()
 
     async def advance(self, seconds: float) -> None:
         """Let time pass: what becomes due meanwhile happens, one after the other; nothing waits for it."""
@@ -145,7 +160,14 @@ class TestWorker(Generic[T]):
         }
         return [DeadLetter.of(lots[delivery.queue], delivery) for delivery in self._broker.parked]
 
-    def _serve(self, binding: Binding) -> None:
+    async def _begin(self, worker_id: str) -> None:
+        self._ledger = MemoryLedger(self._database, Registration(worker_id, 15.0, 0.0), self._clock.now)
+        await self._ledger.open()
+        self._intakes.clear()
+        for binding in self._app.bindings:
+            self._serve(binding, worker_id)
+
+    def _serve(self, binding: Binding, worker_id: str) -> None:
         names = self._names.of(binding.operation.key)
         limits = binding.limits(Limits.of(self._settings))
         flow = Flow(
@@ -158,7 +180,7 @@ class TestWorker(Generic[T]):
                 max_body_bytes=self._settings.max_body_bytes,
                 reply_to_allow=self._settings.reply_to_allow,
             ),
-            responses=ResponseBuilder(WORKER_ID, binding),
+            responses=ResponseBuilder(worker_id, binding),
             settings=self._settings,
             emit=self._emit,
         )
@@ -169,7 +191,7 @@ class TestWorker(Generic[T]):
             self._ledger,
             binding,
             names,
-            worker_id=WORKER_ID,
+            worker_id=worker_id,
             slowest_retry=limits.retry_delays[-1],
             emit=self._emit,
         )
@@ -184,7 +206,6 @@ class TestWorker(Generic[T]):
             current_timing.reset(reset)
 
         self._broker.serve(names, limits.retry_delays, take)
-        self._flows.append(flow)
         self._intakes.append(intake)
 
     def _running(self) -> set[asyncio.Task[None]]:
