@@ -75,6 +75,13 @@ async def other_request(request: BaseRequest[Told], context: Context) -> Told:
     return request.payload
 
 
+async def no_model(request: BaseRequest[Ask], context: Context) -> None: ...
+
+
+async def payload_alone(request: Ask, context: Context) -> Told:
+    return Told(minutes=request.minutes)
+
+
 async def one(request: BaseRequest[Ask]) -> Told:
     return Told(minutes=1)
 
@@ -85,7 +92,9 @@ async def one(request: BaseRequest[Ask]) -> Told:
         (no_request, "request has no annotation"),
         (no_result, "its result has no annotation"),
         (other_result, "returns Ask"),
+        (no_model, "returns NoneType"),
         (other_request, "takes another request"),
+        (payload_alone, "takes another request"),
         (one, "must take two arguments, (request, context)"),
         (7, "is not a function"),
         (App, "is a class"),
@@ -115,7 +124,11 @@ def test_two_handlers_of_one_operation_are_told() -> None:
     [
         ({"timeout": 0}, "timeout is 0; give more than 0"),
         ({"timeout": 1800}, "timeout is 1800"),
-        ({"max_attempts": 0}, "max_attempts is 0; give 1 to 1000"),
+        ({"max_attempts": 0}, "max_attempts is 0; give a whole number, 1 to 1000"),
+        ({"max_attempts": True}, "max_attempts is True"),
+        ({"timeout": "5"}, "timeout is '5'"),
+        ({"concurrency": 1.5}, "concurrency is 1.5"),
+        ({"retry_delays": 5}, "retry_delays is 5"),
         ({"concurrency": 0}, "concurrency is 0"),
         ({"retry_delays": (5, 1)}, "the shortest first"),
         ({"retry_delays": (0.5,)}, "whole seconds"),
@@ -178,6 +191,18 @@ async def test_a_lifespan_gives_the_resources() -> None:
         assert nothing is None
     with pytest.raises(AppError, match="an app that has a lifespan cannot be included"):
         App[str](lifespan=resources).include(app)
+
+
+def test_a_lifespan_that_is_no_function_is_told() -> None:
+    """Which is what it is when somebody writes ``App(lifespan=resources())``."""
+
+    @asynccontextmanager
+    async def resources() -> AsyncIterator[str]:
+        yield "the shop"
+
+    for wrong in (resources(), "resources"):
+        with pytest.raises(AppError, match="not a function; give the function itself"):
+            App(lifespan=wrong)  # type: ignore[call-overload]
 
 
 def test_a_lifespan_that_is_no_context_manager_is_told() -> None:

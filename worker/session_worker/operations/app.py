@@ -133,6 +133,9 @@ class App(Operations[T]):
     Args:
         lifespan: a function that returns an async context manager. It is entered once in each process,
             before the first request, and left after the last one; what it gives is ``context.resources``.
+
+    Raises:
+        AppError: ``lifespan`` is no function.
     """
 
     @overload
@@ -143,6 +146,11 @@ class App(Operations[T]):
 
     def __init__(self, *, lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None) -> None:
         super().__init__()
+        if isinstance(lifespan, AbstractAsyncContextManager) or not callable(lifespan or App):
+            raise AppError(
+                f"the app's lifespan is a {type(lifespan).__name__}, not a function",
+                "give the function itself, not what it returns: `App(lifespan=resources)`",
+            )
         self._lifespan = lifespan
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin
 
@@ -83,15 +84,21 @@ def asked_limits(
         AppError: one of them is out of range.
     """
     checks: tuple[tuple[str, Any, Callable[[Any], bool], str], ...] = (
-        ("timeout", timeout, lambda value: 0 < value < 1800, "more than 0 and less than 1800 seconds"),
-        ("max_attempts", max_attempts, lambda value: 1 <= value <= 1000, "1 to 1000"),
-        ("concurrency", concurrency, lambda value: 1 <= value <= 10_000, "1 to 10000"),
+        (
+            "timeout",
+            timeout,
+            lambda value: isinstance(value, int | float) and 0 < value < 1800,
+            "more than 0 and less than 1800 seconds",
+        ),
+        ("max_attempts", max_attempts, lambda value: _is_whole(value, 1000), "a whole number, 1 to 1000"),
+        ("concurrency", concurrency, lambda value: _is_whole(value, 10_000), "a whole number, 1 to 10000"),
         (
             "retry_delays",
-            None if retry_delays is None else tuple(retry_delays),
+            tuple(retry_delays) if isinstance(retry_delays, Iterable) else retry_delays,
             lambda value: (
-                1 <= len(value) <= 20
-                and all(isinstance(delay, int) and 1 <= delay <= 86_400 for delay in value)
+                isinstance(value, tuple)
+                and 1 <= len(value) <= 20
+                and all(_is_whole(delay, 86_400) for delay in value)
                 and list(value) == sorted(set(value))
             ),
             "1 to 20 different whole seconds, 1 to 86400, the shortest first",
@@ -101,6 +108,10 @@ def asked_limits(
         if value is not None and not is_good(value):
             raise AppError(f"operation {name}: {field_name} is {value!r}", f"give {rule}")
     return {field_name: value for field_name, value, _, _ in checks if value is not None}
+
+
+def _is_whole(value: object, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
 
 
 def callable_handler(handler: object, what: str, *, example: str) -> AnyHandler:
@@ -169,17 +180,20 @@ def check_annotations(handler: Callable[..., object], operation: Operation[Any, 
     except Exception:  # noqa: BLE001 - a name that is only there for type checkers, who check it themselves
         return
     result, request = hints.get("return"), hints.get(parameters[0].name) if parameters else None
-    if inspect.isclass(result) and issubclass(result, BaseModel) and not issubclass(result, operation.result):
+    if inspect.isclass(result) and not issubclass(result, operation.result):
         raise AppError(f"handler {name} of {operation.name} returns {result.__name__}", wanted)
     if _is_request_of_another(request, operation):
         raise AppError(f"handler {name} of {operation.name} takes another request", wanted)
 
 
 def _is_request_of_another(request: object, operation: Operation[Any, Any]) -> bool:
-    """Whether an annotation is one of our envelopes with another payload than the operation's."""
+    """Whether an annotation is another model than the operation's envelope: its payload alone, or an envelope
+    with another one."""
     if inspect.isclass(request) and issubclass(request, BaseRequest):
         payload = request.model_fields["payload"].annotation
         return inspect.isclass(payload) and not issubclass(operation.payload, payload)
+    if inspect.isclass(request) and issubclass(request, BaseModel):
+        return True
     return get_origin(request) is BaseRequest and get_args(request)[0] is not operation.payload
 
 
