@@ -142,6 +142,9 @@ FORBIDDEN: dict[str, Callable[[BlockingChannel], object]] = {
         channel.queue_declare("", exclusive=True).method.queue, "session", "#"
     ),
     "write to any queue": lambda channel: channel.basic_publish("", "session.create.dead", b""),
+    "ask for what it may not ask for": lambda channel: channel.basic_publish(
+        "session", "extend_session", b""
+    ),
     "take another client's name": lambda channel: channel.queue_declare("session.replies.bank.00"),
 }
 
@@ -239,7 +242,7 @@ def test_a_permission_that_is_withdrawn_loses_nothing(
     lab: Lab, secured: Secured, start: Callable[..., WorkerProcess]
 ) -> None:
     """The worker does not give up a single reply; it waits, says for what, and goes on once it is granted."""
-    user, write, read = "session_worker", r"^amq\.default$", r"^session\.create(\.undelivered)?$"
+    user, write, read = "session_worker", r"^amq\.default$", r"^session\.[a-z]+(\.undelivered)?$"
     worker = start()
     try:
         with lab.requester() as requester, lab.requester(replies_to="amq.rabbitmq.reply-to") as direct:

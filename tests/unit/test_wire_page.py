@@ -9,8 +9,10 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from session_contracts import CREATE_SESSION, ErrorCode, Names, amqp, types
+from session_contracts import CREATE_SESSION, ErrorCode, Names, Operation, amqp, types
+from session_contracts.sessions import BUILT_IN
 from session_worker.messages.headers import MAX_FIELDS
 from session_worker.requests.outcomes import Reply
 from session_worker.requests.request import NIL_ID, Refusal, Request
@@ -22,6 +24,10 @@ from tests.support.pages import blocks
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "wire.md").read_text()
 (EXAMPLE,) = [json.loads(block.text) for block in blocks(PAGE) if block.language == "json"]
 NAMES = Names()
+
+
+class AnyObject(BaseModel):
+    model_config = ConfigDict(extra="allow")
 
 
 def rows(heading: str) -> dict[str, str]:
@@ -64,6 +70,30 @@ def test_the_page_has_each_name_of_the_code(name: str) -> None:
     assert f"`{name}`" in PAGE
 
 
+@pytest.mark.parametrize("operation", BUILT_IN, ids=repr)
+def test_the_page_has_each_operation_with_its_routing_key_and_schemas(operation: Operation[Any, Any]) -> None:
+    row = next(line for line in PAGE.splitlines() if line.startswith(f"| `{operation.name}` "))
+    assert f"| `{operation.key}` |" in row
+    for name in (operation.request_type, operation.response_type):
+        assert f"(schemas/{name}.schema.json)" in row
+
+
+def test_a_body_may_leave_its_operation_out_but_name_no_other() -> None:
+    assert isinstance(parsed(without("operation")), Request)
+    other = parsed(EXAMPLE | {"operation": "close_session"})
+    assert isinstance(other, Refusal)
+    assert other.code is ErrorCode.UNSUPPORTED_OPERATION
+
+
+def test_an_apps_payload_has_no_limit_on_its_values_but_on_its_depth() -> None:
+    operation = Operation("extend_session", AnyObject, AnyObject)
+    many, deep = {"values": [0] * (types.MAX_VALUES + 1)}, json.loads("[" * 20 + "]" * 20)
+    body = {"user_id": "ada", "payload": many}
+    assert operation.read(json.dumps(body).encode()).request.payload
+    with pytest.raises(ValidationError):
+        operation.read(json.dumps(body | {"payload": {"deep": deep}}).encode())
+
+
 def test_the_limits_on_the_page_are_those_of_the_code() -> None:
     body = Settings.model_fields["max_body_bytes"].default
     assert rows("Limits") == {
@@ -75,6 +105,7 @@ def test_the_limits_on_the_page_are_those_of_the_code() -> None:
         "… a key in it": f"{types.MAX_KEY} characters",
         "… a string in it": f"{types.MAX_TEXT} characters",
         "… a whole number in it": "64 bits, signed",
+        "`payload` of an operation of an app": "as these, without a limit on its values",
         "`context_requirements`, `hooks`, each": f"{types.MAX_ITEMS} strings of {types.MAX_KEY} characters",
     }
 
@@ -166,7 +197,7 @@ def test_an_answer_carries_what_the_page_says() -> None:
     )
     there = rows("Be answered")
     assert there["`content_type`"] == f"`{first.content_type}`"
-    assert there["`type`"] == f"`{first.type}`"
+    assert there["`type`"] == f"the operation's, `{first.type}` for example"
     assert first.persistent
     assert not first.headers
     assert again.headers == {"x-idempotent-replayed": True}
