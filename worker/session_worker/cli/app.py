@@ -333,8 +333,9 @@ def requests(
     ledger_url: LedgerUrl = None,
     json: Json = False,
 ) -> None:
-    """List requests, newest first, but for reads, which are not recorded. With several filters, only those
-    that pass all."""
+    """List recorded requests, newest first. Reads are not recorded.
+
+    With several filters, only those that pass all."""
     from session_worker.cli.requests import requests
 
     wanted = {"user": user, "code": code, "operation": operation, "ledger_url": ledger_url}
@@ -619,9 +620,10 @@ def new(
         typer.Option(metavar="DIR", help="Folder for it, new or empty. Default: ./NAME.", show_default=False),
     ] = None,
 ) -> None:
-    """Write a small project to begin with: an app with one operation, its contracts, its tests.
+    """Write a small project to begin with.
 
-    NAME is that of its module: lower-case letters, digits and underscores."""
+    It has an app with one operation, its contracts and its tests. NAME is that of its module: lower-case
+    letters, digits and underscores."""
     from session_worker.cli.new import new
 
     new(name, into)
