@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 ROOT = Path(__file__).resolve().parents[1]
-_MAIN = ("amqp_url", "ledger_url", "handler", "handler_timeout", "concurrency", "ops_port")
+_MAIN = ("amqp_url", "ledger_url", "app", "handler", "handler_timeout", "concurrency", "ops_port")
 """The settings that the README has; docs/settings.md has them all."""
 _PART = re.compile(r"(<!-- made from the code: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

@@ -26,6 +26,15 @@ def lab(rabbitmq: RabbitMQ | ExternalRabbitMQ, sqlite_url: str, tmp_path: Path) 
 
 
 @pytest.fixture
+def lab_on_postgresql(
+    rabbitmq: RabbitMQ | ExternalRabbitMQ, postgresql_url: str, tmp_path: Path
+) -> Iterator[Lab]:
+    """`lab`, with the ledger that several processes need."""
+    with open_lab(rabbitmq, postgresql_url, tmp_path) as lab:
+        yield lab
+
+
+@pytest.fixture
 def lab_on_each_ledger(
     rabbitmq: RabbitMQ | ExternalRabbitMQ, ledger_url: str, tmp_path: Path
 ) -> Iterator[Lab]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tests.support.servers import RabbitMQ
 
 REQUESTS = "session_worker_requests_total"
+SHOP = "tests.support.apps.shop:app"
 
 
 @pytest.fixture
@@ -166,6 +167,48 @@ def test_a_second_signal_ends_all_at_once(lab: Lab, ops: Ops, up: Up) -> None:
     worker.terminate()
     assert worker.wait(5) == 1
     soon(lambda: gone(pids))
+
+
+def test_each_process_has_resources_of_its_own_for_as_long_as_it_lives(
+    lab: Lab, up: Up, tmp_path: Path
+) -> None:
+    """One that dies leaves none behind; the one in its place makes its own."""
+    notes = tmp_path / "notes"
+    notes.touch()
+
+    def noted(what: str) -> set[int]:
+        lines = [line.split() for line in notes.read_text().splitlines()]
+        pids = [int(pid) for pid, said in lines if said == what]
+        assert len(pids) == len({*pids}), "once for each process"
+        return {*pids}
+
+    worker, pids = up(app=SHOP, handler="off", env={"TEST_NOTES": str(notes)})
+    assert noted("entered") == {*pids}
+    os.kill(pids[0], signal.SIGKILL)
+    soon(lambda: len(noted("entered")) == 3, 30)
+    worker.wait_for("worker up", count=3)
+    worker.terminate()
+    assert worker.wait(30) == 0
+    assert noted("left") == noted("entered") - {pids[0]}
+
+
+def test_resources_that_do_not_come_again_are_told_each_time(
+    lab: Lab, ops: Ops, up: Up, tmp_path: Path
+) -> None:
+    """The worker goes on with what it has, is not ready, and tries again after growing pauses."""
+    wrong = tmp_path / "wrong"
+    env = {"TEST_NOTES": os.devnull, "TEST_LIFESPAN": str(wrong)}
+    worker, pids = up(app=SHOP, handler="off", env=env)
+    wrong.write_text("start")
+    os.kill(pids[0], signal.SIGKILL)
+    ended = [worker.wait_for("process ended", 60, count) for count in (1, 2, 3)]
+    assert [line["exit_code"] for line in ended] == [-signal.SIGKILL, 1, 1]
+    assert ended[2]["next_in"] > 0
+    said = [line for line in worker.output if "the app's lifespan failed: ConnectionError" in line]
+    assert len(said) >= 2
+    assert "process 1" in " ".join(ops.red().values())
+    wrong.unlink()
+    soon(ops.ready, 60)
 
 
 def test_a_mistake_in_the_settings_is_said_once(lab: Lab, empty_postgresql_url: str) -> None:

@@ -71,10 +71,10 @@ def last_words(worker: WorkerProcess, seconds: float = 12.0) -> str:
 
 
 def test_a_worker_that_declares_nothing_needs_no_configure_permission(lab: Lab) -> None:
-    """Reading its two queues and writing to the default exchange is all."""
+    """Reading the two queues of its operation and writing to the default exchange is all."""
     lab.declare()
     url = add_user(lab, "^$", r"^amq\.default$", r"^session\.create(\.undelivered)?$")
-    lab.worker(amqp_url=url, declare="false")
+    lab.worker(amqp_url=url, declare="false", operations="create_session")
     with lab.requester() as requester:
         assert code_of(requester.ask(request(fails=1))) is None
     lab.quiet()
@@ -361,27 +361,29 @@ def test_a_draining_worker_is_not_ready_and_answers_to_the_end(lab: Lab, ops: Op
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_handler_that_blocks_the_loop_is_seen_from_outside(lab: Lab, ops: Ops, processes: int) -> None:
+def test_a_handler_that_blocks_the_loop_is_seen_from_outside(
+    lab_on_postgresql: Lab, ops: Ops, processes: int
+) -> None:
     """Neither live nor ready while the loop stands still; both when it turns again."""
-    lab.worker(handler=BLOCKING, ops_port=ops.port, processes=processes)
+    lab_on_postgresql.worker(handler=BLOCKING, ops_port=ops.port, processes=processes)
     soon(ops.ready)
     assert ops.live()
-    send(lab, 1, gate=str(lab.gate))
+    send(lab_on_postgresql, 1, gate=str(lab_on_postgresql.gate))
     soon(lambda: not ops.live())
     assert "the event loop has not turned for" in ops.red()["loop"]
     assert ops.metric("session_worker_broker_connected") == processes, "the last that was heard"
-    lab.open_gate()
+    lab_on_postgresql.open_gate()
     soon(ops.live)
     soon(ops.ready)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_stop_while_the_handler_is_being_loaded_is_quick_and_clean(
-    lab: Lab, ops: Ops, processes: int
+    lab_on_postgresql: Lab, ops: Ops, processes: int
 ) -> None:
     """Nothing was begun: exit code 0 at once, however long the loading takes. Until then it is live."""
-    loading = lab.folder / "loading"
-    worker = lab.worker(
+    loading = lab_on_postgresql.folder / "loading"
+    worker = lab_on_postgresql.worker(
         wait=False,
         env={"TEST_LOADING": str(loading)},
         handler=BLOCKING,
@@ -395,10 +397,10 @@ def test_a_stop_while_the_handler_is_being_loaded_is_quick_and_clean(
     assert worker.wait(10) == 0
 
 
-def test_a_taken_port_is_one_sentence_that_names_the_setting(lab: Lab, ops: Ops) -> None:
-    lab.worker(ops_port=ops.port)
+def test_a_taken_port_is_one_sentence_that_names_the_setting(lab_on_postgresql: Lab, ops: Ops) -> None:
+    lab_on_postgresql.worker(ops_port=ops.port)
     for processes in (1, 2):
-        worker = lab.worker(wait=False, ops_port=ops.port, processes=processes)
+        worker = lab_on_postgresql.worker(wait=False, ops_port=ops.port, processes=processes)
         assert worker.wait() == 1
         [sentence] = worker.output
         assert f"port {ops.port} of 127.0.0.1 is taken" in sentence

@@ -51,6 +51,8 @@ ELSEWHERE = {
     "OutcomeNotRecorded": "tests/unit/requests/test_flow.py",
     "DeliveryFailed": "tests/unit/runtime/test_intake.py",
     "LedgerNotPruned": "tests/ledger/test_pruning.py",
+    "LifespanFailed": "tests/broker/test_worker_operations.py",
+    "LifespanNotLeft": "tests/broker/test_worker_operations.py",
     "TracesNotTaken": "tests/broker/test_worker_traces.py",
 }
 """Events that take more than requests to come about, and the tests that see them."""

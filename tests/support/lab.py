@@ -101,9 +101,9 @@ class Lab:
             worker.wait_up()
         return worker
 
-    def declare(self) -> None:
+    def declare(self, **settings: Any) -> None:
         """Have exchange and queues declared by a worker that is gone afterwards."""
-        worker = self.worker()
+        worker = self.worker(**settings)
         worker.terminate()
         assert worker.wait() == 0
 
@@ -186,7 +186,7 @@ class Lab:
             return not any(
                 depth
                 for name, depth in depths.items()
-                if name.startswith("session.create") and name not in but
+                if name.startswith("session.") and name not in {"session.replies", *but}
             )
 
         try:

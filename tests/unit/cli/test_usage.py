@@ -280,11 +280,12 @@ def test_a_command_tells_of_a_variable_that_may_have_been_meant_for_it(run: Run,
 
 
 def test_every_setting_is_an_option_with_its_description() -> None:
+    """But for the app, which is what `run` is given without a name."""
     options = {option.name: option for option in command().params if option.name in Settings.model_fields}
 
     assert options.keys() == Settings.model_fields.keys()
     for name, field in Settings.model_fields.items():
-        assert f"--{name.replace('_', '-')}" in options[name].opts
+        assert ("app" if name == "app" else f"--{name.replace('_', '-')}") in options[name].opts
         assert options[name].help.startswith(field.description)
 
 

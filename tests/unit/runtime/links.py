@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from session_client.net.errors import LinkLostError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from session_worker.messages.message import Message
 
@@ -28,14 +28,23 @@ class FakeLink:
         self.watched: Callable[[], None] = lambda: None
         """Called when the worker has begun to watch it."""
         self._life = life
+        self._watchers: list[Callable[[], None]] = []
 
-    async def subscribe(self, *_: object, consuming: bool) -> None:
-        self.consuming = consuming
+    async def subscribe(self, *_: object, **__: object) -> FakeLink:
+        """It is its own subscription, and that of all operations."""
+        return self
+
+    async def begin(self, subscriptions: Sequence[FakeLink]) -> None:
+        self.consuming = bool(subscriptions)
         self.subscribed.set()
 
     def watch_blocked(self, watcher: Callable[[], None]) -> None:
-        self._changed = watcher
+        self._watchers.append(watcher)
         self.watched()
+
+    def _changed(self) -> None:
+        for watcher in self._watchers:
+            watcher()
 
     async def publish(self, message: Message) -> None:
         self.published.append(message)

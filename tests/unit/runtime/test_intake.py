@@ -41,7 +41,7 @@ async def taking(folder: Path) -> AsyncIterator[tuple[Intake, list[Message]]]:
     worker.keeper.link = cast("Link", link)
     await worker.ledger.open()
     try:
-        yield worker.intake, link.published
+        yield worker.intakes[0], link.published
     finally:
         await worker.ledger.close()
 

@@ -75,7 +75,7 @@ class Bench:
     async def deliver(self, content: bytes, **fields: Any) -> dict[str, ReadableSpan]:
         self.exporter.clear()
         fields = {"reply_to": "session.replies", "message_id": "message", "tag": 7} | fields
-        await asyncio.create_task(self.worker.intake._serve(parts.delivery(content, **fields)))
+        await asyncio.create_task(self.worker.intakes[0]._serve(parts.delivery(content, **fields)))
         found = self.exporter.get_finished_spans()
         assert len({span.name for span in found}) == len(found)
         return {span.name: span for span in found}
@@ -148,12 +148,12 @@ async def test_each_of_many_handlers_at_work_finds_its_own_span(
             found += await asyncio.gather(asyncio.to_thread(here), asyncio.to_thread(here))
             seen[str(request.request_id)] = {*found, here()}
 
-        worker.worker.intake._flow._binding = parts.hooked(handle)
+        worker.worker.intakes[0].flow._binding = parts.hooked(handle)
         ids = [uuid4() for _ in range(5)]
         await asyncio.gather(
             *(
                 asyncio.create_task(
-                    worker.worker.intake._serve(parts.delivery(parts.body(one), message_id=str(one)))
+                    worker.worker.intakes[0]._serve(parts.delivery(parts.body(one), message_id=str(one)))
                 )
                 for one in ids
             )
@@ -269,7 +269,7 @@ async def test_a_defect_is_in_the_span_too(monkeypatch: pytest.MonkeyPatch, tmp_
         async def decide(*_: object) -> None:
             raise ZeroDivisionError("a defect")
 
-        monkeypatch.setattr(worker.worker.intake._flow, "decide", decide)
+        monkeypatch.setattr(worker.worker.intakes[0].flow, "decide", decide)
         process = (await worker.deliver(parts.body(uuid4())))[PROCESS]
     assert facts(process)["error.type"] == "ZeroDivisionError"
     assert facts(process)["session_worker.outcome"] == Busy.__name__.lower()
@@ -395,7 +395,7 @@ async def test_a_handlers_spans_are_dropped_with_the_trace(
                 trace_id = span.get_span_context().trace_id
             assert trace_id == otel.get_current_span().get_span_context().trace_id
 
-        worker.worker.intake._flow._binding = parts.hooked(handle)
+        worker.worker.intakes[0].flow._binding = parts.hooked(handle)
         assert await worker.deliver(parts.body(uuid4())) == {}
     assert recording == [False]
 

@@ -26,7 +26,7 @@ from session_worker.broker import frames
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
     from ssl import SSLContext
 
     from aio_pika.abc import AbstractChannel, UnderlayConnection
@@ -38,8 +38,10 @@ SETUP_SECONDS = 15.0
 CLOSE_SECONDS = 2.0
 SILENT_HEARTBEATS = 1.5
 """How many intervals of heartbeats a broker may be silent. It sends something in each."""
+AT_A_TIME = 8
+"""For how many operations the broker is asked something at the same time."""
 MAX_CHANNELS = 2047
-"""How many channels RabbitMQ allows on one connection by default. Only a few are ever open at once."""
+"""How many channels RabbitMQ allows on one connection by default."""
 
 # These loggers print whole messages with their bodies. Our own errors say what matters.
 logging.getLogger("aiormq").setLevel(logging.CRITICAL)
@@ -75,6 +77,8 @@ class Connection:
         self._connection = cast("aiormq.Connection", cast("UnderlayConnection", library.transport).connection)
         self._transport = transport
         self._channel_number = 0
+        self._opening: set[int] = set()
+        """Numbers of channels of which the library does not know yet."""
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.blocked = False
         self._forbidden = False
@@ -120,15 +124,17 @@ class Connection:
         Raises:
             LinkLostError: it could not be opened, or what is done with it failed at the broker.
         """
+        number = self._next_channel_number()
         channel = aio_pika.Channel(
-            self._library,
-            self._next_channel_number(),
-            publisher_confirms=confirms,
-            on_return_raises=confirms,
+            self._library, number, publisher_confirms=confirms, on_return_raises=confirms
         )
         with broker_errors():
-            async with asyncio.timeout(SETUP_SECONDS):
-                await self.unless_lost(channel.initialize())
+            self._opening.add(number)
+            try:
+                async with asyncio.timeout(SETUP_SECONDS):
+                    await self.unless_lost(channel.initialize())
+            finally:
+                self._opening.discard(number)
             yield channel
             async with asyncio.timeout(SETUP_SECONDS):
                 await self.unless_lost(channel.close())
@@ -163,11 +169,11 @@ class Connection:
         most = self._connection.connection_tune.channel_max or MAX_CHANNELS
         for _ in range(most):
             self._channel_number = self._channel_number % most + 1
-            if self._channel_number not in self._connection.channels:
+            if self._channel_number not in {*self._connection.channels, *self._opening}:
                 return self._channel_number
         raise ConnectError(
-            f"the broker allows too few channels on a connection ({most}), a worker needs 2",
-            "raise its channel_max",
+            f"the broker allows too few channels on a connection ({most}): 2 are needed for each operation",
+            "raise its channel_max, or serve fewer with SESSION_WORKER_OPERATIONS",
             permanent=True,
         )
 
@@ -274,6 +280,20 @@ class _Transport(Transport):
 
     def read_from(self, stream: asyncio.StreamReader) -> frames.FrameReader:
         return frames.FrameReader(stream, self.takers)
+
+
+async def side_by_side(works: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Do what is to be done for each operation, each on channels of its own, so that many operations make the
+    start no slower than one. The first of the failures is raised when all have ended."""
+    room = asyncio.Semaphore(AT_A_TIME)
+
+    async def do(work: Coroutine[Any, Any, None]) -> None:
+        async with room:
+            await work
+
+    for failure in await asyncio.gather(*(do(work) for work in works), return_exceptions=True):
+        if failure is not None:
+            raise failure
 
 
 def _prepared(url: str, purpose: str) -> URL:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from session_client.net.errors import LinkLostError
 from session_contracts.amqp import Names
 from session_worker.broker import marker
-from session_worker.broker.connection import Connection
+from session_worker.broker.connection import Connection, side_by_side
 from session_worker.broker.consumer import Consumer
 from session_worker.broker.publisher import Publisher
 from session_worker.broker.topology import NotPermittedError, TopologyError
@@ -18,7 +18,7 @@ from session_worker.messages.delivery import Lane
 from session_worker.telemetry.events import EntranceNotKept, QueueOwnerUnknown, unheard
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Collection, Mapping
 
     from session_worker.broker.topology import Topology
     from session_worker.messages.delivery import Delivery
@@ -27,11 +27,40 @@ if TYPE_CHECKING:
 
 
 ENTRANCE_SECONDS = 30.0
-"""How often exchange and binding are declared anew."""
+"""How often exchange and bindings are declared anew."""
 LONGEST_ENTRANCE_SECONDS = 600.0
 """The same after several failures in a row."""
 OWNER_SECONDS = 10.0
 """The longest time that the link waits for the marker."""
+
+
+class Subscription:
+    """The consumers of one operation: its slow lane, then its work. ``consuming`` says that they ask for
+    deliveries."""
+
+    def __init__(self, consumers: Mapping[Lane, Consumer]) -> None:
+        self._consumers = consumers
+        self.consuming = False
+
+    async def begin(self, lane: Lane) -> None:
+        await self._consumers[lane].resume()
+
+    async def pause(self) -> None:
+        """Stop consuming. No delivery comes after this returns."""
+        self.consuming = False
+        for consumer in self._consumers.values():
+            await consumer.pause()
+
+    async def resume(self) -> None:
+        self.consuming = True
+        for consumer in self._consumers.values():
+            await consumer.resume()
+
+    def flush(self) -> None:
+        """Send the acknowledgements that wait for the end of this turn of the event loop."""
+        for consumer in self._consumers.values():
+            with suppress(LinkLostError):
+                consumer.flush()
 
 
 class Link:
@@ -42,8 +71,7 @@ class Link:
         self._consuming = consuming
         self._publishing = publishing
         self.publisher = publisher
-        self._consumers: list[Consumer] = []
-        self.consuming = False
+        self._subscriptions: list[Subscription] = []
         self.entrance = ""
         """Why requests may not reach the work queue; empty as far as is known."""
         self._tasks = [asyncio.create_task(publisher.run(), name="confirm sweeper")]
@@ -81,7 +109,7 @@ class Link:
     async def _keep_entrance(
         self, topology: Topology, connect: Callable[[str], Awaitable[Connection]], emit: Emit
     ) -> None:
-        """Declare exchange and binding again and again, in case somebody deletes them.
+        """Declare exchange and bindings again and again, in case somebody deletes them.
 
         Requests that are in the queues already can be served without them, so no failure here may cost the
         link. Each time a separate connection is opened and closed: the broker closes a whole connection over
@@ -108,27 +136,38 @@ class Link:
                 pause = ENTRANCE_SECONDS
 
     async def subscribe(
-        self, names: Names, settings: Settings, deliver: Callable[[Delivery], None], *, consuming: bool
-    ) -> None:
-        """Consume the work queue and that of undelivered requests, or prepare for it if not ``consuming``.
+        self, names: Names, deliver: Callable[[Delivery], None], *, prefetch: int, max_body_bytes: int
+    ) -> Subscription:
+        """Prepare to consume the work queue of an operation and that of its undelivered requests.
+
+        Raises:
+            LinkLostError: there can be no more channels, or the broker went away.
+        """
+        consumers: dict[Lane, Consumer] = {}
+        lanes = ((Lane.SLOW, names.undelivered, 1), (Lane.WORK, names.work, prefetch))
+        for lane, queue, count in lanes:
+            consumer = await self._consuming.frame_channel(Consumer, vital=True)
+            preparing = consumer.prepare(
+                queue, deliver, prefetch=count, max_body_bytes=max_body_bytes, lane=lane
+            )
+            await self._consuming.unless_lost(preparing)
+            consumers[lane] = consumer
+        subscription = Subscription(consumers)
+        self._subscriptions.append(subscription)
+        return subscription
+
+    async def begin(self, subscriptions: Collection[Subscription]) -> None:
+        """Consume. The work comes last: requests that are delivered before another consumer is refused go
+        back with their delivery counted, once for each link that is tried.
 
         Raises:
             LinkLostError: a queue is missing, or the broker went away.
         """
-        # The work comes last: requests that are delivered before the other consumer is refused go back
-        # with their delivery counted, once for each link that is tried.
-        for lane, queue, prefetch in (
-            (Lane.SLOW, names.undelivered, 1),
-            (Lane.WORK, names.work, settings.concurrency),
-        ):
-            consumer = await self._consuming.frame_channel(Consumer, vital=True)
-            preparing = consumer.prepare(
-                queue, deliver, prefetch=prefetch, max_body_bytes=settings.max_body_bytes, lane=lane
-            )
-            await self._consuming.unless_lost(preparing)
-            self._consumers.append(consumer)
-        if consuming:
-            await self._consuming.unless_lost(self.resume())
+        for lane in Lane.SLOW, Lane.WORK:
+            beginning = side_by_side(subscription.begin(lane) for subscription in subscriptions)
+            await self._consuming.unless_lost(beginning)
+        for subscription in subscriptions:
+            subscription.consuming = True
 
     @property
     def blocked(self) -> bool:
@@ -138,17 +177,6 @@ class Link:
     def watch_blocked(self, watcher: Callable[[], None]) -> None:
         for connection in (self._consuming, self._publishing):
             connection.watchers.append(watcher)
-
-    async def pause(self) -> None:
-        """Stop consuming. No delivery comes after this returns."""
-        self.consuming = False
-        for consumer in self._consumers:
-            await consumer.pause()
-
-    async def resume(self) -> None:
-        self.consuming = True
-        for consumer in self._consumers:
-            await consumer.resume()
 
     def lose(self, reason: str) -> None:
         """Give the link up, because only a new one can help."""
@@ -165,9 +193,8 @@ class Link:
         """Acknowledge what is done and disconnect, within a bounded time."""
         for task in self._tasks:
             task.cancel()
-        for consumer in self._consumers:
-            with suppress(LinkLostError):
-                consumer.flush()
+        for subscription in self._subscriptions:
+            subscription.flush()
         await asyncio.gather(
             self.publisher.close(),
             self._consuming.close(),

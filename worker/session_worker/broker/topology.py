@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,11 +14,11 @@ from session_client.net.aiormq_errors import broker_errors
 from session_client.net.close_reasons import Kind
 from session_client.net.diagnosis import DiagnosedError
 from session_client.net.errors import LinkLostError
-from session_worker.broker.connection import SETUP_SECONDS
+from session_worker.broker.connection import SETUP_SECONDS, side_by_side
 from session_worker.messages.delivery import SLOW_LANE_LIMIT
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 
     from aio_pika.abc import AbstractChannel, AbstractQueue
 
@@ -32,8 +31,6 @@ WORK_LIMIT = 20
 DEAD_BYTES = 1_073_741_824
 REPLIES_BYTES = 268_435_456
 REPLIES_TTL_MS = 86_400_000
-AT_A_TIME = 8
-"""For how many operations queues are declared at the same time, each on a channel of its own."""
 
 Declare = Callable[..., Awaitable["AbstractQueue | None"]]
 """Declares a part on a channel; ``passive``: only if it is there."""
@@ -159,7 +156,7 @@ class Topology:
                 await self._declare_exchange(channel)
             with _objections_to(self.replies.part):
                 await self.replies.declare(channel)
-        await _side_by_side(declare(operation) for operation in self.operations)
+        await side_by_side(declare(operation) for operation in self.operations)
 
     async def restore_entrance(self, connection: Connection) -> None:
         """Declare the exchange and the bindings through which requests come: the broker tells nobody when
@@ -194,7 +191,7 @@ class Topology:
 
         await look(self._exchange_part, self._declare_exchange)
         await look(self.replies.part, self.replies.declare)
-        await _side_by_side(look_at(operation) for operation in self.operations)
+        await side_by_side(look_at(operation) for operation in self.operations)
 
     async def inspect(self, connection: Connection) -> AsyncIterator[Found]:
         """Compare each part with what the worker needs, and change nothing.
@@ -234,20 +231,6 @@ class Topology:
         with _objections_to(f"queue {operation.work}", queue="write", exchange="read"):
             work = await channel.get_queue(operation.work, ensure=False)
             await work.bind(self.exchange, operation.routing_key, timeout=SETUP_SECONDS)
-
-
-async def _side_by_side(works: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Do the work for all operations, several at a time, so that many make the start no slower than one. The
-    first of them that failed is told when all have ended."""
-    room = asyncio.Semaphore(AT_A_TIME)
-
-    async def do(work: Coroutine[Any, Any, None]) -> None:
-        async with room:
-            await work
-
-    for failure in await asyncio.gather(*(do(work) for work in works), return_exceptions=True):
-        if failure is not None:
-            raise failure
 
 
 def _quorum(*, to: str | None = None, limit: int = NO_LIMIT) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""The options of ``run``: one for each field of ``Settings``, with its name, default and description."""
+"""The options of ``run``: one for each field of ``Settings``, with its name, default and description. The app
+is an argument."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ import typer
 from pydantic import SecretStr
 
 from session_worker import settings
-from session_worker.settings import Settings
+from session_worker.settings import ALL, Settings
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -41,11 +42,16 @@ def default_text(field: FieldInfo) -> str:
     if isinstance(default, bool):
         return "on" if default else "off"
     if isinstance(default, tuple):
-        return ",".join(str(part) for part in default)
+        return ",".join(str(part) for part in default) or ALL
     return f"{default:g}" if isinstance(default, float) else str(default)
 
 
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+    if name == "app":
+        argument = typer.Argument(help=field.description, metavar="APP", show_default=False)
+        return inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, argument]
+        )
     kind = type(field.default) if type(field.default) in (bool, int, float) else str
     default = default_text(field)
     shown = default if len(default) <= LONGEST_DEFAULT else "see docs/settings.md"

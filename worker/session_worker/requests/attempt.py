@@ -35,6 +35,8 @@ MAX_FRAMES = 3
 _OURS = frozenset({__file__, results.__file__, binding.__file__})
 _THREADS = frozenset({asyncio.threads.__file__, concurrent.futures.thread.__file__})
 """Of the way to a plain function, which runs in a thread."""
+TASK = "handler"
+"""The name of each handler's task, which may outlive its attempt."""
 CANCEL_SECONDS = 3.0
 """How long a handler that was cut off may clean up before the worker goes on without it. A shutdown leaves
 more time than this for handing back, so that a handler that never ends is handed back too."""
@@ -74,7 +76,7 @@ async def run(
     fails and nothing else. When the caller is cancelled, the handler is cancelled with it.
     """
     loop = asyncio.get_running_loop()
-    task = loop.create_task(_call(bound, request, context))
+    task = loop.create_task(_call(bound, request, context), name=TASK)
     # This is asyncio.wait for one task, at a third of the price.
     over = loop.create_future()
     timer = current_timing.get().call_later(timeout, lambda: _set(over))

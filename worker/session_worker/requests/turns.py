@@ -115,12 +115,12 @@ class Slots:
 
     A slot has a thread for what its handler calls in one. A thread cannot be cancelled: if one outlives its
     attempt, it keeps the slot until it ends, so that a request that gets a slot has a thread at once.
-    ``changed`` is called when ``exhausted`` may have changed.
+    ``kept`` counts those that are kept so; ``changed`` is called when ``exhausted`` may have changed.
     """
 
     def __init__(self, count: int) -> None:
         self._count = self._free = count
-        self._kept = 0
+        self.kept = 0
         self._turning_away = False
         self._waiting: Queue = deque()
         self.changed: Callable[[], None] = lambda: None
@@ -128,7 +128,7 @@ class Slots:
     @property
     def exhausted(self) -> bool:
         """Whether threads that outlived their attempts keep every slot."""
-        return self._kept == self._count
+        return self.kept == self._count
 
     def take(self) -> Slot:
         """Return the block that holds a slot. It gives True, or False when there is none (``turn_away``)."""
@@ -165,12 +165,12 @@ class Slots:
             with suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(self._thread_ended)
 
-        self._kept += 1
+        self.kept += 1
         job.add_done_callback(ended)
         self.changed()
 
     def _thread_ended(self) -> None:
-        self._kept -= 1
+        self.kept -= 1
         self._turning_away = False
         self._pass_on()
         self.changed()

@@ -11,24 +11,28 @@ from typing import TYPE_CHECKING, Any
 
 from session_client.net.close_reasons import Kind
 from session_client.net.errors import LinkLostError
+from session_contracts.amqp import Names
 from session_worker.broker import backoff
+from session_worker.broker.connection import side_by_side
 from session_worker.broker.link import Link
 from session_worker.broker.marker import Owner
-from session_worker.broker.topology import Topology, TopologyError
+from session_worker.broker.topology import TopologyError
 from session_worker.messages.errors import UnroutableError
 from session_worker.runtime.health import STARTING
+from session_worker.runtime.intake import in_hand
+from session_worker.runtime.served import topology_of
 from session_worker.runtime.stopping import StartError
 from session_worker.telemetry.events import LinkFailed, LinkLost, WorkerUp
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Set
+    from collections.abc import Awaitable, Callable, Sequence, Set
 
     import tenacity
 
-    from session_contracts.amqp import Names
     from session_worker.ledger.protocol import Opened
     from session_worker.messages.message import Message
     from session_worker.runtime.intake import Intake
+    from session_worker.runtime.served import Served
     from session_worker.settings import Settings
     from session_worker.telemetry.events import Emit
 
@@ -50,11 +54,16 @@ class LinkKeeper:
     """
 
     def __init__(
-        self, settings: Settings, names: Names, emit: Emit, stop: asyncio.Event, up: Callable[[], None]
+        self,
+        settings: Settings,
+        served: Sequence[Served],
+        emit: Emit,
+        stop: asyncio.Event,
+        up: Callable[[], None],
     ) -> None:
         self._settings = settings
-        self._names = names
-        self._topology = Topology.of(names, settings.retry_delays)
+        self._names = Names(settings.prefix)
+        self._topology = topology_of(served)
         self._emit = emit
         self._stop = stop
         self._up = up
@@ -63,30 +72,33 @@ class LinkKeeper:
         self.no_link = STARTING
         self.started = False
 
-    async def run(self, intake: Intake, opened: Opened, *, restarted: bool) -> None:
-        """Have deliveries come to ``intake`` until it is time to stop. A link that stands then is left open,
+    async def run(self, intakes: Sequence[Intake], opened: Opened, *, restarted: bool) -> None:
+        """Have deliveries come to ``intakes`` until it is time to stop. A link that stands then is left open,
         for the replies of what still runs.
 
         Raises:
             StartError: there is no first link, and it is no use to wait for it (never if ``restarted``).
         """
         first, lost_early = not restarted, 0
-        while link := await self._connect(partial(self._build, intake, opened), first=first):
+        queues = ", ".join(intake.served.names.work for intake in intakes)
+        concurrency = sum(intake.served.limits.concurrency for intake in intakes)
+        while link := await self._connect(partial(self._build, intakes, opened), first=first):
             first, began = False, time.monotonic()
-            self._emit(WorkerUp(self._names.work, self._settings.concurrency, opened.name, opened.holds))
-            reason = await self._stay(link, intake)
+            self._emit(WorkerUp(queues, concurrency, opened.name, opened.holds))
+            reason = await self._stay(link, intakes)
             if self._stop.is_set():
                 return
             self.no_link = f"the connection was lost: {reason}"
-            self._emit(LinkLost(reason, len(intake.serving)))
+            self._emit(LinkLost(reason, len(in_hand(intakes))))
             await self.close()
             lost_early = 0 if time.monotonic() - began > HEALTHY_SECONDS else lost_early + 1
             await self._rest(backoff.link_delay(lost_early, random.random()))  # noqa: S311
 
-    async def pause(self, intake: Intake) -> None:
+    async def pause(self, intakes: Sequence[Intake]) -> None:
         """When it is time to stop: wait until no more deliveries come. A broker that is silent takes no more
         than ``PAUSE_SECONDS`` from what runs."""
-        intake.recheck()
+        for intake in intakes:
+            intake.recheck()
         if self._watchers:
             await asyncio.wait(self._watchers, timeout=PAUSE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
 
@@ -160,30 +172,48 @@ class LinkKeeper:
             return ""
         return "without a broker, `session-worker dev` runs a worker with one of its own"
 
-    async def _build(self, intake: Intake, opened: Opened) -> Link:
+    async def _build(self, intakes: Sequence[Intake], opened: Opened) -> Link:
         """A link that consumes. It is ours before the first delivery comes, whose reply goes out by it."""
         ours = Owner(opened.identity, opened.name)
         self.link = link = await Link.build(self._settings, self._topology, self._emit, ours)
         try:
+            limit = self._settings.max_body_bytes
+            await side_by_side(intake.subscribe(link, limit) for intake in intakes)
             # What is delivered while the ledger is away would count as lost with every link that is.
-            consuming = intake.may_begin
-            await link.subscribe(self._names, self._settings, intake.take, consuming=consuming)
+            await link.begin([intake.subscription for intake in intakes if intake.may_begin])
         except BaseException:
             await self.close()
             raise
         return link
 
-    async def _stay(self, link: Link, intake: Intake) -> str:
+    async def _stay(self, link: Link, intakes: Sequence[Intake]) -> str:
         """Serve until the link is lost or it is time to stop; the reason of the loss."""
         self.started = True
         self._up()
-        link.watch_blocked(intake.recheck)
+        for intake in intakes:
+            link.watch_blocked(intake.recheck)
         self._watchers = {
             asyncio.create_task(link.lost(), name="link watcher"),
-            asyncio.create_task(intake.keep_gate(link), name="consuming gate"),
+            asyncio.create_task(self._keep_gates(link, intakes), name="consuming gates"),
         }
         await self._until_stopped(self._watchers)
         return next((watcher.result() for watcher in self._watchers if watcher.done()), "")
+
+    async def _keep_gates(self, link: Link, intakes: Sequence[Intake]) -> str:
+        """Keep the gate of each operation until all are closed because it is time to stop, or until one could
+        not be moved; the reason of that."""
+        moving = {asyncio.create_task(intake.keep_gate(link), name="consuming gate") for intake in intakes}
+        try:
+            while moving:
+                done, moving = await asyncio.wait(moving, return_when=asyncio.FIRST_COMPLETED)
+                if reason := next(filter(None, (gate.result() for gate in done)), ""):
+                    return reason
+            return "the worker is to stop"
+        finally:
+            for gate in moving:
+                gate.cancel()
+            if moving:
+                await asyncio.wait(moving)
 
     async def _until_stopped(self, tasks: Set[asyncio.Future[Any]]) -> None:
         """Wait for the first of ``tasks``, no longer than until it is time to stop."""

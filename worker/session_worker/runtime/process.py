@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from session_worker.ledger.protocol import LedgerError
 from session_worker.loop import new_event_loop
 from session_worker.operations.errors import AppError
-from session_worker.runtime import ops
+from session_worker.runtime import lifespan, ops
 from session_worker.runtime.health import Board, Reporter
 from session_worker.runtime.stopping import StartError, Stop, exit_now
 from session_worker.runtime.worker import Worker
@@ -118,11 +118,14 @@ def _relax_collector() -> None:
 
 
 async def _tasks_remain() -> bool:
-    """Cancel the tasks that are left; whether some go on nevertheless."""
+    """Cancel the tasks that are left; whether some go on nevertheless. A lifespan that was not left, for the
+    sake of handlers that still run, is let alone."""
     left = asyncio.all_tasks() - {asyncio.current_task()}
+    lifespans = {task for task in left if task.get_name() == lifespan.TASK}
+    left -= lifespans
     for task in left:
         task.cancel()
-    return bool(left) and bool((await asyncio.wait(left, timeout=1))[1])
+    return bool(lifespans) or (bool(left) and bool((await asyncio.wait(left, timeout=1))[1]))
 
 
 def _log_stray_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

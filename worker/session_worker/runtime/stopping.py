@@ -14,7 +14,7 @@ from session_worker.telemetry.log import flush, say
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SHUTDOWN_SECONDS = 25.0
+SHUTDOWN_SECONDS = 30.0
 """What the steps of the shutdown in ``Worker.run`` may take together, beside the grace."""
 EXIT_SECONDS = 3.0
 """What Python's own exit may take after that: ending threads, and calls that handlers registered."""

@@ -9,20 +9,20 @@ import socket
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
-from session_contracts import CREATE_SESSION
 from session_contracts.amqp import Names
 from session_worker.ledger import open_ledger, open_pruner, prune
 from session_worker.ledger.protocol import LedgerError
 from session_worker.operations import loading
-from session_worker.operations.binding import Limits
 from session_worker.requests.flow import Flow
 from session_worker.requests.parse import RequestParser
 from session_worker.requests.response import ResponseBuilder
 from session_worker.requests.settle import Settler
 from session_worker.requests.threads import HandlerThreads
 from session_worker.runtime.health import STARTING, TOLD_TO_STOP, Report
-from session_worker.runtime.intake import Intake
+from session_worker.runtime.intake import Intake, drain, hand_back, handlers_run, why_paused
 from session_worker.runtime.keeper import LinkKeeper
+from session_worker.runtime.lifespan import Lifespan
+from session_worker.runtime.served import served_by
 from session_worker.runtime.stopping import StartError
 from session_worker.telemetry import log, trace
 from session_worker.telemetry.events import TracesNotTaken, WorkerStopped, emitter
@@ -31,6 +31,7 @@ from session_worker.telemetry.metrics import Metrics
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from session_worker.runtime.served import Served
     from session_worker.settings import Settings
     from session_worker.telemetry.traces import Traces
 
@@ -39,7 +40,7 @@ class Worker:
     """Answers requests until ``stop`` is set. ``up`` is called whenever it has begun to consume.
 
     Raises:
-        AppError: the handler cannot be loaded.
+        AppError: the app cannot be served.
         LedgerError: the URL of the ledger cannot be used.
         StartError: traces cannot be sent.
     """
@@ -49,12 +50,14 @@ class Worker:
     ) -> None:
         self._settings = settings
         self._stop = stop
-        self._names = names = Names(settings.prefix)
+        self._names = Names(settings.prefix)
         self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._metrics = Metrics(
-            inflight=lambda: {CREATE_SESSION.name: len(self.intake.serving)},
+            inflight=lambda: {intake.served.name: len(intake.serving) for intake in self.intakes},
             broker_connected=lambda: self.keeper.link is not None,
-            consumer_active=lambda: self.keeper.link is not None and self.keeper.link.consuming,
+            consumer_active=lambda: (
+                self.keeper.link is not None and all(intake.subscription.consuming for intake in self.intakes)
+            ),
         )
         # Before the handler is loaded, which may make spans of its own.
         self.traces = self._start_traces() if settings.traces else None
@@ -69,16 +72,23 @@ class Worker:
             emit=emit,
         )
         self._no_ledger = STARTING
-        app = loading.load(hook=settings.handler)
-        asyncio.get_running_loop().set_default_executor(HandlerThreads(settings.concurrency))
-        binding = app.bindings[0]
+        app = loading.load(settings.app, settings.handler)
+        served = served_by(settings, app)
+        slots = sum(each.limits.concurrency for each in served)
+        asyncio.get_running_loop().set_default_executor(HandlerThreads(slots))
+        self._lifespan = Lifespan(app, stop, emit)
+        self.keeper = LinkKeeper(settings, served, emit, stop, up)
+        self.intakes = tuple(self._intake(each) for each in served)
+
+    def _intake(self, served: Served) -> Intake:
+        settings, binding, emit = self._settings, served.binding, self._emit
         flow = Flow(
             binding,
-            binding.limits(Limits.of(settings)),
+            served.limits,
             ledger=self.ledger,
             parser=RequestParser(
                 binding,
-                names,
+                served.names,
                 max_body_bytes=settings.max_body_bytes,
                 reply_to_allow=settings.reply_to_allow,
             ),
@@ -86,18 +96,17 @@ class Worker:
             settings=settings,
             emit=emit,
         )
-        self.keeper = LinkKeeper(settings, names, emit, stop, up)
-        self._settler = Settler(
+        settler = Settler(
             self.keeper.publish,
             self.ledger,
             binding,
-            names,
+            served.names,
             worker_id=self.worker_id,
-            slowest_retry=settings.retry_delays[-1],
+            slowest_retry=served.limits.retry_delays[-1],
             emit=emit,
         )
         begin = self.traces.begin if self.traces else trace.begin
-        self.intake = Intake(flow, self._settler, self.ledger.availability, settings, emit, stop, begin)
+        return Intake(served, flow, settler, self.ledger.availability, emit, self._stop, begin)
 
     def _start_traces(self) -> Traces | None:
         if name := os.environ.get("OTEL_PYTHON_CONTEXT"):
@@ -129,7 +138,7 @@ class Worker:
         waited for without end from the start.
 
         Raises:
-            StartError: the worker cannot start.
+            StartError: the worker cannot start, or the app's lifespan ended before it.
         """
         try:
             opened = await self.ledger.open()
@@ -138,37 +147,46 @@ class Worker:
         self._no_ledger = ""
         url = self._settings.ledger_url.get_secret_value()
         try:
+            self.keeper.no_link = "waiting for the app's lifespan"
+            resources = await self._lifespan.enter()
+            for intake in self.intakes:
+                if not intake.served.binding.built_in:
+                    intake.flow.resources = resources
             async with prune.in_background(lambda: open_pruner(url), self._settings.retention, self._emit):
                 try:
-                    await self.keeper.run(self.intake, opened, restarted=restarted)
+                    await self.keeper.run(self.intakes, opened, restarted=restarted)
                     # The shutdown, each step bounded in time; ``Stop`` bounds all of them together.
                     # 1. Have the broker deliver nothing more.
-                    await self.keeper.pause(self.intake)
+                    await self.keeper.pause(self.intakes)
                     # 2. Let what runs finish, for the grace.
-                    await self.intake.drain()
+                    await drain(self.intakes, self._settings.shutdown_grace, self._emit)
                     # 3. Cancel what still runs: its requests are pending again, its deliveries are requeued.
-                    await self.intake.hand_back()
+                    await hand_back(self.intakes, self._emit)
                 finally:
                     # 4. Send the last acknowledgements and close the link.
                     await self.keeper.close()
         finally:
-            # 5. Close the ledger, which forgets this worker as a holder.
+            # 5. Close the ledger, which forgets this worker as a holder. What waited for it ends.
             await self.ledger.close()
-            # 6. Export the last spans.
+            # 6. Leave the app's lifespan. A handler that does not end keeps what it uses to the last.
+            await self._lifespan.leave(in_use=handlers_run(self.intakes))
+            # 7. Export the last spans.
             if self.traces is not None:
                 await self.traces.close()
+        if self._lifespan.broken is not None:
+            raise self._lifespan.broken
         self._emit(WorkerStopped())
 
     def report(self) -> Report:
         """Say how the worker is at this moment."""
-        link, stuck = self.keeper.link, self._settler.stuck
+        link, stuck = self.keeper.link, sum(intake.settler.stuck for intake in self.intakes)
         return Report(
             pid=os.getpid(),
             worker_id=self.worker_id,
             started=self.keeper.started,
             checks={
                 "broker": "" if link else self.keeper.no_link,
-                "consumer": self.intake.why_paused(link) if link else self.keeper.no_link,
+                "consumer": why_paused(self.intakes, link) if link else self.keeper.no_link,
                 "entrance": link.entrance if link else "",
                 "ledger": self._no_ledger or self.ledger.availability.reason,
                 "copies": f"the broker does not take {stuck} of them" if stuck else "",

@@ -18,6 +18,7 @@ from pydantic import (
     SecretStr,
     StringConstraints,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
 CONSUMER_TIMEOUT = 1800.0
 """RabbitMQ's default ``consumer_timeout``: seconds after which it takes an unacknowledged message away."""
+
+ALL = "all"
+"""Stands for all operations of the app."""
 
 
 def _duration(value: object) -> object:
@@ -81,16 +85,25 @@ class Settings(BaseSettings):
         default="session",
         description="Prefix of the names of the exchange and of all queues.",
     )
+    app: Annotated[str | None, BeforeValidator(_unless_off)] = Field(
+        default=None,
+        description="Your app: `package.module:name`. Off: the built-in operations alone.",
+    )
+    handler: Annotated[str | None, BeforeValidator(_unless_off)] = Field(
+        default=None,
+        description="In place of an app, your hook of `create_session`: `package.module:function`, a "
+        "`function(request, context)`.",
+    )
+    operations: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Names of the operations that this worker serves, separated by commas.",
+    )
     concurrency: int = Field(
         default=256,
         ge=1,
         le=10_000,
-        description="Requests handled concurrently; also the prefetch count.",
-    )
-    handler: str | None = Field(
-        default=None,
-        description="Your hook of `create_session`: `package.module:function`, a "
-        "`function(request, context)`.",
+        description="Requests of one operation handled concurrently; also the prefetch count. An app may set "
+        "it for an operation, and so it may `handler_timeout`, `max_attempts` and `retry_delays`.",
     )
     handler_timeout: float = Field(
         default=30.0,
@@ -225,12 +238,17 @@ class Settings(BaseSettings):
             postgresql_url.read(url)
         return value
 
-    @field_validator("retry_delays", mode="before")
+    @field_validator("retry_delays", "operations", mode="before")
     @classmethod
-    def _split_delays(cls, value: object) -> object:
+    def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("operations")
+    @classmethod
+    def _check_operations(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return () if value == (ALL,) else tuple(dict.fromkeys(value))
 
     @field_validator("retry_delays")
     @classmethod
@@ -254,11 +272,12 @@ class Settings(BaseSettings):
             raise InvalidValueError(f"not a regular expression: {error}") from None
         return value
 
-    @field_validator("handler")
+    @field_validator("app", "handler")
     @classmethod
-    def _check_handler(cls, value: str | None) -> str | None:
+    def _check_path(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is not None and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", value):
-            raise InvalidValueError("names no function", "write it as package.module:function")
+            kind = "app" if info.field_name == "app" else "function"
+            raise InvalidValueError(f"names no {kind}", f"write it as package.module:{kind}")
         return value
 
     @field_validator("*", mode="before")
@@ -273,6 +292,15 @@ class Settings(BaseSettings):
             if not value:
                 raise InvalidValueError("is empty", "give it a value, or remove it")
         return value
+
+    @model_validator(mode="after")
+    def _check_app(self) -> Settings:
+        if self.app is not None and self.handler is not None:
+            raise InvalidValueError(
+                f"app is {self.app} and handler is {self.handler}",
+                "give the app alone, and decorate the function with @app.on_create_session",
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_times(self) -> Settings:
@@ -366,6 +394,8 @@ def _read(flags: Mapping[str, Any], unused: Mapping[str, Any] = MappingProxyType
         origins = {name: f"the file {path}" for name, path in files.items()}
         origins |= {name: sources.origin(variable) for name, variable in variables.items()}
         origins |= {name: f"--{name.replace('_', '-')}" for name in flags}
+        if "app" in flags:
+            origins["app"] = "the argument APP"
         raise InvalidSettingsError(*_invalid(error, origins)) from error
     if "ledger_url" not in loaded.model_fields_set and os.path.exists(FORMER):  # noqa: PTH110 - raises nothing
         former, new = (

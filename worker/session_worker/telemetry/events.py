@@ -241,7 +241,7 @@ class LinkLost(Event):
 
 @dataclass(frozen=True, slots=True)
 class EntranceNotKept(Event):
-    """The exchange and its binding could not be declared again: if somebody has deleted them, requests do
+    """The exchange and its bindings could not be declared again: if somebody has deleted them, requests do
     not arrive. What arrives is served. Logged once for each reason; tried again after growing pauses."""
 
     reason: str
@@ -249,21 +249,23 @@ class EntranceNotKept(Event):
 
 @dataclass(frozen=True, slots=True)
 class ConsumingPaused(Event):
-    """The worker asks for no deliveries, because the ledger is away, the broker takes nothing (`blocked`), or
-    no thread is left for handlers."""
+    """The worker asks for no deliveries of an operation, because the ledger is away, the broker takes nothing
+    (`blocked`), or no thread is left for the operation's handlers."""
 
     ledger: str
     broker: str
     threads: str
+    operation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ConsumingResumed(Event):
-    """The worker asks for deliveries again."""
+    """The worker asks for deliveries of an operation again."""
 
     ledger: str
     broker: str
     threads: str
+    operation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +281,22 @@ class HandingBack(Event):
     """The grace is over. `running` deliveries are handed back."""
 
     running: int
+
+
+@dataclass(frozen=True, slots=True)
+class LifespanFailed(Event):
+    """The app's lifespan failed, or ended before it was left. Unless that happened while it was left, the
+    worker ends."""
+
+    exc_info: BaseException | None
+
+
+@dataclass(frozen=True, slots=True)
+class LifespanNotLeft(Event):
+    """The worker ends without having left the app's lifespan: it takes too long, or handlers do not end,
+    which may use what it has made."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

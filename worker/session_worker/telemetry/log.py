@@ -47,6 +47,8 @@ LINES: dict[type[Event], tuple[str, str]] = {
     events.ConsumingResumed: ("warning", "consuming again"),
     events.Draining: ("info", "draining"),
     events.HandingBack: ("warning", "handing back"),
+    events.LifespanFailed: ("error", "lifespan failed"),
+    events.LifespanNotLeft: ("warning", "lifespan not left"),
     events.WorkerStopped: ("info", "worker stopped"),
     events.TracesNotTaken: ("warning", "traces not taken"),
 }

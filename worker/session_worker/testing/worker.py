@@ -20,7 +20,8 @@ from session_worker.requests.parse import RequestParser
 from session_worker.requests.response import ResponseBuilder
 from session_worker.requests.settle import Settler
 from session_worker.requests.timing import current_timing
-from session_worker.runtime.intake import Intake
+from session_worker.runtime.intake import Intake, hand_back
+from session_worker.runtime.served import Served
 from session_worker.settings import Settings
 from session_worker.telemetry import trace
 from session_worker.telemetry.events import emitter
@@ -170,6 +171,7 @@ class TestWorker(Generic[T]):
     def _serve(self, binding: Binding, worker_id: str) -> None:
         names = self._names.of(binding.operation.key)
         limits = binding.limits(Limits.of(self._settings))
+        served = Served(binding, limits, names)
         flow = Flow(
             binding,
             limits,
@@ -196,9 +198,7 @@ class TestWorker(Generic[T]):
             emit=self._emit,
         )
         never = asyncio.Event()
-        intake = Intake(
-            flow, settler, self._ledger.availability, self._settings, self._emit, never, trace.begin
-        )
+        intake = Intake(served, flow, settler, self._ledger.availability, self._emit, never, trace.begin)
 
         def take(delivery: Delivery) -> None:
             reset = current_timing.set(self._clock)
@@ -213,8 +213,7 @@ class TestWorker(Generic[T]):
 
     async def _end(self) -> None:
         self._broker.stop()
-        for intake in self._intakes:
-            await intake.hand_back()
+        await hand_back(self._intakes, self._emit)
         await self._ledger.close()
 
 
