@@ -200,9 +200,10 @@ def test_a_lifespan_that_is_no_function_is_told() -> None:
     async def resources() -> AsyncIterator[str]:
         yield "the shop"
 
+    wrong: Any
     for wrong in (resources(), "resources"):
         with pytest.raises(AppError, match="not a function; give the function itself"):
-            App(lifespan=wrong)  # type: ignore[call-overload]
+            App(lifespan=wrong)
 
 
 def test_a_lifespan_that_is_no_context_manager_is_told() -> None:
