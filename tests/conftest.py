@@ -37,7 +37,7 @@ HABITS = (
 """Variables of who runs the tests, with which the programs would behave in another way."""
 IN_MEMORY_TOO = {
     *("test_claim_rules", "test_claims", "test_reopening", "test_sessions", "test_steps"),
-    "test_unstorable_data",
+    *("test_session_model", "test_unstorable_data"),
 }
 """Tests of ledgers that ask nothing of a server or a file: they run over the ledger in memory too."""
 EXTERNAL_BROKER = os.environ.get("SESSION_WORKER_TEST_AMQP_URL")
