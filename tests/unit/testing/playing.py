@@ -41,6 +41,11 @@ class Script:
         self.calls: list[Context[Script]] = []
         self.hang = False
 
+    def next_step(self) -> None:
+        error = self.steps.pop(0) if self.steps else self.always
+        if error is not None:
+            raise error
+
 
 @asynccontextmanager
 async def nothing_to_play() -> AsyncIterator[Script]:
@@ -52,19 +57,17 @@ app = App(lifespan=nothing_to_play)
 
 @app.operation(EXTEND)
 async def extend(request: BaseRequest[Extend], context: Context[Script]) -> Extended:
-    script = context.resources
-    script.calls.append(context)
-    if script.hang:
+    context.resources.calls.append(context)
+    if context.resources.hang:
         await asyncio.Event().wait()
-    error = script.steps.pop(0) if script.steps else script.always
-    if error is not None:
-        raise error
+    context.resources.next_step()
     return Extended(minutes=request.payload.minutes, attempt=context.attempt)
 
 
 @app.operation(LOOK, effects="none")
 def look(request: BaseRequest[Extend], context: Context[Script]) -> Extended:
     context.resources.calls.append(context)
+    context.resources.next_step()
     return Extended(minutes=request.payload.minutes, attempt=context.attempt)
 
 

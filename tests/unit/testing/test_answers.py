@@ -200,6 +200,17 @@ async def test_a_read_is_answered_each_time_and_leaves_no_entry() -> None:
     assert len(script.calls) == 2
 
 
+async def test_a_read_that_fails_is_answered_and_not_parked() -> None:
+    """After its immediate retries; there are no others."""
+    script = Script(*THREE_CALLS)
+    async with TestWorker(app, resources=script) as worker:
+        with pytest.raises(RequestFailed) as failed:
+            await worker.client.call(LOOK, FIVE, user_id="ada")
+        assert worker.dead_letters == []
+    assert failed.value.code == ErrorCode.HANDLER_FAILED
+    assert len(script.calls) == 3
+
+
 async def test_sessions_are_created_listed_read_and_closed() -> None:
     """The hook is asked before, and its result is the session's metadata."""
     shop: App[None] = App()
