@@ -13,13 +13,10 @@ from session_contracts.amqp import Names
 from session_worker.ledger import open_ledger, open_pruner, prune
 from session_worker.ledger.protocol import LedgerError
 from session_worker.operations import loading
-from session_worker.requests.flow import Flow
-from session_worker.requests.parse import RequestParser
-from session_worker.requests.response import ResponseBuilder
-from session_worker.requests.settle import Settler
 from session_worker.requests.threads import HandlerThreads
+from session_worker.runtime.assembly import intake_of
 from session_worker.runtime.health import STARTING, TOLD_TO_STOP, Report
-from session_worker.runtime.intake import Intake, drain, hand_back, handlers_run, why_paused
+from session_worker.runtime.intake import drain, hand_back, handlers_run, why_paused
 from session_worker.runtime.keeper import LinkKeeper
 from session_worker.runtime.lifespan import Lifespan
 from session_worker.runtime.served import served_by
@@ -31,7 +28,6 @@ from session_worker.telemetry.metrics import Metrics
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from session_worker.runtime.served import Served
     from session_worker.settings import Settings
     from session_worker.telemetry.traces import Traces
 
@@ -78,35 +74,19 @@ class Worker:
         asyncio.get_running_loop().set_default_executor(HandlerThreads(slots))
         self._lifespan = Lifespan(app, stop, emit)
         self.keeper = LinkKeeper(settings, served, emit, stop, up)
-        self.intakes = tuple(self._intake(each) for each in served)
-
-    def _intake(self, served: Served) -> Intake:
-        settings, binding, emit = self._settings, served.binding, self._emit
-        flow = Flow(
-            binding,
-            served.limits,
-            ledger=self.ledger,
-            parser=RequestParser(
-                binding,
-                served.names,
-                max_body_bytes=settings.max_body_bytes,
-                reply_to_allow=settings.reply_to_allow,
-            ),
-            responses=ResponseBuilder(self.worker_id, binding),
-            settings=settings,
-            emit=emit,
+        self.intakes = tuple(
+            intake_of(
+                each,
+                settings=settings,
+                worker_id=self.worker_id,
+                ledger=self.ledger,
+                publish=self.keeper.publish,
+                emit=emit,
+                stop=stop,
+                begin=self.traces.begin if self.traces else trace.begin,
+            )
+            for each in served
         )
-        settler = Settler(
-            self.keeper.publish,
-            self.ledger,
-            binding,
-            served.names,
-            worker_id=self.worker_id,
-            slowest_retry=served.limits.retry_delays[-1],
-            emit=emit,
-        )
-        begin = self.traces.begin if self.traces else trace.begin
-        return Intake(served, flow, settler, self.ledger.availability, emit, self._stop, begin)
 
     def _start_traces(self) -> Traces | None:
         if name := os.environ.get("OTEL_PYTHON_CONTEXT"):

@@ -13,15 +13,11 @@ from pydantic import BaseModel
 from session_contracts.amqp import CONTENT_TYPE, Names
 from session_worker.ledger.registration import Registration
 from session_worker.messages.message import Message, Properties
-from session_worker.operations.binding import Limits
 from session_worker.operators.dead_letters.letter import DeadLetter
-from session_worker.requests.flow import Flow
-from session_worker.requests.parse import RequestParser
-from session_worker.requests.response import ResponseBuilder
-from session_worker.requests.settle import Settler
 from session_worker.requests.timing import current_timing
-from session_worker.runtime.intake import Intake, hand_back
-from session_worker.runtime.served import Served
+from session_worker.runtime.assembly import intake_of
+from session_worker.runtime.intake import hand_back, in_hand
+from session_worker.runtime.served import served_by
 from session_worker.settings import Settings
 from session_worker.telemetry import trace
 from session_worker.telemetry.events import emitter
@@ -41,7 +37,8 @@ if TYPE_CHECKING:
     from session_worker.ledger.reader import Entry
     from session_worker.messages.delivery import Delivery
     from session_worker.operations.app import App
-    from session_worker.operations.binding import Binding
+    from session_worker.runtime.intake import Intake
+    from session_worker.runtime.served import Served
 
 P = TypeVar("P", bound=BaseModel)
 R = TypeVar("R", bound=BaseModel)
@@ -165,51 +162,33 @@ class TestWorker(Generic[T]):
         self._ledger = MemoryLedger(self._database, Registration(worker_id, 15.0, 0.0), self._clock.now)
         await self._ledger.open()
         self._intakes.clear()
-        for binding in self._app.bindings:
-            self._serve(binding, worker_id)
+        for served in served_by(self._settings, self._app):
+            self._serve(served, worker_id)
 
-    def _serve(self, binding: Binding, worker_id: str) -> None:
-        names = self._names.of(binding.operation.key)
-        limits = binding.limits(Limits.of(self._settings))
-        served = Served(binding, limits, names)
-        flow = Flow(
-            binding,
-            limits,
-            ledger=self._ledger,
-            parser=RequestParser(
-                binding,
-                names,
-                max_body_bytes=self._settings.max_body_bytes,
-                reply_to_allow=self._settings.reply_to_allow,
-            ),
-            responses=ResponseBuilder(worker_id, binding),
+    def _serve(self, served: Served, worker_id: str) -> None:
+        intake = intake_of(
+            served,
             settings=self._settings,
-            emit=self._emit,
-        )
-        if not binding.built_in:
-            flow.resources = self._resources
-        settler = Settler(
-            self._broker.publish,
-            self._ledger,
-            binding,
-            names,
             worker_id=worker_id,
-            slowest_retry=limits.retry_delays[-1],
+            ledger=self._ledger,
+            publish=self._broker.publish,
             emit=self._emit,
+            stop=asyncio.Event(),
+            begin=trace.begin,
         )
-        never = asyncio.Event()
-        intake = Intake(served, flow, settler, self._ledger.availability, self._emit, never, trace.begin)
+        if not served.binding.built_in:
+            intake.flow.resources = self._resources
 
         def take(delivery: Delivery) -> None:
             reset = current_timing.set(self._clock)
             intake.take(delivery)
             current_timing.reset(reset)
 
-        self._broker.serve(names, limits.retry_delays, take)
+        self._broker.serve(served.names, served.limits.retry_delays, take)
         self._intakes.append(intake)
 
     def _running(self) -> set[asyncio.Task[None]]:
-        return set().union(*(intake.serving for intake in self._intakes))
+        return in_hand(self._intakes)
 
     async def _end(self) -> None:
         self._broker.stop()
