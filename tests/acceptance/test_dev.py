@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from session_worker import App
 from session_worker.cli import program_name
 from session_worker.cli.dev import _Guide
 from session_worker.runtime.health import Report
@@ -47,16 +48,41 @@ def test_the_lines_that_dev_prints_can_be_pasted_and_nothing_is_left_however_it_
         while not (lines and "send --user" in lines[-1]):
             lines.append(process.stdout.readline())
             assert lines[-1], f"it ended too early: {lines}"
-        pasted = f"{''.join(lines[-2:]).rstrip()} --json"
-        shell = ["env", "-i", "bash", "--noprofile", "--norc", "-c", pasted]
-        sent = subprocess.run(shell, cwd="/", capture_output=True, text=True, check=True)
-        assert '"region": "eu-1"' in sent.stdout
+        assert '"region": "eu-1"' in pasted(*lines[-2:-1], f"{lines[-1].rstrip()} --json")
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
-        assert process.returncode == (-number if number is signal.SIGKILL else 0)
+        assert process.returncode == (-number if number is signal.SIGKILL else 0), err
         assert "in place of SESSION_WORKER_AMQP_URL.\n" in err
         assert err.count("handled here") == 1, "what it logs is in the worker's log alone, as in `run`"
     soon(lambda: not processes_of(temporary_folder) and not list(temporary_folder.iterdir()))
+
+
+def test_an_app_is_served_and_asked_by_the_lines_that_dev_prints_and_follows_its_code(
+    cli: Cli, tmp_path: Path
+) -> None:
+    cli("new", "shop", "--into", ".")
+    with started("dev", "shop:app", "--reload", env=environment(), folder=tmp_path) as process:
+        assert process.stdout is not None
+        lines: list[str] = []
+        while not (lines and "close_session" in lines[-1]):
+            lines.append(process.stdout.readline())
+            assert lines[-1], f"it ended too early: {lines}"
+        export, order, *others = (line for line in lines if line.startswith("export") or " send --" in line)
+        assert len(others) == 4, "one for each built-in operation"
+        assert '{"item":"tea","left":99}' in pasted(export, order)
+        assert '"sessions":[]' in pasted(export, *(line for line in others if "list_sessions" in line))
+        app = tmp_path / "shop.py"
+        app.write_text(app.read_text().replace('"tea": 100', '"tea": 7'))
+        soon(lambda: '{"item":"tea","left":6}' in pasted(export, order), 60)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+
+
+def pasted(*lines: str) -> str:
+    """What these lines print in another terminal and folder."""
+    shell = ["env", "-i", "bash", "--noprofile", "--norc", "-c", "".join(lines)]
+    return subprocess.run(shell, cwd="/", capture_output=True, text=True, check=True).stdout
 
 
 def test_nothing_is_left_if_it_ends_while_the_broker_starts(temporary_folder: Path) -> None:
@@ -84,7 +110,7 @@ def test_a_worker_runs_on_although_nobody_reads_how_to_send_it_a_request(
             raise BrokenPipeError
 
     monkeypatch.setattr(sys, "stdout", Gone())
-    _Guide(load()).see(Report(1, "worker-1", started=True, checks={}, metrics={}))
+    _Guide(load(), App()).see(Report(1, "worker-1", started=True, checks={}, metrics={}))
 
 
 def test_the_program_is_named_so_that_it_can_be_typed(

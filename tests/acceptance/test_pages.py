@@ -25,6 +25,8 @@ from tests.support.pages import blocks, follow, mentions
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.acceptance.conftest import Cli
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 BROKER = "amqp://guest:guest@localhost:5672/"
@@ -76,6 +78,19 @@ def test_getting_started_can_be_followed_word_by_word(
 
     assert "went from version 0" in printed
     assert (Path(os.environ["XDG_STATE_HOME"]) / "session-worker" / "ledger.db").is_file()
+
+
+def test_the_app_of_getting_started_is_what_new_writes(cli: Cli, tmp_path: Path) -> None:
+    """So that the page shows the files which its reader has."""
+    cli("new", "orders")
+    shown = {
+        block.options["file"]: block.text
+        for block in blocks((DOCS / "getting-started.md").read_text())
+        if "file" in block.options
+    }
+
+    for name in ("orders/orders.py", "orders/orders_contracts.py"):
+        assert shown[name] == (tmp_path / name).read_text()
 
 
 def test_no_command_of_getting_started_is_only_told_of() -> None:

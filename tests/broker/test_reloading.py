@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,3 +99,30 @@ def test_a_worker_told_to_stop_ends_with_its_process(
     worker.send_signal(signal.SIGINT)
     assert worker.wait() == 0
     assert not Path(f"/proc/{pid}").exists()
+
+
+BLIND = """
+import sys
+import watchfiles
+
+
+def awatch(*_, **__):
+    raise OSError("no room for more watches")
+
+
+watchfiles.awatch = awatch
+sys.argv = ["session-worker", "run", "--reload"]
+from session_worker.cli import main
+main()
+"""
+
+
+def test_where_the_code_cannot_be_watched_it_says_so_and_ends(
+    amqp_url: str, sqlite_url: str, worker_process: Callable[..., WorkerProcess]
+) -> None:
+    worker = worker_process(
+        wait=False, command=[sys.executable, "-c", BLIND], amqp_url=amqp_url, ledger_url=sqlite_url
+    )
+    assert worker.wait() == 1
+    said = "session-worker: reload: the code cannot be watched (no room for more watches); "
+    assert worker.output[-1].startswith(said)

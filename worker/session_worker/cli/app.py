@@ -630,14 +630,28 @@ def new(
 
 
 @app.command()
-def dev(handler: HandlerName = None) -> None:
+def dev(
+    served: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="APP",
+            help="Your app: package.module:name. Default: $SESSION_WORKER_APP.",
+            show_default=False,
+        ),
+    ] = None,
+    handler: HandlerName = None,
+    reload: Annotated[
+        bool,
+        typer.Option("--reload", help="Start the worker anew with each change, as `run --reload` does."),
+    ] = False,
+) -> None:
     """Run a worker with a private broker, to try things out.
 
-    It runs until Ctrl-C, and says how to send it a request. Its ledger is a new one; nothing is kept. Other
+    It runs until Ctrl-C, and says how to send it requests. Its ledger is a new one; nothing is kept. Other
     settings come from the environment, as for `run`."""
     from session_worker.cli.dev import dev
 
-    raise typer.Exit(dev(handler))
+    raise typer.Exit(dev(served, handler, reload=reload))
 
 
 @app.command()

@@ -40,14 +40,23 @@ def run(settings: Settings, see: Callable[[Report], object] = lambda _: None) ->
         ReloadError: changes cannot be watched.
         OpsPortError: the address of the ops port cannot be had.
     """
+    check(settings)
+    folders = _folders(settings.app or settings.handler)
+    return supervise(settings, 1, lambda board: _Reloader(settings, board, folders, see).run())
+
+
+def check(settings: Settings) -> None:
+    """Check that a worker with these settings can be run anew with each change.
+
+    Raises:
+        ReloadError: it cannot.
+    """
     if importlib.util.find_spec("watchfiles") is None:
         raise ReloadError("reload: watchfiles is not installed", "install it: pip install 'watchfiles>=1,<2'")
     if settings.processes > 1:
         raise ReloadError(
             f"reload: there is one process, not {settings.processes}", "leave out processes, or reload"
         )
-    folders = _folders(settings.handler)
-    return supervise(settings, 1, lambda board: _Reloader(settings, board, folders, see).run())
 
 
 def _folders(code: str | None) -> list[Path]:
@@ -100,12 +109,15 @@ class _Reloader:
 
         try:
             async for changes in awatch(
-                *self._folders, watch_filter=PythonFilter(), stop_event=self._stop.asked
+                *self._folders,
+                watch_filter=PythonFilter(),
+                stop_event=self._stop.asked,
+                ignore_permission_denied=True,
             ):
                 files = sorted({Path(file).name for _, file in changes})
                 say("info", "code changed", files=", ".join(files[:SHOWN]))
                 self._changed.set()
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # watchfiles raises either
             raise ReloadError(
                 f"reload: the code cannot be watched ({error})", "run the worker without reload"
             ) from error
