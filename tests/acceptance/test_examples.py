@@ -121,6 +121,30 @@ def test_a_requester_gets_its_answer_the_same_one_again_and_a_refusal_that_names
     assert json.loads(out)["error"].startswith("payload.title: ")
 
 
+def test_a_requester_creates_reads_lists_and_closes_sessions(
+    requester: list[str], worker_process: StartWorker, amqp_url: str, sqlite_url: str
+) -> None:
+    worker_process(amqp_url=amqp_url, ledger_url=sqlite_url)
+    user = ("--user", "ada@example.com")
+
+    def ask(*options: str) -> dict[str, Any]:
+        code, out, err = run(*requester, *options, *user)
+        assert code == 0, out + err
+        payload = json.loads(out)["payload"]
+        assert isinstance(payload, dict)
+        return payload
+
+    created = ask("--title", TITLE)["session_id"]
+    got, listed = ask("get", "--session-id", created), ask("list")
+    closed, left = ask("close", "--session-id", created), ask("list")
+    code, out, _ = run(*requester, "get", "--user", "bob@example.com", "--session-id", created)
+
+    assert (got["session_id"], got["title"], got["active"]) == (created, TITLE, True)
+    assert ([each["session_id"] for each in listed["sessions"]], left["total_count"]) == ([created], 0)
+    assert (closed["session_id"], closed["total_requests"]) == (created, 1)
+    assert (code, json.loads(out)["metadata"]["error_code"]) == (1, "session_not_found")
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -270,6 +294,25 @@ def test_a_gateway_turns_answers_into_status_codes(
     assert (wrong, "payload.title: " in str(named)) == (400, True)
     assert (rejected, refused["code"], refused["error"]) == (403, "rejected", "nobody may not")
     assert (broken, failed["code"], failed["retryable"]) == (503, "handler_failed", True)
+
+
+def test_a_gateway_reads_lists_and_closes_sessions(
+    gateway: httpx.Client, worker_process: StartWorker, amqp_url: str, sqlite_url: str
+) -> None:
+    worker_process(amqp_url=amqp_url, ledger_url=sqlite_url)
+    created = post(gateway, title=TITLE)[1]["payload"]["session_id"]
+    ada, bob = {"user_id": "ada@example.com"}, {"user_id": "bob@example.com"}
+
+    got = gateway.get(f"/sessions/{created}", params=ada).json()
+    listed = gateway.get("/sessions", params=ada).json()
+    hidden = gateway.get(f"/sessions/{created}", params=bob)
+    closed = gateway.post(f"/sessions/{created}/close", params=ada).json()
+    left = gateway.get("/sessions", params=ada).json()
+
+    assert (got["payload"]["title"], got["payload"]["active"]) == (TITLE, True)
+    assert [each["session_id"] for each in listed["payload"]["sessions"]] == [created]
+    assert (hidden.status_code, hidden.json()["code"]) == (404, "session_not_found")
+    assert (closed["payload"]["session_id"], left["payload"]["total_count"]) == (created, 0)
 
 
 def test_a_gateway_tells_with_which_id_to_ask_again_and_outlives_its_connection(

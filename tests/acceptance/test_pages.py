@@ -101,7 +101,7 @@ def test_no_command_of_getting_started_is_only_told_of() -> None:
     assert [command for command in mentions(page, PROGRAMS) if command not in run] == []
 
 
-@pytest.mark.parametrize("page", ["app", "blocking", "sessions"])
+@pytest.mark.parametrize("page", ["app", "blocking", "client", "sessions"])
 def test_a_page_for_those_who_write_operations_can_be_followed_word_by_word(
     page: str, amqp_url: str, tmp_path: Path
 ) -> None:
