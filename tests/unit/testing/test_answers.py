@@ -70,6 +70,33 @@ async def test_the_lifespan_is_entered_and_left_around_all_requests() -> None:
     assert told == ["entered", "left"]
 
 
+async def test_a_lifespan_may_be_entered_and_left_from_two_tasks() -> None:
+    """As by the set-up of a fixture and its teardown: what it has entered is left by the task that did."""
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[Script]:
+        async with asyncio.TaskGroup():
+            yield Script()
+
+    grouped = App(lifespan=lifespan)
+    grouped.operation(EXTEND)(extend)
+    worker = TestWorker(grouped)
+    await asyncio.create_task(worker.__aenter__())
+    await worker.client.call(EXTEND, FIVE, user_id="ada")
+    await asyncio.create_task(worker.__aexit__(None, None, None))
+
+
+async def test_a_lifespan_that_fails_at_the_end_says_so() -> None:
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        yield
+        raise OSError("the till does not close")
+
+    with pytest.raises(OSError, match="the till does not close"):
+        async with TestWorker(App(lifespan=lifespan)):
+            pass
+
+
 async def test_a_lifespan_that_fails_says_so() -> None:
     async def no_database() -> None:
         raise OSError("no database")

@@ -25,6 +25,7 @@ from session_worker.testing.broker import MemoryBroker
 from session_worker.testing.client import MemoryCalls, MemoryClient
 from session_worker.testing.clock import Clock
 from session_worker.testing.ledger import MemoryLedger, empty_database
+from session_worker.testing.lifespan import in_own_task
 from session_worker.testing.log import listeners
 from session_worker.testing.passing import Passing
 from session_worker.testing.sent import Sent
@@ -87,7 +88,7 @@ class TestWorker(Generic[T]):
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as blocks:
             if self._resources is FROM_LIFESPAN:
-                self._resources = await blocks.enter_async_context(self._app.lifespan())
+                self._resources = await blocks.enter_async_context(in_own_task(self._app.lifespan()))
             self._database = blocks.enter_context(closing(empty_database()))
             await self._begin("test-worker")
             blocks.push_async_callback(self._end)
