@@ -16,7 +16,7 @@ class Sending:
     """One message sent. ``content`` tells requests of one id apart, None when it is no request at all.
 
     ``attempts`` is the number at which it must complete, None when that is not foreseen. ``confirmed`` says
-    that the broker took it.
+    that the broker took it. ``key`` is the routing key of its operation.
     """
 
     correlation_id: str
@@ -26,6 +26,7 @@ class Sending:
     attempts: int | None = None
     confirmed: bool = False
     body: bytes = b""
+    key: str = "create"
     properties: dict[str, Any] = field(default_factory=dict)
     at: float = field(default_factory=time.time)
 
@@ -55,7 +56,11 @@ class Answer:
     @property
     def refusal(self) -> bool:
         """Nothing was claimed for it."""
-        return bool(self.document["payload"]["session_id"] == NIL_SESSION)
+        document = self.document
+        if document["payload"] is not None:
+            return bool(document["payload"].get("session_id") == NIL_SESSION)
+        facts = document["metadata"]
+        return bool(facts["attempts"] == 0 and facts["error_code"] != "expired")
 
 
 class Book:

@@ -14,7 +14,7 @@ from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
 from yarl import URL
 
 from tests.faults.book import Book, Sending
-from tests.faults.support import NAMES, plan
+from tests.faults.support import KEYS, NAMES, plan
 
 if TYPE_CHECKING:
     import random
@@ -121,7 +121,8 @@ class Crowd:
             **sending.properties,
         )
         straight = self._chance.random() < 0.5
-        exchange, key = (exchanges[0], NAMES.work) if straight else (exchanges[1], NAMES.routing_key)
+        names = NAMES.of(sending.key)
+        exchange, key = (exchanges[0], names.work) if straight else (exchanges[1], names.routing_key)
         try:
             await exchange.publish(message, key, timeout=10)
         except BaseException:
@@ -160,8 +161,12 @@ class Crowd:
     def _id(self) -> str:
         return str(UUID(int=self._chance.getrandbits(128), version=4))
 
+    def _plan(self, title: str | None, request_id: str | None = None) -> Sending:
+        """A request for any of the operations."""
+        return plan(title, request_id or self._id(), self._chance.choice([*KEYS]))
+
     def _new(self) -> Sending:
-        sending = plan(self._choose(self._titles), self._id())
+        sending = self._plan(self._choose(self._titles))
         if sending.body and b"fail:9" in sending.body:
             return replace(sending, outcomes=frozenset({"handler_failed"}), attempts=None)
         return sending
@@ -175,7 +180,7 @@ class Crowd:
     def _conflict(self) -> Sending:
         old = self._chance.choice(self._answered)
         return replace(
-            plan("of another content", old.request_id), outcomes=frozenset({"idempotency_conflict"})
+            self._plan("of another content", old.request_id), outcomes=frozenset({"idempotency_conflict"})
         )
 
     def _garbage(self) -> Sending:
@@ -183,12 +188,12 @@ class Crowd:
         return Sending(uuid4().hex, None, None, frozenset({"unreadable"}), body=body)
 
     def _invalid(self) -> Sending:
-        return replace(plan("x" * 300, self._id()), outcomes=frozenset({"invalid_request"}))
+        return replace(self._plan("x" * 300), outcomes=frozenset({"invalid_request"}))
 
     def _impatient(self) -> Sending:
         expiration = self._chance.choice([0.001, 0.05, 0.5, 3])
         return replace(
-            plan(None, self._id()),
+            self._plan(None),
             outcomes=frozenset({"completed", "expired", "internal_error"}),
             attempts=None,
             properties={"expiration": expiration},
@@ -196,7 +201,7 @@ class Crowd:
 
     def _elsewhere(self) -> Sending:
         """The id stands in the properties alone."""
-        sending = plan(None, self._id())
+        sending = self._plan(None)
         document = json.loads(sending.body)
         document.pop("request_id")
         return replace(

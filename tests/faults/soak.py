@@ -25,7 +25,7 @@ from session_worker.ledger import upgrade
 from tests.faults import audit
 from tests.faults.crowd import Crowd
 from tests.faults.fleet import Place, descriptors, memory_kib
-from tests.faults.support import NAMES, declare_on, settled
+from tests.faults.support import KEYS, NAMES, declare_on, settled
 from tests.faults.weather import Weather
 from tests.support.guard import Guard
 from tests.support.servers import PostgreSQL, RabbitMQ
@@ -227,9 +227,10 @@ def _letters(url: str) -> list[audit.Letter]:
     connection = pika.BlockingConnection(pika.URLParameters(url))
     channel = connection.channel()
     letters = []
-    while (got := channel.basic_get(NAMES.dead, auto_ack=True))[0] is not None:
-        _, properties, body = got
-        letters.append(audit.Letter(dict(properties.headers or {}), properties.correlation_id, body))
+    for key in KEYS.values():
+        while (got := channel.basic_get(NAMES.of(key).dead, auto_ack=True))[0] is not None:
+            _, properties, body = got
+            letters.append(audit.Letter(dict(properties.headers or {}), properties.correlation_id, body))
     connection.close()
     return letters
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
 
-from session_contracts import Names
+from session_contracts import CREATE_SESSION, Names
 from session_worker.broker.connection import Connection
 from session_worker.broker.topology import Topology
 from tests.faults import audit
 from tests.faults.book import Book, Sending
+from tests.support.apps.titled import ACT
 from tests.support.requester import Requester
 from tests.support.waiting import soon
 from tests.support.worker_process import WorkerProcess
@@ -26,8 +27,10 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = Names()
+KEYS = {operation.name: operation.key for operation in (CREATE_SESSION, ACT)}
+"""The operations that are put to the test, one of them a user's, by their routing keys."""
 WORKER = {
-    "handler": "tests.support.handlers.titled:handle",
+    "app": "tests.support.apps.titled:app",
     "holder_timeout": 1,
     "retry_delays": "1",
     "shutdown_grace": 5,
@@ -48,7 +51,8 @@ def start_worker(folder: Path, **settings: Any) -> WorkerProcess:
 async def declare_on(url: str, retry_delays: tuple[int, ...] = (1,)) -> None:
     """Declare the queues, so that requests can wait in them before a worker runs."""
     connection = await Connection.open([url], "test")
-    await Topology.of(NAMES, retry_delays).apply(connection)
+    for key in KEYS.values():
+        await Topology.of(NAMES.of(key), retry_delays).apply(connection)
     await connection.close()
 
 
@@ -57,13 +61,13 @@ def declare(url: str) -> None:
     asyncio.run(declare_on(url))
 
 
-def plan(title: str | None, request_id: str | None = None) -> Sending:
+def plan(title: str | None, request_id: str | None = None, operation: str = "create_session") -> Sending:
     """A request whose handler does what ``title`` says, and what must come of it."""
     act, _, value = (title or "").partition(":")
     outcomes = {"reject": "rejected", "permanent": "handler_failed", "kill": "crashed_worker"}
     request_id = request_id or str(uuid4())
     content = {"user_id": "ada@example.com", "payload": {} if title is None else {"title": title}}
-    body = {"request_id": request_id, "operation": "create_session", **content}
+    body = {"request_id": request_id, "operation": operation, **content}
     return Sending(
         correlation_id=uuid4().hex,
         request_id=request_id,
@@ -71,6 +75,7 @@ def plan(title: str | None, request_id: str | None = None) -> Sending:
         outcomes=frozenset({outcomes.get(act, "completed")}),
         attempts=int(value) + 1 if act == "fail" else 2 if act == "exit" else 1,
         body=json.dumps(body).encode(),
+        key=KEYS[operation],
     )
 
 
@@ -89,7 +94,10 @@ class Scribe:
 
     def send(self, sending: Sending, **properties: Any) -> Sending:
         self.book.send(sending)
-        self._requester.send(sending.body, correlation_id=sending.correlation_id, **properties)
+        key = NAMES.of(sending.key).work
+        self._requester.send(
+            sending.body, routing_key=key, correlation_id=sending.correlation_id, **properties
+        )
         sending.confirmed = True
         return sending
 
@@ -117,9 +125,11 @@ class Scribe:
     def parked(self) -> list[audit.Letter]:
         """What is on the parking lot, taken from it."""
         letters = []
-        while (got := self._requester.channel.basic_get(NAMES.dead, auto_ack=True))[0] is not None:
-            _, properties, body = got
-            letters.append(audit.Letter(dict(properties.headers or {}), properties.correlation_id, body))
+        for key in KEYS.values():
+            lot = NAMES.of(key).dead
+            while (got := self._requester.channel.basic_get(lot, auto_ack=True))[0] is not None:
+                _, properties, body = got
+                letters.append(audit.Letter(dict(properties.headers or {}), properties.correlation_id, body))
         return letters
 
     def waiting(self, queue: str) -> int:
@@ -139,8 +149,12 @@ class Scribe:
 def settled(broker: RabbitMQ | ExternalRabbitMQ, vhost: str) -> bool:
     """Whether nothing is left in the worker's queues, the parking lot aside."""
     depths = broker.queue_depths(vhost)
+    installed = [NAMES.of(key) for key in KEYS.values()]
     return not any(
-        count for name, count in depths.items() if name.startswith(NAMES.work) and name != NAMES.dead
+        count
+        for name, count in depths.items()
+        for names in installed
+        if name.startswith(names.work) and name != names.dead
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults.support import Scribe, at_rest, check, crashing, declare, garbage, plan, start_worker
+from tests.faults.support import KEYS, Scribe, at_rest, check, crashing, declare, garbage, plan, start_worker
 from tests.support.waiting import soon
 
 if TYPE_CHECKING:
@@ -31,9 +31,13 @@ DIED_RUNNING = {"after-claim", "in-handler", "before-commit", "before-postpone"}
 
 
 def mixed() -> list[Sending]:
-    """What a batch is made of: most complete, some are rejected, parked, tried again, refused."""
+    """What a batch is made of: most complete, some are rejected, parked, tried again, refused. A third of
+    them is for an operation of a user's."""
     titles = [None, None, "fail:1", None, "reject", None, "slow:0.01", "permanent", None, "nested"]
-    return [garbage() if i % 13 == 12 else plan(titles[i % len(titles)]) for i in range(BATCH)]
+    return [
+        garbage() if i % 13 == 12 else plan(titles[i % len(titles)], operation=list(KEYS)[i % 3 == 1])
+        for i in range(BATCH)
+    ]
 
 
 def crash_and_recover(
@@ -69,30 +73,54 @@ def crash_and_recover(
     return [row.crashes for row in ledger.requests.values()]
 
 
+@pytest.mark.parametrize("operation", KEYS)
 @pytest.mark.parametrize("step", PLAIN_STEPS)
 def test_a_request_survives_its_workers_death(
-    rabbitmq: RabbitMQ | ExternalRabbitMQ, vhost: str, ledger_url: str, tmp_path: Path, step: str
+    rabbitmq: RabbitMQ | ExternalRabbitMQ,
+    vhost: str,
+    ledger_url: str,
+    tmp_path: Path,
+    step: str,
+    operation: str,
 ) -> None:
     """One request: one session, one answer, no attempt spent; the crash is counted where it ran."""
-    crashes = crash_and_recover(rabbitmq, vhost, ledger_url, tmp_path, step, [plan(None)])
+    crashes = crash_and_recover(
+        rabbitmq, vhost, ledger_url, tmp_path, step, [plan(None, operation=operation)]
+    )
     assert crashes == [int(step in DIED_RUNNING)]
 
 
+@pytest.mark.parametrize("operation", KEYS)
 @pytest.mark.parametrize("step", RETRY_STEPS)
 def test_a_request_survives_a_death_on_its_way_to_the_retry_queue(
-    rabbitmq: RabbitMQ | ExternalRabbitMQ, vhost: str, ledger_url: str, tmp_path: Path, step: str
+    rabbitmq: RabbitMQ | ExternalRabbitMQ,
+    vhost: str,
+    ledger_url: str,
+    tmp_path: Path,
+    step: str,
+    operation: str,
 ) -> None:
     """It completes with attempt 2: the failed attempt is counted once, the crash as a crash."""
-    crashes = crash_and_recover(rabbitmq, vhost, ledger_url, tmp_path, step, [plan("fail:1")])
+    crashes = crash_and_recover(
+        rabbitmq, vhost, ledger_url, tmp_path, step, [plan("fail:1", operation=operation)]
+    )
     assert crashes == [int(step in DIED_RUNNING)]
 
 
+@pytest.mark.parametrize("operation", KEYS)
 @pytest.mark.parametrize("step", PARK_STEPS)
 def test_a_failed_request_survives_a_death_on_its_way_to_the_parking_lot(
-    rabbitmq: RabbitMQ | ExternalRabbitMQ, vhost: str, ledger_url: str, tmp_path: Path, step: str
+    rabbitmq: RabbitMQ | ExternalRabbitMQ,
+    vhost: str,
+    ledger_url: str,
+    tmp_path: Path,
+    step: str,
+    operation: str,
 ) -> None:
     """It is answered, and it is parked: once, or twice when the first copy could not be noted any more."""
-    assert crash_and_recover(rabbitmq, vhost, ledger_url, tmp_path, step, [plan("permanent")]) == [0]
+    assert crash_and_recover(
+        rabbitmq, vhost, ledger_url, tmp_path, step, [plan("permanent", operation=operation)]
+    ) == [0]
 
 
 @pytest.mark.parametrize("step", [*PLAIN_STEPS, "copy-sent", "park-sent"])
