@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
-from session_contracts import CREATE_SESSION
+import pytest
+
+from session_contracts import CREATE_SESSION, Operation
 from session_worker import App
 from session_worker.testing import TestWorker
+from tests.support.apps.shop import LOOK, ORDER, app
 from tests.support.handlers.scripted import scripted
 from tests.support.lab import request
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
     from session_worker.ledger.reader import Entry
     from tests.support.lab import Lab
@@ -30,7 +32,11 @@ SETTINGS: dict[str, Any] = {
 """Those of ``served``."""
 
 
-def messages() -> dict[str, tuple[bytes, dict[str, Any]]]:
+Sent = tuple[Operation[Any, Any], bytes, dict[str, Any]]
+"""A message: the operation whose queue it goes to, its body and its properties."""
+
+
+def messages() -> dict[str, Sent]:
     """Each with a request id of its own, but for those that are there to have none or one that was used."""
     ids = {name: str(uuid4()) for name in ("plain", "header", "message", "late")}
     handled: dict[str, dict[str, Any]] = {
@@ -47,7 +53,7 @@ def messages() -> dict[str, tuple[bytes, dict[str, Any]]]:
     without = json.loads(request())
     del without["request_id"]
     nameless = json.dumps(without).encode()
-    return {
+    given: dict[str, tuple[bytes, dict[str, Any]]] = {
         "plain": (request(ids["plain"]), {}),
         **{name: (request(title=name, **script), {}) for name, script in handled.items()},
         "replayed": (request(ids["plain"]), {}),
@@ -64,30 +70,81 @@ def messages() -> dict[str, tuple[bytes, dict[str, Any]]]:
         "XML": (request(), {"content_type": "text/xml"}),
         "compressed": (request(), {"content_encoding": "gzip"}),
     }
+    return {name: (CREATE_SESSION, *message) for name, message in given.items()}
 
 
-def test_every_message_ends_alike(served: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def orders() -> dict[str, Sent]:
+    """The same for the operations of an app: one with effects, and one that only reads."""
+
+    def order(to: Operation[Any, Any] = ORDER, request_id: str = "", **fields: Any) -> Sent:
+        whole = {"request_id": request_id or str(uuid4()), "user_id": "ada", "operation": to.name}
+        return to, json.dumps(whole | {"payload": {}} | fields).encode(), {}
+
+    used = str(uuid4())
+    return {
+        "plain": order(request_id=used),
+        "fails once": order(payload={"fails": 1}),
+        "fails always": order(payload={"fails": 99}),
+        "unknown fields": order(payload={"size": 5, "deep": {"er": [1]}}),
+        "replayed": order(request_id=used),
+        "conflict": order(request_id=used, payload={"stubborn": True}),
+        "late": (*order()[:2], {"expiration": "0"}),
+        "wrong field": order(payload={"gate": 5}),
+        "no payload": order(payload=None),
+        "NUL": order(payload={"gate": "\0"}),
+        "infinite": order(payload={"fails": float("inf")}),
+        "unknown session": order(session_id="ts_261122_none"),
+        "no session id": order(session_id="none"),
+        "read": order(LOOK),
+        "late read": (*order(LOOK)[:2], {"expiration": "0"}),
+        "wrong read": order(LOOK, payload={"fails": "no"}),
+        "read of another": order(LOOK, operation="order"),
+    }
+
+
+@pytest.fixture
+def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Where handlers write down what they do, here and in a worker's process."""
+    names = {name: str(tmp_path / name) for name in ("TEST_RUNS", "TEST_NOTES")}
+    for name, file in names.items():
+        monkeypatch.setenv(name, file)
+    return names
+
+
+@pytest.mark.usefixtures("notes")
+def test_every_request_for_a_session_ends_alike(served: Lab) -> None:
     """The same reply, entry, and dead letter, but for times, tokens, and the worker's name."""
-    monkeypatch.setenv("TEST_RUNS", str(tmp_path / "runs"))
-    given = messages()
-
-    in_memory = asyncio.run(ended_in_memory(given))
-    at_a_broker = ended_at_a_broker(served, given, letters=len(in_memory["letters"]))
-
-    assert in_memory == at_a_broker
-    codes = {each["document"]["metadata"].get("error_code") for each in in_memory["replies"].values()}
-    assert len(codes) >= 12, codes  # the messages do not all end in one way
+    hooked = App()
+    hooked.on_create_session(scripted)
+    ends = compare(served, hooked, messages())
+    assert len(ends) >= 12, ends
 
 
-async def ended_in_memory(given: dict[str, tuple[bytes, dict[str, Any]]]) -> dict[str, Any]:
-    app = App()
-    app.on_create_session(scripted)
+def test_every_request_for_a_users_operation_ends_alike(lab: Lab, notes: dict[str, str]) -> None:
+    lab.worker(env=notes, handler="off", app="tests.support.apps.shop:app", **as_variables(SETTINGS))
+    ends = compare(lab, app, orders())
+    assert len(ends) >= 6, ends
+
+
+def as_variables(settings: dict[str, Any]) -> dict[str, Any]:
+    return settings | {"retry_delays": ",".join(map(str, settings["retry_delays"]))}
+
+
+def compare(lab: Lab, app: App[Any], given: dict[str, Sent]) -> set[str | None]:
+    """Send the messages to both workers; return the error codes of the answers, which they share."""
+    in_memory = asyncio.run(ended_in_memory(app, given))
+    letters = Counter(queue for *_, queue, _ in in_memory["letters"].values())
+    assert ended_at_a_broker(lab, given, letters) == in_memory
+    return {each["document"]["metadata"].get("error_code") for each in in_memory["replies"].values()}
+
+
+async def ended_in_memory(app: App[Any], given: dict[str, Sent]) -> dict[str, Any]:
     async with TestWorker(app, hang_after=0.05, **SETTINGS) as worker:
         sent = {
             name: await worker.send(
-                CREATE_SESSION, body, **{"content_type": None, "correlation_id": name, **properties}
+                operation, body, **{"content_type": None, "correlation_id": name, **properties}
             )
-            for name, (body, properties) in given.items()
+            for name, (operation, body, properties) in given.items()
         }
         await worker.advance(30)
         replies = {name: each.replies for name, each in sent.items()}
@@ -111,16 +168,14 @@ async def ended_in_memory(given: dict[str, tuple[bytes, dict[str, Any]]]) -> dic
         }
 
 
-def ended_at_a_broker(
-    lab: Lab, given: dict[str, tuple[bytes, dict[str, Any]]], *, letters: int
-) -> dict[str, Any]:
+def ended_at_a_broker(lab: Lab, given: dict[str, Sent], letters: Counter[str | None]) -> dict[str, Any]:
     with lab.requester() as requester:
-        for name, (body, properties) in given.items():
-            requester.send(body, correlation_id=name, **properties)
+        for name, (operation, body, properties) in given.items():
+            requester.send(body, routing_key=f"session.{operation.key}", correlation_id=name, **properties)
             if name == "plain":
                 requester.collect()  # it has its outcome before it comes again
         replies = {each.properties.correlation_id: each for each in requester.collect(len(given), 30)}
-    taken = lab.take("session.create.dead", letters)
+    taken = [each for queue, count in letters.items() for each in lab.take(f"{queue}.dead", count)]
     return {
         "replies": {
             name: {
@@ -147,8 +202,13 @@ def ended_at_a_broker(
 def plain(body: bytes) -> dict[str, Any]:
     """A response without what no two workers have in common."""
     document: dict[str, Any] = json.loads(body)
-    del document["timestamp"], document["payload"]["created_at"]
-    document["payload"]["session_id"] = document["payload"]["session_id"][:3]
+    del document["timestamp"]
+    payload = document["payload"] or {}
+    document["payload"] = {
+        name: value[:3] if name == "session_id" else value
+        for name, value in payload.items()
+        if name not in {"created_at", "pid", "thread", "shelf"}
+    }
     for fact in ("worker_id", "processing_ms"):
         del document["metadata"][fact]
     return document
