@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+import aio_pika
 import aiormq
 import aiormq.exceptions
 import pytest
@@ -16,6 +17,7 @@ from session_worker.broker.connection import Connection
 from session_worker.broker.topology import Topology
 from session_worker.operators.doctor import management
 from session_worker.operators.doctor.result import State
+from session_worker.operators.operations import known
 from session_worker.settings import Settings, load
 from tests.support.servers import RabbitMQ
 from tests.support.waiting import soon
@@ -62,7 +64,7 @@ def set_policy(node: RabbitMQ, settings: Settings, definition: str, *, operator:
 
 
 def look(settings: Settings) -> list[Result]:
-    return asyncio.run(management.examine(settings))
+    return asyncio.run(management.examine(settings, known(settings)))
 
 
 def warned(settings: Settings) -> list[Result]:
@@ -75,6 +77,22 @@ def warned(settings: Settings) -> list[Result]:
 
     soon(is_told, 30)
     return found
+
+
+def test_messages_of_an_operation_that_nobody_serves_are_warned_of(settings: Settings) -> None:
+    """Once the broker has counted them."""
+
+    async def leave_one() -> None:
+        connection = await Connection.open(settings.amqp_urls, "test")
+        await Topology.of(Names().of("extend_session"), [1]).apply(connection)
+        async with connection.channel() as channel:
+            await channel.default_exchange.publish(aio_pika.Message(b"{}"), "session.extend_session.dead")
+        await connection.close()
+
+    asyncio.run(leave_one())
+    [told] = warned(settings)
+    assert told.name == "operation extend_session"
+    assert "1 message waits in 4 of its queues" in told.found
 
 
 def test_without_policies_all_is_well(settings: Settings) -> None:

@@ -339,6 +339,19 @@ def test_a_rate_has_two_digits_that_say_something(finished: int, rate: str) -> N
     assert f"finished  0/s over 5 s\n          {rate}/s over 60 s  completed {rate}\n" in text
 
 
+def test_the_queues_of_all_operations_are_few_lines_while_they_are_empty() -> None:
+    """Each operation's work is there, and of the others what holds something, or is not as it should be."""
+    queues = [
+        *(Depth("session.create", 0, 2, is_work=True), Depth("session.get", 0, 2, is_work=True)),
+        *(Depth("session.create.dead", 3, 0), Depth("session.create.retry.1s", 0, 0)),
+        *(Depth("session.get.dead", None, None, "missing"), Depth("session.replies", 0, 0)),
+    ]
+    text = shown(picture(Snapshot(Look(TRAFFIC, []), queues)))
+    assert [line.split()[0] for line in text.partition("queue ")[2].splitlines()[1:]] == [
+        *("session.create", "session.get", "session.create.dead", "session.get.dead", "2"),
+    ]
+
+
 @pytest.mark.parametrize("messages", [0, 7])
 @pytest.mark.parametrize(("width", "height"), [(60, 20), (40, 24), (80, 24), (80, 18), (200, 20)])
 def test_a_screen_with_few_lines_shows_a_failure_all_the_same(width: int, height: int, messages: int) -> None:
@@ -346,7 +359,7 @@ def test_a_screen_with_few_lines_shows_a_failure_all_the_same(width: int, height
     busy = Finished(5.0, {"completed": 640.0, "handler_failed": 9.0}, 0.004, 0.009)
     traffic = replace(TRAFFIC, lately=busy, minute=replace(busy, seconds=60.0), workers=["a-1-2", "b-3-4"])
     names = ["", *(f".retry.{delay}s" for delay in (1, 5, 30, 120, 600)), ".undelivered", ".dead"]
-    queues = [Depth(f"session.create{name}", messages, 0) for name in names]
+    queues = [Depth(f"session.create{name}", messages, 0, is_work=not name) for name in names]
     snapshot = Snapshot(Look(traffic, [FAILED] * 5), [*queues, Depth("session.replies", 9, 0)])
     screen = Console(file=StringIO(), width=width, height=height)
 

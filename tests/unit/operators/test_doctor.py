@@ -8,6 +8,7 @@ import threading
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,9 +20,10 @@ from session_worker.operators.doctor.broker import BrokerFindings, version
 from session_worker.operators.doctor.ledger_findings import LARGE_BYTES, LedgerFindings, clock_skew, size
 from session_worker.operators.doctor.local import holder_timeout, known_settings
 from session_worker.operators.doctor.postgresql import server
-from session_worker.operators.doctor.result import failed, folded, from_error, ok
+from session_worker.operators.doctor.result import Result, failed, folded, from_error, ok
 from session_worker.operators.doctor.sqlite import file_system
-from session_worker.settings import load
+from session_worker.operators.operations import known
+from session_worker.settings import Settings, load
 
 
 @pytest.mark.parametrize(
@@ -120,11 +122,43 @@ def test_why_workers_pause_is_not_asked_while_the_ledger_fails(consuming: int, s
     counted = {names.work: consuming, names.undelivered: slow}
     found = {f"queue {name}": Found(f"queue {name}", 0, count, None) for name, count in counted.items()}
     ledger = LedgerFindings([failed("ledger", "its disk is full", "make room")], alive=1, gone=0)
-    settings = load(amqp_url="amqp://mq/")
 
-    assert cross_checks.workers(settings, ledger, BrokerFindings(found=found)).state is State.SKIPPED
+    assert judged(ledger, found).state is State.SKIPPED
     ledger.results.clear()
-    assert cross_checks.workers(settings, ledger, BrokerFindings(found=found)).state is State.WARNING
+    assert judged(ledger, found).state is State.WARNING
+
+
+def judged(ledger: LedgerFindings, found: dict[str, Found]) -> Result:
+    settings = load(amqp_url="amqp://mq/", operations="create_session,get_session")
+    return cross_checks.workers(settings, known(settings), ledger, BrokerFindings(found=found))
+
+
+def test_an_operation_that_nobody_serves_is_named_among_those_that_are() -> None:
+    counted = {"session.create": 2, "session.create.undelivered": 2, "session.get": 0}
+    found = {f"queue {name}": Found(f"queue {name}", 7, count, None) for name, count in counted.items()}
+    result = judged(LedgerFindings(alive=2, gone=0), found)
+    assert result.state is State.WARNING
+    assert result.found.endswith("0 consume session.get: nobody consumes session.get")
+    assert "SESSION_WORKER_OPERATIONS" in str(result.fix)
+
+
+def test_messages_of_operations_that_nobody_serves_are_named_with_how_many_there_are() -> None:
+    """Not those of other installations, of a worker of another app, or of an operation without messages."""
+
+    def queue(name: str, messages: int, consumers: int = 0) -> dict[str, Any]:
+        return {"name": name, "messages": messages, "consumers": consumers}
+
+    queues: list[dict[str, Any]] = [
+        *(queue("session.create", 5), queue("session.replies", 9), queue("session.replies.shop.1", 9)),
+        *(queue("session.extend_session", 1, 1), queue("session.extend_session.dead", 1)),
+        *(queue("session.rename", 0), queue("session.rename.dead", 3), queue("session.rename.retry.5s", 1)),
+        *(queue("session.eu.create", 4), queue("session.idle", 0), {"name": "session.young"}),
+    ]
+    settings = load(amqp_url="amqp://mq/")
+    [told] = management.left_alone("session", known(settings), queues)
+    assert (told.name, told.state) == ("operation rename", State.WARNING)
+    assert "4 messages wait in 3 of its queues" in told.found
+    assert "dead list --operation rename" in str(told.fix)
 
 
 def test_the_innermost_mount_tells_the_file_system(tmp_path: Path) -> None:
@@ -209,6 +243,10 @@ def test_what_the_broker_has_not_gathered_yet_is_not_said_to_be_well() -> None:
     assert told.state is State.SKIPPED
 
 
+async def examined(settings: Settings) -> list[Result]:
+    return await management.examine(settings, known(settings))
+
+
 class _Web(BaseHTTPRequestHandler):
     """Answers everything with what its server was given."""
 
@@ -246,7 +284,7 @@ async def test_another_web_server_is_told_from_rabbitmqs(
         thread.start()
         try:
             url = f"http://127.0.0.1:{server.server_port}/"
-            [told] = await management.examine(load(amqp_url="amqp://ada:s3cret@mq/", management_url=url))
+            [told] = await examined(load(amqp_url="amqp://ada:s3cret@mq/", management_url=url))
         finally:
             server.shutdown()
             thread.join()
@@ -265,7 +303,7 @@ async def test_another_web_server_is_told_from_rabbitmqs(
     ],
 )
 async def test_a_management_interface_that_cannot_be_reached_is_told(url: str, said: str) -> None:
-    [told] = await management.examine(load(amqp_url="amqp://ada:s3cret@mq/", management_url=url))
+    [told] = await examined(load(amqp_url="amqp://ada:s3cret@mq/", management_url=url))
     assert said in told.found
     assert "rabbitmq-plugins enable rabbitmq_management" in str(told.fix)
 
@@ -274,12 +312,12 @@ async def test_one_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(management, "CHECK_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        [told] = await management.examine(load(amqp_url="amqp://ada:x@mq/", management_url=url))
+        [told] = await examined(load(amqp_url="amqp://ada:x@mq/", management_url=url))
     assert "the management interface did not answer" in told.found
 
 
 async def test_without_its_url_nobody_is_asked() -> None:
-    assert await management.examine(load(amqp_url="amqp://ada:x@mq/")) == []
+    assert await examined(load(amqp_url="amqp://ada:x@mq/")) == []
 
 
 @pytest.mark.parametrize(

@@ -476,21 +476,28 @@ def topology_apply(
     amqp_url: AmqpUrl = None,
     ledger_url: LedgerUrl = None,
     prefix: Prefix = None,
+    app: AppName = None,
     retry_delays: RetryDelays = None,
 ) -> None:
-    """Declare the exchange and the queues. Safe to repeat."""
+    """Declare the exchange and the queues of all operations. Safe to repeat."""
     from session_worker.cli.topology import apply
 
-    flags = {"amqp_url": amqp_url, "prefix": prefix, "retry_delays": retry_delays}
+    flags = {"app": app, "amqp_url": amqp_url, "prefix": prefix, "retry_delays": retry_delays}
     apply(adopt=adopt_ledger, ledger_url=ledger_url, **flags)
 
 
 @topology.command("check")
-def topology_check(amqp_url: AmqpUrl = None, prefix: Prefix = None, retry_delays: RetryDelays = None) -> None:
+def topology_check(
+    amqp_url: AmqpUrl = None,
+    prefix: Prefix = None,
+    app: AppName = None,
+    retry_delays: RetryDelays = None,
+) -> None:
     """Compare the broker with what the worker needs. Exits with 1 if they differ."""
     from session_worker.cli.topology import check
 
-    raise typer.Exit(check(amqp_url=amqp_url, prefix=prefix, retry_delays=retry_delays))
+    flags = {"app": app, "amqp_url": amqp_url, "prefix": prefix, "retry_delays": retry_delays}
+    raise typer.Exit(check(**flags))
 
 
 @ledger.command("upgrade")
@@ -543,6 +550,7 @@ def doctor(
     ledger_url: LedgerUrl = None,
     prefix: Prefix = None,
     retry_delays: RetryDelays = None,
+    app: AppName = None,
     handler: HandlerName = None,
     management_url: Annotated[
         str | None,
@@ -556,12 +564,13 @@ def doctor(
 ) -> None:
     """Check the whole set-up and say how to fix what is wrong.
 
-    Checks settings, handler, broker, queues, ledger and workers, and changes nothing. Exits with 1 if a check
+    Checks settings, app, broker, queues, ledger and workers, and changes nothing. Exits with 1 if a check
     fails, with 2 if the settings are refused."""
     from session_worker.cli.doctor import doctor
 
     flags = {"amqp_url": amqp_url, "ledger_url": ledger_url, "prefix": prefix}
-    flags |= {"retry_delays": retry_delays, "handler": handler, "management_url": management_url}
+    flags |= {"retry_delays": retry_delays, "management_url": management_url}
+    flags |= {"app": app, "handler": handler}
     raise typer.Exit(doctor(json=json, **flags))
 
 
@@ -576,6 +585,7 @@ def top(
     amqp_url: AmqpUrl = None,
     ledger_url: LedgerUrl = None,
     prefix: Prefix = None,
+    app: AppName = None,
     retry_delays: RetryDelays = None,
     json: Annotated[bool, typer.Option("--json", help="Print one snapshot as a JSON document.")] = False,
 ) -> None:
@@ -584,7 +594,8 @@ def top(
     `q` or Ctrl-C leaves. Changes nothing. A snapshot exits with 1 if broker or ledger did not answer."""
     from session_worker.cli.top import top
 
-    flags = {"amqp_url": amqp_url, "ledger_url": ledger_url, "prefix": prefix, "retry_delays": retry_delays}
+    flags = {"amqp_url": amqp_url, "ledger_url": ledger_url, "prefix": prefix}
+    flags |= {"app": app, "retry_delays": retry_delays}
     raise typer.Exit(top(interval, once=once, json=json, **flags))
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def top(interval: float, *, once: bool, json: bool, **flags: str | None) -> int:
     """Show activity until the user leaves, or ``once``; return 1 if broker or ledger did not answer then."""
-    loaded = command_settings.load_only(**flags)
+    loaded = command_settings.load_only(**flags, operations=None)
     out = terminal.results()
     live = out.is_terminal and not out.is_dumb_terminal and not once and not json
     with asyncio.Runner(loop_factory=PlainLoop) as runner:

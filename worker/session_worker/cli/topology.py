@@ -16,7 +16,9 @@ def apply(*, adopt: bool, ledger_url: str | None, **flags: str | None) -> None:
     """Declare what the worker needs; with ``adopt``, make it belong to this ledger."""
     if ledger_url is not None and not adopt:
         raise typer.BadParameter("only --adopt-ledger takes a ledger.", param_hint="--ledger-url")
-    loaded = command_settings.load_only(**flags, **({"ledger_url": ledger_url} if adopt else {}))
+    loaded = command_settings.load_only(
+        **flags, operations=None, **({"ledger_url": ledger_url} if adopt else {})
+    )
     with asyncio.Runner(loop_factory=PlainLoop) as runner:
         owner = runner.run(topology.apply(loaded, adopt=adopt))
     there = topology.needed(loaded)
@@ -27,7 +29,7 @@ def apply(*, adopt: bool, ledger_url: str | None, **flags: str | None) -> None:
 
 def check(**flags: str | None) -> int:
     """Print every difference between the broker and what the worker needs; 1 if there are any."""
-    loaded = command_settings.load_only(**flags)
+    loaded = command_settings.load_only(**flags, operations=None)
     with asyncio.Runner(loop_factory=PlainLoop) as runner:
         results = folded(runner.run(topology.compare(loaded)))
     differences = [f"{each.name}: {each.found}; {each.fix}" for each in results if each.fix]

@@ -8,29 +8,34 @@ from typing import TYPE_CHECKING
 from session_contracts import Names
 from session_worker.broker import marker
 from session_worker.broker.connection import Connection
-from session_worker.broker.topology import Topology, TopologyError
+from session_worker.broker.topology import TopologyError
 from session_worker.ledger import name_of
-from session_worker.operators import entries
+from session_worker.operators import entries, operations
 from session_worker.operators.doctor.broker import difference
 from session_worker.operators.doctor.result import ok
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from session_worker.broker.topology import Topology
     from session_worker.operators.doctor.result import Result
     from session_worker.settings import Settings
 
 
 def needed(settings: Settings) -> Topology:
-    """What a worker with these settings needs."""
-    return Topology.of(Names(settings.prefix), settings.retry_delays)
+    """What a worker with these settings needs.
+
+    Raises:
+        AppError: the app cannot be served.
+    """
+    return operations.topology(settings.prefix, operations.known(settings))
 
 
 async def apply(settings: Settings, *, adopt: bool = False) -> marker.Owner | None:
     """Declare what a worker needs. With ``adopt``, make it belong to the settings' ledger, and return that.
 
     Raises:
-        LedgerError, LinkLostError: the ledger or the broker cannot be used.
+        AppError, LedgerError, LinkLostError: the app, the ledger or the broker cannot be used.
         TopologyError: something is there with other arguments, or somebody else adopted it meanwhile.
     """
     names = Names(settings.prefix)
@@ -46,7 +51,7 @@ async def apply(settings: Settings, *, adopt: bool = False) -> marker.Owner | No
 
 
 async def compare(settings: Settings) -> list[Result]:
-    """Compare each part at the broker with what a worker needs. Raises LinkLostError."""
+    """Compare each part at the broker with what a worker needs. Raises AppError, LinkLostError."""
     async with _connected(settings) as connection:
         return [
             difference(found.part, found.trouble) if found.trouble else ok(found.part, "as needed")

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from session_client.net.close_reasons import Kind
 from session_client.net.errors import LinkLostError
-from session_contracts import Names
 from session_worker.broker.connection import Connection
 from session_worker.ledger import LedgerError, open_reader
+from session_worker.operators.operations import known, topology
 from session_worker.operators.traffic import SAMPLE, failed_last, traffic
 
 if TYPE_CHECKING:
@@ -41,13 +41,14 @@ class Unreachable:
 class Depth:
     """The messages that wait in a queue, without those that a worker holds, and its consumers.
 
-    Both are None where ``trouble`` says why nobody knows.
+    Both are None where ``trouble`` says why nobody knows. ``is_work``: workers take requests from it.
     """
 
     queue: str
     messages: int | None
     consumers: int | None
     trouble: str = ""
+    is_work: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ class Snapshot:
 
 @asynccontextmanager
 async def watchers(settings: Settings) -> AsyncIterator[tuple[LedgerWatch, BrokerWatch]]:
-    """Make the two watchers, and close them afterwards."""
+    """Make the two watchers, and close them afterwards. Raises AppError: the app cannot be served."""
     ledger, broker = LedgerWatch(settings), BrokerWatch(settings)
     try:
         yield ledger, broker
@@ -77,7 +78,7 @@ async def watchers(settings: Settings) -> AsyncIterator[tuple[LedgerWatch, Broke
 
 
 async def snapshot(settings: Settings) -> Snapshot:
-    """Look at ledger and broker once, both at the same time."""
+    """Look at ledger and broker once, both at the same time. Raises AppError."""
     async with watchers(settings) as (ledger, broker):
         return Snapshot(*await asyncio.gather(ledger.look(), broker.look()))
 
@@ -113,12 +114,13 @@ class LedgerWatch:
 
 
 class BrokerWatch:
-    """Looks at the queues again and again, the work queue first."""
+    """Looks at the queues of all operations again and again, the work queues first."""
 
     def __init__(self, settings: Settings) -> None:
-        names = Names(settings.prefix)
-        retries = (names.retry(delay) for delay in settings.retry_delays)
-        self._queues = (names.work, *retries, names.undelivered, names.dead, names.replies)
+        needed = topology(settings.prefix, known(settings))
+        self._work = [operation.work for operation in needed.operations]
+        others = (queue.name for queue in needed.queues if queue.name not in self._work)
+        self._queues = (*self._work, *others)
         self._urls = settings.amqp_urls
         self._connection: Connection | None = None
 
@@ -127,7 +129,8 @@ class BrokerWatch:
             if self._connection is None:  # it has a time limit for each URL
                 self._connection = await Connection.open(self._urls, "top")
             async with asyncio.timeout(LOOK_SECONDS):
-                return [await self._depth(self._connection, queue) for queue in self._queues]
+                looking = (self._depth(self._connection, queue) for queue in self._queues)
+                return await asyncio.gather(*looking)
         except LinkLostError as error:
             reason = str(error)
         except TimeoutError:
@@ -148,9 +151,9 @@ class BrokerWatch:
             trouble = _TROUBLE.get(error.kind)
             if trouble is None:
                 raise
-            return Depth(queue, None, None, trouble)
+            return Depth(queue, None, None, trouble, is_work=queue in self._work)
         counts = found.declaration_result
-        return Depth(queue, counts.message_count, counts.consumer_count)
+        return Depth(queue, counts.message_count, counts.consumer_count, is_work=queue in self._work)
 
 
 _TROUBLE: Mapping[Kind | None, str] = {

@@ -100,10 +100,12 @@ def _rate(rate: float) -> str:
 
 
 def _queues(queues: Sequence[Depth], most: int | None) -> Listing:
-    """Show all queues, or the work queue and the fullest others."""
+    """Show the work queues, and the fullest others; of the empty ones only how many there are."""
     table = Listing("queue", "messages", "consumers", right=("messages", "consumers"))
-    fullest = sorted(queues[1:], key=lambda each: each.messages or 0, reverse=True)
-    shown = queues if most is None else [*queues[:1], *fullest[: most - 1]]
+    work = [each for each in queues if each.is_work]
+    others = [each for each in queues if not each.is_work and (each.messages or each.trouble)]
+    ranked = [*work, *sorted(others, key=lambda each: each.messages or 0, reverse=True)]
+    shown = ranked[:most]
     for each in shown:
         if each.trouble:
             table.add(each.queue, Text(each.trouble, style="red"), "")

@@ -22,18 +22,21 @@ __all__ = ["Result", "State", "examine"]
 
 async def examine(settings: Settings, clock: Callable[[], float] = time.time) -> list[Result]:
     """Run all checks, and sort their results in the order of repair. ``clock``: this machine's."""
-    at_home, at_ledger, at_broker, policies = await asyncio.gather(
-        local.examine(settings),
+    app, operations = await local.app(settings)
+    at_home, at_ledger, at_broker, at_management = await asyncio.gather(
+        local.examine(settings, operations),
         ledger.examine(settings, clock),
-        broker.examine(settings),
-        management.examine(settings),
+        broker.examine(settings, operations),
+        management.examine(settings, operations),
     )
     return [
+        local.known_settings(settings.prefix),
+        app,
         *at_home,
         *at_ledger.results,
         *at_broker.results,
-        *policies,
+        *at_management,
         *cross_checks.owner(settings, at_ledger, at_broker),
-        cross_checks.workers(settings, at_ledger, at_broker),
-        await cross_checks.retention(settings, at_broker, clock),
+        cross_checks.workers(settings, operations, at_ledger, at_broker),
+        await cross_checks.retention(settings, operations, at_broker, clock),
     ]

@@ -20,7 +20,7 @@ from session_contracts import Names
 from session_worker.broker import marker
 from session_worker.broker.connection import Connection
 from session_worker.broker.publisher import Publisher
-from session_worker.broker.topology import NotPermittedError, Topology, TopologyError
+from session_worker.broker.topology import NotPermittedError, TopologyError
 from session_worker.operators.doctor.result import (
     CHECK_SECONDS,
     Result,
@@ -32,13 +32,15 @@ from session_worker.operators.doctor.result import (
     skipped,
     warning,
 )
+from session_worker.operators.operations import topology
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from aio_pika.abc import AbstractChannel
 
     from session_worker.broker.topology import Found
+    from session_worker.operators.operations import Known
     from session_worker.settings import Settings
 
 OLDEST, NEWEST = (3, 10), (4, 99)
@@ -68,7 +70,7 @@ class BrokerFindings:
         return found.consumers if found else None
 
 
-async def examine(settings: Settings) -> BrokerFindings:
+async def examine(settings: Settings, operations: Sequence[Known]) -> BrokerFindings:
     findings = BrokerFindings()
     nodes = await asyncio.gather(*(_reach(url) for url in settings.amqp_urls))
     connections = [connection for _, connection in nodes if connection is not None]
@@ -79,7 +81,7 @@ async def examine(settings: Settings) -> BrokerFindings:
     ]
     try:
         if connections:
-            await _examine(settings, connections[0], findings)
+            await _examine(settings, operations, connections[0], findings)
         else:
             findings.results += [
                 skipped(name, "the broker must be reached first")
@@ -90,15 +92,17 @@ async def examine(settings: Settings) -> BrokerFindings:
     return findings
 
 
-async def _examine(settings: Settings, connection: Connection, findings: BrokerFindings) -> None:
+async def _examine(
+    settings: Settings, operations: Sequence[Known], connection: Connection, findings: BrokerFindings
+) -> None:
     findings.results.append(version(*connection.server))
     name = "queues"
     try:
         async with asyncio.timeout(CHECK_SECONDS):
-            await _queues(settings, connection, findings)
+            await _queues(settings, operations, connection, findings)
         name = "permissions"
         async with asyncio.timeout(CHECK_SECONDS):
-            await _permissions(settings, connection, findings)
+            await _permissions(settings, operations, connection, findings)
     except TimeoutError:
         findings.results.append(no_answer(name, "the broker"))
     except LinkLostError as lost:
@@ -144,11 +148,14 @@ def _not_permitted(found: Found) -> bool:
     return isinstance(found.trouble, NotPermittedError)
 
 
-async def _queues(settings: Settings, connection: Connection, findings: BrokerFindings) -> None:
+async def _queues(
+    settings: Settings, operations: Sequence[Known], connection: Connection, findings: BrokerFindings
+) -> None:
     names = Names(settings.prefix)
-    async for found in Topology.of(names, settings.retry_delays).inspect(connection):
+    dead = {f"queue {names.of(each.key).dead}" for each in operations}
+    async for found in topology(settings.prefix, operations).inspect(connection):
         findings.found[found.part] = found
-        findings.results.append(_part(found, dead=f"queue {names.dead}"))
+        findings.results.append(_part(found, is_dead=found.part in dead))
 
 
 def difference(part: str, trouble: TopologyError) -> Result:
@@ -157,7 +164,7 @@ def difference(part: str, trouble: TopologyError) -> Result:
     return replace(told, found=told.found.removeprefix(f"{part}: "))
 
 
-def _part(found: Found, dead: str) -> Result:
+def _part(found: Found, *, is_dead: bool) -> Result:
     if found.trouble and not _not_permitted(found):
         return difference(found.part, found.trouble)
     if found.trouble and found.messages is None:
@@ -166,7 +173,7 @@ def _part(found: Found, dead: str) -> Result:
     if found.messages is None:
         return ok(found.part, "is there")
     count = f"{found.messages:,} message{' waits' if found.messages == 1 else 's wait'}"
-    if found.part == dead and found.messages:
+    if is_dead and found.messages:
         return warning(
             found.part,
             f"{count.replace('message', 'dead letter')} for an operator{note}",
@@ -178,17 +185,24 @@ def _part(found: Found, dead: str) -> Result:
 # ------------------------------------------------------------------------------------- permissions
 
 
-async def _permissions(settings: Settings, connection: Connection, findings: BrokerFindings) -> None:
-    names = Names(settings.prefix)
+async def _permissions(
+    settings: Settings, operations: Sequence[Known], connection: Connection, findings: BrokerFindings
+) -> None:
+    every = [Names(settings.prefix, each.key) for each in operations]
+    # A pattern that leaves one queue out mostly leaves out others too: the first one tells.
     troubles: list[TopologyError | LinkLostError | None] = [
-        await _refusal(connection, partial(_consume, queue=queue), queue="read")
-        for queue in (names.work, names.undelivered)
+        await _first_refusal(
+            connection,
+            (partial(_consume, queue=queue) for names in every for queue in (names.work, names.undelivered)),
+            queue="read",
+        )
     ]
     if settings.declare:
-        unbind = partial(_unbind, names=names)
+        unbinding = (partial(_unbind, names=names) for names in every)
         forbidden = (found.trouble for found in findings.found.values() if _not_permitted(found))
         troubles.append(
-            next(forbidden, None) or await _refusal(connection, unbind, queue="write", exchange="read")
+            next(forbidden, None)
+            or await _first_refusal(connection, unbinding, queue="write", exchange="read")
         )
     try:
         findings.blocked = await _blocked(settings)
@@ -198,6 +212,19 @@ async def _permissions(settings: Settings, connection: Connection, findings: Bro
     may = "consume, publish and declare" if settings.declare else "consume and publish"
     user = URL(settings.amqp_urls[0]).user or "guest"
     findings.results += told or [ok("permissions", f"user {user} may {may}")]
+
+
+async def _first_refusal(
+    connection: Connection,
+    asking: Iterable[Callable[[AbstractChannel], Awaitable[object]]],
+    *,
+    queue: str,
+    exchange: str = "",
+) -> ForbiddenError | None:
+    for ask in asking:
+        if refusal := await _refusal(connection, ask, queue=queue, exchange=exchange):
+            return refusal
+    return None
 
 
 async def _refusal(

@@ -1,4 +1,4 @@
-"""What can be checked without broker and ledger: the settings, the handler, the ops port."""
+"""What can be checked without broker and ledger: the settings, the app, the ops port."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import asyncio
 import json
 import sys
 from http.client import HTTPException
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from session_client.net.threads import in_own_thread
+from session_worker.operations.errors import AppError
 from session_worker.operators.doctor.result import CHECK_SECONDS, failed, from_error, ok, warning
+from session_worker.operators.operations import Known, known
 from session_worker.runtime import ops, probe
 from session_worker.settings import CONSUMER_TIMEOUT, unknown_variables
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from session_worker.operators.doctor.result import Result
     from session_worker.settings import InvalidSettingsError, Settings
 
@@ -23,21 +27,16 @@ SLUGGISH_SECONDS = 300.0
 _LOAD = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
-from session_worker.operators.doctor.load_handler import main
-main(sys.argv[2])
+from session_worker.operators.doctor.load_app import main
+main()
 """
 
 
-async def examine(settings: Settings) -> list[Result]:
-    loaded, port = await asyncio.gather(
-        handler(settings.handler), ops_port(settings.ops_host, settings.ops_port)
-    )
+async def examine(settings: Settings, operations: Sequence[Known]) -> list[Result]:
     return [
-        known_settings(settings.prefix),
-        loaded,
-        consumer_timeout(settings),
+        consumer_timeout(settings, operations),
         holder_timeout(settings.holder_timeout),
-        port,
+        await ops_port(settings.ops_host, settings.ops_port),
     ]
 
 
@@ -62,34 +61,54 @@ def known_settings(prefix: str) -> Result:
     return ok("settings", f"valid; the names at the broker begin with {prefix}")
 
 
-async def handler(path: str | None) -> Result:
-    """Load the handler in another process: importing it may end the process, or hang."""
-    if path is None:
-        return ok("handler", "the built-in one")
-    search = json.dumps(sys.path)
+async def app(settings: Settings) -> tuple[Result, Sequence[Known]]:
+    """Load the app, or the hook, in another process: importing it may end the process, or hang. Return what
+    it serves; of one that does not load, the built-in operations."""
+    if settings.app is None and settings.handler is None:
+        try:
+            return ok("app", "none: the built-in operations alone"), known(settings)
+        except AppError as error:
+            return from_error("app", error, "correct it"), _built_in(settings)
+    name = "app" if settings.handler is None else "handler"
+    path = settings.app or settings.handler
+    said = await _loaded(settings)
+    if "known" in said:
+        operations = [Known(**each | {"retry_delays": tuple(each["retry_delays"])}) for each in said["known"]]
+        return ok(name, f"{path} loads, and serves {', '.join(each.name for each in operations)}"), operations
+    fix = said.get("fix") or f"correct SESSION_WORKER_{name.upper()}, or the code that it names"
+    what = said["what"] if "fix" in said else f"{name} {path}: {said['what']}"
+    return failed(name, what, fix), _built_in(settings)
+
+
+def _built_in(settings: Settings) -> tuple[Known, ...]:
+    return known(settings.model_copy(update={"app": None, "operations": ()}))
+
+
+async def _loaded(settings: Settings) -> dict[str, Any]:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-c", _LOAD, search, path),
-        stdin=asyncio.subprocess.DEVNULL,
+        *(sys.executable, "-P", "-c", _LOAD, json.dumps(sys.path)),
+        stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
     )
-    fix = "correct SESSION_WORKER_HANDLER, or the code that it names"
     try:
         async with asyncio.timeout(CHECK_SECONDS):
-            said, _ = await process.communicate()
+            said, _ = await process.communicate(json.dumps(settings.hand_over()).encode())
     except TimeoutError:
-        return failed("handler", f"handler {path}: to import it takes more than {CHECK_SECONDS:g} s", fix)
+        return {"what": f"to import it takes more than {CHECK_SECONDS:g} s"}
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    if process.returncode:
-        return failed("handler", f"handler {path}: to import it ends the process ({process.returncode})", fix)
-    return failed("handler", said.decode(), fix) if said else ok("handler", f"{path} loads")
+    if process.returncode or not said:
+        return {"what": f"to import it ends the process ({process.returncode})"}
+    answer: dict[str, Any] = json.loads(said)
+    return answer
 
 
-def consumer_timeout(settings: Settings) -> Result:
-    longest = settings.handler_timeout + settings.shutdown_grace  # the settings are invalid if it is too long
+def consumer_timeout(settings: Settings, operations: Sequence[Known]) -> Result:
+    # The app cannot be served if it is too long.
+    longest = max(each.timeout for each in operations) + settings.shutdown_grace
     return ok(
         "consumer timeout",
         f"a request is held for {longest:g} s at the most; assumed is RabbitMQ's default consumer_timeout of "
