@@ -127,6 +127,6 @@ def test_a_worker_goes_on_where_it_cannot_look_at_the_marker(
         r"^amq\.default$",
         r"^session\.create(\.undelivered)?$",
     )
-    worker = lab.worker(amqp_url=user, declare=False)
+    worker = lab.worker(amqp_url=user, declare=False, operations="create_session")
     told = worker.wait_for("ledger of the queues unknown")
     assert "no read permission on queue session.create.ledger" in told["reason"]

@@ -65,6 +65,40 @@ class FakeLink:
         self.closed = True
 
 
+class SlowSubscription(FakeLink):
+    """It takes its time to pause, each more than the one before."""
+
+    def __init__(self, turns: int) -> None:
+        super().__init__()
+        self._turns = turns
+
+    async def pause(self) -> None:
+        for _ in range(self._turns):
+            await asyncio.sleep(0.01)
+        await super().pause()
+
+
+class OperationsLink(FakeLink):
+    """A link with a subscription for each operation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.subscriptions: list[SlowSubscription] = []
+        self.consuming_at_the_close = 0
+
+    async def subscribe(self, *_: object, **__: object) -> FakeLink:
+        self.subscriptions.append(SlowSubscription(len(self.subscriptions)))
+        return self.subscriptions[-1]
+
+    async def begin(self, subscriptions: Sequence[FakeLink]) -> None:
+        for subscription in subscriptions:
+            subscription.consuming = True
+
+    async def close(self) -> None:
+        self.consuming_at_the_close = sum(each.consuming for each in self.subscriptions)
+        await super().close()
+
+
 class HalfDeadLink(FakeLink):
     """The connections stand, but the broker does not answer when consuming is to pause or to go on."""
 

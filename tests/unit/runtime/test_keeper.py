@@ -16,7 +16,7 @@ from session_worker.runtime.stopping import StartError
 from session_worker.runtime.worker import Worker
 from session_worker.settings import load
 from tests.support import parts
-from tests.unit.runtime.links import FakeLink, HalfDeadLink, builder
+from tests.unit.runtime.links import FakeLink, HalfDeadLink, OperationsLink, builder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,6 +64,17 @@ async def test_a_link_that_stands_when_the_worker_is_told_to_stop_is_paused_and_
     link = FakeLink()
     await run([link], tmp_path, monkeypatch)
     assert (link.consuming, link.closed) == (False, True)
+
+
+async def test_a_stop_waits_until_no_operation_consumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only until the first of them does not: what the others get would find the link closed."""
+    link = OperationsLink()
+    await run([link], tmp_path, monkeypatch)
+    assert link.closed
+    assert link.consuming_at_the_close == 0
+    assert len(link.subscriptions) == 4
 
 
 @pytest.mark.parametrize("named", [False, True])

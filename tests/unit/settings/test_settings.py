@@ -52,6 +52,25 @@ def test_what_is_wrong_what_to_do_and_where_it_comes_from_are_kept_apart() -> No
     assert "1 to 65535; correct it. It is given by --ledger-url." in str(refused.value)
 
 
+def test_an_app_and_a_handler_together_are_refused_by_both_names() -> None:
+    sentence = _invalid(app="shop:app", handler="shop.hooks:check")
+    assert "app is shop:app and handler is shop.hooks:check" in sentence
+    assert "@app.on_create_session" in sentence
+
+
+def test_an_app_is_written_as_a_place_in_a_module() -> None:
+    assert _invalid(app="shop.py") == (
+        "app: names no app; write it as package.module:app. It is given by the argument APP."
+    )
+    assert load(app="shop:apps.main").app == "shop:apps.main"
+
+
+def test_operations_are_names_separated_by_commas_each_counted_once() -> None:
+    """``all`` is what the pages show where none is named."""
+    assert load(operations="create_session, extend,create_session").operations == ("create_session", "extend")
+    assert load(operations="all").operations == load().operations == ()
+
+
 def test_the_folder_of_secret_files_may_be_named_in_small_letters(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
