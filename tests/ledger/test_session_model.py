@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from uuid import UUID, uuid4
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, multiple, rule, run_state_machine_as_test
 from pydantic_core import to_json
@@ -33,6 +33,8 @@ Find = Callable[[UUID], Coroutine[Any, Any, "Entry | None"]]
 USERS = ("ada", "bob", "eve")
 CASEFILES = (None, "cf_261122_one", "cf_261122_two")
 A_USER, A_CASEFILE = st.sampled_from(USERS), st.sampled_from(CASEFILES)
+WHO = st.one_of(st.none(), st.none(), A_USER)
+"""None: whose session it is."""
 
 
 @dataclass
@@ -95,7 +97,7 @@ class Sessions(RuleBasedStateMachine):
         metadata=st.dictionaries(st.text('aä"\\', max_size=3), st.integers() | st.none(), max_size=2),
     )
     def create(self, user: str, casefile: str | None, detours: int, metadata: dict[str, Any]) -> str:
-        request = Request(self._take(user, detours, casefile_id=casefile), creates=True)
+        request = Request(self._take(user + self._suffix, detours, casefile_id=casefile), creates=True)
         return self._complete(request, metadata)
 
     @rule(target=ids, user=A_USER, count=st.integers(2, 5))
@@ -107,23 +109,23 @@ class Sessions(RuleBasedStateMachine):
 
     @rule(targets=(ids, failures), user=A_USER)
     def fail_to_create(self, user: str) -> Any:
-        request = Request(self._take(user, 0), creates=True)
+        request = Request(self._take(user + self._suffix, 0), creates=True)
         self._end(request, failed(request.claim))
         return request
 
-    @rule(session=ids, user=A_USER, detours=st.integers(0, 2))
-    def name(self, session: str | Request, user: str, detours: int) -> None:
+    @rule(session=ids, user=WHO, detours=st.integers(0, 2))
+    def name(self, session: str | Request, user: str | None, detours: int) -> None:
         request = self._naming(session, user, detours)
         self._end(request, completed(request.claim, session=None))
 
-    @rule(target=failures, session=ids, user=A_USER)
-    def name_and_fail(self, session: str | Request, user: str) -> Request:
+    @rule(target=failures, session=ids, user=WHO)
+    def name_and_fail(self, session: str | Request, user: str | None) -> Request:
         request = self._naming(session, user, 0)
         self._end(request, failed(request.claim))
         return request
 
-    @rule(names=st.lists(st.tuples(ids, A_USER), min_size=2, max_size=6))
-    def name_together(self, names: list[tuple[str | Request, str]]) -> None:
+    @rule(names=st.lists(st.tuples(ids, WHO), min_size=2, max_size=6))
+    def name_together(self, names: list[tuple[str | Request, str | None]]) -> None:
         requests = [self._naming(session, user, 0) for session, user in names]
         finishes = [completed(each.claim, session=None) for each in requests]
         self._run(_all(*map(self._ledger.finish, finishes)))
@@ -143,10 +145,11 @@ class Sessions(RuleBasedStateMachine):
         else:
             self._end(request, completed(request.claim, session=None))
 
-    @rule(session=ids, user=A_USER)
-    def close(self, session: str | Request, user: str) -> None:
-        known = self._known(session, user)
-        closed = self._run(self._ledger.close_session(_id(session), user + self._suffix))
+    @rule(session=ids, user=WHO)
+    def close(self, session: str | Request, user: str | None) -> None:
+        name = self._name(session, user)
+        known = self._known(session, name)
+        closed = self._run(self._ledger.close_session(_id(session), name))
         if known is None:
             assert closed is None
             return
@@ -157,10 +160,11 @@ class Sessions(RuleBasedStateMachine):
         assert closed.duration_seconds is not None
         assert closed.duration_seconds >= 0
 
-    @rule(session=ids, user=A_USER)
-    def get(self, session: str | Request, user: str) -> None:
-        known = self._known(session, user)
-        found = self._run(self._ledger.get_session(_id(session), user + self._suffix))
+    @rule(session=ids, user=WHO)
+    def get(self, session: str | Request, user: str | None) -> None:
+        name = self._name(session, user)
+        known = self._known(session, name)
+        found = self._run(self._ledger.get_session(_id(session), name))
         assert (found and found.model_dump()) == (
             known and known.summary() | {"event_count": known.events(), "metadata": known.metadata}
         )
@@ -191,9 +195,13 @@ class Sessions(RuleBasedStateMachine):
             "limit": limit,
         }
 
-    def _take(self, user: str, detours: int, **changes: Any) -> Claim:
+    def teardown(self) -> None:
+        for session_id in self._sessions:
+            self.get(session_id, None)
+
+    def _take(self, name: str, detours: int, **changes: Any) -> Claim:
         """Claim a new request, which is handed back a few times."""
-        claim: Claim = self._run(take(self._ledger, user_id=user + self._suffix, **changes))
+        claim: Claim = self._run(take(self._ledger, user_id=name, **changes))
         for _ in range(detours):
             self._run(self._ledger.release(released(claim)))
             claim = self._again(claim)
@@ -202,8 +210,11 @@ class Sessions(RuleBasedStateMachine):
     def _again(self, claim: Claim) -> Claim:
         return replace(claim, token=self._run(take(self._ledger, claim.request_id)).token)
 
-    def _naming(self, session: str | Request, user: str, detours: int) -> Request:
-        return Request(self._take(user, detours, session_id=_id(session), operation="extend"), creates=False)
+    def _naming(self, session: str | Request, user: str | None, detours: int) -> Request:
+        return Request(
+            self._take(self._name(session, user), detours, session_id=_id(session), operation="extend"),
+            creates=False,
+        )
 
     def _complete(self, request: Request, metadata: dict[str, Any]) -> str:
         """Create the session."""
@@ -236,9 +247,16 @@ class Sessions(RuleBasedStateMachine):
         assert found is not None
         return found
 
-    def _known(self, session: str | Request, user: str) -> Session | None:
+    def _known(self, session: str | Request, name: str) -> Session | None:
         known = self._sessions.get(_id(session))
-        return known if known is not None and known.claim.user_id == user + self._suffix else None
+        return known if known is not None and known.claim.user_id == name else None
+
+    def _name(self, session: str | Request, user: str | None) -> str:
+        """The full name of a user; None: of whoever a session belongs to, or its id was reserved for."""
+        if user is not None:
+            return user + self._suffix
+        claim = self._sessions[session].claim if isinstance(session, str) else session.claim
+        return claim.user_id
 
 
 def _id(session: str | Request) -> str:
@@ -281,6 +299,7 @@ def test_sessions_are_what_a_model_of_them_says(ledger_url: str) -> None:
                 max_examples=25,
                 stateful_step_count=25,
                 deadline=None,
+                phases=[Phase.reuse, Phase.generate],  # to shrink an example takes minutes
                 suppress_health_check=list(HealthCheck),
             ),
         )

@@ -18,6 +18,7 @@ from tests.support.ledger import (
     failed,
     postponed,
     shift,
+    sql,
     take,
     worker,
 )
@@ -147,10 +148,11 @@ async def test_an_outcome_that_is_written_twice_counts_once(ledger_url: str) -> 
         assert await get(ledger, session) == before
 
 
-async def test_what_many_requests_of_a_batch_name_is_counted_exactly(ledger_url: str) -> None:
-    """By two workers whose batches share the sessions, and hold them in other orders."""
+async def test_what_requests_of_many_batches_name_is_counted_exactly(ledger_url: str) -> None:
+    """By two workers whose batches share the sessions, each naming them in other orders, while others close
+    them: no batch deadlocks with another."""
     async with worker(ledger_url, "one") as one, worker(ledger_url, "two") as two:
-        sessions = [await created(one) for _ in range(5)]
+        sessions = [await created(one) for _ in range(20)]
         claims = [
             [a_claim(session_id=session.session_id) for _ in range(20) for session in order]
             for order in (sessions, sessions[::-1])
@@ -162,11 +164,19 @@ async def test_what_many_requests_of_a_batch_name_is_counted_exactly(ledger_url:
                 ledger.finish(completed(claim, session=None))
                 for ledger, mine in zip((one, two), claims, strict=True)
                 for claim in mine
-            )
+            ),
+            *(
+                ledger.close_session(session.session_id or "", ADA)
+                for ledger, order in ((one, sessions[::-1]), (two, sessions))
+                for session in order
+            ),
         )
         for session in sessions:
             found = await get(one, session)
             assert (found.request_count, found.event_count) == (1 + 2 * 20, 3 * (1 + 2 * 20))
+    if ledger_url.startswith("postgresql"):
+        deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+        assert await sql(ledger_url, deadlocks) == [(0,)]
 
 
 async def test_sessions_are_listed_newest_first_page_by_page(ledger_url: str) -> None:
