@@ -91,14 +91,14 @@ def test_code_that_cannot_be_loaded_is_told_and_requests_wait_for_the_next_chang
         assert answer(requester.collect(1, 30)[0])["metadata"]["version"] == 3
 
 
-def test_a_worker_told_to_stop_ends_with_its_process(
-    worker: WorkerProcess, amqp_url: str, project: Project
-) -> None:
-    pid = worker.wait_for("worker up")["worker_id"].split("-")[-2]
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_its_process_ends_with_it(worker: WorkerProcess, number: signal.Signals) -> None:
+    process = Path("/proc", worker.wait_for("worker up")["worker_id"].split("-")[-2])
+    assert process.exists()
     assert worker.wait_for("the worker starts anew with each change: for developing only")
-    worker.send_signal(signal.SIGINT)
-    assert worker.wait() == 0
-    assert not Path(f"/proc/{pid}").exists()
+    worker.send_signal(number)
+    assert worker.wait() == (-number if number is signal.SIGKILL else 0)
+    soon(lambda: not process.exists())
 
 
 BLIND = """

@@ -111,6 +111,35 @@ def test_a_path_to_no_handler_is_reported_with_the_reason(path: str, reason: str
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("code", "place"),
+    [
+        ("\nnot_there", ", in first.py:2)"),
+        ("import second", ", in second.py:1)"),
+        ("import json\njson.loads('x')", ", in first.py:2)"),  # not in json
+        ("import absent", ", in first.py:1)"),
+        ("(", "(first.py, line 1))"),
+    ],
+)
+def test_the_place_in_ones_own_code_is_named_where_an_import_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, place: str
+) -> None:
+    (tmp_path / "first.py").write_text(code)
+    (tmp_path / "second.py").write_text("1 / 0")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("first", "second"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(AppError) as refused:
+        load_app("first:app")
+    assert str(refused.value).endswith(place)
+
+
+def test_a_module_that_is_not_there_has_no_place() -> None:
+    with pytest.raises(AppError, match=r"No module named 'no_such_module'\)$"):
+        load_app("no_such_module:app")
+
+
 async def test_plain_function_is_called_in_a_thread() -> None:
     def plain(request: object, context: object) -> dict[str, Any]:
         return {"thread": threading.get_ident()}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import traceback
+from pathlib import Path
 from typing import Any
 
 from session_client.net.failures import in_one_line
@@ -60,14 +62,34 @@ def _find(path: str, role: str) -> Any:
     except AppError as error:
         raise AppError(f"{role} {path}: {error.what}", error.fix) from error
     except (Exception, SystemExit) as error:
-        raise AppError(
-            f"{role} {path}: module {module_name} cannot be imported ({in_one_line(error)})"
-        ) from error
+        why = f"{in_one_line(error)}{_place(error)}"
+        raise AppError(f"{role} {path}: module {module_name} cannot be imported ({why})") from error
     for part in name.split("."):
         found = getattr(found, part, None)
     if found is None:
         raise AppError(f"{role} {path}: module {module_name} has no {name}")
     return found
+
+
+def _place(error: BaseException) -> str:
+    """Where in the user's code an import failed: in this folder, or else where the error was raised."""
+    if isinstance(error, SyntaxError):  # it says so itself
+        return ""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename not in {__file__, importlib.__file__} and not frame.filename.startswith("<frozen ")
+    ]
+    here = Path.cwd()
+    own = [
+        frame
+        for frame in frames
+        if Path(frame.filename).is_relative_to(here) and "site-packages" not in frame.filename
+    ]
+    for frame in reversed(own or frames):
+        file = Path(frame.filename)
+        return f", in {file.relative_to(here) if own else file}:{frame.lineno}"
+    return ""
 
 
 def _kind(found: object) -> str:
