@@ -73,6 +73,11 @@ class Failure(Exception):  # noqa: N818 - an answer, which a function may also r
             self.facts["rejection_code"] = rejection_code
 
 
+CONFLICT = Failure(
+    ErrorCode.IDEMPOTENCY_CONFLICT, "request_id: was used before with other content; use a new one"
+)
+
+
 class NoReply(Exception):  # noqa: N818 - as above
     """No answer: a client raises RequestTimedOut, at once and not when its time is over."""
 
@@ -126,7 +131,7 @@ class FakeWorker:
         self.requests.append(request)
         asked, reply = self._replies.get(request.request_id, (fingerprint, None))
         if asked != fingerprint:
-            return _body(operation, request.request_id, Failure(ErrorCode.IDEMPOTENCY_CONFLICT))
+            return _body(operation, request.request_id, CONFLICT)
         if reply is not None:
             return reply
         answer = answers.popleft() if len(answers) > 1 else answers[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -18,6 +19,8 @@ from typing import TYPE_CHECKING, Annotated
 import pytest
 from pydantic import AfterValidator, ValidationError, create_model
 
+import session_client
+from session_client import SessionClient
 from session_contracts import Operation, problems
 from session_worker.operations.handler import Context
 from tests.support.pages import blocks, follow, mentions
@@ -165,6 +168,14 @@ def test_type_checkers_find_nothing_in_the_programs_of_a_page(page: str, tmp_pat
     )
 
     assert checked.stdout.startswith("Success"), checked.stdout + checked.stderr
+
+
+def test_the_page_of_the_client_names_its_methods_options_and_errors() -> None:
+    named = set(re.findall(r"^\| `(\w+)", (DOCS / "client.md").read_text(), re.MULTILINE))
+    methods = {name for name in vars(SessionClient) if not name.startswith("_")} - {"open", "close"}
+    errors = set(session_client.__all__) - {"SessionClient", "SyncSessionClient", "SessionClientError"}
+
+    assert methods | set(inspect.signature(SessionClient).parameters) | errors <= named
 
 
 def test_the_page_of_operations_names_all_that_a_handler_gets() -> None:

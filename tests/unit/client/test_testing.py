@@ -14,6 +14,7 @@ from session_client.testing import Failure, FakeWorker, NoReply
 from session_contracts import (
     CREATE_SESSION,
     GET_SESSION,
+    NIL_SESSION_ID,
     CreateSessionPayload,
     CreateSessionRequest,
     ErrorCode,
@@ -21,6 +22,8 @@ from session_contracts import (
     SessionCreatedPayload,
     SessionPayload,
 )
+from session_worker import App, Context, Rejected
+from session_worker.testing import TestWorker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -227,3 +230,66 @@ def test_code_that_blocks_is_tested_in_the_same_way(worker: FakeWorker) -> None:
         with pytest.raises(RequestFailed, match="expired before its first attempt"):
             client.create_session(user_id=USER)
     assert [request.user_id for request in worker.requests] == [USER, USER]
+
+
+def real_app() -> App[None]:
+    """What the scripts of the test below play."""
+    app = App()
+
+    @app.operation(EXTEND, max_attempts=1)
+    async def extend(request: BaseRequest[ExtendSession], context: Context[None]) -> SessionExtended:
+        if request.payload.minutes == 1:
+            raise Rejected("not on Sundays", code="sunday")
+        if request.payload.minutes == 2:
+            raise ZeroDivisionError
+        return LATER
+
+    @app.on_create_session
+    async def refuse(request: CreateSessionRequest, context: Context[None]) -> None:
+        raise Rejected("full")
+
+    return app
+
+
+async def what_happens(client: SessionClient) -> list[dict[str, Any]]:
+    """The answers to requests of all kinds, without what differs from one to the next."""
+    request_id = uuid4()
+    asked = [
+        client.call(EXTEND, ExtendSession(m=5), user_id=USER, request_id=request_id),
+        client.call(EXTEND, ExtendSession(m=5), user_id=USER, request_id=request_id),
+        client.call(EXTEND, ExtendSession(m=6), user_id=USER, request_id=request_id),
+        client.call(EXTEND, ExtendSession(m=1), user_id=USER),
+        client.call(EXTEND, ExtendSession(m=2), user_id=USER),
+        client.create_session(user_id=USER),
+        client.get_session("ts_251130_a", user_id=USER),
+        client.request(
+            CreateSessionRequest(user_id=USER, payload=CreateSessionPayload.model_construct(title=""))
+        ),
+    ]
+    found = []
+    for call in asked:
+        try:
+            response: Any = await call
+        except RequestFailed as failed:
+            response = failed.response
+        answer = response.model_dump(exclude={"request_id", "timestamp"})
+        answer["metadata"] |= {"worker_id": "", "processing_ms": 0.0, "attempts": 0}
+        if "session_id" in (answer["payload"] or {}):
+            answer["payload"] |= {"session_id": NIL_SESSION_ID, "created_at": ""}
+        found.append(answer)
+    return found
+
+
+async def test_its_answers_are_those_of_the_worker_itself(worker: FakeWorker, client: SessionClient) -> None:
+    """Codes, sentences, payloads and the facts in the metadata."""
+    rejected = Failure(ErrorCode.REJECTED, "not on Sundays", rejection_code="sunday")
+    broken = Failure(ErrorCode.HANDLER_FAILED, "the request failed 1 time(s)")
+    worker.answer(EXTEND, LATER, rejected, broken)
+    worker.answer(CREATE_SESSION, Failure(error="full"))
+    worker.answer(GET_SESSION, Failure(ErrorCode.SESSION_NOT_FOUND))
+
+    played = await what_happens(client)
+    async with TestWorker(real_app()) as real:
+        meant = await what_happens(real.client)
+
+    assert played == meant
