@@ -101,6 +101,21 @@ async def test_a_request_with_a_slot_gets_a_thread_however_many_the_others_use(
         assert await asyncio.wait_for(asyncio.create_task(call()), 10) == "called"
 
 
+async def test_further_calls_of_one_operation_take_no_threads_from_those_of_another(
+    over: threading.Event,
+) -> None:
+    greedy, modest = Slots(1), Slots(1)
+    await _use_threads(2)
+    called = threading.Event()
+    called.set()
+    async with _attempt(greedy, over, over):
+        more = [asyncio.create_task(asyncio.to_thread(over.wait, 30)) for _ in range(2)]
+        async with _attempt(modest, called, called) as attempt:
+            await asyncio.wait_for(attempt, 10)
+        over.set()
+        await asyncio.gather(*more)
+
+
 async def test_calls_outside_of_all_slots_take_no_threads_from_them(over: threading.Event) -> None:
     slots = Slots(1)
     await _use_threads(1)

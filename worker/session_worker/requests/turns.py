@@ -119,7 +119,7 @@ class Slots:
     """
 
     def __init__(self, count: int) -> None:
-        self._count = self._free = count
+        self.count = self._free = count
         self.kept = 0
         self._turning_away = False
         self._waiting: Queue = deque()
@@ -128,7 +128,7 @@ class Slots:
     @property
     def exhausted(self) -> bool:
         """Whether threads that outlived their attempts keep every slot."""
-        return self.kept == self._count
+        return self.kept == self.count
 
     def take(self) -> Slot:
         """Return the block that holds a slot. It gives True, or False when there is none (``turn_away``)."""
@@ -183,22 +183,22 @@ class Slots:
 class Slot:
     """One slot, held within a block. ``job`` is what the handler runs in the slot's thread."""
 
-    __slots__ = ("_slots", "held", "job")
+    __slots__ = ("held", "job", "slots")
 
     def __init__(self, slots: Slots) -> None:
-        self._slots = slots
+        self.slots = slots
         self.held = False
         self.job: Future[Any] | None = None
 
     async def __aenter__(self) -> bool:
-        self.held = await self._slots.begin()
+        self.held = await self.slots.begin()
         current_slot.set(self)
         return self.held
 
     async def __aexit__(self, *exc_info: object) -> None:
         if self.held:
             job, self.held, self.job = self.job, False, None
-            self._slots.end(job)
+            self.slots.end(job)
 
 
 current_slot: ContextVar[Slot | None] = ContextVar("slot", default=None)
