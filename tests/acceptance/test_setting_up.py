@@ -32,7 +32,7 @@ def test_topology_is_missing_then_applied_then_right(cli: Cli, amqp_url: str) ->
 
     assert missing.code == 1
     assert missing.out.startswith(
-        "exchange, queues: none of the 10 exist; run `session-worker topology apply`"
+        "exchange, queues: none of the 24 exist; run `session-worker topology apply`"
     )
     assert len(missing.out.splitlines()) == 1
     assert [each.code for each in applied] == [0, 0]
