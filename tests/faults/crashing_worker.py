@@ -66,6 +66,8 @@ def around(owner: type, name: str, fuse: Fuse, *, after: bool, queues: str | Non
 
 
 def kind(message: Message) -> str:
+    if not message.queue:
+        return "probe"  # of the link, before anything is delivered
     if message.queue.endswith(".dead"):
         return "dead"
     return "retry" if ".retry." in message.queue else "reply"
