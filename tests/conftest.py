@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import shutil
+import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -193,6 +195,25 @@ def ledger_url(request: pytest.FixtureRequest) -> Iterator[str]:
             yield url
     else:
         yield request.getfixturevalue("postgresql_url")
+
+
+@pytest.fixture(scope="session")
+def amqplib(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Node example in a folder of its own, with the amqplib that its lock names."""
+    missing = [program for program in ("node", "npm") if shutil.which(program) is None]
+    if missing:
+        pytest.skip(
+            f"{' and '.join(missing)} missing: install Node 18 or newer (`apt-get install nodejs npm`)"
+        )
+    folder = tmp_path_factory.mktemp("amqplib")
+    for name in ("package.json", "package-lock.json", "amqplib_requester.mjs"):
+        shutil.copy(ROOT / "examples" / name, folder)
+    done = subprocess.run(
+        ["npm", "ci", "--no-audit", "--no-fund"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"npm cannot install amqplib: {done.stderr.strip().splitlines()[-1]}")
+    return folder
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -49,25 +48,6 @@ async def handle(request, context):
     while request.user_id == "waits" and not Path("gate").exists():
         await asyncio.sleep(0.02)
 """
-
-
-@pytest.fixture(scope="session")
-def amqplib(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Node example in a folder of its own, with the amqplib that its lock names."""
-    missing = [program for program in ("node", "npm") if shutil.which(program) is None]
-    if missing:
-        pytest.skip(
-            f"{' and '.join(missing)} missing: install Node 18 or newer (`apt-get install nodejs npm`)"
-        )
-    folder = tmp_path_factory.mktemp("amqplib")
-    for name in ("package.json", "package-lock.json", "amqplib_requester.mjs"):
-        shutil.copy(EXAMPLES / name, folder)
-    done = subprocess.run(
-        ["npm", "ci", "--no-audit", "--no-fund"], cwd=folder, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        pytest.skip(f"npm cannot install amqplib: {done.stderr.strip().splitlines()[-1]}")
-    return folder
 
 
 @pytest.fixture(params=REQUESTERS)

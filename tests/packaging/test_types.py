@@ -125,13 +125,107 @@ async def wrong(client: SessionClient, blocking: SyncSessionClient, worker: Fake
     worker.answer(EXTEND, lambda request: SessionExtended(until=request.payload.hours))  # wrong
 """
 
+APPS = """
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import assert_type
+
+from pydantic import BaseModel
+
+from session_contracts import BaseRequest, CreateSessionRequest, Operation
+from session_worker import App, Context, Operations, Rejected, RetryLater
+
+
+class ExtendSession(BaseModel):
+    minutes: int
+
+
+class SessionExtended(BaseModel):
+    until: str
+
+
+class Shop:
+    name = "shop"
+
+
+EXTEND = Operation("extend_session", ExtendSession, SessionExtended)
+SHORTEN = Operation("shorten_session", ExtendSession, SessionExtended)
+
+
+@asynccontextmanager
+async def resources() -> AsyncIterator[Shop]:
+    yield Shop()
+
+
+app = App(lifespan=resources)
+assert_type(app, App[Shop])
+assert_type(App(), App[None])
+others = Operations[Shop]()
+
+
+@app.on_create_session
+async def check(request: CreateSessionRequest, context: Context[Shop]) -> dict[str, object] | None:
+    return {"shop": context.resources.name, "session": context.session_id}
+
+
+@app.operation(EXTEND, timeout=10, max_attempts=3, concurrency=8)
+async def extend(request: BaseRequest[ExtendSession], context: Context[Shop]) -> SessionExtended:
+    assert_type(request.payload, ExtendSession)
+    if request.payload.minutes > 60:
+        raise Rejected("too long", code="limit")
+    if context.attempt == 1:
+        raise RetryLater(after=60)
+    return SessionExtended(until=context.resources.name)
+
+
+@others.operation(SHORTEN, effects="none", needs_session=True)
+def shorten(request: BaseRequest[ExtendSession], context: Context[Shop]) -> SessionExtended:
+    return SessionExtended(until="now")
+
+
+app.include(others)
+
+
+class Extending:
+    async def __call__(self, request: BaseRequest[ExtendSession], context: Context[Shop]) -> SessionExtended:
+        return SessionExtended(until="later")
+
+
+app.operation(EXTEND)(Extending())
+
+
+async def other_payload(request: BaseRequest[SessionExtended], context: Context[Shop]) -> SessionExtended:
+    return SessionExtended(until="now")
+
+
+async def other_result(request: BaseRequest[ExtendSession], context: Context[Shop]) -> ExtendSession:
+    return request.payload
+
+
+async def other_resources(request: BaseRequest[ExtendSession], context: Context[int]) -> SessionExtended:
+    return SessionExtended(until=str(context.resources))
+
+
+async def wrong(context: Context[Shop]) -> None:
+    app.operation(EXTEND)(other_payload)  # wrong
+    app.operation(EXTEND)(other_result)  # wrong
+    app.operation(EXTEND)(other_resources)  # wrong
+    app.operation(EXTEND, effects="some")  # wrong
+    app.operation("extend_session")  # wrong
+    app.on_create_session(extend)  # wrong
+    App(lifespan=Shop)  # wrong
+    context.resources.price  # wrong
+    RetryLater("soon")  # wrong
+    Operation("extend", int, SessionExtended)  # wrong
+"""
+
 
 @pytest.fixture(params=["wheels", "editable"])
 def interpreter(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue("python")) if request.param == "wheels" else sys.executable
 
 
-@pytest.mark.parametrize("program", [HANDLER, CALLS], ids=["handler", "calls"])
+@pytest.mark.parametrize("program", [HANDLER, CALLS, APPS], ids=["handler", "calls", "apps"])
 def test_mypy_finds_the_mistakes_in_a_program_and_no_others(
     interpreter: str, program: str, tmp_path: Path
 ) -> None:
