@@ -109,3 +109,32 @@ async def test_postgresql_uses_its_indexes_however_large_the_tables(postgresql_u
         "SELECT seq_scan, n_tup_ins FROM pg_stat_user_tables WHERE relname = 'sessions'",
         [(0, 200)],
     )
+
+
+@pytest.mark.parametrize("act", ["finish", "close"])
+async def test_sessions_are_locked_in_the_order_of_their_ids(postgresql_url: str, act: str) -> None:
+    """Whatever the order in which a batch names them: so no two batches wait for each other."""
+    free = "SELECT session_id FROM sessions ORDER BY session_id FOR UPDATE SKIP LOCKED"
+    async with worker(postgresql_url) as ledger:
+        claims = [a_claim() for _ in range(10)]
+        await asyncio.gather(*map(ledger.claim, claims))
+        await asyncio.gather(*(ledger.finish(completed(claim)) for claim in claims))
+        ids = sorted(claim.session_id or "" for claim in claims)
+        namers = [a_claim(session_id=session_id) for session_id in reversed(ids)]
+        await asyncio.gather(*map(ledger.claim, namers))
+        connection = await connect(postgresql_url)
+        try:
+            async with connection.transaction():
+                await connection.execute("SELECT FROM sessions WHERE session_id = $1 FOR UPDATE", ids[4])
+                acting = asyncio.gather(
+                    *(
+                        ledger.finish(completed(claim, session=None))
+                        if act == "finish"
+                        else ledger.close_session(claim.session_id or "", claim.user_id)
+                        for claim in namers
+                    )
+                )
+                await becomes(postgresql_url, free, [(each,) for each in ids[5:]])
+            await acting
+        finally:
+            await connection.close()
