@@ -228,8 +228,11 @@ def test_a_worker_whose_lifespan_ends_before_it_drains_and_fails(shop: Shop) -> 
     assert "the stock is gone" in json.dumps(worker.wait_for("lifespan failed"))
 
 
-def test_a_worker_that_is_told_to_stop_does_not_wait_for_its_resources(shop: Shop) -> None:
-    worker = shop.worker(wait=False, app="tests.support.apps.patient:app")
+def test_a_worker_that_is_told_to_stop_does_not_wait_for_its_resources(shop: Shop, ops: Ops) -> None:
+    """Until then it is not ready, and says what it waits for."""
+    worker = shop.worker(wait=False, app="tests.support.apps.patient:app", ops_port=ops.port)
     soon(lambda: len(shop.notes("waiting")) == 1, 30)
+    assert ops.red()["broker"] == "waiting for the app's lifespan"
+    assert ops.live()
     worker.terminate()
     assert worker.wait(10) == 0

@@ -200,7 +200,7 @@ def test_a_worker_that_starts_without_a_permission_names_it(
     lab: Lab, write: str, read: str, said: str
 ) -> None:
     url = someone(lab, "", write, read)
-    worker = lab.worker(wait=False, amqp_url=url, declare="false")
+    worker = lab.worker(wait=False, amqp_url=url, declare="false", operations="create_session")
     assert worker.wait() != 0
     words = "".join(worker.output)
     assert said in worker.output[-1]

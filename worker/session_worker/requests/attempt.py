@@ -35,7 +35,7 @@ MAX_FRAMES = 3
 _OURS = frozenset({__file__, results.__file__, binding.__file__})
 _THREADS = frozenset({asyncio.threads.__file__, concurrent.futures.thread.__file__})
 """Of the way to a plain function, which runs in a thread."""
-TASK = "handler"
+TASK = "handler of a request"
 """The name of each handler's task, which may outlive its attempt."""
 CANCEL_SECONDS = 3.0
 """How long a handler that was cut off may clean up before the worker goes on without it. A shutdown leaves
