@@ -19,6 +19,7 @@ from session_worker.runtime.health import Report
 from session_worker.settings import load
 from tests.acceptance.conftest import environment
 from tests.acceptance.test_interrupts import processes_of, started, temporary_folder
+from tests.support.pages import blocks
 from tests.support.waiting import soon
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def test_an_app_is_served_and_asked_by_the_lines_that_dev_prints_and_follows_its
         export, order, *others = (line for line in lines if line.startswith("export") or " send --" in line)
         assert len(others) == 4, "one for each built-in operation"
         assert '{"item":"tea","left":99}' in pasted(export, order)
+        assert asked_as_the_readme_says(tmp_path, export) == "97\n"
         assert '"sessions":[]' in pasted(export, *(line for line in others if "list_sessions" in line))
         app = tmp_path / "shop.py"
         app.write_text(app.read_text().replace('"tea": 100', '"tea": 7'))
@@ -77,6 +79,23 @@ def test_an_app_is_served_and_asked_by_the_lines_that_dev_prints_and_follows_its
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
+
+
+def asked_as_the_readme_says(project: Path, export: str) -> str:
+    """What the requester on the page of a new project prints."""
+    (program,) = (
+        block.text for block in blocks((project / "README.md").read_text()) if block.language == "python"
+    )
+    url = export.partition("SESSION_WORKER_AMQP_URL=")[2].split()[0]
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=project,
+        env=environment(amqp_url=url),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return ran.stdout or ran.stderr
 
 
 def pasted(*lines: str) -> str:
