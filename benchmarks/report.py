@@ -75,8 +75,8 @@ Requests that take 1 ms, 16 in flight: alone, and beside 250 a second that take 
 A drain of `create_session`, then one of `get_session` for sessions that are there, by the same worker.
 """,
     "neighbours": """\
-`get_session` with 16 in flight: alone, and while `create_session` has 512 requests waiting or running whose
-handlers take 2 s each, so that all of its 256 slots are taken.
+`get_session` with 16 in flight: alone, and beside 128 `create_session` a second whose handlers take 2 s each,
+so that all of its 256 slots are taken.
 """,
     "processes": """\
 A drain by `run --processes N` on one PostgreSQL ledger. Memory and CPU time are those of all processes and

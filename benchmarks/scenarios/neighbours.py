@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 READS: Final = 15_000
 READS_IN_FLIGHT: Final = 16
-SLOW_IN_FLIGHT: Final = 2 * CONCURRENCY
 SLOW_TITLE: Final = "2"
 
 
@@ -38,13 +37,18 @@ def _measure(stage: Stage, contestant: Contestant, requests: int) -> list[dict[s
         reads_of(run, 1)
         return [
             {"load": "alone"} | _reads(run, requests, 0),
-            {"load": "beside a slow operation"} | _reads(run, requests, SLOW_IN_FLIGHT),
+            {"load": "beside a slow operation"} | _reads(run, requests, CONCURRENCY),
         ]
 
 
 def _reads(run: Run, requests: int, slow_in_flight: int) -> dict[str, Any]:
-    """The latencies of reads while so many slow requests wait or run."""
+    """The latencies of reads while so many slow requests run."""
     reads = ClosedLoop(readers(run), reads_of(run, requests), READS_IN_FLIGHT)
-    slow = ClosedLoop(run, (new_request(SLOW_TITLE) for _ in count()), slow_in_flight)
+    slow = ClosedLoop(
+        run,
+        (new_request(SLOW_TITLE) for _ in count()),
+        slow_in_flight,
+        per_second=slow_in_flight / float(SLOW_TITLE),
+    )
     drive(run, reads, slow)
     return percentiles(reads.latencies) | {"slow_answered": len(slow.latencies)}
