@@ -1,5 +1,6 @@
 """An app says at once, in a sentence, what of it cannot be served."""
 
+import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -207,6 +208,12 @@ def test_a_lifespan_that_is_no_function_is_told() -> None:
 
 
 def test_a_lifespan_that_is_no_context_manager_is_told() -> None:
-    bare: Any = lambda: None  # noqa: E731
-    with pytest.raises(AppError, match="decorate it with @asynccontextmanager"):
-        App(lifespan=bare).lifespan()
+    """And nothing else is: Python's own warning of what was not awaited is an error in these tests."""
+
+    async def coroutine() -> None: ...
+
+    wrong: Any
+    for wrong in (lambda: None, coroutine):
+        with pytest.raises(AppError, match="decorate it with @asynccontextmanager"):
+            App(lifespan=wrong).lifespan()
+    gc.collect()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
@@ -171,8 +172,10 @@ class App(Operations[T]):
         """
         if self._lifespan is None:
             return nullcontext()
-        made = self._lifespan()
+        made: object = self._lifespan()
         if not isinstance(made, AbstractAsyncContextManager):
+            if inspect.iscoroutine(made):
+                made.close()  # else Python would complain, after our sentence, that nobody awaited it
             raise AppError(
                 "the app's lifespan gives no async context manager", "decorate it with @asynccontextmanager"
             )
