@@ -84,7 +84,8 @@ async def test_what_is_answered_survives_the_loss_of_the_files_beside_the_ledger
     harm: Callable[..., None],
     suffixes: list[str],
 ) -> None:
-    """They go between the commit of each batch and its answers; a crash after any answer finds it."""
+    """They go between the commit of each batch and its answers; a crash after any answer finds it. Who reads
+    sessions all the while neither hinders that nor is left without an answer."""
     path = path_of(sqlite_url)
     batches = 0
 
@@ -96,14 +97,27 @@ async def test_what_is_answered_survives_the_loss_of_the_files_beside_the_ledger
 
     async with worker(sqlite_url) as ledger:
         answered: set[UUID] = set()
+        session = await take(ledger)
+        await ledger.finish(completed(session))
+        read, over = 0, False
+
+        async def read_on() -> None:
+            nonlocal read
+            while not over:
+                assert await ledger.get_session(session.session_id or "", session.user_id)
+                read += 1
+
         damage_each_batch(monkeypatch, damage)
-        async with asyncio.timeout(DEADLINE):
+        async with asyncio.timeout(DEADLINE), asyncio.TaskGroup() as tasks:
+            tasks.create_task(read_on())
             for number in range(5):
                 claim = await take(ledger)
                 answered.add(claim.request_id)
                 assert answered <= after_a_crash(path, tmp_path / f"claim-{number}")
                 assert await ledger.finish(completed(claim)) is StepResult.APPLIED
                 assert answered <= after_a_crash(path, tmp_path / f"finish-{number}")
+            over = True
+        assert read
     async with worker(sqlite_url) as ledger:
         assert all([await ledger.knows(request_id) for request_id in answered])
 
