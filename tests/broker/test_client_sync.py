@@ -29,7 +29,7 @@ USER = "ada@example.com"
 STRICT = ("-X", "dev", "-W", "error", "-W", "ignore:This process:DeprecationWarning")
 """Whatever is left behind is told; but of a fork beside a thread, which is the point here."""
 BEGINNING = """
-import multiprocessing, os, signal, sys, threading
+import gc, multiprocessing, os, sys, threading
 from session_client import SyncSessionClient
 
 client = SyncSessionClient(sys.argv[1])
@@ -102,6 +102,9 @@ async def test_a_process_that_forked_after_a_call_and_its_child_both_go_on(
     if child:
         assert os.waitpid(child, 0)[1] == 0
         print(ask())
+    else:
+        del client
+        gc.collect()
     """
     async with program(code, amqp_url) as process:
         await responder.received(41)
