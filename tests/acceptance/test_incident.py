@@ -118,7 +118,7 @@ def test_a_thousand_failed_requests_are_seen_mended_and_answered(
         assert re.search(
             r'parked_total\{operation="create_session",reason="handler_failed"\} 1000\.0', metric
         )
-        assert re.search(rf"^ *{ALL:,} +handler_failed +KeyError ", groups, re.MULTILINE)
+        assert re.search(rf"^ *{ALL:,} +create_session +handler_failed +KeyError ", groups, re.MULTILINE)
         assert listed.count("KeyError: 'ada@example.com'") == failed.count("failed: handler_failed") == 50
         assert "PLANS[request.user_id]" in shown
 
