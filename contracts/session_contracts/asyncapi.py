@@ -12,7 +12,7 @@ from session_contracts.amqp import (
     REQUEST_ID,
     Names,
 )
-from session_contracts.operation import PublishedOperation
+from session_contracts.operation import PublishedOperation, title_of
 from session_contracts.sessions import BUILT_IN
 
 if TYPE_CHECKING:
@@ -120,8 +120,8 @@ def _reply_channel(operation: Operation[Any, Any]) -> str:
 
 
 def _camel_case(name: str) -> str:
-    first, *others = name.split("_")
-    return first + "".join(map(str.capitalize, others))
+    title = title_of(name)
+    return title[0].lower() + title[1:]
 
 
 _TEXT = {"type": "string"}

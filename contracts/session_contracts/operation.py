@@ -68,8 +68,7 @@ class Operation(Generic[P, R]):
         self.key = name
         self.payload = payload
         self.result = result
-        # No two names have one title: each word begins with a capital, or with "_" and a digit.
-        title = "".join(word.capitalize() if word[0].isalpha() else f"_{word}" for word in name.split("_"))
+        title = title_of(name)
         self.request_model: type[BaseRequest[P]] = cast(
             "type[BaseRequest[P]]",
             create_model(
@@ -178,6 +177,11 @@ class PublishedOperation(Operation[P, R]):
         """
         request = self.request_model.model_validate_json(body)
         return Question(request, fingerprint(request))
+
+
+def title_of(name: str) -> str:
+    """Return the name of an operation as a class would have it, which no other operation has."""
+    return "".join(word.capitalize() if word[0].isalpha() else f"_{word}" for word in name.split("_"))
 
 
 def fingerprint(request: BaseRequest[Any]) -> bytes:

@@ -122,6 +122,13 @@ def test_each_operation_has_channels_messages_and_a_reply_of_its_own(operation: 
         assert resolve(resolve(message["$ref"])["$ref"])["name"] == name
 
 
+def test_operations_with_similar_names_are_all_there() -> None:
+    similar = [Operation(name, ExtendSession, ExtendSession) for name in ("ab", "a_b", "a1", "a_1")]
+    described = document(Names("acme"), similar)
+    assert len(described["operations"]) == 4
+    assert len(described["components"]["messages"]) == 8
+
+
 def test_two_models_of_one_name_keep_schemas_of_their_own() -> None:
     """A user's app gives its models the names that it likes."""
     response = {**DOCUMENT, **DOCUMENT["components"]["messages"]["ExtendSessionResponse"]["payload"]}
