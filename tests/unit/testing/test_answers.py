@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from session_client import RequestFailed, RequestNotRouted
+from session_client import ClientClosed, RequestFailed, RequestNotRouted
 from session_contracts import (
     CREATE_SESSION,
     BaseRequest,
@@ -293,6 +293,16 @@ async def test_attempts_that_fail_are_told_in_the_log(caplog: pytest.LogCaptureF
     (told,) = [record.getMessage() for record in caplog.records if record.name.startswith("session_worker")]
     assert told.startswith("attempt failed: ")
     assert "in extend" in told
+
+
+async def test_the_client_works_while_the_worker_does() -> None:
+    worker = TestWorker(app, resources=Script())
+    with pytest.raises(ClientClosed, match="within `async with TestWorker"):
+        await worker.client.call(EXTEND, FIVE, user_id="ada")
+    async with worker:
+        await worker.client.call(EXTEND, FIVE, user_id="ada")
+    with pytest.raises(ClientClosed, match="within `async with TestWorker"):
+        await worker.client.call(EXTEND, FIVE, user_id="ada")
 
 
 async def test_arguments_of_the_client_are_checked_as_ever() -> None:

@@ -29,14 +29,15 @@ class MemoryCalls(Calls):
         self._passing = passing
         self._reply_to = f"{names.replies}.client"
         self._calls: dict[str | None, Call[Any, Any]] = {}
-        self._stopped = False
+        self._is_open = False
         broker.listeners[self._reply_to] = self._receive
 
-    async def start(self, *, wait: bool) -> None:
+    async def start(self, *, wait: bool) -> None:  # noqa: ARG002
         """There is nothing to connect to."""
+        self._is_open = True
 
     async def stop(self) -> None:
-        self._stopped = True
+        self._is_open = False
 
     async def ask(self, call: Call[Any, Any]) -> None:
         """Send the request of a call, and wait for its reply.
@@ -45,8 +46,10 @@ class MemoryCalls(Calls):
             ClientClosed, RequestNotRouted, RequestTimedOut: it gets none.
         """
         request_id = call.request.request_id
-        if self._stopped:
-            raise ClientClosed(f"the test's worker has ended; request {request_id} was not sent")
+        if not self._is_open:
+            raise ClientClosed(
+                f"request {request_id} was not sent: the client works within `async with TestWorker(…)` only"
+            )
         queue = self._names.of(call.operation.key).work
         if not self._broker.has(queue):
             raise RequestNotRouted(
