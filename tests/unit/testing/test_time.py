@@ -110,7 +110,8 @@ async def test_no_attempt_begins_after_the_requester_has_stopped_waiting() -> No
     assert failed.value.code == ErrorCode.HANDLER_FAILED
 
 
-async def test_a_hanging_handler_is_cut_off_as_time_passes() -> None:
+async def test_a_hanging_handler_is_cut_off_as_time_passes(caplog: pytest.LogCaptureFixture) -> None:
+    """The log says so, for those whose handler only takes long."""
     script = Script()
     script.hang = True
     async with TestWorker(app, resources=script, max_attempts=2, hang_after=0.05) as worker:
@@ -119,6 +120,7 @@ async def test_a_hanging_handler_is_cut_off_as_time_passes() -> None:
             await worker.client.call(EXTEND, FIVE, user_id="ada", timeout=300)
         assert 61 <= (worker.now - began).total_seconds() < 70  # two attempts of 30 s, and 1 s between them
     assert failed.value.code == ErrorCode.HANDLER_TIMEOUT
+    assert "give TestWorker a larger hang_after" in caplog.text
 
 
 async def test_a_handler_is_not_cut_off_before_its_time() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from session_worker.testing.broker import MemoryBroker
     from session_worker.testing.clock import Clock
 
+log = logging.getLogger("session_worker.testing")
 LOOKS = 20
 """How often to look within ``hang_after``. A debugger that halts everything uses up one look, not all."""
 
@@ -69,6 +71,12 @@ class Passing:
                 self._move()
 
     def _move(self) -> None:
+        if self._running():
+            log.warning(
+                "handlers are taken to hang: they still run after %g s, and time passes all the same; "
+                "if they only take long, give TestWorker a larger hang_after",
+                self._hang_after,
+            )
         moments = (*self._wanted, self._broker.next_due, self._clock.next_timer)
         self._clock.move_to(min(moment for moment in moments if moment is not None))
         self._broker.deliver_due()
