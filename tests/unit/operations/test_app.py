@@ -175,6 +175,12 @@ def test_an_operation_that_cannot_be_is_told(name: str, payload: Any, reason: st
     assert "\n" not in str(told.value)
 
 
+@pytest.mark.parametrize("concurrency", [0, -1, 10_001, 1.5])
+def test_a_limit_of_all_operations_together_out_of_range_is_told(concurrency: Any) -> None:
+    with pytest.raises(AppError, match=r"the app's concurrency is .*; give a whole number, 1 to 10000"):
+        App(concurrency=concurrency)
+
+
 async def test_a_lifespan_gives_the_resources() -> None:
     entered: list[str] = []
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any, cast
 from uuid import UUID
 
@@ -14,7 +15,7 @@ from session_worker import App, Context, Rejected, RetryLater
 from session_worker.ledger.protocol import Finish, Ledger, Postpone
 from session_worker.operations.binding import Binding, Limits
 from session_worker.operations.handler import PermanentError
-from session_worker.requests.flow import Flow
+from session_worker.requests.flow import NO_LIMIT, Flow
 from session_worker.requests.outcomes import Answered, Completed, Failed, Interrupted, Outcome, Refused
 from session_worker.requests.outcomes import Rejected as RejectedOutcome
 from session_worker.requests.outcomes import RetryLater as Later
@@ -64,7 +65,13 @@ class LedgerWithSessions(ScriptedLedger):
 class Bench:
     """A flow for one binding, and what it told and wrote."""
 
-    def __init__(self, binding: Binding, ledger: ScriptedLedger | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        binding: Binding,
+        ledger: ScriptedLedger | None = None,
+        room: AbstractAsyncContextManager[object] = NO_LIMIT,
+        **settings: Any,
+    ) -> None:
         self.ledger = ledger or LedgerWithSessions()
         self.events: list[Event] = []
         made = parts.worker_settings(**settings)
@@ -77,6 +84,7 @@ class Bench:
             responses=ResponseBuilder("w", binding),
             settings=made,
             emit=self.events.append,
+            room=room,
         )
 
     async def decide(self, payload: object, fields: dict[str, Any] | None = None, **sent: Any) -> Outcome:
@@ -327,6 +335,30 @@ def test_later_is_more_than_now_and_less_than_a_day(after: float) -> None:
 async def test_limits_that_an_operation_states_are_its_own_and_the_others_the_settings() -> None:
     bench = Bench(extending(lambda *_: None, timeout=7, retry_delays=(2, 9)), max_attempts=4)
     assert bench.flow.limits == Limits(7, 4, 256, (2, 9))
+
+
+async def test_operations_that_share_a_room_take_turns_in_it() -> None:
+    """However many requests each of them may have in hand; what is built in does not wait for it."""
+    room, gate = asyncio.Semaphore(2), asyncio.Event()
+    running: list[str] = []
+
+    async def wait(name: str) -> Told:
+        running.append(name)
+        await gate.wait()
+        return Told(minutes=1)
+
+    benches = [
+        Bench(extending(lambda *_: wait("read"), effects="none"), room=room),
+        Bench(extending(lambda *_: wait("write")), room=room),
+    ]
+    asked = [asyncio.create_task(bench.decide({"minutes": 5})) for bench in benches for _ in range(3)]
+    await asyncio.sleep(0.05)
+    assert len(running) == 2
+    reading = await Bench(built_in("get_session"), room=room).decide({"session_id": SESSION})
+    assert isinstance(reading, Answered)
+    gate.set()
+    assert all(isinstance(outcome, Answered | Completed) for outcome in await asyncio.gather(*asked))
+    assert len(running) == 6
 
 
 async def test_frames_of_a_plain_function_are_its_own() -> None:

@@ -13,11 +13,13 @@ from pydantic import BaseModel
 from session_contracts.operation import PublishedOperation
 from session_worker.operations import built_in
 from session_worker.operations.binding import (
+    MAX_CONCURRENCY,
     Binding,
     asked_limits,
     callable_handler,
     check_annotations,
     check_models,
+    is_whole,
 )
 from session_worker.operations.errors import AppError
 
@@ -134,19 +136,31 @@ class App(Operations[T]):
     Args:
         lifespan: a function that returns an async context manager. It is entered once in each process,
             before the first request, and left after the last one; what it gives is ``context.resources``.
+        concurrency: attempts that run at a time in each process, of all operations together. Without it,
+            only the limits of each operation hold.
 
     Raises:
-        AppError: ``lifespan`` is no function.
+        AppError: ``lifespan`` is no function, or ``concurrency`` is out of range.
     """
 
     @overload
-    def __init__(self: App[None]) -> None: ...
+    def __init__(self: App[None], *, concurrency: int | None = None) -> None: ...
 
     @overload
-    def __init__(self, *, lifespan: Callable[[], AbstractAsyncContextManager[T]]) -> None: ...
+    def __init__(
+        self, *, lifespan: Callable[[], AbstractAsyncContextManager[T]], concurrency: int | None = None
+    ) -> None: ...
 
-    def __init__(self, *, lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
+        concurrency: int | None = None,
+    ) -> None:
         super().__init__()
+        if concurrency is not None and not is_whole(concurrency, MAX_CONCURRENCY):
+            raise AppError(f"the app's concurrency is {concurrency!r}", "give a whole number, 1 to 10000")
+        self.concurrency = concurrency
         if isinstance(lifespan, AbstractAsyncContextManager) or not callable(lifespan or App):
             raise AppError(
                 f"the app's lifespan is a {type(lifespan).__name__}, not a function",

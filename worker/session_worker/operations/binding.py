@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from session_worker.operations.handler import AnyHandler
     from session_worker.settings import Settings
 
+MAX_CONCURRENCY = 10_000
 Effects = Literal["handler", "none"]
 """Where the effects of an operation go: wherever its handler takes them, or nowhere (it reads)."""
 
@@ -90,15 +91,20 @@ def asked_limits(
             lambda value: isinstance(value, int | float) and 0 < value < 1800,
             "more than 0 and less than 1800 seconds",
         ),
-        ("max_attempts", max_attempts, lambda value: _is_whole(value, 1000), "a whole number, 1 to 1000"),
-        ("concurrency", concurrency, lambda value: _is_whole(value, 10_000), "a whole number, 1 to 10000"),
+        ("max_attempts", max_attempts, lambda value: is_whole(value, 1000), "a whole number, 1 to 1000"),
+        (
+            "concurrency",
+            concurrency,
+            lambda value: is_whole(value, MAX_CONCURRENCY),
+            "a whole number, 1 to 10000",
+        ),
         (
             "retry_delays",
             tuple(retry_delays) if isinstance(retry_delays, Iterable) else retry_delays,
             lambda value: (
                 isinstance(value, tuple)
                 and 1 <= len(value) <= 20
-                and all(_is_whole(delay, 86_400) for delay in value)
+                and all(is_whole(delay, 86_400) for delay in value)
                 and list(value) == sorted(set(value))
             ),
             "1 to 20 different whole seconds, 1 to 86400, the shortest first",
@@ -110,7 +116,7 @@ def asked_limits(
     return {field_name: value for field_name, value, _, _ in checks if value is not None}
 
 
-def _is_whole(value: object, most: int) -> bool:
+def is_whole(value: object, most: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
 
 

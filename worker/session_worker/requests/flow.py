@@ -8,6 +8,7 @@ nothing is claimed, and each delivery is answered from what is true then.
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -54,11 +55,13 @@ if TYPE_CHECKING:
 
 SUSPECT_SECONDS = 30.0
 """How long a request that saw several workers die waits, in a slot, for its turn to run alone."""
+NO_LIMIT: AbstractAsyncContextManager[object] = nullcontext()
 NO_TIME_AFTER_CRASH = "its worker ended while it ran, and its time was over before it could run again"
 
 
 class Flow:
-    """Decides about deliveries of one operation. ``resources`` is what its handler finds in the context."""
+    """Decides about deliveries of one operation. ``resources`` is what its handler finds in the context;
+    ``room`` is what each of its attempts holds, beside those of other operations."""
 
     def __init__(
         self,
@@ -70,10 +73,12 @@ class Flow:
         responses: ResponseBuilder,
         settings: Settings,
         emit: Emit,
+        room: AbstractAsyncContextManager[object] = NO_LIMIT,
     ) -> None:
         self._binding = binding
         self.limits = limits
         self.resources: object = ledger if binding.built_in else None
+        self._room = NO_LIMIT if binding.built_in else room
         self._ledger = ledger
         self._parser = parser
         self._responses = responses
@@ -257,9 +262,10 @@ class Flow:
         if self._binding.needs_session and (unavailable := await self._no_session(request.request)):
             return unavailable
         timeout = self.limits.timeout
-        deadline = datetime.now(UTC) + timedelta(seconds=timeout)
-        context = Context(request.entry.session_id, *request.subject, deadline, self.resources)
-        result = await attempt.run(self._binding, request.for_handler(), context, timeout)
+        async with self._room:
+            deadline = datetime.now(UTC) + timedelta(seconds=timeout)
+            context = Context(request.entry.session_id, *request.subject, deadline, self.resources)
+            result = await attempt.run(self._binding, request.for_handler(), context, timeout)
         self._emit(
             AttemptEnded(*request.subject, request.seconds, request.queue_wait, operation=self._operation)
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from session_worker.requests.flow import Flow
+from session_worker.requests.flow import NO_LIMIT, Flow
 from session_worker.requests.parse import RequestParser
 from session_worker.requests.response import ResponseBuilder
 from session_worker.requests.settle import Settler
@@ -13,6 +13,7 @@ from session_worker.runtime.intake import Intake
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
 
     from session_worker.ledger.protocol import Ledger
     from session_worker.messages.delivery import Delivery
@@ -33,8 +34,10 @@ def intake_of(
     emit: Emit,
     stop: asyncio.Event,
     begin: Callable[[Delivery], Trace],
+    room: AbstractAsyncContextManager[object] = NO_LIMIT,
 ) -> Intake:
-    """Return what takes the deliveries of ``served`` in. ``begin`` begins the trace of each."""
+    """Return what takes the deliveries of ``served`` in. ``begin`` begins the trace of each; for ``room`` see
+    ``Flow``."""
     flow = Flow(
         served.binding,
         served.limits,
@@ -48,6 +51,7 @@ def intake_of(
         responses=ResponseBuilder(worker_id, served.binding),
         settings=settings,
         emit=emit,
+        room=room,
     )
     settler = Settler(
         publish,

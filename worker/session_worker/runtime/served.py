@@ -41,7 +41,7 @@ def served_by(settings: Settings, app: App[Any]) -> tuple[Served, ...]:
     names = Names(settings.prefix)
     found = {
         binding.operation.name: Served(
-            binding, binding.limits(Limits.of(settings)), names.of(binding.operation.key)
+            binding, _limits(settings, app, binding), names.of(binding.operation.key)
         )
         for binding in app.bindings
     }
@@ -61,6 +61,14 @@ def served_by(settings: Settings, app: App[Any]) -> tuple[Served, ...]:
                 "shorten one of them",
             )
     return served
+
+
+def _limits(settings: Settings, app: App[Any], binding: Binding) -> Limits:
+    """Its limits; what the app allows to all operations together, one need not fetch more of."""
+    limits = binding.limits(Limits.of(settings))
+    if app.concurrency is None or binding.built_in:
+        return limits
+    return limits._replace(concurrency=min(limits.concurrency, app.concurrency))
 
 
 def topology_of(served: Sequence[Served]) -> Topology:

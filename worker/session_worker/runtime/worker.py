@@ -13,6 +13,7 @@ from session_contracts.amqp import Names
 from session_worker.ledger import open_ledger, open_pruner, prune
 from session_worker.ledger.protocol import LedgerError
 from session_worker.operations import loading
+from session_worker.requests.flow import NO_LIMIT
 from session_worker.requests.threads import HandlerThreads
 from session_worker.runtime.assembly import intake_of
 from session_worker.runtime.health import STARTING, TOLD_TO_STOP, Report
@@ -72,6 +73,7 @@ class Worker:
         served = served_by(settings, app)
         slots = sum(each.limits.concurrency for each in served)
         asyncio.get_running_loop().set_default_executor(HandlerThreads(slots))
+        room = NO_LIMIT if app.concurrency is None else asyncio.Semaphore(app.concurrency)
         self._lifespan = Lifespan(app, stop, emit)
         self.keeper = LinkKeeper(settings, served, emit, stop, up)
         self.intakes = tuple(
@@ -84,6 +86,7 @@ class Worker:
                 emit=emit,
                 stop=stop,
                 begin=self.traces.begin if self.traces else trace.begin,
+                room=room,
             )
             for each in served
         )
