@@ -97,6 +97,15 @@ def test_dropping_letters_wants_a_yes(cli: Cli, amqp_url: str) -> None:
     assert len(cli("dead", "list", "--json", amqp_url=amqp_url).documents) == 1
 
 
+def test_who_names_no_app_is_told_whose_letters_were_looked_at(cli: Cli, amqp_url: str) -> None:
+    """Else letters of an app's operations would seem not to be there."""
+    cli("topology", "apply", amqp_url=amqp_url)
+    for command in (["list"], ["groups"], ["show", str(uuid4())]):
+        assert "--app or --operation names others" in cli("dead", *command, amqp_url=amqp_url).err
+        of_one = cli("dead", *command, "--operation", "create_session", amqp_url=amqp_url)
+        assert "--app" not in of_one.err
+
+
 def test_a_redrive_of_all_letters_wants_a_yes(cli: Cli, amqp_url: str, sqlite_url: str) -> None:
     """Where nobody can be asked it must be given, unless a filter says which ones are meant."""
     place = {"amqp_url": amqp_url, "ledger_url": sqlite_url}

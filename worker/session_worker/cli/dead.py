@@ -75,7 +75,7 @@ def show_list(wanted: Filter, limit: int, *, operation: str | None, json: bool, 
             f"{limit} of them; there may be more: --limit, or `session-worker dead groups`."
         )
     elif not rows:
-        terminal.notices().print("No such letters.")
+        _say_none(loaded, operation)
     return 0
 
 
@@ -94,8 +94,16 @@ def show_groups(wanted: Filter, *, operation: str | None, json: bool, **flags: s
     elif found:
         terminal.results().print(letters.group_table(found, datetime.now(UTC)))
     else:
-        terminal.notices().print("No such letters.")
+        _say_none(loaded, operation)
     return 0
+
+
+def _say_none(loaded: Settings, operation: str | None, what: str = "No such letters.") -> None:
+    terminal.notices().print(what)
+    if loaded.app is None and operation is None:
+        terminal.notices().print(
+            "Only those of the built-in operations were looked at; --app or --operation names others."
+        )
 
 
 def show_one(text: str, *, operation: str | None, json: bool, **flags: str | None) -> int:
@@ -104,9 +112,8 @@ def show_one(text: str, *, operation: str | None, json: bool, **flags: str | Non
     loaded, asked = _load(operation, **flags)
     found = _run(_read(loaded, asked, wanted, MOST_SHOWN, lambda letter: letter, shown=not json))
     if not found:
-        terminal.notices().print(
-            f"No letter {text}; `session-worker status {text}` says what the ledger knows."
-        )
+        what = f"No letter {text}; `session-worker status {text}` says what the ledger knows."
+        _say_none(loaded, operation, what)
         return 1
     request_id = found[0].request_id
     entry = _run(_entry(loaded, request_id)) if request_id else None
