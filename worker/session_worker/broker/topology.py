@@ -267,7 +267,8 @@ def _objections_to(
             raise NotPermittedError(
                 f"{part}: {what}",
                 f"{fix}, or have an operator run `session-worker topology apply` and set "
-                "SESSION_WORKER_DECLARE=false",
+                "SESSION_WORKER_DECLARE=false; SESSION_WORKER_OPERATIONS says which operations to serve, if "
+                "not all",
             ) from lost
         if lost.kind is Kind.MISSING:  # maybe another part, which this one is bound to
             raise TopologyError(lost.diagnosis) from lost
