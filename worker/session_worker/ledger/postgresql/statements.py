@@ -161,7 +161,7 @@ SELECT {_COMMON}, coalesce(s.event_count, jsonb_array_length(c.history), {FEWEST
 FROM unnest($1::text[]) AS a (session_id) JOIN sessions s ON s.session_id = a.session_id
     LEFT JOIN requests c ON c.request_id = CASE WHEN s.metadata IS NULL THEN s.request_id END
 """  # noqa: S608
-_WANTED = """s.user_id = a.user_id AND (a.casefile_id IS NULL OR s.casefile_id = a.casefile_id)
+_WANTED = """s.user_id COLLATE "C" = a.user_id AND (a.casefile_id IS NULL OR s.casefile_id = a.casefile_id)
         AND (NOT a.active_only OR s.closed_at IS NULL)"""
 LISTS = f"""
 SELECT a.number, counted.total, page.*
@@ -171,10 +171,10 @@ FROM unnest($1::text[], $2::text[], $3::boolean[], $4::bigint[], $5::bigint[]) W
     LEFT JOIN LATERAL (
         SELECT {_COMMON}
         FROM (SELECT * FROM sessions s WHERE {_WANTED}
-            ORDER BY s.created_at DESC, s.session_id DESC LIMIT a.at_most OFFSET a.leave_out) s
+            ORDER BY s.created_at DESC, s.session_id COLLATE "C" DESC LIMIT a.at_most OFFSET a.leave_out) s
             LEFT JOIN requests c ON c.request_id = CASE WHEN s.updated_at IS NULL THEN s.request_id END
-        ORDER BY s.created_at DESC, s.session_id DESC) AS page ON true
-ORDER BY a.number, page.created_at DESC, page.session_id DESC
+        ORDER BY s.created_at DESC, s.session_id COLLATE "C" DESC) AS page ON true
+ORDER BY a.number, page.created_at DESC, page.session_id COLLATE "C" DESC
 """  # noqa: S608
 """A page for each user that asks, and how many sessions there are; a page without any is one row of NULLs."""
 
