@@ -138,3 +138,24 @@ async def test_sessions_are_locked_in_the_order_of_their_ids(postgresql_url: str
             await acting
         finally:
             await connection.close()
+
+
+async def test_postgresql_updates_rows_where_they_are(postgresql_url: str) -> None:
+    """An outcome, and what a session counts, cost the indexes nothing (HOT)."""
+    async with worker(postgresql_url) as ledger:
+        claims = [a_claim() for _ in range(200)]
+        await asyncio.gather(*map(ledger.claim, claims))
+        await asyncio.gather(*(ledger.finish(completed(claim)) for claim in claims))
+        for _ in range(2):
+            namers = [a_claim(session_id=claim.session_id) for claim in claims]
+            await asyncio.gather(*map(ledger.claim, namers))
+            await asyncio.gather(*(ledger.finish(completed(claim, session=None)) for claim in namers))
+        await asyncio.gather(
+            *(ledger.close_session(claim.session_id or "", claim.user_id) for claim in claims)
+        )
+    await becomes(
+        postgresql_url,
+        "SELECT relname, n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables"
+        " WHERE relname IN ('requests', 'sessions') ORDER BY relname",
+        [("requests", 600, 600), ("sessions", 600, 600)],
+    )
