@@ -121,6 +121,34 @@ async def test_a_lost_outcome_is_found_out(
 
 
 @LOST
+async def test_a_lost_outcome_counts_once_for_the_session_that_it_names(
+    ledger_url: str, monkeypatch: pytest.MonkeyPatch, *, committed: bool
+) -> None:
+    async with worker(ledger_url) as ledger:
+        session = await take(ledger)
+        await ledger.finish(completed(session))
+        claims = [await take(ledger, session_id=session.session_id) for _ in range(3)]
+        lose_next_answer(ledger, monkeypatch, committed=committed)
+        await asyncio.gather(*(ledger.finish(completed(claim, session=None)) for claim in claims))
+        found = await ledger.get_session(session.session_id or "", session.user_id)
+    assert found is not None
+    assert (found.request_count, found.event_count) == (4, 12)
+
+
+@LOST
+async def test_a_session_whose_closing_was_lost_is_closed_once(
+    ledger_url: str, monkeypatch: pytest.MonkeyPatch, *, committed: bool
+) -> None:
+    async with worker(ledger_url) as ledger:
+        session = await take(ledger)
+        await ledger.finish(completed(session))
+        lose_next_answer(ledger, monkeypatch, committed=committed)
+        closed = [await ledger.close_session(session.session_id or "", session.user_id) for _ in range(2)]
+    assert closed[0] is not None
+    assert closed[0] == closed[1]
+
+
+@LOST
 async def test_a_lost_postponement_or_release_is_found_out(
     ledger_url: str, monkeypatch: pytest.MonkeyPatch, *, committed: bool
 ) -> None:
