@@ -298,7 +298,7 @@ def test_a_vhost_without_queues_is_one_line_with_one_fix(lab: Lab) -> None:
     assert done.stdout.count("topology apply") == 1
     assert "exchange, queues   none of the 16 exist; fix: run `session-worker topology apply`" in done.stdout
     counted, first = done.stderr.splitlines()[-2:]
-    assert counted.startswith("2 failed, ")
+    assert counted.startswith("2 failed, "), done.stdout
     assert first.startswith("First, ledger: name the ledger that the workers use")
 
 
@@ -527,9 +527,9 @@ def test_invalid_settings_are_results_of_their_own_and_end_with_2(sound: Lab) ->
     ("code", "found"),
     [
         (None, "cannot be imported (ModuleNotFoundError"),
-        ("x = 1\nimport nowhere_at_all", "No module named 'nowhere_at_all') at {file}:2"),
-        ("def f(:", "at {file}:1"),
-        ("def deeper():\n    1 / 0\n\ndeeper()", "(ZeroDivisionError: division by zero) at {file}:2"),
+        ("x = 1\nimport nowhere_at_all", "No module named 'nowhere_at_all', in broken_handler.py:2)"),
+        ("def f(:", "(broken_handler.py, line 1)"),
+        ("def deeper():\n    1 / 0\n\ndeeper()", "division by zero, in broken_handler.py:2)"),
         ("def handle(request): ...", "must take two arguments"),
         ("print('{}'); import os; os._exit(3)", "ends the process (3)"),
     ],
@@ -540,11 +540,10 @@ def test_a_handler_that_does_not_load_is_named_with_its_line(
 ) -> None:
     """Whatever it does when it is imported happens to another process."""
     monkeypatch.chdir(tmp_path)
-    file = tmp_path / "broken_handler.py"
     if code is not None:
-        file.write_text(code)
+        (tmp_path / "broken_handler.py").write_text(code)
     broken = fault(ask(sound, handler="broken_handler:handle"), "handler")
-    assert found.format(file=file) in broken.found
+    assert found in broken.found
     assert broken.fix
 
 
@@ -607,7 +606,7 @@ def test_a_handler_that_hangs_when_it_is_imported_is_given_up(
     sound: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(local, "CHECK_SECONDS", 0.5)
+    monkeypatch.setattr(local, "LOAD_SECONDS", 0.5)
     (tmp_path / "hanging_handler.py").write_text("import threading; threading.Event().wait()")
     assert "takes more than 0.5 s" in fault(ask(sound, handler="hanging_handler:handle"), "handler").found
 

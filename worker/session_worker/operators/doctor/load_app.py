@@ -3,11 +3,9 @@ process."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import sys
-import traceback
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -36,17 +34,4 @@ def _load(settings: Settings) -> dict[str, Any]:
         app = loading.load(settings.app, settings.handler)
         return {"known": [asdict(Known.of(each)) for each in served_by(settings, app)]}
     except AppError as error:
-        return {"what": f"{error.what}{_where(error.__cause__)}", "fix": error.fix}
-
-
-def _where(cause: BaseException | None) -> str:
-    """The line at which the import failed, if it is in the user's code."""
-    if isinstance(cause, SyntaxError):
-        return f" at {cause.filename}:{cause.lineno}"
-    frames = traceback.extract_tb(cause.__traceback__ if cause else None)
-    lines = [f" at {frame.filename}:{frame.lineno}" for frame in frames if _is_somebodys(frame.filename)]
-    return lines[-1] if lines else ""
-
-
-def _is_somebodys(file: str) -> bool:
-    return not file.startswith("<frozen ") and file not in {loading.__file__, importlib.__file__}
+        return {"what": error.what, "fix": error.fix}

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from session_worker.operators.doctor.result import Result
     from session_worker.settings import InvalidSettingsError, Settings
 
+LOAD_SECONDS = 20.0
+"""An app may bring along large libraries, and the machine may be busy."""
 HASTY_SECONDS = 5.0
 SLUGGISH_SECONDS = 300.0
 # Not started in the current folder's path: its files must not shadow Python's own modules.
@@ -92,10 +94,10 @@ async def _loaded(settings: Settings) -> dict[str, Any]:
         stderr=asyncio.subprocess.DEVNULL,
     )
     try:
-        async with asyncio.timeout(CHECK_SECONDS):
+        async with asyncio.timeout(LOAD_SECONDS):
             said, _ = await process.communicate(json.dumps(settings.hand_over()).encode())
     except TimeoutError:
-        return {"what": f"to import it takes more than {CHECK_SECONDS:g} s"}
+        return {"what": f"to import it takes more than {LOAD_SECONDS:g} s"}
     finally:
         if process.returncode is None:
             process.kill()
