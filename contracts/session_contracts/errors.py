@@ -75,7 +75,7 @@ ERRORS: Mapping[ErrorCode, ErrorInfo] = MappingProxyType(
             False,
         ),
         ErrorCode.IDEMPOTENCY_CONFLICT: ErrorInfo(
-            "The request id was already used with another operation, user or payload; use a new id.",
+            "The request id was already used with another operation, user, payload or session; use a new id.",
             "requester",
             True,
         ),

@@ -138,13 +138,16 @@ class Operation(Generic[P, R]):
             raise _invalid(("payload",), f"its model cannot check it ({type(error).__name__})") from error
 
     def fingerprint(self, request: BaseRequest[P], sent: dict[str, Any]) -> bytes:
-        """Return what is asked and by whom: SHA-256 (32 bytes) of operation, user and payload as canonical
-        JSON. ``sent`` is the payload as JSON values; a field of it that is null counts as absent."""
+        """Return what is asked, for which session and by whom: SHA-256 (32 bytes) of operation, payload,
+        session and user as canonical JSON. ``sent`` is the payload as JSON values; a field of it that is null
+        counts as absent, and so does a session that is."""
         asked = {
             "operation": self.name,
             "payload": {name: value for name, value in sent.items() if value is not None},
             "user_id": request.user_id,
         }
+        if request.session_id is not None:
+            asked["session_id"] = request.session_id
         return sha256(json.dumps(asked, sort_keys=True, ensure_ascii=False).encode()).digest()
 
 

@@ -139,6 +139,17 @@ def test_what_a_model_adds_or_reorders_leaves_the_fingerprint_as_it_is() -> None
     assert other.fingerprint != first.fingerprint
 
 
+def test_the_session_that_a_request_names_is_part_of_what_it_asks() -> None:
+    """Else the answer for one session would be given for another; a session that is null is none."""
+    sent = json.loads(body(ORDER, {"itemId": "tea"}))
+    none, null, one, other = (
+        ORDER.read(json.dumps(sent | named).encode()).fingerprint
+        for named in ({}, {"session_id": None}, {"session_id": "ts_251013_a"}, {"session_id": "ts_251013_b"})
+    )
+    assert none == null
+    assert len({none, one, other}) == 3
+
+
 def test_of_two_values_under_one_key_the_one_that_was_checked_is_taken() -> None:
     sent = body(ORDER, {"itemId": "tea", "count": 1}).replace(b'"count": 1', b'"count": 1, "count": 2')
     assert ORDER.read(sent).request.payload.count == 2
