@@ -47,6 +47,7 @@ class Stage:
             "LEDGER_URL": self.ledger_url,
             "PREFIX": self.prefix,
             "HANDLER": "session_worker.cli.demo.handler:handle",
+            "OPERATIONS": "create_session",  # all that is asked for, and all that must be removed
             "RETRY_DELAYS": ",".join(map(str, RETRY_DELAYS)),
             "MIGRATE": "true",
         }
