@@ -137,6 +137,35 @@ async def test_a_read_is_answered_and_nothing_is_written() -> None:
     assert bench.endings == [("completed", None)]
 
 
+async def test_a_built_in_read_waits_for_the_ledger_and_is_not_cut_off() -> None:
+    """Its own code takes no time: what keeps it waiting is the ledger, or others' use of the processor."""
+
+    class SlowLedger(LedgerWithSessions):
+        async def get_session(self, session_id: str, user_id: str) -> SessionPayload | None:
+            await asyncio.sleep(0.1)
+            return await super().get_session(session_id, user_id)
+
+    bench = Bench(built_in("get_session"), SlowLedger(), handler_timeout=0.01)
+    assert body_of(await bench.decide({"session_id": SESSION}))["status"] == "completed"
+
+
+async def test_a_built_in_read_that_waits_when_the_worker_stops_is_handed_back() -> None:
+    waiting = asyncio.Event()
+
+    class SilentLedger(LedgerWithSessions):
+        async def get_session(self, session_id: str, user_id: str) -> SessionPayload | None:
+            waiting.set()
+            await asyncio.Event().wait()
+            return None
+
+    bench = Bench(built_in("get_session"), SilentLedger())
+    task = asyncio.create_task(bench.decide({"session_id": SESSION}))
+    await waiting.wait()
+    bench.flow.stopping = True
+    task.cancel()
+    assert isinstance(await task, Interrupted)
+
+
 async def test_sessions_of_others_and_those_that_are_not_there_look_alike() -> None:
     bench = Bench(built_in("get_session"))
     missing = body_of(await bench.decide({"session_id": "ts_251013_x"}))
