@@ -7,7 +7,6 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
-import typing_extensions
 from pydantic import BaseModel
 
 from session_contracts.operation import PublishedOperation
@@ -22,6 +21,7 @@ from session_worker.operations.binding import (
     is_whole,
 )
 from session_worker.operations.errors import AppError
+from session_worker.operations.handler import T
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 P = TypeVar("P", bound=BaseModel)
 R = TypeVar("R", bound=BaseModel)
-T = typing_extensions.TypeVar("T", default=Any)
 
 
 class Operations(Generic[T]):

@@ -19,7 +19,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import typing_extensions
 from pydantic import BaseModel
 
 from session_contracts import BaseRequest, CreateSessionRequest, ErrorCode
@@ -31,7 +30,12 @@ if TYPE_CHECKING:
 
 P = TypeVar("P", bound=BaseModel)
 R = TypeVar("R", bound=BaseModel)
-T = typing_extensions.TypeVar("T", default=Any)
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as TypeVarWithDefault
+
+    T = TypeVarWithDefault("T", default=Any)
+else:
+    T = TypeVar("T")  # a default is for type checkers; Python has it from 3.13 on
 U = TypeVar("U")
 
 LONGEST_WAIT = 86_400.0
