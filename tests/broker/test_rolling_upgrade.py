@@ -3,11 +3,9 @@ side by side."""
 
 from __future__ import annotations
 
-import io
 import os
 import subprocess
 import sys
-import tarfile
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -40,8 +38,7 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if found.returncode:
         pytest.skip(f"there is no repository here that has {BEFORE}")
     folder = tmp_path_factory.mktemp("before")
-    with tarfile.open(fileobj=io.BytesIO(found.stdout)) as archive:
-        archive.extractall(folder, filter="data")
+    subprocess.run(["tar", "-x", "-C", folder], input=found.stdout, check=True)
     return folder
 
 
