@@ -30,7 +30,6 @@ PACKAGES = tuple(f"{ROOT}/{folder}/" for folder in ("contracts", "client", "work
 SEAMS = (
     "contracts/session_contracts/",
     *(f"worker/session_worker/{room}/" for room in ("messages", "operations", "ledger", "telemetry")),
-    "worker/session_worker/requests/timing.py",
 )
 """What the steps of a request call without a reader having to open it, as the page says."""
 LONGEST = 15
