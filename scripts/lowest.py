@@ -13,7 +13,6 @@ ROOT = Path(__file__).resolve().parent.parent
 NOT_FOR_TESTS = {
     "asyncpg-stubs",
     "import-linter",
-    "mypy",
     "ruff",
     "types-jsonschema",
     "types-pyyaml",

@@ -95,11 +95,11 @@ def test_a_worker_that_lacks_a_channel_takes_no_request(lab: Lab, user: str) -> 
 
 def test_a_worker_that_may_not_read_the_undelivered_takes_no_request(lab: Lab, user: str) -> None:
     """Its link fails again and again until somebody grants the permission."""
-    lab.declare()
+    lab.declare(**ONE)
     url = lab.broker.add_user(user, "secret", lab.vhost, "^$", ".*", r"^session\.create$")
     send(lab, 1)
 
-    worker = lab.worker(wait=False, amqp_url=url, declare="false")
+    worker = lab.worker(wait=False, amqp_url=url, declare="false", **ONE)
     assert worker.wait(60) == 1
 
     assert "has no read permission on queue session.create.undelivered" in worker.output[-1]

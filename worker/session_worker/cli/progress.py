@@ -44,7 +44,8 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        if not self._bar.disable:  # else older versions of rich print an empty line
+            self._bar.stop()
 
     def answered(
         self, seconds: float | None = None, *, failed: bool = False, note: str | None = None

@@ -111,7 +111,7 @@ class Worker:
             return traces.start(
                 self._settings, self._names, self.worker_id, lambda reason: self._emit(TracesNotTaken(reason))
             )
-        except (ValueError, RuntimeError) as error:  # RuntimeError: the SDK cannot load a part
+        except (ValueError, RuntimeError, ImportError) as error:  # the last two: the SDK cannot load a part
             raise StartError(f"traces: {error}") from error
 
     async def run(self, *, restarted: bool = False) -> None:
