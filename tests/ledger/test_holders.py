@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from session_contracts import RequestStatus
+from session_worker.ledger.postgresql import ledger as postgresql_ledger
 from session_worker.ledger.protocol import Claimed, Finished, NotNow, StepResult, Suspect
 from tests.support.ledger import (
     DEADLINE,
@@ -208,9 +209,12 @@ async def test_a_crowd_takes_over_from_a_gone_holder_without_a_crash_too_many(le
     assert (await entry(ledger_url, claims[0].request_id)).status is RequestStatus.PROCESSING
 
 
-async def test_postgresql_takes_nothing_from_a_worker_that_came_while_it_waited(postgresql_url: str) -> None:
+async def test_postgresql_takes_nothing_from_a_worker_that_came_while_it_waited(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A claim that waits for a lock still sees the register as it was before: whoever registered and took a
     request meanwhile is no gone holder."""
+    monkeypatch.setattr(postgresql_ledger, "LOCK_TIMEOUT", DEADLINE)
     first, second = UUID(int=1), UUID(int=2)
     async with worker(postgresql_url, "waiting") as waiting:
         for request_id in (first, second):

@@ -10,17 +10,20 @@ import pytest
 
 from session_contracts import ListSessionsPayload
 from session_worker.ledger import upgrade
+from session_worker.ledger.postgresql import ledger as postgresql_ledger
 from session_worker.ledger.postgresql import statements as postgresql_statements
 from session_worker.ledger.postgresql.connection import connect
-from tests.support.ledger import a_claim, becomes, completed, worker
+from tests.support.ledger import DEADLINE, a_claim, becomes, completed, worker
 
 if TYPE_CHECKING:
     import asyncpg
 
-KEYED = ("CLAIM", "ENTRIES", "FINISH", "POSTPONE", "RELEASE", "REOPEN", "NOTE")
+KEYED = ("CLAIM", "ENTRIES", "FINISH", "POSTPONE", "RELEASE", "REOPEN", "NOTE", "LOCKED", "LOCKED_NAMED")
 OF_SESSIONS = {
     "FINISH": {"sessions_pkey"},
     "CLOSE_SESSION": {"sessions_pkey"},
+    "LOCKED_NAMED": {"sessions_pkey"},
+    "LOCKED_SESSIONS": {"sessions_pkey"},
     "SESSIONS": {"sessions_pkey"},
     "LISTS": {"sessions_of_user"},
 }
@@ -112,8 +115,11 @@ async def test_postgresql_uses_its_indexes_however_large_the_tables(postgresql_u
 
 
 @pytest.mark.parametrize("act", ["finish", "close"])
-async def test_sessions_are_locked_in_the_order_of_their_ids(postgresql_url: str, act: str) -> None:
+async def test_sessions_are_locked_in_the_order_of_their_ids(
+    postgresql_url: str, act: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever the order in which a batch names them: so no two batches wait for each other."""
+    monkeypatch.setattr(postgresql_ledger, "LOCK_TIMEOUT", DEADLINE)
     free = "SELECT session_id FROM sessions ORDER BY session_id FOR UPDATE SKIP LOCKED"
     async with worker(postgresql_url) as ledger:
         claims = [a_claim() for _ in range(10)]

@@ -216,6 +216,10 @@ class UnstorableError(Exception):
     """The database cannot store the data of this one entry (its neighbours in the batch are not affected)."""
 
 
+class LockedError(Exception):
+    """Somebody else holds a row that a step of the batch needs: nothing of the batch is written."""
+
+
 class TooSlowError(Exception):
     """The database needs too long for this one read, which is not repeated."""
 

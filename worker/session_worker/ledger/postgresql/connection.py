@@ -32,20 +32,27 @@ _SERVER_SETTINGS = {
 }
 
 
-_YIELDING = {"application_name", "tcp_keepalives_idle"}
+_YIELDING = {"application_name", "lock_timeout", "tcp_keepalives_idle"}
 """Settings of ours that may be others if the URL says so."""
 
 
 async def connect(
-    url: str, *, timeout: float | None = None, statement_timeout: float | None = None
+    url: str,
+    *,
+    timeout: float | None = None,
+    statement_timeout: float | None = None,
+    lock_timeout: float | None = None,
 ) -> asyncpg.Connection:
     """A connection for the ledger's own statements. Raises one of AWAY.
 
     Connecting and each statement may take ``timeout`` seconds, or as long as usual if that is less. The
-    server itself ends a statement after as long, or after ``statement_timeout`` seconds.
+    server itself ends a statement after as long, or after ``statement_timeout`` seconds, and one that has
+    waited ``lock_timeout`` seconds for a lock.
     """
     seconds = min(timeout or COMMAND_TIMEOUT, COMMAND_TIMEOUT)
     settings = {**_SERVER_SETTINGS, "statement_timeout": _milliseconds(statement_timeout or seconds)}
+    if lock_timeout is not None:
+        settings["lock_timeout"] = _milliseconds(lock_timeout)
     return await _connect(url, timeout, command_timeout=seconds, settings=settings)
 
 

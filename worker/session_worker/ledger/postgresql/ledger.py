@@ -18,6 +18,9 @@ from session_worker.ledger.postgresql.statements import (
     ENTRIES,
     FINISH,
     LISTS,
+    LOCKED,
+    LOCKED_NAMED,
+    LOCKED_SESSIONS,
     NOTE,
     POSTPONE,
     RELEASE,
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
     import asyncpg
 
     from session_contracts import SessionClosedPayload, SessionPayload, SessionSummary
+    from session_worker.ledger.group_commit import HasRequestId
     from session_worker.ledger.protocol import ClaimAnswer
     from session_worker.ledger.registration import Registration
     from session_worker.telemetry.events import Emit
@@ -56,6 +60,8 @@ READ_CONNECTIONS = 2
 """Sessions by their ids, and lists of them, which may take longer."""
 READ_TIMEOUT = 5.0
 """Seconds for a read, less than until a connection is taken for dead. A user may have very many sessions."""
+LOCK_TIMEOUT = 0.05
+"""Seconds that a batch waits for a row of somebody else's, before what is free goes on without the others."""
 _NO_LIMIT = 2**31 - 1
 
 _CLAIM = attrgetter(
@@ -110,27 +116,38 @@ class PostgreSQLLedger(BatchedLedger):
         self._me = registration
         self._migrate = migrate
         self._away: set[object] = set()
-        self._pool = ConnectionPool([ReconnectingConnection(url, self._report) for _ in range(CONNECTIONS)])
+        self._pool = ConnectionPool(
+            [ReconnectingConnection(url, self._report, lock_timeout=LOCK_TIMEOUT) for _ in range(CONNECTIONS)]
+        )
         self._read_pool = ConnectionPool(
             [ReconnectingConnection(url, self._report, READ_TIMEOUT) for _ in range(READ_CONNECTIONS)]
         )
         self._registration = RegistrationKeeper(url, registration, self._report)
+        locked = self._locked
         self._groups = {
-            Claim: GroupCommit(self._claim, self._abandoned, emit),
+            Claim: GroupCommit(self._claim, self._abandoned, emit, locked=locked),
             Finish: GroupCommit(
-                self._writing(FINISH, _FINISH, lambda _: StepResult.APPLIED, unwritten), emit=emit
+                self._writing(FINISH, _FINISH, lambda _: StepResult.APPLIED, unwritten),
+                emit=emit,
+                locked=self._locked_to_finish,
             ),
             Postpone: GroupCommit(
-                self._writing(POSTPONE, _postpone, lambda row: row[1], unwritten_postpone), emit=emit
+                self._writing(POSTPONE, _postpone, lambda row: row[1], unwritten_postpone),
+                emit=emit,
+                locked=locked,
             ),
             Release: GroupCommit(
-                self._writing(RELEASE, _RELEASE, lambda _: StepResult.APPLIED, unwritten), emit=emit
+                self._writing(RELEASE, _RELEASE, lambda _: StepResult.APPLIED, unwritten),
+                emit=emit,
+                locked=locked,
             ),
             Reopen: GroupCommit(
-                self._writing(REOPEN, _REOPEN, lambda _: Reopened.REOPENED, unwritten_reopen), emit=emit
+                self._writing(REOPEN, _REOPEN, lambda _: Reopened.REOPENED, unwritten_reopen),
+                emit=emit,
+                locked=locked,
             ),
-            ReplyNote: GroupCommit(self._note, emit=emit),
-            CloseSession: GroupCommit(self._close_sessions, emit=emit),
+            ReplyNote: GroupCommit(self._note, emit=emit, locked=locked),
+            CloseSession: GroupCommit(self._close_sessions, emit=emit, locked=self._locked_sessions),
             GetSession: GroupCommit(self._get_sessions),
             ListSessions: GroupCommit(self._list_sessions),
         }
@@ -200,6 +217,19 @@ class PostgreSQLLedger(BatchedLedger):
             entries = await self._entries([step.request_id for step in others])
             answers |= {step.request_id: unwritten(step, entries.get(step.request_id)) for step in others}
         return [answers[step.request_id] for step in steps]
+
+    async def _locked(self, steps: Sequence[HasRequestId]) -> set[UUID]:
+        rows = await self._pool.fetch(LOCKED, [step.request_id for step in steps])
+        return {row[0] for row in rows}
+
+    async def _locked_to_finish(self, steps: Sequence[Finish]) -> set[UUID]:
+        rows = await self._pool.fetch(LOCKED_NAMED, [step.request_id for step in steps])
+        return {row[0] for row in rows} | await self._locked(steps)
+
+    async def _locked_sessions(self, steps: Sequence[CloseSession]) -> set[UUID]:
+        rows = await self._pool.fetch(LOCKED_SESSIONS, [step.session_id for step in steps])
+        locked = {row[0] for row in rows}
+        return {step.request_id for step in steps if step.session_id in locked}
 
     async def _note(self, notes: Sequence[ReplyNote]) -> list[StepResult]:
         await self._pool.fetch(NOTE, *zip(*map(_NOTE, notes), strict=True))

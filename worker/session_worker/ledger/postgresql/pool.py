@@ -11,7 +11,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from session_worker.ledger.availability import BACKOFF
 from session_worker.ledger.postgresql.connection import connect, hang_up
 from session_worker.ledger.postgresql.errors import AWAY, COLLISIONS, UNSTORABLE, diagnose, explained
-from session_worker.ledger.protocol import TooSlowError, UnstorableError
+from session_worker.ledger.protocol import LockedError, TooSlowError, UnstorableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ class ReconnectingConnection:
 
     A connection that ended while it was idle is no outage: the next statement makes another. ``report`` is
     told why at every failed try, and an empty reason at every success. A statement that the server ends after
-    ``statement_timeout`` seconds is not repeated.
+    ``statement_timeout`` seconds, or after ``lock_timeout`` seconds of waiting for a lock, is not repeated.
     """
 
     def __init__(
@@ -30,9 +30,11 @@ class ReconnectingConnection:
         url: str,
         report: Callable[[ReconnectingConnection, str], None],
         statement_timeout: float | None = None,
+        lock_timeout: float | None = None,
     ) -> None:
         self._url = url
         self._statement_timeout = statement_timeout
+        self._lock_timeout = lock_timeout
         self._report = report
         self._connection: asyncpg.Connection | None = None
         self._retrying = AsyncRetrying(
@@ -42,7 +44,7 @@ class ReconnectingConnection:
     async def open(self) -> asyncpg.Connection:
         """Connect now. Raises LedgerError."""
         with explained(self._url):
-            self._connection = await connect(self._url)
+            self._connection = await self._connect()
         return self._connection
 
     async def close(self) -> None:
@@ -50,11 +52,17 @@ class ReconnectingConnection:
             connection, self._connection = self._connection, None
             await hang_up(connection)
 
+    async def _connect(self) -> asyncpg.Connection:
+        return await connect(
+            self._url, statement_timeout=self._statement_timeout, lock_timeout=self._lock_timeout
+        )
+
     async def fetch(self, sql: str, *values: object) -> list[asyncpg.Record]:
         """Run a statement that may be repeated: it is, until its answer arrives.
 
         Raises:
             UnstorableError: the database cannot store its data.
+            LockedError: it has waited for a lock.
             TooSlowError: it takes too long.
         """
         try:
@@ -68,11 +76,14 @@ class ReconnectingConnection:
     async def _fetch(self, sql: str, values: tuple[Any, ...]) -> list[asyncpg.Record]:
         try:
             if self._connection is None or self._connection.is_closed():
-                self._connection = await connect(self._url, statement_timeout=self._statement_timeout)
+                self._connection = await self._connect()
             return await self._connection.fetch(sql, *values)
         except UNSTORABLE as error:
             self._report(self, "")
             raise UnstorableError(str(error)) from error
+        except asyncpg.LockNotAvailableError as error:
+            self._report(self, "")
+            raise LockedError(str(error)) from error
         except COLLISIONS:
             raise
         except BaseException as error:

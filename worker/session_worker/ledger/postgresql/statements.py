@@ -96,6 +96,34 @@ FROM requests r LEFT JOIN workers its ON its.worker_id = r.holder
 WHERE r.request_id = ANY ($1::uuid[])
 """  # noqa: S608
 
+LOCKED = """
+WITH free AS (
+    SELECT request_id FROM requests WHERE request_id = ANY ($1::uuid[]) FOR NO KEY UPDATE SKIP LOCKED
+)
+SELECT request_id FROM requests
+WHERE request_id = ANY ($1::uuid[]) AND request_id NOT IN (SELECT request_id FROM free)
+"""
+"""Which of these requests wait for somebody who holds their entry."""
+
+LOCKED_NAMED = """
+WITH free AS (
+    SELECT session_id FROM sessions
+    WHERE session_id IN (SELECT session_id FROM requests WHERE request_id = ANY ($1::uuid[]))
+    FOR NO KEY UPDATE SKIP LOCKED
+)
+SELECT r.request_id FROM requests r JOIN sessions s ON s.session_id = r.session_id
+WHERE r.request_id = ANY ($1::uuid[]) AND s.session_id NOT IN (SELECT session_id FROM free)
+"""
+"""Which of them wait for somebody who holds the session that they name."""
+
+LOCKED_SESSIONS = """
+WITH free AS (
+    SELECT session_id FROM sessions WHERE session_id = ANY ($1::text[]) FOR NO KEY UPDATE SKIP LOCKED
+)
+SELECT session_id FROM sessions
+WHERE session_id = ANY ($1::text[]) AND session_id NOT IN (SELECT session_id FROM free)
+"""
+
 FINISH = f"""
 WITH written AS (
     UPDATE requests r SET status = a.status, response = a.response, error_code = a.error_code,
