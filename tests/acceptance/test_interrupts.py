@@ -106,8 +106,11 @@ def test_a_worker_that_is_interrupted_stops_in_order(
 def test_a_worker_that_is_told_to_stop_while_its_program_is_loaded_does(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    """It had nothing to put in order: exit code 0. A library that takes its time holds it up."""
-    (tmp_path / "typer.py").write_text("open('loading', 'w').close(); import time; time.sleep(60)")
+    """It had nothing to put in order: exit code 0. A library that takes its time holds it up, step by
+    step: Python does not see a signal that comes at the last moment before a single long call."""
+    (tmp_path / "typer.py").write_text(
+        "open('loading', 'w').close()\nimport time\nfor _ in range(600):\n    time.sleep(0.1)"
+    )
     with started("run", env=environment() | {"PYTHONPATH": str(tmp_path)}, folder=tmp_path) as process:
         soon((tmp_path / "loading").exists)
         process.send_signal(number)
