@@ -29,9 +29,10 @@ USER = "ada@example.com"
 STRICT = ("-X", "dev", "-W", "error", "-W", "ignore:This process:DeprecationWarning")
 """Whatever is left behind is told; but of a fork beside a thread, which is the point here."""
 BEGINNING = """
-import gc, multiprocessing, os, sys, threading
+import gc, logging, multiprocessing, os, sys, threading
 from session_client import SyncSessionClient
 
+logging.getLogger("asyncio").setLevel(logging.ERROR)  # not that a busy machine took its time
 client = SyncSessionClient(sys.argv[1])
 
 def ask(**options):
@@ -50,6 +51,7 @@ async def program(text: str, amqp_url: str) -> AsyncIterator[asyncio.subprocess.
     code = BEGINNING + textwrap.dedent(text)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, *STRICT, "-c", code, amqp_url),
+        stdin=asyncio.subprocess.PIPE,  # it waits for the end of this
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -64,7 +66,7 @@ async def program(text: str, amqp_url: str) -> AsyncIterator[asyncio.subprocess.
 async def outcome(process: asyncio.subprocess.Process) -> tuple[list[str], str, int | None]:
     """What it printed, in the order of the alphabet; its errors; its exit code."""
     async with asyncio.timeout(30):
-        out, err = await process.communicate()
+        out, err = await process.communicate(b"")
     return sorted(out.decode().split()), err.decode(), process.returncode
 
 
