@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -136,11 +137,13 @@ async def test_a_locked_table_holds_up_everything_and_is_no_outage(postgresql_ur
     async with worker(postgresql_url) as ledger:
         async with held(postgresql_url, "LOCK TABLE requests IN ACCESS EXCLUSIVE MODE"):
             tasks = [asyncio.ensure_future(ledger.claim(claim)) for claim in claims]
+            looking = asyncio.ensure_future(ledger.knows(uuid4()))
             await asyncio.sleep(0.5)
             assert ledger.availability.up
-            assert not any(task.done() for task in tasks)
+            assert not any(task.done() for task in (*tasks, looking))
         answers = await asyncio.wait_for(asyncio.gather(*tasks), 5)
         assert all(isinstance(answer, Claimed) for answer in answers)
+        assert not await asyncio.wait_for(looking, 5)
 
 
 async def test_what_waits_for_a_lock_when_the_ledger_is_closed_is_told(

@@ -41,6 +41,13 @@ class ReplyNote:
     kind: Literal["sent", "undeliverable", "parked"]
 
 
+@immutable
+class Lookup:
+    """Find out whether there is an entry; nothing is written."""
+
+    request_id: UUID
+
+
 class LazyReplyNotes:
     """Gathers what was sent and hands each over as one ReplyNote, ``LAZY`` seconds after the first."""
 
@@ -93,6 +100,9 @@ class BatchedLedger:
 
     async def note_parked(self, request_id: UUID, token: UUID) -> None:
         await self._groups[ReplyNote].do(ReplyNote(request_id, token, "parked"))
+
+    async def knows(self, request_id: UUID) -> bool:
+        return cast("bool", await self._groups[Lookup].do(Lookup(request_id)))
 
     async def reopen(self, request_id: UUID, fingerprint: bytes) -> Reopened:
         return cast("Reopened", await self._groups[Reopen].do(Reopen(request_id, fingerprint, new_token())))

@@ -16,7 +16,7 @@ from session_worker.ledger.sessions import GetSession, ListSessions
 from session_worker.ledger.sqlite.database import upgrade_schema
 from session_worker.ledger.sqlite.reader import find_entry
 from session_worker.ledger.sqlite.sessions import read
-from session_worker.ledger.sqlite.transaction import Lookup, Step, Transaction, utc_now
+from session_worker.ledger.sqlite.transaction import Step, Transaction, utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,9 +79,6 @@ class MemoryLedger(BatchedLedger):
 
     def note_sent(self, request_id: UUID, token: UUID) -> None:
         self.note(ReplyNote(request_id, token, "sent"))
-
-    async def knows(self, request_id: UUID) -> bool:
-        return cast("bool", self._apply(Lookup(request_id)))
 
     def cut_off(self) -> None:
         """Let this worker look as one that was killed: what it does from now on comes to nothing."""

@@ -7,7 +7,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from session_contracts import SessionListPayload
-from session_worker.ledger.batched import BatchedLedger, ReplyNote
+from session_worker.ledger.batched import BatchedLedger, Lookup, ReplyNote
 from session_worker.ledger.group_commit import GroupCommit
 from session_worker.ledger.postgresql.pool import ConnectionPool, ReconnectingConnection
 from session_worker.ledger.postgresql.registration import RegistrationKeeper
@@ -148,6 +148,7 @@ class PostgreSQLLedger(BatchedLedger):
             ),
             ReplyNote: GroupCommit(self._note, emit=emit, locked=locked),
             CloseSession: GroupCommit(self._close_sessions, emit=emit, locked=self._locked_sessions),
+            Lookup: GroupCommit(self._look_up, locked=locked),
             GetSession: GroupCommit(self._get_sessions),
             ListSessions: GroupCommit(self._list_sessions),
         }
@@ -172,9 +173,6 @@ class PostgreSQLLedger(BatchedLedger):
         await self._groups[Claim].close(timeout)  # first: what it took for a cancelled caller is released
         await asyncio.gather(*(group.close(timeout) for group in self._groups.values()))
         await asyncio.gather(self._registration.leave(), self._pool.close(), self._read_pool.close())
-
-    async def knows(self, request_id: UUID) -> bool:
-        return bool(await self._entries([request_id]))
 
     async def _claim(self, claims: Sequence[Claim]) -> list[ClaimAnswer]:
         limits = [_NO_LIMIT if claim.suspect_after is None else claim.suspect_after for claim in claims]
@@ -230,6 +228,10 @@ class PostgreSQLLedger(BatchedLedger):
         rows = await self._pool.fetch(LOCKED_SESSIONS, [step.session_id for step in steps])
         locked = {row[0] for row in rows}
         return {step.request_id for step in steps if step.session_id in locked}
+
+    async def _look_up(self, lookups: Sequence[Lookup]) -> list[bool]:
+        entries = await self._entries([lookup.request_id for lookup in lookups])
+        return [lookup.request_id in entries for lookup in lookups]
 
     async def _note(self, notes: Sequence[ReplyNote]) -> list[StepResult]:
         await self._pool.fetch(NOTE, *zip(*map(_NOTE, notes), strict=True))

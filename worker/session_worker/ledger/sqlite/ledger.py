@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import TYPE_CHECKING, cast, get_args
+from typing import TYPE_CHECKING, get_args
 
 from session_client.net.threads import in_own_thread
 from session_worker.ledger.batched import BatchedLedger
 from session_worker.ledger.group_commit import GroupCommit
 from session_worker.ledger.sessions import GetSession, ListSessions
 from session_worker.ledger.sqlite.sessions import SessionReads
-from session_worker.ledger.sqlite.transaction import Answer, Lookup, Step
+from session_worker.ledger.sqlite.transaction import Answer, Step
 from session_worker.ledger.sqlite.writer_thread import WriterThread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-    from uuid import UUID
 
     from session_worker.ledger.protocol import Opened
     from session_worker.ledger.registration import Registration
@@ -54,9 +53,6 @@ class SQLiteLedger(BatchedLedger):
         timeout = self._close_timeout()
         await asyncio.gather(self._steps.close(timeout), self._reads.close(timeout))
         await in_own_thread(self._writer.stop)
-
-    async def knows(self, request_id: UUID) -> bool:
-        return cast("bool", await self._steps.do(Lookup(request_id)))
 
     async def _commit(self, steps: Sequence[Step]) -> Sequence[Answer]:
         return await asyncio.wrap_future(self._writer.commit(steps))

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from session_contracts import SessionClosedPayload
 from session_contracts.status import ATTEMPT, WORKER_GONE
-from session_worker.ledger.batched import ReplyNote
+from session_worker.ledger.batched import Lookup, ReplyNote
 from session_worker.ledger.protocol import (
     Claim,
     ClaimAnswer,
@@ -42,7 +42,6 @@ from session_worker.ledger.sqlite.statements import (
     TAKE,
     TAKE_EXPIRED,
 )
-from session_worker.messages.immutable import immutable
 
 if TYPE_CHECKING:
     import sqlite3
@@ -58,13 +57,6 @@ def utc_now() -> datetime:
 def iso(moment: datetime) -> str:
     """A time as the tables keep it: all of one length, so that they sort as text."""
     return moment.isoformat(timespec="microseconds")
-
-
-@immutable
-class Lookup:
-    """Find out whether there is an entry; nothing is written."""
-
-    request_id: UUID
 
 
 Step = Claim | Finish | Postpone | Release | ReplyNote | Reopen | Lookup | CloseSession
